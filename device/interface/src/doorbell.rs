@@ -1,0 +1,46 @@
+//! BAR2: the doorbell page, plain memory that driver and card share, so that no hot path traps.
+//!
+//! The driver writes the submission tails, the completion events and the grant; the card writes the rest. Each word has one
+//! writer, is naturally aligned, and is accessed whole, without locked operations. Neither side trusts a word
+//! that it wrote there. Words of different writers are in different cache lines.
+//!
+//! | offset | word | writer |
+//! |---|---|---|
+//! | 0x000 | [`GRANT`] | driver |
+//! | 0x040 | [`WAKE_ARMED`] | card |
+//! | 0x080 | [`MASTER_TIME`], [`LATENCY_TIME`], [`SAMPLE_POSITION`] | card |
+//! | 0x100 + 0x80 n | [`SUBMISSION_TAIL`], [`COMPLETION_EVENT`] of stream n | driver |
+//! | 0x140 + 0x80 n | [`COMPLETION_HEAD`], [`STATE`], [`TRANSITIONS`], [`REFUSAL`] of stream n | card |
+
+/// i64, 100 ns of master time: everything before it is submitted. Never moves back, except to 0 by a reset.
+pub const GRANT: usize = 0x000;
+/// u32: 0 while the card watches the page; else the number of its present sleep, which a write to
+/// [`crate::regs::WAKE`] ends. Ringing once for a number is enough.
+pub const WAKE_ARMED: usize = 0x040;
+/// i64, 100 ns: the master clock as the card last published it.
+pub const MASTER_TIME: usize = 0x080;
+/// i64, 100 ns: the latency clock as the card last published it.
+pub const LATENCY_TIME: usize = 0x088;
+/// u64: samples rendered.
+pub const SAMPLE_POSITION: usize = 0x090;
+
+/// u32: submissions so far, wrapping. Stored with release after the ring entries.
+pub const SUBMISSION_TAIL: usize = 0x00;
+/// u32: the completion number whose publication raises the vector.
+pub const COMPLETION_EVENT: usize = 0x04;
+/// u32: completions so far, wrapping. Loaded with acquire before the entries.
+pub const COMPLETION_HEAD: usize = 0x40;
+/// u32: the state in force ([`crate::regs::stream::State`]).
+pub const STATE: usize = 0x44;
+/// u32: transitions (writes to TYPE or STATE) answered so far, wrapping. Stored after STATE and REFUSAL, with release.
+pub const TRANSITIONS: usize = 0x48;
+/// u32: why the last transition was refused ([`crate::regs::Fault`]), or 0.
+pub const REFUSAL: usize = 0x4C;
+
+const FIRST: usize = 0x100;
+const STRIDE: usize = 0x80;
+
+/// Offset in the page of `word` of stream `stream`.
+pub const fn at(stream: usize, word: usize) -> usize {
+    FIRST + stream * STRIDE + word
+}

@@ -1,0 +1,64 @@
+//! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
+//!
+//! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
+//! layouts, numbers and arithmetic only: no memory access, no state. All multi-byte values on the card are little endian.
+//!
+//! # Programming the card
+//!
+//! 1. **Find it.** A PCI Express endpoint with vendor and device id of [`pci`]. Enable memory space and bus-master. BAR0 holds
+//!    the [`regs`] (trapped), BAR2 the [`doorbell`] page (plain shared memory), BAR4 the MSI-X table. Vector *n*
+//!    belongs to stream *n*; vector [`pci::CONTROL_VECTOR`] reports faults.
+//! 2. **Start it.** Check [`regs::MAGIC`] and [`regs::VERSION`], write [`regs::control::RESET`] to [`regs::CONTROL`], then
+//!    [`regs::control::ENABLE`]. A reset zeroes BAR2, every index and the master clock, and forgets all streams; it
+//!    writes nothing to guest memory, so everything that the card held is the driver's again once the write has returned.
+//!    Choose the [`event::PointerWidth`] through [`regs::POINTER_WIDTH`] (8 after reset).
+//! 3. **Create a stream** (DirectMusic's `NewStream`). Fill the stream's [`regs::stream`] block: the event pool (slots of
+//!    [`regs::stream::SLOT_STRIDE`] bytes, each beginning with one [`event`]), the buffer area for long data, the
+//!    submission ring (u32 slot numbers) and the completion ring ([`ring::Completion`] entries). Then write the type to
+//!    [`regs::stream::TYPE`]: the card checks the whole configuration and answers on the doorbell page
+//!    ([`doorbell::TRANSITIONS`], [`doorbell::REFUSAL`]) and with the stream's vector.
+//! 4. **Run it.** Write the state ([`regs::stream::State`]) to [`regs::stream::STATE`]; the answer comes the same way, and the register reads back the
+//!    new state once it is in force. One transition may be under way at a time in a stream.
+//! 5. **Submit.** Fill a slot, store its number in the submission ring, and once a batch store the new free-running
+//!    tail to [`doorbell::SUBMISSION_TAIL`] with release. From then until its completion the slot, its buffer and every
+//!    slot that its chain or package reaches belong to the card. In virtual time, then raise the
+//!    [`doorbell::GRANT`]. Then a full fence, and if [`doorbell::WAKE_ARMED`] is neither 0 nor the number that was rung for last,
+//!    write [`regs::WAKE`] (a sleeping card re-reads the page). That is the only trapped access, and a playing card needs none.
+//! 6. **Reclaim.** Read [`doorbell::COMPLETION_HEAD`] with acquire; every entry up to it names the head slot of a submission
+//!    that is the driver's again. To be interrupted when entry number *e* is published, store *e* to
+//!    [`doorbell::COMPLETION_EVENT`], fence, and look at the head once more before sleeping.
+//!
+//! # Time
+//!
+//! One master clock in units of 100 ns ([`time::RefTime`]). With the *realtime* clock it is the host's monotonic clock since
+//! reset. With the *virtual* clock ([`regs::feature::VIRTUAL_CLOCK`]) it moves only as far as the driver grants: a grant G says "everything
+//! before G is submitted". The card then renders every sample n < ceil(G x rate / 10^7) and applies every event with a time
+//! t <= G (those at G too), before any sample at G; so any number of events at one instant come on time, pool after pool. Reaching the grant always publishes
+//! the completions and raises the vector of every stream that is not in STOP (the control vector when there is none), whatever
+//! the event index says. The realtime card raises the vectors when the clock reaches the grant.
+//!
+//! *Stream time* is master time less what passed outside RUN, and zero at the first RUN after STOP. Event times are stream times; a grant is master time;
+//! [`regs::stream::TIME_BASE`] is the difference while a stream runs. An event is *presented* when it is applied to the synthesizer, at
+//! sample ceil((t + base) x rate / 10^7); its slot belongs to the card until then. An event whose time has [`event::DONT_HOLD`]
+//! set is applied at the first sample not yet rendered. An event whose sample has passed is applied at once and completed as late.
+//!
+//! # Messages
+//!
+//! A render event holds one complete MIDI message (no running status), or with [`event::INCOMPLETE`] a fragment of a SysEx
+//! message that goes on in the stream's next submission. Fragments complete when copied; the message plays at the time of its last one, and may be 64 KiB long
+//! ([`event::MAX_MESSAGE`]). A chain ([`event::Event::next`]) or package ([`event::PACKAGE`]) is one submission and one
+//! completion; it is applied atomically, and rejected as a whole. Members of a chain have one time stamp. Counters count messages.
+//!
+//! # What the card refuses
+//!
+//! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags), [`regs::Fault`] for
+//! the rest (in [`regs::FAULT`], with the control vector). Nothing that a guest does stops the card.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod doorbell;
+pub mod event;
+pub mod pci;
+pub mod regs;
+pub mod ring;
+pub mod time;

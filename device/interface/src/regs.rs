@@ -1,0 +1,415 @@
+//! BAR0: the trapped registers.
+//!
+//! Written and read by a driver while it sets up; decoded by the card through [`find`]. No hot path goes through here.
+//!
+//! Registers are 4 or 8 bytes wide ([`Register::width`]). An access is 4 bytes, aligned; an 8-byte register is a low half and a high half, or
+//! one aligned 8-byte access. Anything else (wrong width, misaligned, reserved offset, reading a write-only or writing a
+//! read-only register) reads as all ones or is dropped, and is recorded in [`FAULT`].
+//!
+//! | offset | register | access | after reset |
+//! |---|---|---|---|
+//! | 0x000 | [`MAGIC`] | read | [`MAGIC_VALUE`] |
+//! | 0x004 | [`VERSION`] | read | [`VERSION_VALUE`] |
+//! | 0x008 | [`FEATURES`] | read | [`feature`] bits |
+//! | 0x00C | [`STREAMS`] | read | 8 |
+//! | 0x010 | [`CONTROL`] | read/write | 0 |
+//! | 0x014 | [`POINTER_WIDTH`] | read/write | 8 |
+//! | 0x018 | [`SAMPLE_RATE`] | read | 48,000 |
+//! | 0x01C | [`CHANNEL_GROUPS`] | read | groups of 16 channels a stream |
+//! | 0x020 | [`FAULT`] | read, write to clear | 0 |
+//! | 0x024 | [`FAULT_DETAIL`] | read | 0 |
+//! | 0x028 | [`FAULT_COUNT`] | read | 0 |
+//! | 0x030 | [`MASTER_TIME`] | read, 8 bytes | 0 |
+//! | 0x038 | [`LATENCY_TIME`] | read, 8 bytes | the latency |
+//! | 0x040 | [`SAMPLE_POSITION`] | read, 8 bytes | 0 |
+//! | 0x048 | [`WAKE`] | write | - |
+//! | 0x100 + 0x80 n | [`stream`] block n | | 0 |
+
+/// What may be done with a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads only; writes are dropped and recorded.
+    Read,
+    /// Writes only; reads give all ones and are recorded.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+/// One register: where it is, how wide, and what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// Byte offset in BAR0 (in a stream block: relative to the block).
+    pub offset: u32,
+    /// Bytes: 4 or 8.
+    pub width: u32,
+    /// Access rights.
+    pub access: Access,
+    /// Name for messages.
+    pub name: &'static str,
+}
+
+const fn register(offset: u32, width: u32, access: Access, name: &'static str) -> Register {
+    Register {
+        offset,
+        width,
+        access,
+        name,
+    }
+}
+
+/// Reads [`MAGIC_VALUE`]; all ones when the card is gone.
+pub const MAGIC: Register = register(0x000, 4, Access::Read, "MAGIC");
+/// "DMUS" in ASCII, little endian.
+pub const MAGIC_VALUE: u32 = u32::from_le_bytes(*b"DMUS");
+/// Interface version: major in the upper half, minor in the lower. A driver works with its own major version only.
+pub const VERSION: Register = register(0x004, 4, Access::Read, "VERSION");
+/// The version that this data sheet describes.
+pub const VERSION_VALUE: u32 = 0x0001_0000;
+/// [`feature`] bits.
+pub const FEATURES: Register = register(0x008, 4, Access::Read, "FEATURES");
+/// Number of stream blocks.
+pub const STREAMS: Register = register(0x00C, 4, Access::Read, "STREAMS");
+/// [`control`] bits. Clearing ENABLE is refused unless every stream is closed.
+pub const CONTROL: Register = register(0x010, 4, Access::ReadWrite, "CONTROL");
+/// Pointer width of events, 4 or 8. May change only while every stream is in STOP or closed.
+pub const POINTER_WIDTH: Register = register(0x014, 4, Access::ReadWrite, "POINTER_WIDTH");
+/// Sample rate of the card, in Hz.
+pub const SAMPLE_RATE: Register = register(0x018, 4, Access::Read, "SAMPLE_RATE");
+/// Channel groups (sets of 16 MIDI channels) in each render stream, numbered from 0.
+pub const CHANNEL_GROUPS: Register = register(0x01C, 4, Access::Read, "CHANNEL_GROUPS");
+/// The first [`Fault`] since this register was last written (any value clears it), or 0.
+pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
+/// What [`FAULT`] was about: the register offset, or stream number in bits 16..31 and slot or index in bits 0..15.
+pub const FAULT_DETAIL: Register = register(0x024, 4, Access::Read, "FAULT_DETAIL");
+/// Faults since reset, wrapping.
+pub const FAULT_COUNT: Register = register(0x028, 4, Access::Read, "FAULT_COUNT");
+/// Master clock, 100 ns. The same without a trap: [`crate::doorbell::MASTER_TIME`].
+pub const MASTER_TIME: Register = register(0x030, 8, Access::Read, "MASTER_TIME");
+/// Master clock plus the latency that the card guarantees, 100 ns: an event earlier than this may play late.
+pub const LATENCY_TIME: Register = register(0x038, 8, Access::Read, "LATENCY_TIME");
+/// Samples rendered since reset.
+pub const SAMPLE_POSITION: Register = register(0x040, 8, Access::Read, "SAMPLE_POSITION");
+/// Any write makes a sleeping card re-read the doorbell page.
+pub const WAKE: Register = register(0x048, 4, Access::Write, "WAKE");
+
+/// Bits of [`FEATURES`].
+pub mod feature {
+    /// Time moves only as far as the driver grants; else the host's clock drives it.
+    pub const VIRTUAL_CLOCK: u32 = 1 << 0;
+}
+
+/// Bits of [`CONTROL`].
+pub mod control {
+    /// The card may access guest memory and streams may be created.
+    pub const ENABLE: u32 = 1 << 0;
+    /// Write 1: reset everything, as a function level reset does. Reads 0.
+    pub const RESET: u32 = 1 << 1;
+}
+
+/// A stream's register block.
+pub mod stream {
+    use super::{Access, Register, register};
+
+    /// Offset of the first block.
+    pub const FIRST: u32 = 0x100;
+    /// Bytes from one block to the next.
+    pub const STRIDE: u32 = 0x80;
+
+    /// Stream type ([`super::stream::Type`]), or [`CLOSED`]. Writing a type creates the stream from the registers below;
+    /// writing [`CLOSED`] in STOP closes it. Answered as a transition.
+    pub const TYPE: Register = register(0x00, 4, Access::ReadWrite, "TYPE");
+    /// State ([`State`]); reads back the state in force. Answered as a transition.
+    pub const STATE: Register = register(0x04, 4, Access::ReadWrite, "STATE");
+    /// IOVA of the event pool, aligned to the slot stride.
+    pub const POOL_BASE: Register = register(0x08, 8, Access::ReadWrite, "POOL_BASE");
+    /// Slots in the pool, 1 to [`MAX_SLOTS`].
+    pub const SLOT_COUNT: Register = register(0x10, 4, Access::ReadWrite, "SLOT_COUNT");
+    /// Bytes from one slot to the next: a power of two, 64 to 4,096.
+    pub const SLOT_STRIDE: Register = register(0x14, 4, Access::ReadWrite, "SLOT_STRIDE");
+    /// IOVA of the buffer area for long event data, 8-byte aligned.
+    pub const BUFFER_BASE: Register = register(0x18, 8, Access::ReadWrite, "BUFFER_BASE");
+    /// Bytes in each buffer: a multiple of 8, up to [`MAX_BUFFER_SIZE`].
+    pub const BUFFER_SIZE: Register = register(0x20, 4, Access::ReadWrite, "BUFFER_SIZE");
+    /// Buffers in the area, 0 to [`MAX_SLOTS`].
+    pub const BUFFER_COUNT: Register = register(0x24, 4, Access::ReadWrite, "BUFFER_COUNT");
+    /// IOVA of the submission ring (u32 slot numbers), 4-byte aligned.
+    pub const SUBMISSION_BASE: Register = register(0x28, 8, Access::ReadWrite, "SUBMISSION_BASE");
+    /// Entries in the submission ring: a power of two, at least the slot count, up to [`MAX_RING`].
+    pub const SUBMISSION_SIZE: Register = register(0x30, 4, Access::ReadWrite, "SUBMISSION_SIZE");
+    /// Entries in the completion ring: a power of two, at least the slot count, up to [`MAX_RING`].
+    pub const COMPLETION_SIZE: Register = register(0x34, 4, Access::ReadWrite, "COMPLETION_SIZE");
+    /// IOVA of the completion ring ([`crate::ring::Completion`]), 16-byte aligned.
+    pub const COMPLETION_BASE: Register = register(0x38, 8, Access::ReadWrite, "COMPLETION_BASE");
+    /// How far ahead of its time the card wants an event at most (SchedulePreFetch), 100 ns.
+    pub const PREFETCH: Register = register(0x40, 8, Access::Read, "PREFETCH");
+    /// Master time less stream time while the stream runs, 100 ns.
+    pub const TIME_BASE: Register = register(0x48, 8, Access::Read, "TIME_BASE");
+
+    /// Every register of a block.
+    pub const ALL: [Register; 14] = [
+        TYPE,
+        STATE,
+        POOL_BASE,
+        SLOT_COUNT,
+        SLOT_STRIDE,
+        BUFFER_BASE,
+        BUFFER_SIZE,
+        BUFFER_COUNT,
+        SUBMISSION_BASE,
+        SUBMISSION_SIZE,
+        COMPLETION_SIZE,
+        COMPLETION_BASE,
+        PREFETCH,
+        TIME_BASE,
+    ];
+
+    /// Most slots, and most buffers, of a stream.
+    pub const MAX_SLOTS: u32 = 4096;
+    /// Most entries of a ring.
+    pub const MAX_RING: u32 = 8192;
+    /// Largest buffer, in bytes (cbEvent is 16 bits wide).
+    pub const MAX_BUFFER_SIZE: u32 = 65_528;
+    /// Value of [`TYPE`] for no stream (after reset).
+    pub const CLOSED: u32 = u32::MAX;
+
+    /// Stream types (`DMUS_STREAM_TYPE`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Type {
+        /// MIDI from guest to synthesizer (`DMUS_STREAM_MIDI_RENDER`).
+        Render,
+    }
+
+    impl Type {
+        /// Register value.
+        pub const fn value(self) -> u32 {
+            match self {
+                Self::Render => 0,
+            }
+        }
+
+        /// Decodes a register value; `None` for types that this card does not have.
+        pub const fn decode(value: u32) -> Option<Self> {
+            match value {
+                0 => Some(Self::Render),
+                _ => None,
+            }
+        }
+    }
+
+    /// Stream states (`KSSTATE`). Any state may follow any other.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum State {
+        /// What is held and what is given is discarded; stream time is zero; the synthesizer is silent and reset.
+        #[default]
+        Stop = 0,
+        /// Events are held; stream time stands.
+        Acquire = 1,
+        /// As ACQUIRE: events are held, stream time stands, sounding notes stand still.
+        Pause = 2,
+        /// Events are presented; stream time moves.
+        Run = 3,
+    }
+
+    impl State {
+        /// Decodes a register value.
+        pub const fn decode(value: u32) -> Option<Self> {
+            match value {
+                0 => Some(Self::Stop),
+                1 => Some(Self::Acquire),
+                2 => Some(Self::Pause),
+                3 => Some(Self::Run),
+                _ => None,
+            }
+        }
+    }
+
+    /// The offset in BAR0 of `register` in block `stream`.
+    pub const fn at(stream: usize, register: Register) -> Register {
+        Register {
+            offset: FIRST + stream as u32 * STRIDE + register.offset,
+            ..register
+        }
+    }
+}
+
+/// Every register outside the stream blocks.
+pub const GLOBAL: [Register; 15] = [
+    MAGIC,
+    VERSION,
+    FEATURES,
+    STREAMS,
+    CONTROL,
+    POINTER_WIDTH,
+    SAMPLE_RATE,
+    CHANNEL_GROUPS,
+    FAULT,
+    FAULT_DETAIL,
+    FAULT_COUNT,
+    MASTER_TIME,
+    LATENCY_TIME,
+    SAMPLE_POSITION,
+    WAKE,
+];
+
+/// A register found by its offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The stream block, or `None` for a global register.
+    pub stream: Option<usize>,
+    /// The register, with its offset relative to its block.
+    pub register: Register,
+    /// The upper half of an 8-byte register.
+    pub high: bool,
+}
+
+/// Finds the register that holds the aligned 4 bytes at `offset`.
+pub fn find(offset: u32) -> Option<Found> {
+    let end = stream::FIRST + crate::pci::STREAMS as u32 * stream::STRIDE;
+    let (stream, table, relative) = if offset < stream::FIRST {
+        (None, &GLOBAL[..], offset)
+    } else if offset < end {
+        let inside = offset - stream::FIRST;
+        let index = (inside / stream::STRIDE) as usize;
+        (Some(index), &stream::ALL[..], inside % stream::STRIDE)
+    } else {
+        return None;
+    };
+    let register = table
+        .iter()
+        .find(|r| (r.offset..r.offset + r.width).contains(&relative))?;
+    Some(Found {
+        stream,
+        register: *register,
+        high: relative != register.offset,
+    })
+}
+
+/// What a driver did wrong outside a submission: the value of [`FAULT`], and of [`crate::doorbell::REFUSAL`] when it
+/// concerned a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u32)]
+pub enum Fault {
+    /// Access of a wrong width, or misaligned.
+    #[error("register access of a wrong width or alignment")]
+    BadAccess = 1,
+    /// Access to a reserved offset.
+    #[error("access to a reserved register offset")]
+    Reserved = 2,
+    /// Write to a read-only register, or read of a write-only one.
+    #[error("access that the register does not allow")]
+    AccessRights = 3,
+    /// A value that the register does not take.
+    #[error("value that the register does not take")]
+    BadValue = 4,
+    /// The register may not change now (its stream is open, or streams are not in STOP).
+    #[error("register changed while its stream is open")]
+    Locked = 5,
+    /// A transition was asked for while another is under way.
+    #[error("transition asked for while another is under way")]
+    TransitionBusy = 6,
+    /// A stream was used while the card is not enabled, or its bus-master bit is off.
+    #[error("stream used while the card is not enabled or may not master the bus")]
+    NotEnabled = 7,
+    /// The stream is closed.
+    #[error("state written to a closed stream")]
+    Closed = 8,
+    /// The stream is open already, or closed while not in STOP.
+    #[error("stream created twice, or closed while not in STOP")]
+    NotStopped = 9,
+    /// Slot count, stride or pool alignment is out of range.
+    #[error("slot count, slot stride or pool base out of range")]
+    BadPool = 10,
+    /// Buffer size, count or alignment is out of range.
+    #[error("buffer size, count or base out of range")]
+    BadBuffers = 11,
+    /// A ring's size or alignment is out of range, or it has fewer entries than the pool has slots.
+    #[error("ring size or base out of range, or fewer entries than slots")]
+    BadRing = 12,
+    /// The pool, the buffers or a ring is not in memory that the guest shares.
+    #[error("pool, buffers or ring outside the memory that the guest shares with the card")]
+    NotMapped = 13,
+    /// The submission tail ran more than the ring's size ahead of what the card took.
+    #[error("submission tail ahead of the ring by more than its size")]
+    TailOverrun = 14,
+    /// A ring entry could not be read or written any more (unmapped under way).
+    #[error("ring access outside the memory that the guest shares with the card")]
+    RingFault = 15,
+    /// Ring entry that is no slot number.
+    #[error("submission ring entry that is no slot of the pool")]
+    BadSlot = 16,
+    /// Ring entry whose slot belongs to the card already.
+    #[error("slot submitted while the card still owns it")]
+    SlotInFlight = 17,
+    /// A SysEx message in fragments was left unfinished.
+    #[error("SysEx message in fragments left unfinished")]
+    UnfinishedMessage = 18,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 18] = [
+        Self::BadAccess,
+        Self::Reserved,
+        Self::AccessRights,
+        Self::BadValue,
+        Self::Locked,
+        Self::TransitionBusy,
+        Self::NotEnabled,
+        Self::Closed,
+        Self::NotStopped,
+        Self::BadPool,
+        Self::BadBuffers,
+        Self::BadRing,
+        Self::NotMapped,
+        Self::TailOverrun,
+        Self::RingFault,
+        Self::BadSlot,
+        Self::SlotInFlight,
+        Self::UnfinishedMessage,
+    ];
+
+    /// Decodes a register value.
+    pub fn decode(value: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| *fault as u32 == value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_do_not_overlap_and_fit_their_block() {
+        for table in [&GLOBAL[..], &stream::ALL[..]] {
+            for (i, a) in table.iter().enumerate() {
+                assert_eq!(a.offset % a.width, 0, "{} is misaligned", a.name);
+                for b in &table[i + 1..] {
+                    let apart = a.offset + a.width <= b.offset || b.offset + b.width <= a.offset;
+                    assert!(apart, "{} overlaps {}", a.name, b.name);
+                }
+            }
+        }
+        let last = stream::ALL.iter().map(|r| r.offset + r.width).max();
+        assert!(last.is_some_and(|end| end <= stream::STRIDE));
+    }
+
+    #[test]
+    fn every_register_is_found_at_its_own_offset() {
+        for register in GLOBAL {
+            assert_eq!(find(register.offset).map(|f| f.register), Some(register));
+        }
+        let found = find(stream::at(3, stream::POOL_BASE).offset + 4).map(|f| (f.stream, f.high));
+        assert_eq!(found, Some((Some(3), true)));
+        assert_eq!(find(0x0FC), None);
+        assert_eq!(find(0x500), None);
+    }
+
+    #[test]
+    fn fault_codes_decode_to_themselves() {
+        for fault in Fault::ALL {
+            assert_eq!(Fault::decode(fault as u32), Some(fault));
+        }
+        assert_eq!(Fault::decode(0), None);
+    }
+}
