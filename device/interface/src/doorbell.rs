@@ -2,7 +2,7 @@
 //!
 //! The driver writes the submission tails, the completion events and the grant; the card writes the rest. Each word has one
 //! writer, is naturally aligned, and is accessed whole, without locked operations. Neither side trusts a word
-//! that it wrote there. Words of different writers are in different cache lines.
+//! that it wrote there. A reset zeroes the page, and creating a stream the words of that stream. Words of different writers are in different cache lines.
 //!
 //! | offset | word | writer |
 //! |---|---|---|

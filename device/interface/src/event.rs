@@ -156,10 +156,7 @@ pub struct TooShort {
 impl Event {
     /// Decodes the event at the start of `bytes`. Nothing is judged here but the number of bytes.
     pub fn decode(bytes: &[u8], width: PointerWidth) -> Result<Self, TooShort> {
-        let short = TooShort {
-            needed: width.event_size(),
-            given: bytes.len(),
-        };
+        let short = TooShort { needed: width.event_size(), given: bytes.len() };
         let (raw, next, word) = match width {
             PointerWidth::Eight => {
                 let (raw, _) = Event64::read_from_prefix(bytes).map_err(|_| short)?;
@@ -276,13 +273,8 @@ mod tests {
             PointerWidth::Four => u64::from(u32::MAX),
             PointerWidth::Eight => u64::MAX,
         };
-        (
-            any::<(u8, u16, u16, i64, u64)>(),
-            0..=pointers,
-            0..=pointers,
-            0u16..4,
-        )
-            .prop_map(move |(plain, next, word, flags)| {
+        (any::<(u8, u16, u16, i64, u64)>(), 0..=pointers, 0..=pointers, 0u16..4).prop_map(
+            move |(plain, next, word, flags)| {
                 let (struct_size, event_bytes, channel_group, time, byte_position) = plain;
                 let data = if flags & PACKAGE != 0 {
                     Data::Package(word)
@@ -291,17 +283,9 @@ mod tests {
                 } else {
                     Data::Buffer(word)
                 };
-                Event {
-                    struct_size,
-                    event_bytes,
-                    channel_group,
-                    flags,
-                    time,
-                    byte_position,
-                    next,
-                    data,
-                }
-            })
+                Event { struct_size, event_bytes, channel_group, flags, time, byte_position, next, data }
+            },
+        )
     }
 
     proptest! {
@@ -354,13 +338,7 @@ mod tests {
 
     #[test]
     fn one_complete_message_and_nothing_else_is_a_message() {
-        for good in [
-            &[0x90, 60, 100][..],
-            &[0xC0, 5],
-            &[0xF8],
-            &[0xF0, 0xF7],
-            &[0xF0, 0x7E, 0x7F, 0x09, 0x01, 0xF7],
-        ] {
+        for good in [&[0x90, 60, 100][..], &[0xC0, 5], &[0xF8], &[0xF0, 0xF7], &[0xF0, 0x7E, 0x7F, 0x09, 0x01, 0xF7]] {
             assert!(is_message(good), "{good:02x?}");
         }
         for bad in [

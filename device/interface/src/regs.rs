@@ -50,12 +50,7 @@ pub struct Register {
 }
 
 const fn register(offset: u32, width: u32, access: Access, name: &'static str) -> Register {
-    Register {
-        offset,
-        width,
-        access,
-        name,
-    }
+    Register { offset, width, access, name }
 }
 
 /// Reads [`MAGIC_VALUE`]; all ones when the card is gone.
@@ -226,10 +221,7 @@ pub mod stream {
 
     /// The offset in BAR0 of `register` in block `stream`.
     pub const fn at(stream: usize, register: Register) -> Register {
-        Register {
-            offset: FIRST + stream as u32 * STRIDE + register.offset,
-            ..register
-        }
+        Register { offset: FIRST + stream as u32 * STRIDE + register.offset, ..register }
     }
 }
 
@@ -275,14 +267,8 @@ pub fn find(offset: u32) -> Option<Found> {
     } else {
         return None;
     };
-    let register = table
-        .iter()
-        .find(|r| (r.offset..r.offset + r.width).contains(&relative))?;
-    Some(Found {
-        stream,
-        register: *register,
-        high: relative != register.offset,
-    })
+    let register = table.iter().find(|r| (r.offset..r.offset + r.width).contains(&relative))?;
+    Some(Found { stream, register: *register, high: relative != register.offset })
 }
 
 /// What a driver did wrong outside a submission: the value of [`FAULT`], and of [`crate::doorbell::REFUSAL`] when it

@@ -60,11 +60,7 @@ impl SampleTime {
     pub const fn to_time(self, rate: u32) -> RefTime {
         let rate = if rate == 0 { 1 } else { rate };
         let time = self.0 as u128 * UNITS_PER_SECOND as u128 / rate as u128;
-        RefTime(if time > i64::MAX as u128 {
-            i64::MAX
-        } else {
-            time as i64
-        })
+        RefTime(if time > i64::MAX as u128 { i64::MAX } else { time as i64 })
     }
 }
 

@@ -35,9 +35,7 @@ pub enum SongError {
     #[error("the MIDI header is damaged")]
     BadHeader,
     /// Independent patterns rather than one song.
-    #[error(
-        "a format 2 MIDI file holds independent patterns, not one song: save it as format 0 or 1"
-    )]
+    #[error("a format 2 MIDI file holds independent patterns, not one song: save it as format 0 or 1")]
     Format2,
     /// Zero ticks a quarter note or frame.
     #[error("the MIDI header gives no time base (division 0)")]
@@ -125,10 +123,7 @@ impl Song {
             let track = track.map_err(|_| SongError::Truncated { track: index + 1 })?;
             let mut tick = 0u64;
             for (count, event) in track.enumerate() {
-                let event = event.map_err(|_| SongError::BadEvent {
-                    track: index + 1,
-                    event: count,
-                })?;
+                let event = event.map_err(|_| SongError::BadEvent { track: index + 1, event: count })?;
                 tick += u64::from(event.delta.as_int());
                 actions.push((tick, index, Action::of(event.kind)));
             }
@@ -238,9 +233,7 @@ impl Song {
 impl<'a> Action<'a> {
     fn of(kind: TrackEventKind<'a>) -> Self {
         match kind {
-            TrackEventKind::Midi { channel, message } => {
-                Self::Message(LiveEvent::Midi { channel, message })
-            }
+            TrackEventKind::Midi { channel, message } => Self::Message(LiveEvent::Midi { channel, message }),
             TrackEventKind::SysEx(data) => Self::SysEx(data),
             TrackEventKind::Escape(data) => Self::Piece(data),
             TrackEventKind::Meta(MetaMessage::Tempo(micros)) => Self::Tempo(micros.as_int()),
@@ -252,29 +245,7 @@ impl<'a> Action<'a> {
 /// The MIDI file inside a RIFF RMID wrapper; any other file as it is.
 fn unwrap_rmid(file: &[u8]) -> &[u8] {
     match file {
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            _,
-            _,
-            _,
-            _,
-            b'R',
-            b'M',
-            b'I',
-            b'D',
-            b'd',
-            b'a',
-            b't',
-            b'a',
-            a,
-            b,
-            c,
-            d,
-            rest @ ..,
-        ] => {
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'R', b'M', b'I', b'D', b'd', b'a', b't', b'a', a, b, c, d, rest @ ..] => {
             let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
             rest.get(..length).unwrap_or(rest)
         }

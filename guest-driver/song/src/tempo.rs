@@ -24,11 +24,7 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn new(timing: Timing) -> Result<Self, SongError> {
         let (per_tick, denominator, metrical) = match timing {
-            Timing::Metrical(ticks) => (
-                u128::from(DEFAULT_MICROS) * 10,
-                u128::from(ticks.as_int()),
-                true,
-            ),
+            Timing::Metrical(ticks) => (u128::from(DEFAULT_MICROS) * 10, u128::from(ticks.as_int()), true),
             Timing::Timecode(fps, subframes) => {
                 let (frames, seconds) = match fps {
                     Fps::Fps24 => (24, 1),
@@ -42,13 +38,7 @@ impl Clock {
         if denominator == 0 {
             return Err(SongError::NoTimeBase);
         }
-        Ok(Self {
-            per_tick,
-            denominator,
-            metrical,
-            tick: 0,
-            scaled: 0,
-        })
+        Ok(Self { per_tick, denominator, metrical, tick: 0, scaled: 0 })
     }
 
     /// Moves on to `tick` and gives its time, rounded down.

@@ -23,9 +23,7 @@ fn track(events: &[&[u8]]) -> Vec<u8> {
 
 fn played(file: &[u8]) -> Vec<(i64, Vec<u8>)> {
     let song = Song::parse(file).expect("a good file");
-    song.messages()
-        .map(|m| (m.time.0, m.bytes.to_vec()))
-        .collect()
+    song.messages().map(|m| (m.time.0, m.bytes.to_vec())).collect()
 }
 
 #[test]
@@ -33,11 +31,7 @@ fn running_status_is_expanded() {
     let track = track(&[&[0, 0x90, 60, 100], &[0, 62, 100], &[96, 60, 0]]);
     assert_eq!(
         played(&file(0, 96, &[&track])),
-        [
-            (0, vec![0x90, 60, 100]),
-            (0, vec![0x90, 62, 100]),
-            (5_000_000, vec![0x90, 60, 0]),
-        ]
+        [(0, vec![0x90, 60, 100]), (0, vec![0x90, 62, 100]), (5_000_000, vec![0x90, 60, 0]),]
     );
 }
 
@@ -45,25 +39,17 @@ fn running_status_is_expanded() {
 fn tracks_are_merged_by_tick_and_ties_stay_in_track_order() {
     let first = track(&[&[10, 0xC0, 1], &[10, 0xC0, 2]]);
     let second = track(&[&[10, 0xC1, 3], &[5, 0xC1, 4]]);
-    let programs: Vec<u8> = played(&file(1, 96, &[&first, &second]))
-        .iter()
-        .map(|(_, bytes)| bytes[1])
-        .collect();
+    let programs: Vec<u8> = played(&file(1, 96, &[&first, &second])).iter().map(|(_, bytes)| bytes[1]).collect();
     assert_eq!(programs, [1, 3, 4, 2]);
 }
 
 #[test]
 fn tempo_changes_in_any_track_move_all_and_lose_no_unit() {
     // 1,000 ticks at 333,333 us a quarter of 7 ticks, one tempo event a tick: rounding each would drift by hundreds of units.
-    let tempo: Vec<u8> = (0..1000)
-        .flat_map(|_| [1, 0xFF, 0x51, 3, 0x05, 0x16, 0x15])
-        .collect();
+    let tempo: Vec<u8> = (0..1000).flat_map(|_| [1, 0xFF, 0x51, 3, 0x05, 0x16, 0x15]).collect();
     let tempo = track(&[&[0, 0xFF, 0x51, 3, 0x05, 0x16, 0x15], &tempo]);
     let notes = track(&[&[0x87, 0x68, 0x90, 60, 1]]);
-    assert_eq!(
-        played(&file(1, 7, &[&tempo, &notes]))[0].0,
-        1000 * 3_333_330 / 7
-    );
+    assert_eq!(played(&file(1, 7, &[&tempo, &notes]))[0].0, 1000 * 3_333_330 / 7);
 }
 
 #[test]
@@ -77,27 +63,16 @@ fn smpte_time_ignores_tempo() {
 
 #[test]
 fn sysex_in_pieces_becomes_one_message_at_its_last_piece() {
-    let track = track(&[
-        &[0, 0xF0, 2, 0x7E, 0x7F],
-        &[96, 0xF7, 3, 0x09, 0x01, 0xF7],
-        &[0, 0xF0, 3, 1, 2, 0xF7],
-    ]);
+    let track = track(&[&[0, 0xF0, 2, 0x7E, 0x7F], &[96, 0xF7, 3, 0x09, 0x01, 0xF7], &[0, 0xF0, 3, 1, 2, 0xF7]]);
     assert_eq!(
         played(&file(0, 96, &[&track])),
-        [
-            (5_000_000, vec![0xF0, 0x7E, 0x7F, 0x09, 0x01, 0xF7]),
-            (5_000_000, vec![0xF0, 1, 2, 0xF7]),
-        ]
+        [(5_000_000, vec![0xF0, 0x7E, 0x7F, 0x09, 0x01, 0xF7]), (5_000_000, vec![0xF0, 1, 2, 0xF7]),]
     );
 }
 
 #[test]
 fn messages_that_are_no_midi_are_left_out_and_counted() {
-    let track = track(&[
-        &[0, 0xF0, 3, 0x90, 1, 0xF7],
-        &[0, 0xF0, 2, 1, 2],
-        &[0, 0xC0, 1],
-    ]);
+    let track = track(&[&[0, 0xF0, 3, 0x90, 1, 0xF7], &[0, 0xF0, 2, 1, 2], &[0, 0xC0, 1]]);
     let song = Song::parse(&file(0, 96, &[&track])).expect("a good file");
     assert_eq!((song.len(), song.skipped()), (1, 2));
 }
@@ -130,26 +105,10 @@ fn bad_files_are_refused_with_their_reason() {
         (&file(2, 96, &[&track(&[])]), SongError::Format2),
         (&file(0, 0, &[&track(&[])]), SongError::NoTimeBase),
         (&good[..good.len() - 2], SongError::Truncated { track: 2 }),
+        (&good[..14 + 8 + 8], SongError::MissingTracks { promised: 2, found: 1 }),
+        (&file(0, 96, &[&[0, 0x90, 60]]), SongError::BadEvent { track: 1, event: 0 }),
         (
-            &good[..14 + 8 + 8],
-            SongError::MissingTracks {
-                promised: 2,
-                found: 1,
-            },
-        ),
-        (
-            &file(0, 96, &[&[0, 0x90, 60]]),
-            SongError::BadEvent { track: 1, event: 0 },
-        ),
-        (
-            &file(
-                0,
-                1,
-                &[&track(&[
-                    &[0, 0xFF, 0x51, 3, 0xFF, 0xFF, 0xFF],
-                    &[0xFF, 0xFF, 0xFF, 0x7F, 0xC0, 1],
-                ])],
-            ),
+            &file(0, 1, &[&track(&[&[0, 0xFF, 0x51, 3, 0xFF, 0xFF, 0xFF], &[0xFF, 0xFF, 0xFF, 0x7F, 0xC0, 1]])]),
             SongError::TooLong,
         ),
     ];

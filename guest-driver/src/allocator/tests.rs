@@ -1,0 +1,351 @@
+use super::*;
+use crate::dma::heap::leak;
+use alloc::boxed::Box;
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::vec;
+use dmus_interface::event::PACKAGE;
+use dmus_interface::ring::Slot;
+use dmus_interface::time::RefTime;
+use proptest::prelude::*;
+
+const SLOTS: u32 = 16;
+const BUFFERS: u32 = 6;
+const BUFFER_SIZE: usize = 32;
+const POOL_IOVA: u64 = 0x10_000;
+const BUFFER_IOVA: u64 = 0x20_000;
+
+fn allocator(width: PointerWidth) -> Allocator<'static> {
+    let page = Box::leak(Box::new(leak(4096, 0).memory));
+    let shape = Shape {
+        stream: 0,
+        width,
+        slots: SLOTS,
+        stride: 64,
+        buffers: BUFFERS,
+        buffer_size: BUFFER_SIZE,
+        completion_entries: SLOTS,
+    };
+    let pool = leak(SLOTS as usize * 64, POOL_IOVA);
+    let buffers = leak(BUFFERS as usize * BUFFER_SIZE, BUFFER_IOVA);
+    let completions = leak(SLOTS as usize * COMPLETION_SIZE, 0x30_000);
+    Allocator::new(page, shape, pool, buffers, completions)
+}
+
+/// What the stream does when it submits.
+fn submit(allocator: &Allocator<'_>, message: Message<'_>) -> u32 {
+    let slot = message.into_slot();
+    allocator.mark(slot, Owner::Card);
+    allocator.in_flight.set(allocator.in_flight.get() + 1);
+    slot
+}
+
+/// A card, honest or not.
+struct FakeCard {
+    head: u32,
+}
+
+impl FakeCard {
+    fn complete(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16) {
+        let entry = Completion { slot: slot.into(), status: status.into(), flags: 0.into(), time: 0.into() };
+        let place = (self.head % SLOTS) as usize * COMPLETION_SIZE;
+        allocator.completions.memory.write(place, entry.as_bytes());
+        self.publish(allocator, self.head.wrapping_add(1));
+    }
+
+    fn publish(&mut self, allocator: &Allocator<'_>, head: u32) {
+        self.head = head;
+        allocator.page.store_u32(allocator.head_word, head, Ordering::Release);
+    }
+}
+
+fn slot_bytes(allocator: &Allocator<'_>, slot: Slot) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    allocator.pool.memory.read(slot.0 as usize * 64, &mut bytes);
+    bytes
+}
+
+#[test]
+fn a_fresh_message_is_zero_but_for_its_size() {
+    for (width, size) in [(PointerWidth::Eight, 40), (PointerWidth::Four, 32)] {
+        let allocator = allocator(width);
+        let mut message = allocator.get_message().expect("a message");
+        message.set_time(RefTime(-1));
+        message.set_channel_group(7);
+        message.set_data(&[1; 20]).expect("data");
+        drop(message);
+        let message = allocator.get_message().expect("the same message");
+        let mut expected = [0; 40];
+        expected[1] = size;
+        assert_eq!(slot_bytes(&allocator, message.slot())[..size as usize], expected[..size as usize]);
+    }
+}
+
+#[test]
+fn events_are_written_as_the_data_sheet_lays_them_out() {
+    use dmus_interface::event::{Data, Event};
+    for width in [PointerWidth::Eight, PointerWidth::Four] {
+        let allocator = allocator(width);
+        let decode = |slot| Event::decode(&slot_bytes(&allocator, slot), width).expect("an event");
+        let mut short = allocator.get_message().expect("a message");
+        short.set_time(RefTime(0x1234_5678_9ABC));
+        short.set_byte_position(99);
+        short.set_channel_group(5);
+        short.set_data(&[0x90, 1, 2]).expect("data");
+        let event = decode(short.slot());
+        assert_eq!((event.event_bytes, event.channel_group, event.flags), (3, 5, 0));
+        assert_eq!((event.time, event.byte_position, event.next), (0x1234_5678_9ABC, 99, 0));
+        assert!(matches!(event.data, Data::Inline([0x90, 1, 2, ..])));
+
+        let mut long = allocator.get_message().expect("a message");
+        long.set_data(&[7; 9]).expect("data");
+        long.set_incomplete();
+        let event = decode(long.slot());
+        assert_eq!((event.event_bytes, event.flags), (9, INCOMPLETE));
+        assert_eq!(event.data, Data::Buffer(BUFFER_IOVA));
+
+        let (short_slot, long_slot) = (short.slot(), long.slot());
+        short.chain(long).expect("chain");
+        assert_eq!(decode(short_slot).next, POOL_IOVA + u64::from(long_slot.0) * 64);
+        let mut package = allocator.get_message().expect("a message");
+        package.package(short).expect("package");
+        let event = decode(package.slot());
+        assert_eq!(event.flags, PACKAGE);
+        assert_eq!(event.data, Data::Package(POOL_IOVA + u64::from(short_slot.0) * 64));
+        drop(package);
+        assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
+    }
+}
+
+#[test]
+fn cb_event_against_the_pointer_size_decides_what_goes_home() {
+    for (width, inline) in [(PointerWidth::Eight, 8), (PointerWidth::Four, 4)] {
+        let allocator = allocator(width);
+        for len in 1..=BUFFER_SIZE {
+            let mut message = allocator.get_message().expect("a message");
+            message.set_data(&vec![1; len]).expect("data");
+            let taken = BUFFERS as usize - allocator.free_buffers();
+            assert_eq!(taken, usize::from(len > inline), "{len} bytes");
+            allocator.put_message(message);
+            assert_eq!(allocator.free_buffers(), BUFFERS as usize);
+        }
+        // Few bytes in a buffer travel in the event, and the buffer goes home alone.
+        let buffer = allocator.get_buffer().expect("a buffer");
+        buffer.write(0, &[5, 6]).expect("bytes");
+        let mut message = allocator.get_message().expect("a message");
+        message.attach(buffer, 2).expect("attach");
+        assert_eq!(allocator.free_buffers(), BUFFERS as usize);
+        assert_eq!(slot_bytes(&allocator, message.slot())[24 + inline..][..2], [5, 6]);
+    }
+}
+
+#[test]
+fn what_would_lose_or_mix_up_memory_is_an_error() {
+    let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
+    let mut message = one.get_message().expect("a message");
+    message.set_data(&[1; 10]).expect("data");
+    assert!(matches!(message.set_data(&[2]), Err(DriverError::Misuse(_))));
+    let mut empty = one.get_message().expect("a message");
+    assert!(matches!(empty.set_data(&[0; 33]), Err(DriverError::TooLong { len: 33, size: 32 })));
+    let foreign = other.get_message().expect("a message");
+    assert!(matches!(empty.chain(foreign), Err(DriverError::Misuse(_))));
+    let foreign = other.get_buffer().expect("a buffer");
+    assert!(matches!(empty.attach(foreign, 10), Err(DriverError::Misuse(_))));
+    drop((message, empty));
+    for allocator in [one, other] {
+        assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
+        assert_eq!(allocator.get_buffer_size(), BUFFER_SIZE);
+    }
+}
+
+#[test]
+fn an_empty_pool_says_so() {
+    let allocator = allocator(PointerWidth::Eight);
+    let messages: Vec<_> = (0..SLOTS).map(|_| allocator.get_message().expect("a message")).collect();
+    assert_eq!(allocator.get_message().err(), Some(DriverError::NoMessage));
+    let buffers: Vec<_> = (0..BUFFERS).map(|_| allocator.get_buffer().expect("a buffer")).collect();
+    assert_eq!(allocator.get_buffer().err(), Some(DriverError::NoBuffer));
+    drop((messages, buffers));
+    assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
+}
+
+/// A card that lies, and what the driver says to it.
+#[test]
+fn lies_of_the_card_are_typed_errors_and_recycle_nothing() {
+    let in_flight = |allocator: &Allocator<'_>| submit(allocator, allocator.get_message().expect("a message"));
+    let held = allocator(PointerWidth::Eight);
+    let mut card = FakeCard { head: 0 };
+    let slot = in_flight(&held);
+    for forged in [SLOTS, u32::MAX, slot + 1] {
+        card.complete(&held, forged, 1);
+        assert_eq!(held.reclaim(), Err(DriverError::ForgedCompletion(forged)));
+        card.head -= 1;
+        held.head.set(0);
+    }
+    card.complete(&held, slot, 77);
+    assert_eq!(held.reclaim(), Err(DriverError::UnknownStatus { slot, status: 77 }));
+    card.head -= 1;
+    card.complete(&held, slot, 1);
+    assert_eq!(held.reclaim(), Ok(()));
+    // Twice the same.
+    card.complete(&held, slot, 1);
+    assert_eq!(held.reclaim(), Err(DriverError::HeadJump { published: 1, in_flight: 0 }));
+    assert_eq!((held.free_slots(), held.counts().presented), (16, 1));
+
+    let twice = allocator(PointerWidth::Eight);
+    let mut card = FakeCard { head: 0 };
+    let (first, _second) = (in_flight(&twice), in_flight(&twice));
+    card.complete(&twice, first, 1);
+    card.complete(&twice, first, 1);
+    assert_eq!(twice.reclaim(), Err(DriverError::ForgedCompletion(first)));
+    assert_eq!(twice.free_slots(), 15);
+
+    let jumped = allocator(PointerWidth::Eight);
+    let mut card = FakeCard { head: 0 };
+    in_flight(&jumped);
+    card.publish(&jumped, 1 << 31);
+    assert_eq!(jumped.get_message().map(|_| ()), Ok(()), "idle slots need no card");
+    assert_eq!(jumped.reclaim(), Err(DriverError::HeadJump { published: 1 << 31, in_flight: 1 }));
+    // A reset brings everything home all the same.
+    jumped.reclaim_after_reset();
+    assert_eq!(jumped.free_slots(), 16);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Get,
+    SetData(usize, usize),
+    Attach(usize, usize),
+    Chain(usize, usize),
+    Package(usize, usize),
+    Recycle(usize),
+    Submit(usize),
+    Complete(usize),
+    GetBuffer,
+    PutBuffer(usize),
+    Reset,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let n = 0usize..16;
+    prop_oneof![
+        4 => Just(Step::Get),
+        4 => (n.clone(), 0..=BUFFER_SIZE).prop_map(|(m, len)| Step::SetData(m, len)),
+        1 => (n.clone(), 0..=BUFFER_SIZE).prop_map(|(m, len)| Step::Attach(m, len)),
+        2 => (n.clone(), n.clone()).prop_map(|(a, b)| Step::Chain(a, b)),
+        2 => (n.clone(), n.clone()).prop_map(|(a, b)| Step::Package(a, b)),
+        2 => n.clone().prop_map(Step::Recycle),
+        4 => n.clone().prop_map(Step::Submit),
+        4 => n.clone().prop_map(Step::Complete),
+        1 => Just(Step::GetBuffer),
+        1 => n.prop_map(Step::PutBuffer),
+        1 => Just(Step::Reset),
+    ]
+}
+
+/// The reference model: what each message that the application or the card holds leads to.
+#[derive(Debug, Default)]
+struct Carried {
+    slots: BTreeSet<u32>,
+    buffers: usize,
+    has_data: bool,
+}
+
+proptest! {
+    /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever
+    /// the card writes over the memory that it can write.
+    #[test]
+    fn ownership_agrees_with_the_model(steps in proptest::collection::vec(step(), 1..200), narrow: bool) {
+        let width = if narrow { PointerWidth::Four } else { PointerWidth::Eight };
+        let allocator = allocator(width);
+        let mut card = FakeCard { head: 0 };
+        let mut held: Vec<(Message<'_>, Carried)> = vec![];
+        let mut flying: VecDeque<(u32, Carried)> = VecDeque::new();
+        let mut buffers: Vec<Buffer<'_>> = vec![];
+        for step in steps {
+            match step {
+                Step::Get => match allocator.get_message() {
+                    Ok(message) => {
+                        let slots = BTreeSet::from([message.slot().0]);
+                        held.push((message, Carried { slots, ..Carried::default() }));
+                    }
+                    Err(error) => prop_assert_eq!(error, DriverError::NoMessage),
+                },
+                Step::SetData(m, len) if !held.is_empty() => {
+                    let m = m % held.len();
+                    let (message, carried) = &mut held[m];
+                    match message.set_data(&[1; BUFFER_SIZE][..len]) {
+                        Ok(()) => {
+                            prop_assert!(!carried.has_data);
+                            carried.has_data = len > 0;
+                            carried.buffers += usize::from(len > width.bytes());
+                        }
+                        Err(DriverError::Misuse(_)) => prop_assert!(carried.has_data),
+                        Err(error) => prop_assert_eq!(error, DriverError::NoBuffer),
+                    }
+                }
+                Step::Attach(m, len) if !held.is_empty() && !buffers.is_empty() => {
+                    let m = m % held.len();
+                    let (message, carried) = &mut held[m];
+                    if let Some(buffer) = buffers.pop()
+                        && message.attach(buffer, len).is_ok()
+                    {
+                        carried.has_data = len > 0;
+                        carried.buffers += usize::from(len > width.bytes());
+                    }
+                }
+                Step::Chain(a, b) | Step::Package(a, b) if held.len() > 1 => {
+                    let package = matches!(step, Step::Package(..));
+                    let (inner, inner_carried) = held.swap_remove(b % held.len());
+                    let a = a % held.len();
+                    let (outer, carried) = &mut held[a];
+                    let done = if package { outer.package(inner) } else { outer.chain(inner) };
+                    // A refused message has gone home on its own.
+                    if done.is_ok() {
+                        carried.slots.extend(inner_carried.slots);
+                        carried.buffers += inner_carried.buffers;
+                        carried.has_data |= package;
+                    } else {
+                        prop_assert!(package && carried.has_data);
+                    }
+                }
+                Step::Recycle(m) if !held.is_empty() => {
+                    let (message, _) = held.swap_remove(m % held.len());
+                    allocator.put_message(message);
+                }
+                Step::Submit(m) if !held.is_empty() => {
+                    let (message, carried) = held.swap_remove(m % held.len());
+                    flying.push_back((submit(&allocator, message), carried));
+                }
+                Step::Complete(f) if !flying.is_empty() => {
+                    let f = f % flying.len();
+                    if let Some((slot, carried)) = flying.remove(f) {
+                        // The device may write whatever it likes there.
+                        for slot in &carried.slots {
+                            allocator.pool.memory.write(*slot as usize * 64, &[0xFF; 40]);
+                        }
+                        card.complete(&allocator, slot, 1);
+                    }
+                    prop_assert_eq!(allocator.reclaim(), Ok(()));
+                }
+                Step::GetBuffer => buffers.extend(allocator.get_buffer()),
+                Step::PutBuffer(b) if !buffers.is_empty() => {
+                    let buffer = buffers.swap_remove(b % buffers.len());
+                    allocator.put_buffer(buffer);
+                }
+                Step::Reset => {
+                    flying.clear();
+                    card.publish(&allocator, 0);
+                    allocator.reclaim_after_reset();
+                }
+                _ => {}
+            }
+            let carried = || held.iter().map(|(_, carried)| carried).chain(flying.iter().map(|(_, carried)| carried));
+            let slots: Vec<u32> = carried().flat_map(|carried| carried.slots.iter().copied()).collect();
+            let unique: BTreeSet<u32> = slots.iter().copied().collect();
+            prop_assert_eq!(unique.len(), slots.len(), "a slot with two owners");
+            prop_assert_eq!(allocator.free_slots(), SLOTS as usize - slots.len());
+            let out = carried().map(|carried| carried.buffers).sum::<usize>() + buffers.len();
+            prop_assert_eq!(allocator.free_buffers(), BUFFERS as usize - out);
+        }
+    }
+}

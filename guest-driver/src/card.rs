@@ -1,0 +1,143 @@
+//! The card as a whole: identity, reset, clocks, and the bell that wakes it.
+//!
+//! Fed by a [`Platform`] (registers, memory, interrupts, time); feeds the streams, which borrow it.
+
+use crate::dma::{DmaMemory, SharedMemory};
+use crate::{DriverError, PlatformError};
+use core::cell::Cell;
+use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::{self, Register, control, feature};
+use dmus_interface::time::RefTime;
+
+/// What the driver needs from the machine that it runs on.
+pub trait Platform {
+    /// Reads 4 bytes of BAR0.
+    fn read32(&self, offset: u32) -> u32;
+    /// Writes 4 bytes of BAR0.
+    fn write32(&self, offset: u32, value: u32);
+    /// The doorbell page, BAR2.
+    fn doorbell(&self) -> &SharedMemory;
+    /// Zeroed memory that the card reaches, aligned to `align` (a power of two) on both sides.
+    fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError>;
+    /// Takes memory of [`Self::dma_alloc`] back; the card does not use it any more.
+    fn dma_free(&self, memory: DmaMemory);
+    /// Sleeps until the vector has fired since the last return for it, or the limit has passed; says whether it fired.
+    fn wait(&self, vector: u16, limit: Duration) -> bool;
+    /// Time since some fixed point.
+    fn now(&self) -> Duration;
+}
+
+/// How long the card may take to answer a transition: it finishes the audio block at hand first.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// An enabled card.
+#[derive(Debug)]
+pub struct Card<P: Platform> {
+    pub(crate) platform: P,
+    width: PointerWidth,
+    /// The number of the card's sleep that was last rung for.
+    rung: Cell<u32>,
+    granted: Cell<RefTime>,
+}
+
+impl<P: Platform> Card<P> {
+    /// Identifies, resets and enables the card; events will have pointers of `width`.
+    pub fn open(platform: P, width: PointerWidth) -> Result<Self, DriverError> {
+        let card = Self { platform, width, rung: Cell::new(0), granted: Cell::new(RefTime::ZERO) };
+        match card.read(regs::MAGIC) {
+            regs::MAGIC_VALUE => {}
+            u32::MAX => return Err(DriverError::CardGone),
+            other => return Err(DriverError::NotACard(other)),
+        }
+        let version = card.read(regs::VERSION);
+        if version >> 16 != regs::VERSION_VALUE >> 16 {
+            return Err(DriverError::WrongVersion(version));
+        }
+        card.reset()?;
+        Ok(card)
+    }
+
+    /// Resets and enables the card. It forgets its streams; their slots are the driver's again, and
+    /// [`crate::RenderStream::restore`] takes them home and creates the stream anew.
+    pub fn reset(&self) -> Result<(), DriverError> {
+        self.write(regs::CONTROL, control::RESET);
+        self.rung.set(0);
+        self.granted.set(RefTime::ZERO);
+        self.write(regs::POINTER_WIDTH, self.width.bytes() as u32);
+        self.write(regs::CONTROL, control::ENABLE);
+        match self.read(regs::CONTROL) {
+            u32::MAX => Err(DriverError::CardGone),
+            value if value & control::ENABLE != 0 => Ok(()),
+            _ => Err(DriverError::Refused(regs::Fault::NotEnabled)),
+        }
+    }
+
+    /// Pointer width of events.
+    pub fn pointer_width(&self) -> PointerWidth {
+        self.width
+    }
+
+    /// Whether time moves only as far as it is granted.
+    pub fn is_virtual(&self) -> bool {
+        self.read(regs::FEATURES) & feature::VIRTUAL_CLOCK != 0
+    }
+
+    /// Sample rate, Hz.
+    pub fn sample_rate(&self) -> u32 {
+        self.read(regs::SAMPLE_RATE)
+    }
+
+    /// The master clock as the card last published it (`IMasterClock::GetTime`), without a trap.
+    pub fn get_time(&self) -> RefTime {
+        let time = self.platform.doorbell().load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
+        RefTime(time as i64)
+    }
+
+    /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.
+    pub fn grant(&self, until: RefTime) {
+        if until > self.granted.get() {
+            self.granted.set(until);
+            // Release: the tails were stored before it.
+            self.platform.doorbell().store_u64(doorbell::GRANT, until.0 as u64, Ordering::Release);
+        }
+        self.ring_if_asleep();
+    }
+
+    /// Wakes a sleeping card, once a sleep.
+    pub(crate) fn ring_if_asleep(&self) {
+        // Store-load: the tail or grant must be out before the card's word is read, as the card arms and then re-checks.
+        fence(Ordering::SeqCst);
+        let armed = self.platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Relaxed);
+        if armed != 0 && armed != self.rung.get() {
+            self.rung.set(armed);
+            self.write(regs::WAKE, 1);
+        }
+    }
+
+    /// The platform beneath.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    pub(crate) fn read(&self, register: Register) -> u32 {
+        self.platform.read32(register.offset)
+    }
+
+    pub(crate) fn read64(&self, register: Register) -> u64 {
+        let low = self.platform.read32(register.offset);
+        let high = self.platform.read32(register.offset + 4);
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    pub(crate) fn write(&self, register: Register, value: u32) {
+        self.platform.write32(register.offset, value);
+    }
+
+    pub(crate) fn write64(&self, register: Register, value: u64) {
+        self.platform.write32(register.offset, value as u32);
+        self.platform.write32(register.offset + 4, (value >> 32) as u32);
+    }
+}

@@ -1,0 +1,177 @@
+//! Memory that a device sees too: the only place of the driver core with `unsafe`.
+//!
+//! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a Rust
+//! reference to such memory: each access is volatile or atomic, and checked against the bounds.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// A range of memory shared with the device.
+///
+/// An access beyond the end reads as all ones or is dropped, as on a bus.
+#[derive(Debug)]
+pub struct SharedMemory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the range is owned by this value (see `new`), and every access goes through atomics or volatile copies that
+// tolerate other writers, so it may move to another thread.
+unsafe impl Send for SharedMemory {}
+
+impl SharedMemory {
+    /// Takes over a range of shared memory.
+    ///
+    /// # Safety
+    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped, readable and writable, and are accessed by no Rust reference, for
+    /// as long as this value lives.
+    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Bytes in the range.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the range has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Start of the range, for the platform that takes it back.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Whether `width` bytes at `offset` are inside, and naturally aligned.
+    fn holds(&self, offset: usize, width: usize) -> bool {
+        let inside = offset.checked_add(width).is_some_and(|end| end <= self.len);
+        inside && offset.is_multiple_of(width)
+    }
+
+    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
+        // SAFETY: in bounds and aligned (the base is aligned to 8); mapped for the life of `self`, and all
+        // accesses in this process are atomic or volatile.
+        self.holds(offset, 4).then(|| unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) })
+    }
+
+    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
+        // SAFETY: as in `word32`.
+        self.holds(offset, 8).then(|| unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) })
+    }
+
+    /// Loads an aligned u32.
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
+    }
+
+    /// Stores an aligned u32.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        if let Some(word) = self.word32(offset) {
+            word.store(value, order);
+        }
+    }
+
+    /// Loads an aligned u64.
+    pub fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
+    }
+
+    /// Stores an aligned u64.
+    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        if let Some(word) = self.word64(offset) {
+            word.store(value, order);
+        }
+    }
+
+    /// Copies bytes in, from `offset` on; returns whether they fit (else nothing is written).
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        let (words, rest) = if offset.is_multiple_of(8) { bytes.as_chunks::<8>() } else { (&[][..], bytes) };
+        for (i, word) in words.iter().enumerate() {
+            self.store_u64(offset + i * 8, u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        let start = offset + words.len() * 8;
+        for (i, byte) in rest.iter().enumerate() {
+            // SAFETY: in bounds by the check above; volatile, because the device may look at any time.
+            unsafe { self.base.as_ptr().add(start + i).write_volatile(*byte) };
+        }
+        true
+    }
+
+    /// Copies bytes out, from `offset` on; returns whether they were there (else nothing is read).
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: in bounds by the check above; volatile, because the device may write at any time.
+            *byte = unsafe { self.base.as_ptr().add(offset + i).read_volatile() };
+        }
+        true
+    }
+}
+
+/// Memory that the device reaches by DMA, at `iova` on its side.
+#[derive(Debug)]
+pub struct DmaMemory {
+    /// The driver's view.
+    pub memory: SharedMemory,
+    /// The device's address of its first byte.
+    pub iova: u64,
+}
+
+#[cfg(test)]
+pub(crate) mod heap {
+    //! DMA memory for unit tests: plain heap, that nobody else looks at.
+
+    use super::{DmaMemory, SharedMemory};
+    use alloc::boxed::Box;
+    use alloc::vec;
+    use core::ptr::NonNull;
+
+    /// Leaks `len` zeroed bytes: tests are short.
+    pub(crate) fn leak(len: usize, iova: u64) -> DmaMemory {
+        let words: &'static mut [u64] = Box::leak(vec![0; len.div_ceil(8)].into_boxed_slice());
+        let base = NonNull::from(words).cast();
+        DmaMemory {
+            // SAFETY: leaked, so mapped for ever; the only reference to it ended above.
+            memory: unsafe { SharedMemory::new(base, len) },
+            iova,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::heap::leak;
+    use super::*;
+
+    #[test]
+    fn accesses_beyond_the_end_read_all_ones_and_are_dropped() {
+        let memory = leak(16, 0).memory;
+        memory.store_u32(12, 7, Ordering::Relaxed);
+        memory.store_u32(16, 8, Ordering::Relaxed);
+        memory.store_u64(12, 9, Ordering::Relaxed);
+        assert_eq!(memory.load_u32(12, Ordering::Relaxed), 7);
+        assert_eq!(memory.load_u32(16, Ordering::Relaxed), u32::MAX);
+        assert_eq!(memory.load_u32(usize::MAX - 1, Ordering::Relaxed), u32::MAX);
+        assert!(!memory.write(10, &[0; 7]));
+        assert!(!memory.read(usize::MAX, &mut [0; 2]));
+    }
+
+    #[test]
+    fn copies_arrive_whole_at_any_alignment() {
+        let memory = leak(64, 0).memory;
+        let data: [u8; 21] = core::array::from_fn(|i| i as u8 + 1);
+        for offset in 0..32 {
+            assert!(memory.write(offset, &data));
+            let mut back = [0; 21];
+            assert!(memory.read(offset, &mut back));
+            assert_eq!(back, data);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What can go wrong: typed, so that a caller can tell a busy card from a lying one.
+
+use core::time::Duration;
+use dmus_interface::regs::Fault;
+
+/// What a platform can fail at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlatformError {
+    /// No memory for DMA.
+    #[error("no memory for DMA: {0} bytes were asked for")]
+    NoMemory(usize),
+    /// The device could not be set up.
+    #[error("{0}")]
+    Device(&'static str),
+}
+
+/// Why a driver call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// No free message: every slot is with the application or in flight. Wait for completions.
+    #[error("no free message: all are taken or in flight")]
+    NoMessage,
+    /// No free buffer.
+    #[error("no free buffer: all are taken or in flight")]
+    NoBuffer,
+    /// More data than a buffer holds.
+    #[error("{len} bytes do not fit in a buffer of {size}")]
+    TooLong {
+        /// Bytes that were given.
+        len: usize,
+        /// Bytes of a buffer.
+        size: usize,
+    },
+    /// A message of one allocator was given to another's stream, or a handle that already carries data got more.
+    #[error("the message is not fit for this: {0}")]
+    Misuse(&'static str),
+    /// What answers at BAR0 is not this card.
+    #[error("no DirectMusic card: the identity register reads {0:#010x}")]
+    NotACard(u32),
+    /// Every register reads all ones: the card has gone.
+    #[error("the card does not answer any more (it reads all ones)")]
+    CardGone,
+    /// Another major version of the interface.
+    #[error("the card speaks interface version {0:#010x}, this driver {v:#010x}", v = dmus_interface::regs::VERSION_VALUE)]
+    WrongVersion(u32),
+    /// A configuration that the driver cannot take.
+    #[error("stream configuration: {0}")]
+    BadConfig(&'static str),
+    /// The card refused a transition.
+    #[error("the card refused: {0}")]
+    Refused(Fault),
+    /// The card refused with a code that the data sheet does not have.
+    #[error("the card refused with the unknown code {0}")]
+    UnknownRefusal(u32),
+    /// The card did not answer within the time limit.
+    #[error("the card did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The card lied: completions moved by more than is in flight.
+    #[error("the card published {published} completions while {in_flight} submissions were in flight")]
+    HeadJump {
+        /// New completions by the card's word.
+        published: u32,
+        /// Submissions that it could complete.
+        in_flight: u32,
+    },
+    /// The card lied: it completed a slot that it did not own.
+    #[error("the card completed slot {0}, which it does not own")]
+    ForgedCompletion(u32),
+    /// The card lied: a status that the data sheet does not have.
+    #[error("the card completed slot {slot} with the unknown status {status}")]
+    UnknownStatus {
+        /// The slot that the entry names.
+        slot: u32,
+        /// The status.
+        status: u16,
+    },
+    /// The platform failed.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+}

@@ -1,0 +1,129 @@
+//! Plays timed messages through a render stream whose pool may be far smaller than the song.
+//!
+//! Fed by an iterator of [`TimedMessage`]s in the order of their times; feeds a [`RenderStream`]. It fills the pool, grants
+//! time up to the first message that did not fit, and goes on when half of the pool is home: recycling is what makes it play.
+
+use crate::{Card, Counts, DriverError, Platform, RenderStream};
+use core::time::Duration;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use dmus_song::TimedMessage;
+
+/// How long neither time nor completions may stand still before the card counts as hung.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// How often a waiting player looks at the clock.
+const GLANCE: Duration = Duration::from_millis(500);
+
+/// How a song went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Played {
+    /// Messages by how they ended.
+    pub counts: Counts,
+    /// Stream time at the end.
+    pub end: RefTime,
+}
+
+/// Plays all of `messages` from stream time zero (the stream is in STOP), renders until `end`, and stops.
+///
+/// `progress` is told the stream time now and then. Ends when everything is home.
+pub fn play<'m, P: Platform>(
+    stream: &RenderStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    end: RefTime,
+    mut progress: impl FnMut(RefTime),
+) -> Result<Played, DriverError> {
+    let allocator = stream.allocator();
+    let card = stream.card();
+    stream.set_state(State::Run)?;
+    let base = stream.time_base();
+    let mut messages = messages.map(Pending::new).peekable();
+    let mut watch = Watch::new(card);
+    loop {
+        while let Some(pending) = messages.peek_mut() {
+            if !pending.send(stream)? {
+                break;
+            }
+            messages.next();
+        }
+        stream.flush();
+        let next = messages.peek().map(|pending| pending.message.time);
+        card.grant(base.saturating_add(next.unwrap_or(end)));
+
+        let now = card.get_time().saturating_sub(base);
+        progress(now);
+        if next.is_none() && now >= end && allocator.in_flight() == 0 {
+            break;
+        }
+        // While messages wait for slots, half of the pool is worth an interrupt; at the end, all of it is.
+        let in_flight = allocator.in_flight();
+        let wanted = if next.is_some() { in_flight.div_ceil(2) } else { in_flight };
+        stream.wait(wanted, GLANCE);
+        allocator.reclaim()?;
+        watch.look(card, allocator.in_flight())?;
+    }
+    stream.set_state(State::Stop)?;
+    allocator.reclaim()?;
+    Ok(Played { counts: allocator.counts(), end })
+}
+
+/// A message on its way, perhaps in fragments.
+struct Pending<'m> {
+    message: TimedMessage<'m>,
+    sent: usize,
+}
+
+impl<'m> Pending<'m> {
+    fn new(message: TimedMessage<'m>) -> Self {
+        Self { message, sent: 0 }
+    }
+
+    /// Sends as much as there are slots and buffers for; true when all of it is sent.
+    fn send<P: Platform>(&mut self, stream: &RenderStream<'_, P>) -> Result<bool, DriverError> {
+        let allocator = stream.allocator();
+        let most = allocator.get_buffer_size();
+        while self.sent < self.message.bytes.len() {
+            let rest = &self.message.bytes[self.sent..];
+            let piece = &rest[..rest.len().min(most)];
+            let mut message = match allocator.get_message() {
+                Ok(message) => message,
+                Err(DriverError::NoMessage) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            message.set_time(self.message.time);
+            match message.set_data(piece) {
+                Ok(()) => {}
+                Err(DriverError::NoBuffer) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            if piece.len() < rest.len() {
+                message.set_incomplete();
+            }
+            stream.put_message(message)?;
+            self.sent += piece.len();
+        }
+        Ok(true)
+    }
+}
+
+/// Notices a card that stands still.
+struct Watch {
+    seen: (RefTime, u32),
+    since: Duration,
+}
+
+impl Watch {
+    fn new<P: Platform>(card: &Card<P>) -> Self {
+        Self { seen: (RefTime::ZERO, 0), since: card.platform().now() }
+    }
+
+    fn look<P: Platform>(&mut self, card: &Card<P>, in_flight: u32) -> Result<(), DriverError> {
+        let seen = (card.get_time(), in_flight);
+        let now = card.platform().now();
+        if seen != self.seen {
+            *self = Self { seen, since: now };
+        } else if now.saturating_sub(self.since) > STALL_LIMIT {
+            return Err(DriverError::TimedOut(STALL_LIMIT));
+        }
+        Ok(())
+    }
+}

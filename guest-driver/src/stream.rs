@@ -1,0 +1,309 @@
+//! A render stream: MIDI from the application to the card's synthesizer.
+//!
+//! Fed with messages by [`RenderStream::put_message`]; feeds the submission ring and the doorbell page. A batch of messages costs one
+//! store of the tail ([`RenderStream::flush`]); nothing traps unless the card sleeps.
+
+use crate::allocator::{Allocator, Shape};
+use crate::card::ANSWER_LIMIT;
+use crate::dma::DmaMemory;
+use crate::shadow::Owner;
+use crate::{Card, DriverError, Message, Platform, PlatformError};
+use core::cell::Cell;
+use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::pci::STREAMS;
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::regs::{Fault, Register};
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use dmus_interface::time::RefTime;
+
+/// Sizes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// Events in the pool.
+    pub slots: u32,
+    /// Buffers for long data.
+    pub buffers: u32,
+    /// Bytes in a buffer, a multiple of 8.
+    pub buffer_size: u32,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self { slots: 64, buffers: 16, buffer_size: 256 }
+    }
+}
+
+impl StreamConfig {
+    fn check(self) -> Result<Self, DriverError> {
+        let complaint = if !(1..=stream::MAX_SLOTS).contains(&self.slots) {
+            "the pool takes 1 to 4,096 slots"
+        } else if self.buffers > stream::MAX_SLOTS {
+            "there may be at most 4,096 buffers"
+        } else if !self.buffer_size.is_multiple_of(8) || !(8..=stream::MAX_BUFFER_SIZE).contains(&self.buffer_size) {
+            "the buffer size is a multiple of 8 from 8 to 65,528"
+        } else {
+            return Ok(self);
+        };
+        Err(DriverError::BadConfig(complaint))
+    }
+}
+
+/// An open render stream of a card. Dropping it stops and closes it.
+#[derive(Debug)]
+pub struct RenderStream<'c, P: Platform> {
+    card: &'c Card<P>,
+    index: usize,
+    config: StreamConfig,
+    /// Taken only by `drop`, which gives the memory back.
+    parts: Option<Parts<'c>>,
+    tail: Cell<u32>,
+    published: Cell<u32>,
+    /// Transitions that the card has answered.
+    transitions: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Parts<'c> {
+    allocator: Allocator<'c>,
+    submissions: DmaMemory,
+}
+
+/// Distance of the slots: the smallest that the card takes.
+const SLOT_STRIDE: usize = 64;
+
+impl<'c, P: Platform> RenderStream<'c, P> {
+    /// `NewStream`: creates render stream number `index` of the card.
+    pub fn open(card: &'c Card<P>, index: usize, config: StreamConfig) -> Result<Self, DriverError> {
+        let config = config.check()?;
+        if index >= STREAMS {
+            return Err(DriverError::BadConfig("the card has streams 0 to 7"));
+        }
+        let entries = config.slots.next_power_of_two();
+        let sizes = [
+            (config.slots as usize * SLOT_STRIDE, SLOT_STRIDE),
+            (config.buffers as usize * config.buffer_size as usize, 8),
+            (entries as usize * SUBMISSION_SIZE, 8),
+            (entries as usize * COMPLETION_SIZE, COMPLETION_SIZE),
+        ];
+        let [pool, buffers, submissions, completions] = allocate(card, sizes)?;
+        let shape = Shape {
+            stream: index,
+            width: card.pointer_width(),
+            slots: config.slots,
+            stride: SLOT_STRIDE,
+            buffers: config.buffers,
+            buffer_size: config.buffer_size as usize,
+            completion_entries: entries,
+        };
+        let allocator = Allocator::new(card.platform.doorbell(), shape, pool, buffers, completions);
+        let stream = Self {
+            card,
+            index,
+            config,
+            parts: Some(Parts { allocator, submissions }),
+            tail: Cell::new(0),
+            published: Cell::new(0),
+            transitions: Cell::new(0),
+        };
+        // The card keeps counting across streams in one block.
+        stream.transitions.set(stream.word(doorbell::TRANSITIONS));
+        stream.create()?;
+        Ok(stream)
+    }
+
+    /// The stream's allocator.
+    pub fn allocator(&self) -> &Allocator<'c> {
+        &self.parts().allocator
+    }
+
+    /// The card.
+    pub fn card(&self) -> &'c Card<P> {
+        self.card
+    }
+
+    /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it visible.
+    pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
+        let allocator = self.allocator();
+        if !message.belongs_to(allocator) {
+            return Err(DriverError::Misuse("it is another stream's"));
+        }
+        let slot = message.into_slot();
+        let shadow = allocator.mark(slot, Owner::Card);
+        let mut counts = allocator.counts.get();
+        counts.submitted += allocator.messages_from(slot, shadow);
+        allocator.counts.set(counts);
+        allocator.in_flight.set(allocator.in_flight.get() + 1);
+        let tail = self.tail.get();
+        // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
+        let entry = (tail & (self.entries() - 1)) as usize * SUBMISSION_SIZE;
+        self.parts().submissions.memory.store_u32(entry, slot.to_le(), Ordering::Relaxed);
+        self.tail.set(tail.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Makes all messages put so far visible to the card.
+    pub fn flush(&self) {
+        let tail = self.tail.get();
+        if tail != self.published.get() {
+            self.published.set(tail);
+            let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
+            // Release: the entries and events were written before it.
+            self.card.platform.doorbell().store_u32(word, tail, Ordering::Release);
+            self.card.ring_if_asleep();
+        }
+    }
+
+    /// `SetState`. Returns when the new state is in force; from STOP on, everything that was held has been completed.
+    pub fn set_state(&self, state: State) -> Result<(), DriverError> {
+        self.transition(stream::STATE, state as u32)
+    }
+
+    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
+    pub fn wait(&self, completions: u32, limit: Duration) -> bool {
+        let allocator = self.allocator();
+        let event = allocator.consumed().wrapping_add(completions.max(1)).wrapping_sub(1);
+        let word = doorbell::at(self.index, doorbell::COMPLETION_EVENT);
+        let page = self.card.platform.doorbell();
+        page.store_u32(word, event, Ordering::Relaxed);
+        // Store-load: the card must see the event, or we its completions.
+        fence(Ordering::SeqCst);
+        let head = page.load_u32(doorbell::at(self.index, doorbell::COMPLETION_HEAD), Ordering::Acquire);
+        let there = head.wrapping_sub(allocator.consumed());
+        there >= completions.max(1) || self.card.platform.wait(self.index as u16, limit)
+    }
+
+    /// Master time at this stream's time zero, while it runs.
+    pub fn time_base(&self) -> RefTime {
+        RefTime(self.card.read64(self.register(stream::TIME_BASE)) as i64)
+    }
+
+    /// How far ahead the card wants events (SchedulePreFetch).
+    pub fn prefetch(&self) -> RefTime {
+        RefTime(self.card.read64(self.register(stream::PREFETCH)) as i64)
+    }
+
+    /// After [`Card::reset`]: takes home whatever the card held, and creates the stream anew.
+    pub fn restore(&self) -> Result<(), DriverError> {
+        self.allocator().reclaim_after_reset();
+        self.tail.set(0);
+        self.published.set(0);
+        self.transitions.set(0);
+        self.create()
+    }
+
+    fn create(&self) -> Result<(), DriverError> {
+        let Parts { allocator, submissions } = self.parts();
+        let entries = self.entries();
+        for (register, value) in [
+            (stream::POOL_BASE, allocator.pool.iova),
+            (stream::BUFFER_BASE, allocator.buffers.iova),
+            (stream::SUBMISSION_BASE, submissions.iova),
+            (stream::COMPLETION_BASE, allocator.completions.iova),
+        ] {
+            self.card.write64(self.register(register), value);
+        }
+        for (register, value) in [
+            (stream::SLOT_COUNT, self.config.slots),
+            (stream::SLOT_STRIDE, SLOT_STRIDE as u32),
+            (stream::BUFFER_SIZE, self.config.buffer_size),
+            (stream::BUFFER_COUNT, self.config.buffers),
+            (stream::SUBMISSION_SIZE, entries),
+            (stream::COMPLETION_SIZE, entries),
+        ] {
+            self.card.write(self.register(register), value);
+        }
+        self.transition(stream::TYPE, Type::Render.value())
+    }
+
+    /// Writes TYPE or STATE and waits for the answer.
+    fn transition(&self, register: Register, value: u32) -> Result<(), DriverError> {
+        let expected = self.transitions.get().wrapping_add(1);
+        self.card.write(self.register(register), value);
+        let platform = &self.card.platform;
+        let deadline = platform.now() + ANSWER_LIMIT;
+        // Acquire inside `word`: the refusal was written before the count.
+        while self.word(doorbell::TRANSITIONS) != expected {
+            let left = deadline.saturating_sub(platform.now());
+            if left.is_zero() {
+                return Err(match self.card.read(dmus_interface::regs::MAGIC) {
+                    u32::MAX => DriverError::CardGone,
+                    _ => DriverError::TimedOut(ANSWER_LIMIT),
+                });
+            }
+            platform.wait(self.index as u16, left);
+        }
+        self.transitions.set(expected);
+        match self.word(doorbell::REFUSAL) {
+            0 => Ok(()),
+            code => Err(Fault::decode(code).map_or(DriverError::UnknownRefusal(code), DriverError::Refused)),
+        }
+    }
+
+    /// Entries of both rings.
+    fn entries(&self) -> u32 {
+        self.config.slots.next_power_of_two()
+    }
+
+    fn register(&self, register: Register) -> Register {
+        stream::at(self.index, register)
+    }
+
+    fn word(&self, word: usize) -> u32 {
+        self.card.platform.doorbell().load_u32(doorbell::at(self.index, word), Ordering::Acquire)
+    }
+
+    #[allow(clippy::unwrap_used, reason = "only `drop` takes them")]
+    fn parts(&self) -> &Parts<'c> {
+        self.parts.as_ref().unwrap()
+    }
+}
+
+impl<P: Platform> Drop for RenderStream<'_, P> {
+    fn drop(&mut self) {
+        let closed = self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
+        let Some(Parts { allocator, submissions }) = self.parts.take() else {
+            return;
+        };
+        // A card that has not closed the stream may still write: such memory is lost rather than reused.
+        if closed {
+            for memory in [allocator.pool, allocator.buffers, submissions, allocator.completions] {
+                self.card.platform.dma_free(memory);
+            }
+        }
+    }
+}
+
+/// Allocates the four parts of a stream, or none.
+fn allocate<P: Platform>(card: &Card<P>, sizes: [(usize, usize); 4]) -> Result<[DmaMemory; 4], DriverError> {
+    let mut got: [Option<DmaMemory>; 4] = [const { None }; 4];
+    for (place, (len, align)) in got.iter_mut().zip(sizes) {
+        // A stream without buffers still has an area, of one word.
+        match card.platform.dma_alloc(len.max(8), align) {
+            Ok(memory) => *place = Some(memory),
+            Err(error) => {
+                free_all(card, got);
+                return Err(error.into());
+            }
+        }
+    }
+    let reachable = |memory: &DmaMemory| {
+        card.pointer_width() == PointerWidth::Eight || memory.iova + memory.memory.len() as u64 <= u64::from(u32::MAX)
+    };
+    if !got.iter().flatten().all(reachable) {
+        free_all(card, got);
+        return Err(PlatformError::Device("4-byte pointers need DMA memory below 4 GiB").into());
+    }
+    match got {
+        [Some(a), Some(b), Some(c), Some(d)] => Ok([a, b, c, d]),
+        _ => Err(PlatformError::NoMemory(0).into()),
+    }
+}
+
+fn free_all<P: Platform>(card: &Card<P>, memories: [Option<DmaMemory>; 4]) {
+    for memory in memories.into_iter().flatten() {
+        card.platform.dma_free(memory);
+    }
+}
