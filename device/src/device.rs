@@ -1,0 +1,68 @@
+//! The boundary between a transport and the card: a PCI function as vfio-user sees it.
+//!
+//! A transport ([`crate::transport`]) drives a [`Device`]; the [`crate::card::Card`] is one. Nothing beyond this file knows
+//! which protocol carries the accesses.
+
+use dmus_interface::pci::{DOORBELL_BAR, MSIX_BAR, REGISTER_BAR};
+use std::fs::File;
+use std::os::fd::RawFd;
+
+/// A region of the function that can be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// PCI configuration space.
+    Config,
+    /// BAR0.
+    Registers,
+    /// BAR2.
+    Doorbell,
+    /// BAR4.
+    Msix,
+}
+
+impl Region {
+    /// The region of a BAR, if the card has that one.
+    pub fn of_bar(bar: u32) -> Option<Self> {
+        match u8::try_from(bar) {
+            Ok(REGISTER_BAR) => Some(Self::Registers),
+            Ok(DOORBELL_BAR) => Some(Self::Doorbell),
+            Ok(MSIX_BAR) => Some(Self::Msix),
+            _ => None,
+        }
+    }
+}
+
+/// Guest memory that the client lets the card access.
+#[derive(Debug)]
+pub struct DmaMap {
+    /// Address on the bus.
+    pub iova: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Where in `file` it begins.
+    pub offset: u64,
+    /// The memory, or `None` if the client does not share it.
+    pub file: Option<File>,
+    /// Whether the card may write.
+    pub writable: bool,
+}
+
+/// A PCI function. No call fails: a device answers nonsense as hardware does, and records it.
+pub trait Device {
+    /// Reads `data.len()` bytes.
+    fn read(&mut self, region: Region, offset: u64, data: &mut [u8]);
+    /// Writes bytes.
+    fn write(&mut self, region: Region, offset: u64, data: &[u8]);
+    /// Lets the card access guest memory.
+    fn map(&mut self, map: DmaMap);
+    /// Takes all maps that overlap the range back. On return the card does not touch them any more.
+    fn unmap(&mut self, iova: u64, size: u64);
+    /// Connects an interrupt vector to an eventfd, or disconnects it.
+    fn set_vector(&mut self, vector: u16, eventfd: Option<File>);
+    /// Function reset.
+    fn reset(&mut self);
+    /// The client has gone: reset, and forget its memory and interrupts.
+    fn disconnect(&mut self);
+    /// The memory behind BAR2, for the client to map.
+    fn doorbell_fd(&self) -> RawFd;
+}

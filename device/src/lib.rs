@@ -1,0 +1,54 @@
+//! The DirectMusic card: a PCI sound card that QEMU sees over vfio-user.
+//!
+//! A [`transport`] drives the [`card`] (configuration space, registers), which meets the [`engine`] thread at one lock. The
+//! engine fetches submissions from guest memory, orders and renders them, and hands audio to a [`sink`]:
+//!
+//! ```text
+//! QEMU -> transport -> card -> link -> engine: stream (rings -> intake -> sequencer -> synth) -> sink
+//! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
+//! ```
+//!
+//! What driver and card agree on is the data sheet, `dmus_interface`.
+
+pub mod bank;
+pub mod card;
+mod clock;
+mod config_space;
+pub mod demo;
+pub mod device;
+mod dma;
+pub mod engine;
+mod intake;
+mod link;
+pub mod offline;
+mod sequencer;
+pub mod sink;
+pub mod stats;
+mod stream;
+pub mod synth;
+pub mod transport;
+
+pub use clock::ClockMode;
+
+use bank::Bank;
+use card::{Card, Identity};
+use engine::{Engine, EngineHandle};
+use sink::Sink;
+use std::io;
+use std::sync::Arc;
+
+/// Sample rate of the card and of the offline renderer, Hz.
+pub const SAMPLE_RATE: u32 = engine::SAMPLE_RATE;
+
+/// Makes a card that plays the built-in bank into `sink`, and starts its engine.
+pub fn start(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, EngineHandle)> {
+    let identity = Identity {
+        virtual_clock: clock == ClockMode::Virtual,
+        sample_rate: SAMPLE_RATE,
+        channel_groups: engine::CHANNEL_GROUPS,
+    };
+    let link = Arc::new(link::Link::new()?);
+    let bank = Arc::new(Bank::general_midi());
+    let engine = Engine::spawn(Arc::clone(&link), identity, clock, bank, sink)?;
+    Ok((Card::new(link, identity), engine))
+}

@@ -1,0 +1,231 @@
+//! The meeting point of the transport thread and the engine: one lock, held for bounded sections only.
+//!
+//! The transport thread changes maps, vectors, enables and resets here, and leaves at most one request a stream; the engine takes
+//! them, and does each access to guest memory and the doorbell page inside a section. So nothing is
+//! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
+//! instead of a queue bounds by construction what a guest can pile up.
+
+use crate::dma::{DoorbellPage, GuestMemory, NotMapped};
+use crate::stats::Stats;
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
+use dmus_interface::regs::Fault;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A stream's registers, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamConfig {
+    pub(crate) width: PointerWidth,
+    pub(crate) pool_base: u64,
+    pub(crate) slots: u32,
+    pub(crate) stride: u32,
+    pub(crate) buffer_base: u64,
+    pub(crate) buffer_size: u32,
+    pub(crate) buffers: u32,
+    pub(crate) submission_base: u64,
+    pub(crate) submission_entries: u32,
+    pub(crate) completion_base: u64,
+    pub(crate) completion_entries: u32,
+}
+
+/// What a guest asked of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Open(StreamConfig),
+    Close,
+    SetState(State),
+}
+
+/// What the registers show of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamView {
+    pub(crate) open: bool,
+    pub(crate) state: State,
+    /// A request was left or taken, and not yet answered.
+    pub(crate) busy: bool,
+    pub(crate) time_base: RefTime,
+    transitions: u32,
+}
+
+/// The card's clocks, as last published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clocks {
+    pub(crate) master: RefTime,
+    pub(crate) samples: u64,
+}
+
+/// All that both threads see.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) memory: GuestMemory,
+    pub(crate) page: DoorbellPage,
+    pub(crate) bus_master: bool,
+    /// Grows with every reset: what the engine holds from before is void.
+    pub(crate) epoch: u64,
+    pub(crate) requests: [Option<Request>; STREAMS],
+    pub(crate) views: [StreamView; STREAMS],
+    pub(crate) clocks: Clocks,
+    pub(crate) fault: u32,
+    pub(crate) fault_detail: u32,
+    pub(crate) fault_count: u32,
+    /// Something happened that a sleeping engine must look at.
+    pub(crate) rung: bool,
+    pub(crate) shutdown: bool,
+    vectors: [Option<File>; VECTORS as usize],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Link {
+    shared: Mutex<Shared>,
+    bell: Condvar,
+    pub(crate) stats: Arc<Stats>,
+}
+
+impl Link {
+    pub(crate) fn new() -> io::Result<Self> {
+        let shared = Shared {
+            memory: GuestMemory::default(),
+            page: DoorbellPage::new()?,
+            bus_master: false,
+            epoch: 0,
+            requests: [None; STREAMS],
+            views: [StreamView::default(); STREAMS],
+            clocks: Clocks::default(),
+            fault: 0,
+            fault_detail: 0,
+            fault_count: 0,
+            rung: false,
+            shutdown: false,
+            vectors: [const { None }; VECTORS as usize],
+        };
+        Ok(Self { shared: Mutex::new(shared), bell: Condvar::new(), stats: Arc::default() })
+    }
+
+    /// Begins a section.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the engine.
+    pub(crate) fn ring(&self, shared: &mut Shared) {
+        shared.rung = true;
+        self.bell.notify_one();
+    }
+
+    /// Sleeps until rung, or for `limit`; the section goes on afterwards.
+    pub(crate) fn sleep<'a>(
+        &'a self,
+        shared: MutexGuard<'a, Shared>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, Shared> {
+        match limit {
+            Some(limit) => {
+                let woken = self.bell.wait_timeout_while(shared, limit, |shared| !shared.rung);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => {
+                let woken = self.bell.wait_while(shared, |shared| !shared.rung);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            }
+        }
+    }
+
+    /// Raises a vector.
+    pub(crate) fn raise(&self, shared: &Shared, vector: u16) {
+        if let Some(Some(eventfd)) = shared.vectors.get(usize::from(vector)) {
+            self.stats.interrupts.add(1);
+            // Non-blocking: a full counter means that the interrupt is pending anyway.
+            let _ = (&*eventfd).write(&1u64.to_ne_bytes());
+        }
+    }
+
+    /// Records what a driver did wrong; the first one raises the control vector.
+    pub(crate) fn fault(&self, shared: &mut Shared, fault: Fault, detail: u32) {
+        shared.fault_count = shared.fault_count.wrapping_add(1);
+        self.stats.faults.add(1);
+        if shared.fault == 0 {
+            tracing::warn!(code = fault as u32, detail = format_args!("{detail:#x}"), "driver fault: {fault}");
+            shared.fault = fault as u32;
+            shared.fault_detail = detail;
+            self.raise(shared, CONTROL_VECTOR);
+        }
+    }
+
+    /// Answers a transition of a stream.
+    pub(crate) fn answer(&self, shared: &mut Shared, stream: usize, result: Result<(), Fault>) {
+        let Some(view) = shared.views.get_mut(stream) else {
+            return;
+        };
+        view.busy = false;
+        view.transitions = view.transitions.wrapping_add(1);
+        let (state, transitions) = (view.state as u32, view.transitions);
+        let refusal = result.err().map_or(0, |fault| fault as u32);
+        let page = &shared.page;
+        page.store_u32(doorbell::at(stream, doorbell::STATE), state, Ordering::Relaxed);
+        page.store_u32(doorbell::at(stream, doorbell::REFUSAL), refusal, Ordering::Relaxed);
+        // Release: whoever sees the count sees the answer, and every completion before it.
+        page.store_u32(doorbell::at(stream, doorbell::TRANSITIONS), transitions, Ordering::Release);
+        self.raise(shared, stream as u16);
+        if let Err(fault) = result {
+            self.fault(shared, fault, (stream as u32) << 16);
+        }
+    }
+}
+
+impl Shared {
+    /// Copies guest memory out, once; nothing while the function may not master the bus.
+    pub(crate) fn read_guest(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped> {
+        match self.bus_master {
+            true => self.memory.read(iova, out),
+            false => Err(NotMapped { iova }),
+        }
+    }
+
+    /// Copies into guest memory; nothing while the function may not master the bus.
+    pub(crate) fn write_guest(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped> {
+        match self.bus_master {
+            true => self.memory.write(iova, bytes),
+            false => Err(NotMapped { iova }),
+        }
+    }
+
+    /// Forgets everything but maps and vectors, as a reset does.
+    pub(crate) fn reset(&mut self) {
+        self.epoch += 1;
+        self.requests = [None; STREAMS];
+        self.views = [StreamView::default(); STREAMS];
+        self.clocks = Clocks::default();
+        self.fault = 0;
+        self.fault_detail = 0;
+        self.fault_count = 0;
+        self.page.zero();
+    }
+
+    /// Connects a vector; its eventfd must never block the card.
+    pub(crate) fn set_vector(&mut self, vector: u16, eventfd: Option<File>) {
+        if let Some(file) = &eventfd {
+            let flags = rustix::fs::fcntl_getfl(file).unwrap_or(rustix::fs::OFlags::empty());
+            if let Err(error) = rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK) {
+                tracing::warn!(
+                    "interrupt vector {vector} is left out, its descriptor cannot be made non-blocking: {error}"
+                );
+                return;
+            }
+        }
+        if let Some(place) = self.vectors.get_mut(usize::from(vector)) {
+            *place = eventfd;
+        }
+    }
+
+    pub(crate) fn clear_vectors(&mut self) {
+        self.vectors = [const { None }; VECTORS as usize];
+    }
+}

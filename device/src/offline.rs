@@ -1,0 +1,48 @@
+//! Renders a song without a guest: the same sequencer, synthesizer and arithmetic, and so the same samples.
+//!
+//! Fed with a [`Song`]; feeds a [`Sink`]. It is the oracle that a booted guest's audio is held against.
+
+use crate::bank::Bank;
+use crate::engine::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
+use crate::sequencer::Sequencer;
+use crate::sink::{Sink, to_s16};
+use crate::synth::Synth;
+use dmus_interface::time::{RefTime, SampleTime};
+use dmus_song::Song;
+use std::sync::Arc;
+
+const BLOCK: u64 = 4096;
+
+/// Renders the whole song with its tail, on channel group 0. `progress` is told the time that is rendered.
+pub fn render(song: &Song, bank: Arc<Bank>, sink: &mut dyn Sink, mut progress: impl FnMut(RefTime)) {
+    let mut synth = Synth::new(bank, SAMPLE_RATE, CHANNEL_GROUPS, VOICES);
+    let mut sequencer = Sequencer::with_capacity(song.len());
+    for message in song.messages() {
+        sequencer.push(message.time.0, message.bytes);
+    }
+    let end = song.duration().to_sample(SAMPLE_RATE).0;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut pcm = Vec::new();
+    let mut position = 0;
+    while position < end {
+        while let Some(time) = sequencer.next_time()
+            && RefTime(time).to_sample(SAMPLE_RATE).0 <= position
+            && let Some((_, bytes)) = sequencer.pop()
+        {
+            synth.message(0, bytes);
+        }
+        let next = sequencer.next_time().map(|time| RefTime(time).to_sample(SAMPLE_RATE).0);
+        let stop = end.min(position + BLOCK).min(next.unwrap_or(u64::MAX));
+        let frames = (stop - position) as usize;
+        for plane in [&mut left, &mut right] {
+            plane.clear();
+            plane.resize(frames, 0.0);
+        }
+        synth.render(&mut left, &mut right);
+        pcm.clear();
+        pcm.extend(left.iter().zip(&right).flat_map(|(l, r)| [to_s16(*l), to_s16(*r)]));
+        sink.write(&pcm);
+        position = stop;
+        progress(SampleTime(position).to_time(SAMPLE_RATE));
+    }
+}

@@ -1,0 +1,84 @@
+//! Counters of the card, shared by its threads and read by whoever reports.
+//!
+//! Fed by the register file and the engine; feeds the summary of `serve` and its JSON file.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Everything the card counts since it was made. Messages are counted as the data sheet says.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Messages applied at their exact sample, or late.
+    pub presented: Counter,
+    /// Of these, messages whose sample had passed.
+    pub late: Counter,
+    /// Messages refused.
+    pub rejected: Counter,
+    /// Messages discarded by STOP.
+    pub discarded: Counter,
+    /// Most slots that the card owned at once.
+    pub peak_in_flight: Counter,
+    /// Slots of the largest pool.
+    pub pool_slots: Counter,
+    /// Slots that the card owns now.
+    pub in_flight: Counter,
+    /// Trapped accesses to BAR0.
+    pub register_accesses: Counter,
+    /// Times that a vector was raised.
+    pub interrupts: Counter,
+    /// Samples given to the sink.
+    pub samples: Counter,
+    /// Faults recorded.
+    pub faults: Counter,
+    /// Nanoseconds of Unix time at the first message presented, or 0.
+    first_presented: Counter,
+}
+
+/// A number that only its writer changes.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn raise_to(&self, n: u64) {
+        self.0.fetch_max(n, Ordering::Relaxed);
+    }
+}
+
+impl Stats {
+    pub(crate) fn note_presented(&self, messages: u64) {
+        if self.presented.get() == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.first_presented.set(now.as_nanos() as u64);
+        }
+        self.presented.add(messages);
+    }
+
+    /// Slots that the card took over.
+    pub(crate) fn take_slots(&self, slots: u64) {
+        self.in_flight.add(slots);
+        self.peak_in_flight.raise_to(self.in_flight.get());
+    }
+
+    /// When the first message was presented, as Unix time: what another process can compare.
+    pub fn first_presented(&self) -> Option<Duration> {
+        let nanos = self.first_presented.get();
+        (nanos != 0).then(|| Duration::from_nanos(nanos))
+    }
+}

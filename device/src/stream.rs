@@ -1,0 +1,302 @@
+//! A render stream on the card's side: its rings, its state, and its own synthesizer.
+//!
+//! Fed by the engine with sections (fetch, publish) and spans of samples (render); feeds the mix, and the completion ring. Between a
+//! slot's fetch and its completion the slot belongs to the card.
+
+use crate::intake::{Intake, Outcome};
+use crate::link::{Link, Shared, StreamConfig};
+use crate::sequencer::Sequencer;
+use crate::stats::Stats;
+use crate::synth::Synth;
+use dmus_interface::doorbell;
+use dmus_interface::event::DONT_HOLD;
+use dmus_interface::regs::Fault;
+use dmus_interface::regs::stream::State;
+use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status, passes};
+use dmus_interface::time::{RefTime, SampleTime};
+use std::collections::VecDeque;
+use std::sync::atomic::{Ordering, fence};
+use zerocopy::IntoBytes;
+
+/// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
+const SECTION: usize = 128;
+
+/// A run of samples to render, and how far events are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: SampleTime,
+    pub(crate) frames: usize,
+    /// Master time up to which every event is due.
+    pub(crate) due: RefTime,
+    pub(crate) rate: u32,
+}
+
+/// See the module.
+pub(crate) struct Stream {
+    index: usize,
+    config: StreamConfig,
+    pub(crate) state: State,
+    /// Stream time while not in RUN.
+    stopped_at: RefTime,
+    /// Master time less stream time while in RUN.
+    base: RefTime,
+    intake: Intake,
+    sequencer: Sequencer<u32>,
+    pub(crate) synth: Synth,
+    /// No RUN since the synthesizer was reset.
+    silent: bool,
+    /// Submissions fetched, and the tail up to which to fetch, both wrapping.
+    fetched: u32,
+    tail: u32,
+    /// Completions published, wrapping, and those that wait to be.
+    published: u32,
+    completions: VecDeque<Completion>,
+    /// A ring could not be accessed, or was overrun: the stream stands still until it is closed.
+    broken: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(index: usize, config: StreamConfig, synth: Synth) -> Self {
+        let slots = config.slots as usize;
+        Self {
+            index,
+            config,
+            state: State::Stop,
+            stopped_at: RefTime::ZERO,
+            base: RefTime::ZERO,
+            intake: Intake::new(config, synth.groups()),
+            sequencer: Sequencer::with_capacity(slots),
+            synth,
+            silent: true,
+            fetched: 0,
+            tail: 0,
+            published: 0,
+            completions: VecDeque::with_capacity(slots),
+            broken: false,
+        }
+    }
+
+    /// Changes the state at master time `now`, before the sample at `position` is rendered; what STOP discards is completed by the
+    /// following publications.
+    pub(crate) fn set_state(&mut self, state: State, now: RefTime, position: SampleTime, stats: &Stats) {
+        if self.state == State::Run {
+            self.stopped_at = now.saturating_sub(self.base);
+        }
+        self.state = state;
+        match state {
+            State::Run => {
+                self.base = now.saturating_sub(self.stopped_at);
+                if std::mem::take(&mut self.silent) {
+                    self.synth.seek(position.0);
+                }
+            }
+            State::Stop => {
+                self.stopped_at = RefTime::ZERO;
+                self.base = RefTime::ZERO;
+                self.synth.reset();
+                self.silent = true;
+                self.intake.abandon_assembly();
+                while let Some((_, head)) = self.sequencer.pop() {
+                    self.discard(head, stats);
+                }
+            }
+            State::Acquire | State::Pause => {}
+        }
+    }
+
+    /// Master time less stream time, as the register shows it.
+    pub(crate) fn time_base(&self) -> RefTime {
+        self.base
+    }
+
+    /// Looks at the submission tail. Loaded after the grant, so that a grant covers every tail stored before it.
+    pub(crate) fn look_at_tail(&mut self, link: &Link, shared: &mut Shared) {
+        if self.broken {
+            return;
+        }
+        let tail = shared.page.load_u32(doorbell::at(self.index, doorbell::SUBMISSION_TAIL), Ordering::Acquire);
+        if tail.wrapping_sub(self.fetched) > self.config.submission_entries {
+            link.fault(shared, Fault::TailOverrun, self.detail(tail));
+            self.broken = true;
+            return;
+        }
+        self.tail = tail;
+    }
+
+    /// Whether the driver has submitted more since the last look.
+    pub(crate) fn tail_moved(&self, shared: &Shared) -> bool {
+        let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
+        !self.broken && shared.page.load_u32(word, Ordering::Acquire) != self.fetched
+    }
+
+    /// Whether everything up to the tail is fetched.
+    pub(crate) fn is_fetched(&self) -> bool {
+        self.broken || self.fetched == self.tail
+    }
+
+    /// Fetches some submissions; call until [`Self::is_fetched`].
+    pub(crate) fn fetch(&mut self, link: &Link, shared: &mut Shared) {
+        for _ in 0..SECTION {
+            if self.is_fetched() {
+                return;
+            }
+            let entry = self.fetched & (self.config.submission_entries - 1);
+            let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
+            let mut slot = [0; SUBMISSION_SIZE];
+            if shared.read_guest(iova, &mut slot).is_err() {
+                link.fault(shared, Fault::RingFault, self.detail(entry));
+                self.broken = true;
+                return;
+            }
+            self.fetched = self.fetched.wrapping_add(1);
+            self.take(link, shared, u32::from_le_bytes(slot));
+        }
+    }
+
+    fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
+        let owned = self.intake.owned;
+        let outcome = match self.intake.take(shared, head) {
+            Ok(outcome) => outcome,
+            Err(fault) => {
+                link.fault(shared, fault, self.detail(head));
+                return;
+            }
+        };
+        for _ in 0..self.intake.take_abandoned() {
+            link.stats.rejected.add(1);
+            link.fault(shared, Fault::UnfinishedMessage, self.detail(head));
+        }
+        match outcome {
+            Outcome::Accepted { time, .. } => {
+                link.stats.take_slots(u64::from(self.intake.owned - owned));
+                if self.state == State::Stop {
+                    self.discard(head, &link.stats);
+                } else {
+                    // DONT_HOLD comes before everything that has a time.
+                    self.sequencer.push(if time & DONT_HOLD != 0 { DONT_HOLD } else { time }, head);
+                }
+            }
+            Outcome::Copied => self.complete(head, Status::Copied, 0, RefTime::ZERO),
+            Outcome::Rejected { reason, messages } => {
+                link.stats.rejected.add(u64::from(messages));
+                tracing::debug!(stream = self.index, slot = head, "rejected: {reason}");
+                self.reject(head, reason);
+            }
+        }
+    }
+
+    fn reject(&mut self, head: u32, reason: Reject) {
+        self.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
+    }
+
+    fn discard(&mut self, head: u32, stats: &Stats) {
+        stats.discarded.add(u64::from(self.intake.messages(head, |_, _| {})));
+        self.let_go(head, stats);
+        self.complete(head, Status::Discarded, 0, RefTime::ZERO);
+    }
+
+    fn let_go(&mut self, head: u32, stats: &Stats) {
+        let owned = self.intake.owned;
+        self.intake.release(head);
+        stats.in_flight.sub(u64::from(owned - self.intake.owned));
+    }
+
+    fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
+        self.completions.push_back(Completion {
+            slot: head.into(),
+            status: (status as u16).into(),
+            flags: flags.into(),
+            time: time.0.into(),
+        });
+    }
+
+    /// Renders the span into the planes, applying each due event at its sample. With no frames: applies what is due at its start.
+    pub(crate) fn render(&mut self, span: Span, left: &mut [f32], right: &mut [f32], stats: &Stats) {
+        if self.state != State::Run {
+            return;
+        }
+        let mut done = 0;
+        while let Some(time) = self.sequencer.next_time() {
+            let at_once = time == DONT_HOLD;
+            let master = if at_once { span.due } else { RefTime(time).saturating_add(self.base) };
+            if master > span.due {
+                break;
+            }
+            let sample = if at_once { span.start } else { master.to_sample(span.rate) };
+            let ahead = sample.0.saturating_sub(span.start.0);
+            let limit = span.frames as u64;
+            if ahead > limit || ahead == limit && limit > 0 {
+                break;
+            }
+            let Some((_, head)) = self.sequencer.pop() else {
+                break;
+            };
+            let at = ahead as usize;
+            if at > done {
+                self.synth.render(&mut left[done..at], &mut right[done..at]);
+                done = at;
+            }
+            let synth = &mut self.synth;
+            let messages = self.intake.messages(head, |group, bytes| synth.message(group, bytes));
+            stats.note_presented(u64::from(messages));
+            self.let_go(head, stats);
+            let stream_time = span.start.to_time(span.rate).saturating_sub(self.base);
+            if sample < span.start {
+                stats.late.add(u64::from(messages));
+                let late = span.start.to_time(span.rate).saturating_sub(master);
+                self.complete(head, Status::Late, 0, late);
+            } else {
+                let time = if at_once { stream_time } else { RefTime(time) };
+                self.complete(head, Status::Presented, 0, time);
+            }
+        }
+        if done < span.frames {
+            self.synth.render(&mut left[done..span.frames], &mut right[done..span.frames]);
+        }
+    }
+
+    /// Whether there are completions to publish.
+    pub(crate) fn has_completions(&self) -> bool {
+        !self.completions.is_empty()
+    }
+
+    /// Publishes some completions, and raises the vector when the driver asked for one of them.
+    pub(crate) fn publish(&mut self, link: &Link, shared: &mut Shared) {
+        let old = self.published;
+        for completion in self.completions.drain(..self.completions.len().min(SECTION)) {
+            let entry = self.published & (self.config.completion_entries - 1);
+            let iova = self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64;
+            if self.broken || shared.write_guest(iova, completion.as_bytes()).is_err() {
+                if !self.broken {
+                    link.fault(shared, Fault::RingFault, (self.index as u32) << 16 | entry & 0xFFFF);
+                }
+                self.broken = true;
+                continue;
+            }
+            self.published = self.published.wrapping_add(1);
+        }
+        if self.published == old {
+            return;
+        }
+        let head = doorbell::at(self.index, doorbell::COMPLETION_HEAD);
+        // Release: the entries are there before the head is.
+        shared.page.store_u32(head, self.published, Ordering::Release);
+        // Store-load: we must see the driver's event, or it our head.
+        fence(Ordering::SeqCst);
+        let event = shared.page.load_u32(doorbell::at(self.index, doorbell::COMPLETION_EVENT), Ordering::Relaxed);
+        if passes(event, old, self.published) {
+            link.raise(shared, self.index as u16);
+        }
+    }
+
+    /// Gives up everything at once, as a reset does: nothing is published.
+    pub(crate) fn abandon(self, stats: &Stats) -> Synth {
+        stats.in_flight.sub(u64::from(self.intake.owned));
+        self.synth
+    }
+
+    /// What a fault was about: the stream, and a number in it.
+    fn detail(&self, number: u32) -> u32 {
+        (self.index as u32) << 16 | number & 0xFFFF
+    }
+}

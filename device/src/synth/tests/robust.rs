@@ -1,0 +1,213 @@
+//! Any cut of the stream gives the same bytes, nothing clicks, and nonsense does no harm.
+//!
+//! Fed by a test song and by random messages.
+
+use super::*;
+use proptest::prelude::*;
+
+/// A few bars that use every kind of event: (sample, message).
+fn song() -> Vec<(usize, [u8; 3])> {
+    let mut events = Vec::new();
+    for (channel, program) in [(0u8, 0u8), (1, 48), (2, 33), (3, 61), (4, 95)] {
+        events.push((0, [0xc0 | channel, program, 0]));
+    }
+    for step in 0..24usize {
+        let at = step * 777;
+        let key = 40 + (step * 7 % 40) as u8;
+        for channel in 0..5u8 {
+            events.push((at + usize::from(channel) * 13, [0x90 | channel, key + channel * 3, 60 + (step * 2) as u8]));
+            events.push((at + 900, [0x80 | channel, key + channel * 3, 0]));
+        }
+        events.push((at, [0x99, 36 + (step * 5 % 24) as u8, 110]));
+        events.push((at + 50, [0xe1, (step * 31 % 128) as u8, (step * 17 % 128) as u8]));
+        events.push((at + 70, [0xb0, [1, 7, 10, 11, 64, 123][step % 6], (step * 41 % 128) as u8]));
+    }
+    events.sort_by_key(|e| e.0);
+    events
+}
+
+/// Renders the song in pieces of the lengths that `next` gives.
+fn play(mut next: impl FnMut() -> usize) -> Vec<u32> {
+    let mut s = Synth::new(Arc::clone(&GM), RATE, 1, 24);
+    let events = song();
+    let (mut left, mut right) = (vec![0.0; 24_000], vec![0.0; 24_000]);
+    let (mut now, mut event) = (0, 0);
+    while now < left.len() {
+        while event < events.len() && events[event].0 == now {
+            send(&mut s, &[events[event].1]);
+            event += 1;
+        }
+        let until = events.get(event).map_or(left.len(), |e| e.0);
+        let end = (now + next()).min(until).min(left.len());
+        s.render(&mut left[now..end], &mut right[now..end]);
+        now = end;
+    }
+    left.iter().chain(&right).map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn the_cut_into_calls_does_not_change_a_bit() {
+    let whole = play(|| 24_000);
+    for block in [1, 7, 64, 480, 4096] {
+        assert!(play(|| block) == whole, "blocks of {block}");
+    }
+    let mut seed = 1u32;
+    let random = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        1 + (seed >> 20) as usize
+    };
+    assert!(play(random) == whole);
+}
+
+/// The largest third difference: a click is all high frequencies, which this amplifies and a low sine has none of.
+fn roughness(samples: &[f32]) -> f32 {
+    samples.windows(4).fold(0.0, |r, w| f32::max(r, (w[3] - 3.0 * w[2] + 3.0 * w[1] - w[0]).abs()))
+}
+
+#[test]
+fn no_clicks_on_sustain_release_controllers_or_stealing() {
+    let soft = Envelope { attack: 0.02, release: 1.0, ..Envelope::GATE };
+    let articulation = Articulation { amplitude: soft, ..Articulation::DEFAULT };
+    let voice = || Synth::new(sine_bank(articulation, |_| ()), RATE, 1, 8);
+    // Low notes: their own third difference is near nothing, (2 pi f / rate)^3.
+    let mut s = voice();
+    send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0], [0x90, 48, 127]]);
+    let check = |s: &mut Synth, samples: usize, what: &str| {
+        let r = roughness(&render(s, samples).0);
+        assert!(r < if what.starts_with("sustain") { 1e-3 } else { 5e-3 }, "{what}: {r}");
+    };
+    check(&mut s, 48_000, "sustain over many loops");
+    send(&mut s, &[[0xb0, 7, 60]]);
+    check(&mut s, 4800, "volume");
+    send(&mut s, &[[0xb0, 10, 100]]);
+    check(&mut s, 4800, "pan");
+    send(&mut s, &[[0xb0, 10, 0], [0x80, 48, 0]]);
+    check(&mut s, 4800, "note-off");
+    send(&mut s, &[[0xb0, 120, 0]]);
+    check(&mut s, 4800, "all sound off");
+
+    let mut s = voice();
+    send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0]]);
+    let (mut left, mut right) = (vec![0.0; 48_000], vec![0.0; 48_000]);
+    for (step, (l, r)) in left.chunks_mut(611).zip(right.chunks_mut(611)).enumerate() {
+        // Eight voices, so from the ninth note on each note steals.
+        send(&mut s, &[[0x90, 30 + (step % 24) as u8, 127]]);
+        s.render(l, r);
+        assert!(s.voices.iter().filter(|v| v.counts()).count() <= 8);
+    }
+    let stolen = roughness(&left);
+    assert!(stolen < 1e-2, "stealing: {stolen}");
+    // The detector does see a click: the same voices cut off.
+    let cut = left.iter().enumerate().map(|(t, x)| if t < 30_000 { *x } else { 0.0 });
+    assert!(roughness(&cut.collect::<Vec<f32>>()) > 2e-2);
+}
+
+#[test]
+fn stealing_takes_the_released_and_spares_the_newest() {
+    let articulation =
+        Articulation { amplitude: Envelope { release: 50.0, ..Envelope::GATE }, ..Articulation::DEFAULT };
+    let mut s = Synth::new(sine_bank(articulation, |_| ()), RATE, 1, 3);
+    send(&mut s, &[[0x90, 60, 10], [0x90, 61, 100], [0x90, 62, 127], [0x80, 62, 0]]);
+    render(&mut s, 960);
+    send(&mut s, &[[0x90, 63, 50]]);
+    let keys = |s: &Synth| s.voices.iter().filter(|v| v.counts()).map(|v| v.key).collect::<Vec<u8>>();
+    assert_eq!(keys(&s), [60, 61, 63], "the released one goes first, loud as it was");
+    render(&mut s, 960);
+    send(&mut s, &[[0x90, 64, 50]]);
+    let mut left = keys(&s);
+    left.sort();
+    assert_eq!(left, [61, 63, 64], "then the quietest");
+}
+
+#[test]
+fn more_notes_than_lanes_lose_notes_not_sense() {
+    let mut s = Synth::new(Arc::clone(&GM), RATE, 1, 4);
+    for key in 0..128 {
+        send(&mut s, &[[0x90, key, 127]]);
+    }
+    assert_eq!(s.sounding(), 8);
+    let (left, _) = render(&mut s, 4800);
+    assert!(left.iter().all(|x| x.is_finite()));
+    assert_eq!(s.sounding(), 4);
+}
+
+#[test]
+fn waves_out_of_range_are_silent() {
+    let bad = [
+        Loop { start: usize::MAX, length: 1, until_release: false },
+        Loop { start: 0, length: 0, until_release: false },
+        Loop { start: 4799, length: 2, until_release: true },
+        Loop { start: 4799, length: 1, until_release: false },
+        Loop { start: 0, length: 4800, until_release: true },
+    ];
+    for looped in bad {
+        let sampling = Sampling { unity_key: 0, fine_tune: i16::MAX, gain: f32::NAN, looped: Some(looped) };
+        let bank = sine_bank(Articulation::DEFAULT, |r| r.sampling = Some(sampling));
+        let mut s = Synth::new(bank, 1, 1, 4);
+        send(&mut s, &[[0x90, 127, 127], [0xe0, 127, 127]]);
+        assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
+        send(&mut s, &[[0x80, 127, 127]]);
+        assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
+    }
+    let bank = sine_bank(Articulation::DEFAULT, |r| (r.wave, r.articulation) = (9, 9));
+    let mut s = Synth::new(bank, RATE, 1, 4);
+    send(&mut s, &[[0x90, 60, 127]]);
+    assert_eq!((s.sounding(), peak(&render(&mut s, 480).0)), (0, 0.0));
+    let mut s = Synth::new(Arc::new(Bank::default()), RATE, 0, 0);
+    send(&mut s, &[[0x90, 60, 127]]);
+    assert_eq!((s.groups(), peak(&render(&mut s, 480).0)), (0, 0.0));
+}
+
+#[test]
+fn articulations_of_nonsense_stay_finite() {
+    for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30] {
+        let envelope = Envelope { attack: x, decay: x, sustain: x, release: x, key_to_decay: x, ..Envelope::GATE };
+        let lfo = Lfo { rate: x, delay: -x, pitch: x, wheel_pitch: x, gain: x };
+        let filter = Filter { cutoff: x, resonance: x, velocity: x, key: x, envelope: x };
+        let articulation = Articulation {
+            amplitude: envelope,
+            modulation: envelope,
+            modulation_pitch: x,
+            vibrato: lfo,
+            tremolo: lfo,
+            filter: Some(filter),
+            key_pitch: x,
+            pan: x,
+            gain: x,
+        };
+        let mut s = Synth::new(sine_bank(articulation, |_| ()), RATE, 1, 4);
+        send(&mut s, &[[0xb0, 1, 100], [0x90, 60, 127]]);
+        assert!(render(&mut s, 9600).0.iter().all(|x| x.is_finite()));
+        send(&mut s, &[[0x80, 60, 0]]);
+        assert!(render(&mut s, 9600).0.iter().all(|x| x.is_finite()));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn any_bytes_are_harmless(
+        messages in prop::collection::vec((0u16..3, prop::collection::vec(any::<u8>(), 0..9), 0usize..70), 0..60)
+    ) {
+        let mut s = Synth::new(Arc::clone(&GM), RATE, 2, 6);
+        for (group, message, wait) in messages {
+            s.message(group, &message);
+            let (left, right) = render(&mut s, wait);
+            prop_assert!(left.iter().chain(&right).all(|x| x.is_finite()));
+        }
+    }
+
+    #[test]
+    fn any_playing_stays_finite(
+        messages in prop::collection::vec((0x80u8..=0xef, 0u8..128, 0u8..128, 0usize..500), 0..200)
+    ) {
+        let mut s = Synth::new(Arc::clone(&GM), RATE, 1, 6);
+        for (status, a, b, wait) in messages {
+            s.message(0, &[status, a, b]);
+            s.message(0, &[status, a]);
+            let (left, right) = render(&mut s, wait);
+            prop_assert!(left.iter().chain(&right).all(|x| x.abs() < 8.0));
+        }
+    }
+}
