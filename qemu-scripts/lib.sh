@@ -1,0 +1,209 @@
+# shellcheck shell=bash
+# Shared by the scripts beside it: where downloads are kept, and how Debian packages get there without root rights.
+# Sourced, never run. Functions print results on stdout, progress and errors on stderr.
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$repo/target}
+[[ $target == /* ]] || target=$PWD/$target
+
+# All packages come from one pair of suites, so that every machine runs the same QEMU and GRUB.
+readonly SUITE=trixie BACKPORTS=trixie-backports
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# Exit 3 means "this machine lacks something"; 1 and 2 stay free for faults and wrong usage.
+lacking() {
+    say "$@"
+    exit 3
+}
+
+# with_lock NAME COMMAND...: only one process at a time runs COMMAND under NAME. Two first calls at once then download once.
+with_lock() {
+    local file=$target/qemu/$1.lock
+    shift
+    mkdir -p "${file%/*}"
+    (
+        # A download takes minutes on a slow line; past this the holder hangs, and waiting longer would hide it.
+        flock --timeout 1800 9 || lacking "another download has held $file for half an hour; end it and try again"
+        # Children must not inherit the lock: a forgotten one would hold it for ever.
+        "$@" 9>&-
+    ) 9>"$file"
+}
+
+# own_apt WORK: this machine's own sources and keys, but with package lists inside WORK, freshly read.
+own_apt() {
+    local work=$1
+    mkdir -p "$work/own/lists/partial" "$work/own/cache/archives/partial"
+    printf '%s\n' '#clear APT::Update;' "Dir::State \"$work/own\";" "Dir::Cache \"$work/own/cache\";" \
+        'APT::Sandbox::User "";' 'Acquire::Languages "none";' 'Acquire::Retries "3";' >"$work/own.conf"
+    retry apt-get -c "$work/own.conf" -qq update >&2
+}
+
+# main_archive [APT-OPTION...]: the address of the Debian archive in apt's view, empty if it has no lists of it.
+main_archive() {
+    # The label tells the main archive from security and from third parties.
+    # shellcheck disable=SC2016 # apt's variables, not the shell's
+    apt-get "$@" indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        sed -n 's/^Debian|Debian|//p' | head -n 1
+}
+
+# archive_address WORK: the Debian archive that this machine's own apt uses, so that mirrors and proxies are respected.
+archive_address() {
+    local address
+    address=$(main_archive)
+    if [[ -z $address ]]; then
+        # Without package lists apt names no addresses (a fresh container).
+        say "this machine has no package lists yet: reading them privately"
+        own_apt "$1" || say "not all of this machine's package lists could be read"
+        address=$(main_archive -c "$1/own.conf")
+    fi
+    [[ -n $address ]] && printf '%s\n' "$address"
+}
+
+# archive_keyring [ROOT]: the keys of the Debian archive, named .gpg up to Debian 12 and .pgp too since.
+archive_keyring() {
+    local file
+    for file in "${1:-}"/usr/share/keyrings/debian-archive-keyring.{gpg,pgp}; do
+        [[ -s $file ]] && printf '%s\n' "$file" && return
+    done
+}
+
+# apt_usable: says on stderr why apt can't be used here, and fails; silent if it can.
+apt_usable() {
+    local tool
+    [[ $(uname -s)/$(uname -m) == Linux/x86_64 ]] || { say "packages are fetched only on x86-64 Linux"; return 1; }
+    for tool in apt-get dpkg flock; do
+        command -v "$tool" >/dev/null || { say "$tool is not installed: packages are fetched only on Debian"; return 1; }
+    done
+    [[ -n $(archive_keyring) ]] ||
+        { say "the Debian archive keyring is missing: packages are fetched only on Debian"; return 1; }
+}
+
+# private_apt WORK ARCHIVE KEYRING: writes an apt set-up of its own into WORK, which sees SUITE and BACKPORTS and no installed package.
+private_apt() {
+    local work=$1 archive=$2 keyring=$3 suite
+    mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial"
+    : >"$work/status"
+    for suite in "$SUITE" "$BACKPORTS"; do
+        printf 'deb [arch=amd64 target=Packages signed-by=%s] %s %s main\n' "$keyring" "$archive" "$suite"
+    done >"$work/sources.list"
+    # The machine's own settings stay in force (proxies, certificates) but not its hooks, pins and lists.
+    cat >"$work/apt.conf" <<CONF
+#clear APT::Update;
+#clear DPkg;
+Dir::State "$work/state";
+Dir::State::status "$work/status";
+Dir::Cache "$work/cache";
+Dir::Etc::SourceList "$work/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+APT::Architecture "amd64";
+APT::Architectures { "amd64"; };
+APT::Default-Release "$BACKPORTS";
+APT::Install-Recommends "false";
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Acquire::Retries "3";
+CONF
+}
+
+# newer_keyring WORK: this release's latest keyring, verified by the keys already here. An installed one may be older than the keys of SUITE.
+newer_keyring() {
+    local work=$1
+    own_apt "$work" && mkdir -p "$work/keyring" && cd "$work/keyring" &&
+        apt-get -c "$work/own.conf" -qq download debian-archive-keyring >&2 && dpkg -x ./*.deb . && archive_keyring "$PWD"
+}
+
+# fetch_packages ROOT CHECK PACKAGE...: makes the directory ROOT, holding PACKAGEs and everything they need, unpacked. CHECK is called
+# with the directory before it gets its name, so a ROOT that exists is complete and works.
+fetch_packages() {
+    [[ ! -d $1 ]] || return 0
+    apt_usable && with_lock fetch fetch_locked "$@"
+}
+
+fetch_locked() {
+    local root=$1 check=$2 work archive keyring deb
+    shift 2
+    # Another process may have been quicker.
+    [[ ! -d $root ]] || return 0
+    # What an interrupted download left; the lock says that nobody is using it.
+    rm -rf "$root".partial.*
+    work=$(mktemp -d "$root.partial.XXXXXX") || return 3
+    # shellcheck disable=SC2064 # the directory of this call, not of a later one
+    trap "rm -rf '$work'" EXIT
+    trap 'exit 130' INT TERM HUP
+
+    archive=$(archive_address "$work") || {
+        say "this machine's apt names no Debian archive (or can't reach it): is this Debian, and is the network up?"
+        return 3
+    }
+    keyring=$(archive_keyring)
+    private_apt "$work" "$archive" "$keyring"
+    say "reading the package lists of $SUITE and $BACKPORTS"
+    if ! private_update "$work"; then
+        if ! grep -q NO_PUBKEY "$work/log"; then
+            sort -u "$work/log" >&2
+            say "the package lists of $SUITE can't be read: is the network up?"
+            return 3
+        fi
+        say "the archive's keys are newer than this machine's: fetching its keyring package"
+        keyring=$(newer_keyring "$work")
+        private_apt "$work" "$archive" "$keyring"
+        private_update "$work" || {
+            sort -u "$work/log" >&2
+            say "the Debian archive keyring here doesn't sign $SUITE: upgrade the package debian-archive-keyring"
+            return 3
+        }
+    fi
+
+    say "downloading $* and their libraries"
+    retry apt-get -c "$work/apt.conf" -qq --yes --download-only install "$@" >&2 || {
+        say "the download failed: is the network up, and has the disk room in $target?"
+        return 3
+    }
+    # Every step is checked by hand: the shell's `set -e` is off in a function whose status the caller tests.
+    mkdir "$work/root" || return 3
+    for deb in "$work"/cache/archives/*.deb; do
+        dpkg -x "$deb" "$work/root" || { say "unpacking ${deb##*/} failed: is the disk full?"; return 3; }
+    done
+    "$check" "$work/root" || return 3
+    mv "$work/root" "$root" || return 3
+}
+
+# apt-get update reports a source that it could not reach as a warning only: an error mode makes that a failure.
+private_update() {
+    retry apt-get -c "$1/apt.conf" -o APT::Update::Error-Mode=any -qq update >"$1/log" 2>&1
+}
+
+# Networks fail for seconds at a time; apt's own retries don't cover a name that doesn't resolve.
+retry() {
+    local pause
+    for pause in 2 5 ''; do
+        "$@" && return
+        [[ -n $pause ]] || return 1
+        sleep "$pause"
+    done
+}
+
+# in_root ROOT: how to run a program of ROOT, one word a line: through its own loader, since its libc is newer than the machine's.
+in_root() {
+    printf '%s\n' "$1/usr/lib64/ld-linux-x86-64.so.2" --library-path "$1/usr/lib/x86_64-linux-gnu"
+}
+
+# build_card, build_guest: set `card` and `guest_elf` to the release builds. A terminal sees cargo's own progress.
+# Up to date builds are silent; cargo's progress goes to a terminal only.
+quiet=()
+[[ -t 2 ]] || quiet=(--quiet)
+
+build_card() {
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card
+    # shellcheck disable=SC2034 # for the script that sources this
+    card=$target/release/dmus-card
+}
+
+build_guest() {
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest"
+    # shellcheck disable=SC2034 # for the script that sources this
+    guest_elf=$target/guest/release/dmus-player
+}
