@@ -1,0 +1,232 @@
+//! The main job as a user does it: guests booted in QEMU by `qemu-scripts/play`, and what happens when something dies.
+
+use anyhow::{Context, ensure};
+use dmus_song::Song;
+use dmus_tests::programs::{self, Running, descendants, guest, run, runs, said, script, signal, signal_group, until};
+use dmus_tests::songs;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Plays, and gives the summary.
+fn play(dir: &Path, arguments: &[&str]) -> anyhow::Result<Value> {
+    let json = dir.join("summary.json");
+    let done = run(script("play").args(arguments).arg("--json").arg(&json).current_dir(dir))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
+}
+
+/// What the offline renderer makes of the same song.
+fn rendered(dir: &Path, song: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let done = run(programs::card()?.arg("render").args(song).args(["-o", "rendered.wav"]).current_dir(dir))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    Ok(std::fs::read(dir.join("rendered.wav"))?)
+}
+
+#[test]
+fn the_bundled_song_plays_and_the_summary_has_every_key() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let summary = play(dir.path(), &[])?;
+    let keys: Vec<&str> = summary.as_object().context("no object")?.keys().map(String::as_str).collect();
+    let expected = "song events_submitted events_presented late rejected discarded peak_in_flight pool_slots \
+        register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image";
+    assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
+    assert_eq!((&summary["clock"], &summary["image"]), (&"virtual".into(), &"elf".into()));
+    assert_eq!((&summary["pool_slots"], &summary["peak_in_flight"]), (&64.into(), &64.into()));
+    assert!(std::fs::read(dir.path().join("out.wav"))? == rendered(dir.path(), &[])?);
+    Ok(())
+}
+
+#[test]
+fn fifty_thousand_events_go_through_64_slots_without_a_trap_per_event() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("busy song.mid"), songs::busy(50_000))?;
+    let summary = play(dir.path(), &["busy song.mid", "-o", "the output.wav"])?;
+    assert_eq!((&summary["events_submitted"], &summary["events_presented"]), (&50_000.into(), &50_000.into()));
+    assert_eq!((&summary["late"], &summary["rejected"], &summary["discarded"]), (&0.into(), &0.into(), &0.into()));
+    let accesses = summary["register_accesses"].as_u64().context("no number")?;
+    assert!(accesses < 200, "{accesses} register accesses");
+    assert!(std::fs::read(dir.path().join("the output.wav"))? == rendered(dir.path(), &["busy song.mid"])?);
+    Ok(())
+}
+
+#[test]
+fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
+    let expected = rendered(dir.path(), &["song.mid"])?;
+    let mut hashes = std::collections::BTreeSet::new();
+    for image in ["elf", "elf", "elf", "iso", "iso-uefi"] {
+        let summary = play(dir.path(), &["song.mid", "--image", image])?;
+        assert_eq!(summary["image"], image);
+        assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs");
+        hashes.insert(summary["sha256"].to_string());
+    }
+    assert_eq!(hashes.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn in_realtime_every_event_is_presented() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    // Four seconds, 20 notes a second.
+    let notes = (0..80u8).flat_map(|i| [(0, vec![0x90, 40 + i % 40, 90]), (10, vec![0x80, 40 + i % 40, 0])]);
+    let song = songs::file(notes.collect::<Vec<_>>());
+    std::fs::write(dir.path().join("song.mid"), &song)?;
+    let summary = play(dir.path(), &["song.mid", "--realtime"])?;
+    assert_eq!((&summary["events_presented"], &summary["clock"]), (&160.into(), &"realtime".into()));
+    let (wall, audio) = (summary["wall_seconds"].as_f64(), summary["audio_seconds"].as_f64());
+    let length = Song::parse(&song)?.duration().as_secs_f64();
+    assert!(wall > Some(length), "{wall:?} s for {length} s");
+    assert!(audio > Some(length - 0.01) && audio < Some(length + 1.0), "{audio:?} s for {length} s");
+    Ok(())
+}
+
+#[test]
+fn a_guest_without_a_song_or_a_card_says_so_and_fails() -> anyhow::Result<()> {
+    let guest = guest()?;
+    let boot = |more: &[&str]| {
+        let mut qemu = script("qemu");
+        qemu.args(["-M", "q35", "-accel", "tcg", "-m", "128M", "-nodefaults", "-display", "none", "-vga", "none"]);
+        qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
+        run(qemu.arg("-kernel").arg(&guest).args(more))
+    };
+    let done = boot(&[])?;
+    assert_eq!(done.status.code(), Some(33), "{}", said(&done));
+    assert!(said(&done).contains("dmus: error: no song"), "{}", said(&done));
+    let dir = tempfile::tempdir()?;
+    let song = dir.path().join("song.mid");
+    std::fs::write(&song, songs::busy(10))?;
+    let done = boot(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())])?;
+    assert_eq!(done.status.code(), Some(33), "{}", said(&done));
+    assert!(said(&done).contains("no PCI device d5ca:0001"), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
+fn memory_that_is_not_shared_is_named_by_card_and_guest() -> anyhow::Result<()> {
+    let guest = guest()?;
+    let dir = tempfile::tempdir()?;
+    let song = dir.path().join("song.mid");
+    std::fs::write(&song, songs::busy(10))?;
+    let socket = dir.path().join("card.sock");
+    let card = Running::start(programs::card()?.args(["serve", "--once", "--socket"]).arg(&socket))?;
+    until("the socket", Duration::from_secs(20), || socket.exists())?;
+    let device = serde_json::json!({
+        "driver": "vfio-user-pci", "rombar": 0, "x-msg-timeout": 60_000, "socket": { "type": "unix", "path": socket },
+    });
+    let mut qemu = script("qemu");
+    qemu.args(["-M", "q35", "-accel", "tcg", "-m", "128M", "-nodefaults", "-display", "none", "-vga", "none"]);
+    qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
+    qemu.args(["-device", &device.to_string(), "-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())]);
+    let done = run(qemu.arg("-kernel").arg(&guest))?;
+    assert_eq!(done.status.code(), Some(33), "{}", said(&done));
+    assert!(said(&done).contains("outside the memory that the guest shares"), "{}", said(&done));
+    let card = card.output()?;
+    assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
+    Ok(())
+}
+
+/// Begins a long playing in real time, lets `kill` end some process of it, and expects the exit code, a valid WAV, and no orphan.
+fn interrupted(
+    kill: impl Fn(&[(u32, String)], u32) -> anyhow::Result<()>,
+    code: i32,
+    complaint: &str,
+) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let notes = (0..2000u32).map(|i| (48, vec![0x90, 40 + (i % 40) as u8, 90 * (i % 2) as u8]));
+    std::fs::write(dir.path().join("song.mid"), songs::file(notes.collect::<Vec<_>>()))?;
+    let wav = dir.path().join("out.wav");
+    let playing = Running::start(script("play").args(["song.mid", "--realtime"]).current_dir(dir.path()))?;
+    // The header is refreshed each second of audio: with it, something was rendered and saved.
+    let heard = || hound::WavReader::open(&wav).is_ok_and(|reader| reader.duration() >= 48_000);
+    until("audio", programs::LIMIT, heard)?;
+    let family = descendants(playing.id());
+    ensure!(family.iter().any(|(_, line)| line.contains("qemu-system")), "no QEMU in {family:?}");
+    kill(&family, playing.id())?;
+    let done = playing.output()?;
+    assert_eq!(done.status.code(), Some(code), "{}", said(&done));
+    assert!(said(&done).contains(complaint), "{}", said(&done));
+    assert!(heard(), "the WAV file is damaged");
+    until("the end of every process", Duration::from_secs(10), || family.iter().all(|(pid, _)| !runs(*pid)))
+}
+
+/// The process whose command line has `part`.
+fn find(family: &[(u32, String)], part: &str) -> anyhow::Result<u32> {
+    let found = family.iter().find(|(_, line)| line.contains(part)).with_context(|| format!("{part}: {family:?}"))?;
+    Ok(found.0)
+}
+
+#[test]
+fn a_card_killed_while_the_guest_plays_is_reported_and_nothing_is_left() -> anyhow::Result<()> {
+    let kill = |family: &[(u32, String)], _| {
+        signal(find(family, "dmus-card serve")?, "KILL");
+        Ok(())
+    };
+    interrupted(kill, 7, "the card ended")
+}
+
+#[test]
+fn a_qemu_killed_while_the_guest_plays_is_reported_and_nothing_is_left() -> anyhow::Result<()> {
+    let kill = |family: &[(u32, String)], _| {
+        signal(find(family, "isa-debug-exit")?, "KILL");
+        Ok(())
+    };
+    interrupted(kill, 8, "QEMU was killed")
+}
+
+#[test]
+fn an_interrupt_ends_everything_in_order() -> anyhow::Result<()> {
+    let kill = |_: &[(u32, String)], leader| {
+        signal_group(leader, "INT");
+        Ok(())
+    };
+    interrupted(kill, 130, "interrupted")
+}
+
+#[test]
+fn a_killed_supervisor_takes_its_children_with_it() -> anyhow::Result<()> {
+    let kill = |family: &[(u32, String)], _| {
+        signal(find(family, "dmus-card play")?, "KILL");
+        Ok(())
+    };
+    interrupted(kill, 137, "was killed")
+}
+
+#[test]
+fn two_songs_play_side_by_side() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let start = |name: &str| Running::start(script("play").args(["-o", name]).current_dir(dir.path()));
+    let both = [start("one.wav")?, start("two.wav")?];
+    for playing in both {
+        let done = playing.output()?;
+        ensure!(done.status.success(), "{}", said(&done));
+    }
+    assert!(std::fs::read(dir.path().join("one.wav"))? == std::fs::read(dir.path().join("two.wav"))?);
+    Ok(())
+}
+
+#[test]
+fn a_qemu_that_will_not_do_is_named_with_the_version_that_will() -> anyhow::Result<()> {
+    for program in ["/bin/false", "no-such-qemu"] {
+        let done = run(script("play").env("DMUS_QEMU", program))?;
+        assert_eq!(done.status.code(), Some(4), "{}", said(&done));
+        assert!(said(&done).contains(program), "{}", said(&done));
+    }
+    let done = run(script("qemu").arg("--find").env("DMUS_QEMU", "/bin/false"))?;
+    assert!(said(&done).contains("10.1"), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
+fn scripts_teach_what_they_do() -> anyhow::Result<()> {
+    for name in ["play", "test", "qemu", "iso"] {
+        let done = run(script(name).arg("--help"))?;
+        assert!(done.status.success(), "{name}: {}", said(&done));
+        assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));
+        let refused = run(Command::new("bash").arg("-n").arg(programs::repository().join("qemu-scripts").join(name)))?;
+        assert!(refused.status.success(), "{name}: {}", said(&refused));
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! The command line, right and wrong: every failure is one clear sentence and its exit code.
+
+use dmus_song::Song;
+use dmus_tests::programs::{self, Running, run, said, signal, until};
+use dmus_tests::songs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+fn write(dir: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<std::path::PathBuf> {
+    let path = dir.join(name);
+    std::fs::write(&path, bytes)?;
+    Ok(path)
+}
+
+fn card(arguments: &[&str], dir: &Path) -> anyhow::Result<Command> {
+    let mut command = programs::card()?;
+    command.args(arguments).current_dir(dir);
+    Ok(command)
+}
+
+#[test]
+fn render_writes_exactly_the_song_and_three_seconds() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bytes = songs::busy(500);
+    write(dir.path(), "a song.mid", &bytes)?;
+    for output in ["one.wav", "two.wav"] {
+        let done = run(&mut card(&["render", "a song.mid", "-o", output], dir.path())?)?;
+        assert!(done.status.success(), "{}", said(&done));
+    }
+    let reader = hound::WavReader::open(dir.path().join("one.wav"))?;
+    let expected = Song::parse(&bytes)?.duration().to_sample(48_000).0;
+    assert_eq!(
+        (u64::from(reader.duration()), reader.spec().channels, reader.spec().sample_rate),
+        (expected, 2, 48_000)
+    );
+    assert!(std::fs::read(dir.path().join("one.wav"))? == std::fs::read(dir.path().join("two.wav"))?);
+    Ok(())
+}
+
+#[test]
+fn songs_that_cannot_be_played_are_refused_in_one_sentence() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let good = songs::busy(50);
+    let mut format2 = good.clone();
+    format2[9] = 2;
+    write(dir.path(), "empty.mid", b"")?;
+    write(dir.path(), "text.mid", b"this is no music")?;
+    write(dir.path(), "cut.mid", &good[..good.len() / 2])?;
+    write(dir.path(), "format2.mid", &format2)?;
+    for (song, complaint) in [
+        ("missing.mid", "No such file"),
+        ("empty.mid", "the file is empty"),
+        ("text.mid", "not a standard MIDI file"),
+        ("cut.mid", "the file is truncated"),
+        ("format2.mid", "format 2"),
+        (".", "Is a directory"),
+    ] {
+        for command in ["render", "play"] {
+            let mut arguments = vec![command, song];
+            if command == "play" {
+                arguments.extend(["--guest", "none"]);
+            }
+            let done = run(&mut card(&arguments, dir.path())?)?;
+            let words = said(&done);
+            assert_eq!(done.status.code(), Some(3), "{song}: {words}");
+            assert!(words.contains(song) && words.contains(complaint), "{words}");
+            assert_eq!(words.trim().lines().count(), 1, "{words}");
+        }
+    }
+    assert!(!dir.path().join("out.wav").exists());
+    Ok(())
+}
+
+#[test]
+fn smpte_timed_songs_are_played() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut smpte = songs::busy(50);
+    smpte[12..14].copy_from_slice(&[0xE7, 40]);
+    write(dir.path(), "smpte.mid", &smpte)?;
+    let done = run(&mut card(&["render", "smpte.mid"], dir.path())?)?;
+    assert!(done.status.success(), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_an_error() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let done = run(&mut card(&["render", "-o", "no/such/dir.wav"], dir.path())?)?;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(said(&done).contains("no/such/dir.wav"), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    for arguments in [&["dance"][..], &["serve"], &["serve", "--socket", "s", "--sink", "mp3:x"], &["render", "a", "b"]]
+    {
+        assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["play", "--help"]] {
+        let done = run(&mut card(arguments, dir.path())?)?;
+        assert!(done.status.success() && said(&done).contains("Usage"), "{arguments:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_socket_in_use_is_refused_a_stale_one_replaced_and_a_signal_completes_the_wav() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("card.sock");
+    let serve = ["serve", "--socket", "card.sock", "--sink", "wav:out.wav", "--json", "card.json"];
+    let first = Running::start(&mut card(&serve, dir.path())?)?;
+    until("the socket", Duration::from_secs(20), || UnixStream::connect(&socket).is_ok())?;
+    let second = run(&mut card(&["serve", "--socket", "card.sock"], dir.path())?)?;
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("in use"), "{}", said(&second));
+
+    signal(first.id(), "KILL");
+    assert!(!first.output()?.status.success());
+    assert!(socket.exists(), "a killed card leaves its socket");
+
+    let third = Running::start(&mut card(&serve, dir.path())?)?;
+    until("the socket", Duration::from_secs(20), || UnixStream::connect(&socket).is_ok())?;
+    signal(third.id(), "INT");
+    let done = third.output()?;
+    assert_eq!(done.status.code(), Some(130), "{}", said(&done));
+    assert!(!socket.exists());
+    assert_eq!(hound::WavReader::open(dir.path().join("out.wav"))?.duration(), 0);
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
+    assert_eq!(report["presented"], 0);
+    Ok(())
+}
+
+#[test]
+fn clients_that_break_the_protocol_do_not_end_the_card() -> anyhow::Result<()> {
+    use std::io::Write;
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("card.sock");
+    let mut served = Running::start(&mut card(&["serve", "--socket", "card.sock"], dir.path())?)?;
+    until("the socket", Duration::from_secs(20), || socket.exists())?;
+    // A VERSION message whose JSON has no end, on which the server's crate panics; then noise; then nothing.
+    let broken: [&[u8]; 3] =
+        [&[0, 0, 1, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'{', b'}'], &[0xFF; 64], &[]];
+    for bytes in broken {
+        let mut client = UnixStream::connect(&socket)?;
+        client.write_all(bytes)?;
+        client.shutdown(std::net::Shutdown::Write)?;
+    }
+    let hosted = vfio_user::Client::new(&socket);
+    assert!(hosted.is_ok(), "{:?}", hosted.err());
+    assert_eq!(served.status(), None);
+    Ok(())
+}
+
+#[test]
+fn play_says_what_became_of_its_guest() -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir()?;
+    write(dir.path(), "guest", b"")?;
+    // What stands in for QEMU connects nowhere: only its output and its end matter here.
+    let cases = [
+        ("echo 'dmus: progress 5'; echo 'dmus: error: no card'; exit 33", 5, "the guest failed: no card"),
+        ("echo 'dmus: progress 5'; echo 'panicked at x.rs'; exit 33", 5, "panicked at x.rs"),
+        ("echo 'dmus: progress 5'; exit 0", 5, "the guest failed"),
+        ("echo 'dmus: progress 5'; kill -9 $$", 8, "QEMU was killed"),
+        ("echo 'no such option' >&2; exit 1", 4, "no such option"),
+        ("exit 127", 4, "QEMU cannot be started"),
+        ("exit 99", 5, "without a word"),
+        ("echo 'dmus: progress 5'; sleep 60", 6, "stood still for 1 s"),
+    ];
+    for (body, code, complaint) in cases {
+        let qemu = write(dir.path(), "qemu", format!("#!/bin/sh\n{body}\n").as_bytes())?;
+        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755))?;
+        let arguments = ["play", "--guest", "guest", "--qemu", "./qemu", "--time-limit", "1"];
+        let done = run(&mut card(&arguments, dir.path())?)?;
+        assert_eq!(done.status.code(), Some(code), "{body}: {}", said(&done));
+        assert!(said(&done).contains(complaint), "{body}: {}", said(&done));
+        assert!(hound::WavReader::open(dir.path().join("out.wav")).is_ok());
+    }
+    Ok(())
+}
