@@ -3,11 +3,13 @@
 //! Fed by a transport through [`Device`]; feeds the engine through `link` with requests, maps and resets. It runs on the transport's thread
 //! and never waits for rendering.
 
-use crate::config_space::{ConfigSpace, Effect};
+pub(crate) mod config_space;
+
 use crate::device::{Device, DmaMap, Region};
-use crate::engine::LATENCY;
+use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::link::{Link, Request, Shared, StreamConfig};
 use crate::stats::Stats;
+use config_space::{ConfigSpace, Effect};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
@@ -21,19 +23,11 @@ use std::sync::Arc;
 /// Bytes of buffers that one stream may have: the card keeps a private copy of them.
 const MAX_BUFFER_AREA: u64 = 16 << 20;
 
-/// Fixed properties of a card.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Identity {
-    pub(crate) virtual_clock: bool,
-    pub(crate) sample_rate: u32,
-    pub(crate) channel_groups: u16,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Card {
     link: Arc<Link>,
-    identity: Identity,
+    clock: ClockMode,
     config: ConfigSpace,
     enabled: bool,
     width: PointerWidth,
@@ -56,10 +50,10 @@ struct StreamRegisters {
 }
 
 impl Card {
-    pub(crate) fn new(link: Arc<Link>, identity: Identity) -> Self {
+    pub(crate) fn new(link: Arc<Link>, clock: ClockMode) -> Self {
         Self {
             link,
-            identity,
+            clock,
             config: ConfigSpace::new(),
             enabled: false,
             width: PointerWidth::default(),
@@ -130,12 +124,12 @@ impl Card {
         match register {
             regs::MAGIC => regs::MAGIC_VALUE.into(),
             regs::VERSION => regs::VERSION_VALUE.into(),
-            regs::FEATURES if self.identity.virtual_clock => feature::VIRTUAL_CLOCK.into(),
+            regs::FEATURES if self.clock == ClockMode::Virtual => feature::VIRTUAL_CLOCK.into(),
             regs::STREAMS => STREAMS as u64,
             regs::CONTROL if self.enabled => control::ENABLE.into(),
             regs::POINTER_WIDTH => self.width.bytes() as u64,
-            regs::SAMPLE_RATE => self.identity.sample_rate.into(),
-            regs::CHANNEL_GROUPS => self.identity.channel_groups.into(),
+            regs::SAMPLE_RATE => SAMPLE_RATE.into(),
+            regs::CHANNEL_GROUPS => CHANNEL_GROUPS.into(),
             regs::FAULT => shared.fault.into(),
             regs::FAULT_DETAIL => shared.fault_detail.into(),
             regs::FAULT_COUNT => shared.fault_count.into(),
@@ -164,7 +158,7 @@ impl Card {
             stream::SUBMISSION_SIZE => block.submission_size.into(),
             stream::COMPLETION_BASE => block.completion_base,
             stream::COMPLETION_SIZE => block.completion_size.into(),
-            stream::PREFETCH => crate::engine::PREFETCH.0 as u64,
+            stream::PREFETCH => PREFETCH.0 as u64,
             stream::TIME_BASE => view.time_base.0 as u64,
             _ => 0,
         }

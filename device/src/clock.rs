@@ -2,17 +2,9 @@
 //!
 //! Fed by the driver's grants (virtual) or by the host's monotonic clock (realtime); feeds the engine.
 
+use crate::identity::ClockMode;
 use dmus_interface::time::RefTime;
 use std::time::Instant;
-
-/// Which clock drives the card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockMode {
-    /// Time moves only as far as the driver grants, as fast as the card can render.
-    Virtual,
-    /// The host's monotonic clock.
-    Realtime,
-}
 
 /// See the module.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 //! is: a section to look around, sections to fetch, one block of audio with no lock held, and sections to publish.
 
 use crate::bank::Bank;
-use crate::card::Identity;
-use crate::clock::{Clock, ClockMode};
+use crate::clock::Clock;
+use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Request, Shared, StreamView};
 use crate::sink::{Sink, SinkError, to_s16};
 use crate::stream::{Span, Stream};
@@ -20,17 +20,6 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Samples per second.
-pub(crate) const SAMPLE_RATE: u32 = 48_000;
-/// Channel groups of each render stream.
-pub(crate) const CHANNEL_GROUPS: u16 = 16;
-/// Voices of each render stream.
-pub(crate) const VOICES: usize = 256;
-/// What an event must be ahead of the master clock, at least, to be on time on an idle machine.
-pub(crate) const LATENCY: RefTime = RefTime(20 * 10_000);
-/// How far ahead the card wants events at most.
-pub(crate) const PREFETCH: RefTime = RefTime(500 * 10_000);
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
@@ -78,7 +67,6 @@ impl EngineHandle {
 
 pub(crate) struct Engine {
     link: Arc<Link>,
-    identity: Identity,
     bank: Arc<Bank>,
     sink: Box<dyn Sink>,
     clock: Clock,
@@ -107,14 +95,12 @@ enum Turn {
 impl Engine {
     pub(crate) fn spawn(
         link: Arc<Link>,
-        identity: Identity,
         clock_mode: ClockMode,
         bank: Arc<Bank>,
         sink: Box<dyn Sink>,
     ) -> std::io::Result<EngineHandle> {
         let mut engine = Self {
             link: Arc::clone(&link),
-            identity,
             bank,
             sink,
             clock: Clock::new(clock_mode),
@@ -205,7 +191,7 @@ impl Engine {
     }
 
     fn new_synth(&self) -> Synth {
-        Synth::new(Arc::clone(&self.bank), self.identity.sample_rate, self.identity.channel_groups, VOICES)
+        Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES)
     }
 
     fn carry_out(&mut self, index: usize, request: Request) {
@@ -228,7 +214,7 @@ impl Engine {
             Request::SetState(state) => {
                 if state == State::Run && !self.any_runs() && !self.clock.is_virtual() {
                     // Nothing was rendered while nothing ran: the audio goes on here.
-                    self.position = self.position.max(now.to_sample(self.identity.sample_rate));
+                    self.position = self.position.max(now.to_sample(SAMPLE_RATE));
                 }
                 if let Some(stream) = &mut self.streams[index] {
                     stream.set_state(state, now, self.position, &link.stats);
@@ -278,20 +264,18 @@ impl Engine {
 
     /// Master time now: of the horizon once it is rendered, else of the next sample.
     fn master_time(&self) -> RefTime {
-        let rate = self.identity.sample_rate;
         let horizon = self.clock.horizon();
-        match self.clock.is_virtual() && self.position < horizon.to_sample(rate) {
-            true => self.position.to_time(rate),
+        match self.clock.is_virtual() && self.position < horizon.to_sample(SAMPLE_RATE) {
+            true => self.position.to_time(SAMPLE_RATE),
             false => horizon,
         }
     }
 
     /// Renders one block at most; says whether there was anything to render.
     fn render(&mut self) -> bool {
-        let rate = self.identity.sample_rate;
         let runs = self.any_runs();
         let due = self.clock.horizon();
-        let ahead = due.to_sample(rate).0.saturating_sub(self.position.0);
+        let ahead = due.to_sample(SAMPLE_RATE).0.saturating_sub(self.position.0);
         let frames = match self.clock.is_virtual() {
             true => ahead,
             false if runs && ahead >= PERIOD => ahead,
@@ -302,7 +286,7 @@ impl Engine {
             let (left, right) = (&mut self.left[..frames], &mut self.right[..frames]);
             left.fill(0.0);
             right.fill(0.0);
-            let span = Span { start: self.position, frames, due, rate };
+            let span = Span { start: self.position, frames, due, rate: SAMPLE_RATE };
             // Stream order: the sum is the same whatever the streams do.
             for stream in self.streams.iter_mut().flatten() {
                 stream.render(span, left, right, &self.link.stats);
@@ -315,9 +299,9 @@ impl Engine {
             self.link.stats.samples.add(frames as u64);
             self.position.0 += frames as u64;
         }
-        if self.position >= due.to_sample(rate) || !self.clock.is_virtual() {
+        if self.position >= due.to_sample(SAMPLE_RATE) || !self.clock.is_virtual() {
             // Events at the horizon itself, before any sample at it.
-            let span = Span { start: self.position, frames: 0, due, rate };
+            let span = Span { start: self.position, frames: 0, due, rate: SAMPLE_RATE };
             for stream in self.streams.iter_mut().flatten() {
                 stream.render(span, &mut [], &mut [], &self.link.stats);
             }

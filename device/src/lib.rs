@@ -13,42 +13,32 @@
 pub mod bank;
 pub mod card;
 mod clock;
-mod config_space;
 pub mod demo;
 pub mod device;
 mod dma;
 pub mod engine;
-mod intake;
+mod identity;
 mod link;
 pub mod offline;
-mod sequencer;
 pub mod sink;
 pub mod stats;
 mod stream;
 pub mod synth;
 pub mod transport;
 
-pub use clock::ClockMode;
+pub use identity::{ClockMode, SAMPLE_RATE};
 
 use bank::Bank;
-use card::{Card, Identity};
+use card::Card;
 use engine::{Engine, EngineHandle};
 use sink::Sink;
 use std::io;
 use std::sync::Arc;
 
-/// Sample rate of the card and of the offline renderer, Hz.
-pub const SAMPLE_RATE: u32 = engine::SAMPLE_RATE;
-
 /// Makes a card that plays the built-in bank into `sink`, and starts its engine.
 pub fn start(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, EngineHandle)> {
-    let identity = Identity {
-        virtual_clock: clock == ClockMode::Virtual,
-        sample_rate: SAMPLE_RATE,
-        channel_groups: engine::CHANNEL_GROUPS,
-    };
     let link = Arc::new(link::Link::new()?);
     let bank = Arc::new(Bank::general_midi());
-    let engine = Engine::spawn(Arc::clone(&link), identity, clock, bank, sink)?;
-    Ok((Card::new(link, identity), engine))
+    let engine = Engine::spawn(Arc::clone(&link), clock, bank, sink)?;
+    Ok((Card::new(link, clock), engine))
 }

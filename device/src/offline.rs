@@ -3,9 +3,9 @@
 //! Fed with a [`Song`]; feeds a [`Sink`]. It is the oracle that a booted guest's audio is held against.
 
 use crate::bank::Bank;
-use crate::engine::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
-use crate::sequencer::Sequencer;
+use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
 use crate::sink::{Sink, to_s16};
+use crate::stream::sequencer::Sequencer;
 use crate::synth::Synth;
 use dmus_interface::time::{RefTime, SampleTime};
 use dmus_song::Song;

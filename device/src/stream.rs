@@ -3,9 +3,10 @@
 //! Fed by the engine with sections (fetch, publish) and spans of samples (render); feeds the mix, and the completion ring. Between a
 //! slot's fetch and its completion the slot belongs to the card.
 
-use crate::intake::{Intake, Outcome};
+mod intake;
+pub(crate) mod sequencer;
+
 use crate::link::{Link, Shared, StreamConfig};
-use crate::sequencer::Sequencer;
 use crate::stats::Stats;
 use crate::synth::Synth;
 use dmus_interface::doorbell;
@@ -14,6 +15,8 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status, passes};
 use dmus_interface::time::{RefTime, SampleTime};
+use intake::{Intake, Outcome};
+use sequencer::Sequencer;
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 use zerocopy::IntoBytes;

@@ -51,7 +51,7 @@ fn regions(card: &Card) -> Vec<ServerRegion> {
     let region = |index| {
         let which = region_of(index);
         let size = match which {
-            Some(Region::Config) => crate::config_space::SIZE as u64,
+            Some(Region::Config) => crate::card::config_space::SIZE as u64,
             Some(_) => u64::from(BAR_SIZE),
             None => 0,
         };
