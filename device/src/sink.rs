@@ -23,12 +23,12 @@ pub trait Sink: Send {
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The file could not be created, written or completed.
-    #[error("cannot write {path}: {source}; what was written so far is a valid WAV file")]
+    #[error("cannot write {path}: {error}; what was written so far is a valid WAV file")]
     File {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// More audio than a WAV file can hold.
     #[error("{path} is full: a WAV file holds at most 4 GiB; the rest was dropped")]
@@ -62,7 +62,7 @@ pub struct WavSink<W: Write + Seek + Send = BufWriter<File>> {
 impl WavSink {
     /// Creates (or overwrites) the file.
     pub fn create(path: &Path, rate: u32) -> Result<Self, SinkError> {
-        let failed = |source| SinkError::File { path: path.to_owned(), source };
+        let failed = |error| SinkError::File { path: path.to_owned(), error };
         let file = File::create(path).map_err(failed)?;
         Self::new(path, BufWriter::with_capacity(1 << 16, file), rate)
     }
@@ -76,7 +76,7 @@ impl<W: Write + Seek + Send> WavSink<W> {
             bits_per_sample: 16,
             sample_format: hound::SampleFormat::Int,
         };
-        let failed = |error| SinkError::File { path: path.to_owned(), source: into_io(error) };
+        let failed = |error| SinkError::File { path: path.to_owned(), error: into_io(error) };
         let mut writer = hound::WavWriter::new(inner, spec).map_err(failed)?;
         writer.flush().map_err(failed)?;
         Ok(Self { path: path.to_owned(), writer: Some(writer), bytes: 0, unrefreshed: 0, error: None })
@@ -98,7 +98,7 @@ impl<W: Write + Seek + Send> WavSink<W> {
             self.unrefreshed = 0;
             writer.flush()
         });
-        written.map_err(|error| SinkError::File { path: self.path.clone(), source: into_io(error) })
+        written.map_err(|error| SinkError::File { path: self.path.clone(), error: into_io(error) })
     }
 }
 
@@ -131,7 +131,7 @@ impl<W: Write + Seek + Send> Sink for WavSink<W> {
         if let Some(writer) = self.writer.take()
             && let Err(error) = writer.finalize()
         {
-            let error = SinkError::File { path: self.path.clone(), source: into_io(error) };
+            let error = SinkError::File { path: self.path.clone(), error: into_io(error) };
             self.error.get_or_insert(error);
         }
         self.error.take().map_or(Ok(()), Err)

@@ -227,8 +227,8 @@ impl Stream {
             }
             let sample = if at_once { span.start } else { master.to_sample(span.rate) };
             let ahead = sample.0.saturating_sub(span.start.0);
-            let limit = span.frames as u64;
-            if ahead > limit || ahead == limit && limit > 0 {
+            // At the end of the span is before any sample there: the same as at the start of the next one.
+            if ahead > span.frames as u64 {
                 break;
             }
             let Some((_, head)) = self.sequencer.pop() else {

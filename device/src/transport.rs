@@ -22,19 +22,19 @@ pub enum SocketError {
     #[error("{0} exists and is not a socket: choose another path")]
     NotASocket(String),
     /// The system refused.
-    #[error("cannot listen on the socket {path}: {source}")]
+    #[error("cannot listen on the socket {path}: {error}")]
     Io {
         /// The path.
         path: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 /// Listens on a Unix socket that only its owner may use. What a dead process left there is removed.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let shown = || path.display().to_string();
-    let failed = |source| SocketError::Io { path: shown(), source };
+    let failed = |error| SocketError::Io { path: shown(), error };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(SocketError::NotASocket(shown()));

@@ -94,6 +94,21 @@ fn an_output_that_cannot_be_written_is_an_error() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_disk_that_fills_up_is_an_error_and_leaves_a_valid_wav() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = programs::card()?.get_program().to_owned();
+    // A limit on the size of files stands in for the disk: 3 MB, where the song wants 10.
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 3000; exec \"$0\" render"]).arg(program).current_dir(dir.path());
+    let done = run(&mut limited)?;
+    assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+    assert!(said(&done).contains("cannot write out.wav"), "{}", said(&done));
+    let seconds = hound::WavReader::open(dir.path().join("out.wav"))?.duration() / 48_000;
+    assert!((14..=16).contains(&seconds), "{seconds} s");
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     for arguments in [&["dance"][..], &["serve"], &["serve", "--socket", "s", "--sink", "mp3:x"], &["render", "a", "b"]]

@@ -5,6 +5,7 @@
 //! Registers are 4 or 8 bytes wide ([`Register::width`]). An access is 4 bytes, aligned; an 8-byte register is a low half and a high half, or
 //! one aligned 8-byte access. Anything else (wrong width, misaligned, reserved offset, reading a write-only or writing a
 //! read-only register) reads as all ones or is dropped, and is recorded in [`FAULT`].
+//! The halves of a clock are read at different times; [`crate::doorbell`] has the clocks whole.
 //!
 //! | offset | register | access | after reset |
 //! |---|---|---|---|

@@ -127,24 +127,24 @@ impl<'a> Scene<'a> {
             "x-msg-timeout": 60_000,
             "socket": { "type": "unix", "path": self.socket() },
         });
-        let mut command: Vec<String> = args.qemu.split_whitespace().map(str::to_owned).collect();
+        let mut command = vec![args.qemu.clone()];
         let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
         add(&["-accel", &args.accel, "-m", MEMORY]);
         add(&["-object", &format!("memory-backend-memfd,id=ram,size={MEMORY},share=on")]);
         add(&["-machine", "q35,memory-backend=ram", "-nodefaults", "-no-user-config", "-no-reboot"]);
         add(&["-display", "none", "-vga", "none", "-net", "none"]);
         add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())]);
+        add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", option(song))]);
         add(&["-device", &device.to_string()]);
         match args.image {
             Image::Elf => add(&["-kernel", &args.guest.display().to_string()]),
             Image::Iso | Image::IsoUefi => {
-                add(&["-drive", &format!("file={guest},format=raw,media=cdrom,readonly=on,if=ide")]);
+                add(&["-drive", &format!("file={},format=raw,media=cdrom,readonly=on,if=ide", option(&args.guest))]);
                 add(&["-boot", "d"]);
             }
         }
         if let Some(firmware) = &args.firmware {
-            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", firmware.display())]);
+            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", option(firmware))]);
         }
         tracing::debug!("{}", command.join(" "));
         let mut leash = leashed(&command)?;
@@ -258,9 +258,14 @@ impl<'a> Scene<'a> {
         let remains = format!("{} holds the {seconds:.1} s that were rendered", self.args.output.display());
         match error.downcast_ref::<Failure>() {
             Some(failure) => Failure::new(failure.exit, format!("{}; {remains}", failure.message)).into(),
-            None => error.context(remains),
+            None => anyhow::anyhow!("{error:#}; {remains}"),
         }
     }
+}
+
+/// A path as part of an option of QEMU, where a comma ends the part.
+fn option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// Without a terminal: a line each quarter of the song.
