@@ -314,5 +314,6 @@ fn bus_master_off_ends_all_access() -> anyhow::Result<()> {
     assert_eq!(s.take_fault(), Some(Fault::RingFault));
     s.reach(seconds(1))?;
     assert!(s.is_drained());
+    assert_eq!(hosted.stats.presented.get(), 0, "the event was read");
     Ok(())
 }
