@@ -418,7 +418,8 @@ fn after_a_reset_the_driver_takes_everything_home_and_plays_on() -> anyhow::Resu
 
 #[test]
 fn a_reset_and_a_new_song_go_on_in_the_same_audio_with_the_same_bytes() -> anyhow::Result<()> {
-    let song = Song::parse(&dmus_tests::songs::busy(700))?;
+    // Its length is no multiple of the control period: what the first song leaves behind would be heard in the second.
+    let song = Song::parse(&dmus_tests::songs::busy(701))?;
     let hosted = hosted()?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
     let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
