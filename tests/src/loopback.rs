@@ -99,6 +99,7 @@ pub struct Loopback {
     client: RefCell<Client>,
     page: SharedMemory,
     ram: MmapRaw,
+    memory: OwnedFd,
     next: Cell<usize>,
     /// Bytes of allocations that were not given back.
     pub outstanding: Cell<usize>,
@@ -134,6 +135,7 @@ impl Loopback {
             client: RefCell::new(client),
             page: shared,
             ram,
+            memory,
             next: Cell::new(0),
             outstanding: Cell::new(0),
             vectors,
@@ -154,6 +156,18 @@ impl Loopback {
     /// Gives all memory back that was allocated after `mark`: for tests that set up many streams and forget them.
     pub fn rewind(&self, mark: &DmaMemory) {
         self.next.set((mark.iova - RAM_IOVA) as usize);
+    }
+
+    /// Shares all memory a second time, `distance` further up.
+    pub fn map_alias(&self, distance: u64) {
+        let mapped = self.client.borrow_mut().dma_map(0, RAM_IOVA + distance, RAM as u64, self.memory.as_raw_fd());
+        assert!(mapped.is_ok(), "map: {mapped:?}");
+    }
+
+    /// Takes the second view back.
+    pub fn unmap_alias(&self, distance: u64) {
+        let unmapped = self.client.borrow_mut().dma_unmap(RAM_IOVA + distance, RAM as u64);
+        assert!(unmapped.is_ok(), "unmap: {unmapped:?}");
     }
 
     /// Takes the shared memory back from the card.

@@ -2,6 +2,7 @@
 
 use dmus_card::ClockMode;
 use dmus_driver::Platform;
+use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PACKAGE, PointerWidth};
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, Fault, control};
@@ -301,6 +302,48 @@ fn memory_that_goes_away_is_a_rejection_or_a_fault_never_an_access() -> anyhow::
     s.until("the fault", || platform.read32(regs::FAULT_COUNT.offset) > 0)?;
     assert_eq!(s.take_fault(), Some(Fault::RingFault));
     s.set_state(State::Stop)
+}
+
+#[test]
+fn an_event_in_memory_that_went_away_is_rejected() -> anyhow::Result<()> {
+    const ALIAS: u64 = 0x8000_0000;
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    platform.map_alias(ALIAS);
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    s.write64(stream::POOL_BASE, s.pool.iova + ALIAS);
+    s.create()?;
+    s.set_state(State::Run)?;
+    s.submit(0, s.inline(0, &NOTE), seconds(1));
+    assert_eq!(s.completion()?.status, Status::Presented);
+    platform.unmap_alias(ALIAS);
+    s.submit(1, s.inline(0, &NOTE), seconds(2));
+    assert_eq!(s.completion()?.reason, Some(Reject::NotMapped));
+    Ok(())
+}
+
+#[test]
+fn a_second_transition_before_the_answer_is_dropped_and_recorded() -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    // The card renders, so that an answer takes a block of audio; it may still come between the two writes.
+    s.grant(seconds(86_400));
+    for attempt in 0.. {
+        assert!(attempt < 1000, "every answer came between two writes");
+        let before = s.word(doorbell::TRANSITIONS);
+        s.write(stream::STATE, State::Pause as u32);
+        s.write(stream::STATE, State::Run as u32);
+        let busy = s.take_fault() == Some(Fault::TransitionBusy);
+        let answers = if busy { 1 } else { 2 };
+        s.until("the answers", || s.word(doorbell::TRANSITIONS) == before.wrapping_add(answers))?;
+        if busy {
+            break;
+        }
+    }
+    // The write that was dropped changed nothing.
+    assert_eq!(platform.read32(stream::at(0, stream::STATE).offset), State::Pause as u32);
+    Ok(())
 }
 
 #[test]

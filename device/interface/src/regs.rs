@@ -103,7 +103,26 @@ pub mod control {
     pub const RESET: u32 = 1 << 1;
 }
 
-/// A stream's register block.
+/// A stream's register block: [`FIRST`](stream::FIRST) + n x [`STRIDE`](stream::STRIDE) for stream n.
+///
+/// All but [`STATE`](stream::STATE), [`TYPE`](stream::TYPE) and the read-only ones are locked while the stream is open.
+///
+/// | offset | register | bytes | access |
+/// |---|---|---|---|
+/// | 0x00 | [`TYPE`](stream::TYPE) | 4 | read/write |
+/// | 0x04 | [`STATE`](stream::STATE) | 4 | read/write |
+/// | 0x08 | [`POOL_BASE`](stream::POOL_BASE) | 8 | read/write |
+/// | 0x10 | [`SLOT_COUNT`](stream::SLOT_COUNT) | 4 | read/write |
+/// | 0x14 | [`SLOT_STRIDE`](stream::SLOT_STRIDE) | 4 | read/write |
+/// | 0x18 | [`BUFFER_BASE`](stream::BUFFER_BASE) | 8 | read/write |
+/// | 0x20 | [`BUFFER_SIZE`](stream::BUFFER_SIZE) | 4 | read/write |
+/// | 0x24 | [`BUFFER_COUNT`](stream::BUFFER_COUNT) | 4 | read/write |
+/// | 0x28 | [`SUBMISSION_BASE`](stream::SUBMISSION_BASE) | 8 | read/write |
+/// | 0x30 | [`SUBMISSION_SIZE`](stream::SUBMISSION_SIZE) | 4 | read/write |
+/// | 0x34 | [`COMPLETION_SIZE`](stream::COMPLETION_SIZE) | 4 | read/write |
+/// | 0x38 | [`COMPLETION_BASE`](stream::COMPLETION_BASE) | 8 | read/write |
+/// | 0x40 | [`PREFETCH`](stream::PREFETCH) | 8 | read |
+/// | 0x48 | [`TIME_BASE`](stream::TIME_BASE) | 8 | read |
 pub mod stream {
     use super::{Access, Register, register};
 
@@ -127,7 +146,7 @@ pub mod stream {
     pub const BUFFER_BASE: Register = register(0x18, 8, Access::ReadWrite, "BUFFER_BASE");
     /// Bytes in each buffer: a multiple of 8, up to [`MAX_BUFFER_SIZE`].
     pub const BUFFER_SIZE: Register = register(0x20, 4, Access::ReadWrite, "BUFFER_SIZE");
-    /// Buffers in the area, 0 to [`MAX_SLOTS`].
+    /// Buffers in the area, 0 to [`MAX_SLOTS`], and at most 16 MiB of them.
     pub const BUFFER_COUNT: Register = register(0x24, 4, Access::ReadWrite, "BUFFER_COUNT");
     /// IOVA of the submission ring (u32 slot numbers), 4-byte aligned.
     pub const SUBMISSION_BASE: Register = register(0x28, 8, Access::ReadWrite, "SUBMISSION_BASE");
