@@ -65,7 +65,8 @@ impl EngineHandle {
     }
 }
 
-pub(crate) struct Engine {
+/// The engine, before it has a thread. A caller that gives it none turns it itself: one thread then does everything, in a fixed order.
+pub struct Engine {
     link: Arc<Link>,
     bank: Arc<Bank>,
     sink: Box<dyn Sink>,
@@ -86,21 +87,19 @@ pub(crate) struct Engine {
 
 /// What a turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub enum Turn {
+    /// Something to do: there may be more.
     Worked,
+    /// Nothing to do.
     Quiet,
+    /// The end.
     Shutdown,
 }
 
 impl Engine {
-    pub(crate) fn spawn(
-        link: Arc<Link>,
-        clock_mode: ClockMode,
-        bank: Arc<Bank>,
-        sink: Box<dyn Sink>,
-    ) -> std::io::Result<EngineHandle> {
+    pub(crate) fn new(link: Arc<Link>, clock_mode: ClockMode, bank: Arc<Bank>, sink: Box<dyn Sink>) -> Self {
         let mut engine = Self {
-            link: Arc::clone(&link),
+            link,
             bank,
             sink,
             clock: Clock::new(clock_mode),
@@ -117,7 +116,13 @@ impl Engine {
         };
         // The first stream opens without a pause.
         engine.spare.push(engine.new_synth());
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+        engine
+    }
+
+    /// Goes on in a thread of its own.
+    pub fn spawn(mut self) -> std::io::Result<EngineHandle> {
+        let link = Arc::clone(&self.link);
+        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || self.run())?;
         Ok(EngineHandle { link, thread })
     }
 
@@ -135,7 +140,8 @@ impl Engine {
         }
     }
 
-    fn turn(&mut self) -> Turn {
+    /// Looks around, fetches, renders a block, publishes.
+    pub fn turn(&mut self) -> Turn {
         let link = Arc::clone(&self.link);
         let (requests, fetch) = {
             let mut shared = link.lock();

@@ -35,10 +35,16 @@ use sink::Sink;
 use std::io;
 use std::sync::Arc;
 
-/// Makes a card that plays the built-in bank into `sink`, and starts its engine.
-pub fn start(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, EngineHandle)> {
+/// Makes a card that plays the built-in bank into `sink`, and its engine, which the caller turns.
+pub fn assemble(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, Engine)> {
     let link = Arc::new(link::Link::new()?);
     let bank = Arc::new(Bank::general_midi());
-    let engine = Engine::spawn(Arc::clone(&link), clock, bank, sink)?;
+    let engine = Engine::new(Arc::clone(&link), clock, bank, sink);
     Ok((Card::new(link, clock), engine))
+}
+
+/// As [`assemble`], with the engine running in a thread of its own.
+pub fn start(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, EngineHandle)> {
+    let (card, engine) = assemble(clock, sink)?;
+    Ok((card, engine.spawn()?))
 }

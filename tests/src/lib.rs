@@ -1,6 +1,9 @@
 //! What the tests share: a card in this process, the driver's backend that reaches it over the vfio-user socket, and songs.
 
+pub mod direct;
 pub mod loopback;
+pub mod memory;
 pub mod programs;
 pub mod raw;
+pub mod soak;
 pub mod songs;

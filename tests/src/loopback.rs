@@ -1,7 +1,8 @@
 //! The driver's platform in process: a card on a socket in this process, and the `vfio_user` crate's client.
 //!
-//! Fed by tests; feeds the whole driver against the whole card without QEMU. Holds the only `unsafe` of the tests: shared memory.
+//! Fed by tests; feeds the whole driver against the whole card without QEMU.
 
+use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use anyhow::Context;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{Sink, SinkError};
@@ -10,13 +11,10 @@ use dmus_card::{ClockMode, transport};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
-use memmap2::{MmapOptions, MmapRaw};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -90,23 +88,14 @@ impl HostedCard {
     }
 }
 
-/// Bytes of memory that is shared with the card, and where the card sees it.
-const RAM: usize = 32 << 20;
-const RAM_IOVA: u64 = 0x10_0000;
-
 /// The driver's platform over the socket.
 pub struct Loopback {
     client: RefCell<Client>,
-    page: SharedMemory,
-    ram: MmapRaw,
-    memory: OwnedFd,
-    next: Cell<usize>,
-    /// Bytes of allocations that were not given back.
-    pub outstanding: Cell<usize>,
+    page: Page,
+    /// The memory that it shares with the card.
+    pub ram: Ram,
     vectors: Vec<OwnedFd>,
     started: Instant,
-    /// What the page's memory lives in.
-    _page: MmapRaw,
 }
 
 impl Loopback {
@@ -114,15 +103,9 @@ impl Loopback {
         let mut client = Client::new(socket)?;
         let region = client.region(DOORBELL_BAR.into()).context("no doorbell region")?;
         let file = region.file_offset.as_ref().context("the doorbell page cannot be mapped")?;
-        let page = MmapOptions::new().len(region.size as usize).map_raw(file.file())?;
-        let base = NonNull::new(page.as_mut_ptr()).context("null mapping")?;
-        // SAFETY: the mapping lives as long as the platform that holds both, and is page aligned.
-        let shared = unsafe { SharedMemory::new(base, page.len()) };
-
-        let memory = memfd_create("guest", MemfdFlags::CLOEXEC)?;
-        ftruncate(&memory, RAM as u64)?;
-        let ram = MmapOptions::new().len(RAM).map_raw(memory.as_raw_fd())?;
-        client.dma_map(0, RAM_IOVA, RAM as u64, memory.as_raw_fd())?;
+        let page = Page::map(file.file(), region.size as usize)?;
+        let ram = Ram::new()?;
+        client.dma_map(0, RAM_IOVA, RAM as u64, ram.file.as_raw_fd())?;
 
         let mut vectors = Vec::new();
         for vector in 0..u32::from(VECTORS) {
@@ -131,17 +114,7 @@ impl Loopback {
             client.set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[fd.as_raw_fd()])?;
             vectors.push(fd);
         }
-        let this = Self {
-            client: RefCell::new(client),
-            page: shared,
-            ram,
-            memory,
-            next: Cell::new(0),
-            outstanding: Cell::new(0),
-            vectors,
-            started: Instant::now(),
-            _page: page,
-        };
+        let this = Self { client: RefCell::new(client), page, ram, vectors, started: Instant::now() };
         // Memory space and bus master.
         this.write_config(4, &[0x06, 0x00]);
         Ok(this)
@@ -153,14 +126,9 @@ impl Loopback {
         assert!(written.is_ok(), "config write: {written:?}");
     }
 
-    /// Gives all memory back that was allocated after `mark`: for tests that set up many streams and forget them.
-    pub fn rewind(&self, mark: &DmaMemory) {
-        self.next.set((mark.iova - RAM_IOVA) as usize);
-    }
-
     /// Shares all memory a second time, `distance` further up.
     pub fn map_alias(&self, distance: u64) {
-        let mapped = self.client.borrow_mut().dma_map(0, RAM_IOVA + distance, RAM as u64, self.memory.as_raw_fd());
+        let mapped = self.client.borrow_mut().dma_map(0, RAM_IOVA + distance, RAM as u64, self.ram.file.as_raw_fd());
         assert!(mapped.is_ok(), "map: {mapped:?}");
     }
 
@@ -207,27 +175,15 @@ impl Platform for Loopback {
     }
 
     fn doorbell(&self) -> &SharedMemory {
-        &self.page
+        &self.page.shared
     }
 
     fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {
-        let start = self.next.get().next_multiple_of(align.max(8));
-        let end = start + len;
-        if end > RAM {
-            return Err(PlatformError::NoMemory(len));
-        }
-        self.next.set(end);
-        self.outstanding.set(self.outstanding.get() + len);
-        // SAFETY: a part of the mapping that nothing else is given, which lives as long as the platform; 8-byte aligned.
-        let memory = unsafe {
-            let base = NonNull::new_unchecked(self.ram.as_mut_ptr().add(start));
-            SharedMemory::new(base, len)
-        };
-        Ok(DmaMemory { memory, iova: RAM_IOVA + start as u64 })
+        self.ram.allocate(len, align)
     }
 
     fn dma_free(&self, memory: DmaMemory) {
-        self.outstanding.set(self.outstanding.get() - memory.memory.len());
+        self.ram.release(&memory);
     }
 
     fn wait(&self, vector: u16, limit: Duration) -> bool {

@@ -106,7 +106,7 @@ fn nothing_that_a_guest_writes_keeps_the_card_from_the_next_driver() -> anyhow::
     let first = platform.dma_alloc(0, 64)?;
     let result = runner.run(&attacks, |attacks| {
         let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
-        platform.rewind(&first);
+        platform.ram.rewind(&first);
         platform.write_config(4, &[6, 0]);
         let stream = RawStream::running(&platform, PointerWidth::Eight).map_err(fail)?;
         for attack in attacks {

@@ -35,7 +35,7 @@ fn play_all(song: &Song, width: PointerWidth, config: StreamConfig) -> anyhow::R
         (0, 0, 0, 0, 0)
     );
     assert!(stats.register_accesses.get() < 200, "{} register accesses", stats.register_accesses.get());
-    assert_eq!(card.platform().outstanding.get(), 0);
+    assert_eq!(card.platform().ram.outstanding.get(), 0);
     drop(card);
     Ok(hosted.finish()?.samples())
 }

@@ -1,0 +1,97 @@
+//! The driver's platform without a socket or a second thread: card, engine and driver take turns in one.
+//!
+//! Fed by soaks and measurements; feeds the whole driver against the whole card, in the same order each time. Waiting is turning the engine.
+
+use crate::memory::{Page, RAM, RAM_IOVA, Ram};
+use anyhow::Context;
+use dmus_card::card::Card;
+use dmus_card::device::{Device, DmaMap, Region};
+use dmus_card::engine::{Engine, Turn};
+use dmus_card::sink::NullSink;
+use dmus_card::stats::Stats;
+use dmus_card::{ClockMode, assemble};
+use dmus_driver::dma::{DmaMemory, SharedMemory};
+use dmus_driver::{Platform, PlatformError};
+use dmus_interface::pci::BAR_SIZE;
+use rustix::event::{EventfdFlags, eventfd};
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A card in virtual time whose audio goes nowhere, and the platform on it.
+pub struct Direct {
+    card: RefCell<Card>,
+    engine: RefCell<Engine>,
+    page: Page,
+    ram: Ram,
+    vectors: Vec<OwnedFd>,
+    started: Instant,
+    /// The card's counters.
+    pub stats: Arc<Stats>,
+}
+
+impl Direct {
+    /// Makes the card and gives it the memory.
+    pub fn new() -> anyhow::Result<Self> {
+        let (mut card, engine) = assemble(ClockMode::Virtual, Box::new(NullSink))?;
+        let stats = card.stats();
+        let page = Page::map(card.doorbell_fd(), BAR_SIZE as usize)?;
+        let ram = Ram::new()?;
+        let file = Some(ram.file.try_clone()?);
+        card.map(DmaMap { iova: RAM_IOVA, size: RAM as u64, offset: 0, file, writable: true });
+        let mut vectors = Vec::new();
+        for vector in 0..dmus_interface::pci::VECTORS {
+            let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            card.set_vector(vector, Some(fd.try_clone().context("eventfd")?.into()));
+            vectors.push(fd);
+        }
+        card.write(Region::Config, 4, &[0x06, 0x00]);
+        let (card, engine) = (RefCell::new(card), RefCell::new(engine));
+        Ok(Self { card, engine, page, ram, vectors, started: Instant::now(), stats })
+    }
+
+    /// Turns the engine until it has nothing more to do.
+    pub fn settle(&self) {
+        while self.engine.borrow_mut().turn() == Turn::Worked {}
+    }
+
+    /// Turns the engine once.
+    pub fn turn(&self) -> Turn {
+        self.engine.borrow_mut().turn()
+    }
+}
+
+impl Platform for Direct {
+    fn read32(&self, offset: u32) -> u32 {
+        let mut bytes = [0; 4];
+        self.card.borrow_mut().read(Region::Registers, offset.into(), &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        self.card.borrow_mut().write(Region::Registers, offset.into(), &value.to_le_bytes());
+    }
+
+    fn doorbell(&self) -> &SharedMemory {
+        &self.page.shared
+    }
+
+    fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {
+        self.ram.allocate(len, align)
+    }
+
+    fn dma_free(&self, memory: DmaMemory) {
+        self.ram.release(&memory);
+    }
+
+    fn wait(&self, vector: u16, _: Duration) -> bool {
+        self.settle();
+        let fired = |fd: &OwnedFd| rustix::io::read(fd, &mut [0; 8]).is_ok();
+        self.vectors.get(usize::from(vector)).is_some_and(fired)
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
