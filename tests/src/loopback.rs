@@ -3,6 +3,7 @@
 //! Fed by tests; feeds the whole driver against the whole card without QEMU.
 
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
+use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{Sink, SinkError};
@@ -120,12 +121,6 @@ impl Loopback {
         Ok(this)
     }
 
-    /// Writes PCI configuration space.
-    pub fn write_config(&self, offset: u64, bytes: &[u8]) {
-        let written = self.client.borrow_mut().region_write(VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes);
-        assert!(written.is_ok(), "config write: {written:?}");
-    }
-
     /// Shares all memory a second time, `distance` further up.
     pub fn map_alias(&self, distance: u64) {
         let mapped = self.client.borrow_mut().dma_map(0, RAM_IOVA + distance, RAM as u64, self.ram.file.as_raw_fd());
@@ -142,24 +137,6 @@ impl Loopback {
     pub fn unmap(&self) {
         let unmapped = self.client.borrow_mut().dma_unmap(RAM_IOVA, RAM as u64);
         assert!(unmapped.is_ok(), "unmap: {unmapped:?}");
-    }
-
-    /// Function reset, as the host side asks for it.
-    pub fn device_reset(&self) {
-        let reset = self.client.borrow_mut().reset();
-        assert!(reset.is_ok(), "reset: {reset:?}");
-    }
-
-    /// Reads BAR0 in any width.
-    pub fn read_bar0(&self, offset: u64, bytes: &mut [u8]) {
-        let read = self.client.borrow_mut().region_read(REGISTER_BAR.into(), offset, bytes);
-        assert!(read.is_ok(), "register read: {read:?}");
-    }
-
-    /// Writes BAR0 in any width.
-    pub fn write_bar0(&self, offset: u64, bytes: &[u8]) {
-        let written = self.client.borrow_mut().region_write(REGISTER_BAR.into(), offset, bytes);
-        assert!(written.is_ok(), "register write: {written:?}");
     }
 }
 
@@ -200,5 +177,27 @@ impl Platform for Loopback {
 
     fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+impl Bus for Loopback {
+    fn read_bar0(&self, offset: u64, bytes: &mut [u8]) {
+        let read = self.client.borrow_mut().region_read(REGISTER_BAR.into(), offset, bytes);
+        assert!(read.is_ok(), "register read: {read:?}");
+    }
+
+    fn write_bar0(&self, offset: u64, bytes: &[u8]) {
+        let written = self.client.borrow_mut().region_write(REGISTER_BAR.into(), offset, bytes);
+        assert!(written.is_ok(), "register write: {written:?}");
+    }
+
+    fn write_config(&self, offset: u64, bytes: &[u8]) {
+        let written = self.client.borrow_mut().region_write(VFIO_PCI_CONFIG_REGION_INDEX, offset, bytes);
+        assert!(written.is_ok(), "config write: {written:?}");
+    }
+
+    fn device_reset(&self) {
+        let reset = self.client.borrow_mut().reset();
+        assert!(reset.is_ok(), "reset: {reset:?}");
     }
 }

@@ -76,8 +76,19 @@ impl Ram {
         }
     }
 
-    /// Gives back everything that was allocated after `mark`: for tests that set up many streams and forget them.
-    pub fn rewind(&self, mark: &DmaMemory) {
-        self.next.set((mark.iova - RAM_IOVA) as usize);
+    /// Writes over memory as a card may: whatever it was given out for.
+    pub fn scribble(&self, offset: usize, bytes: &[u8]) {
+        for (i, byte) in bytes.iter().enumerate() {
+            if offset + i < RAM {
+                // SAFETY: inside the mapping; all other accesses to it are volatile or atomic.
+                unsafe { self.map.as_mut_ptr().add(offset + i).write_volatile(*byte) };
+            }
+        }
+    }
+
+    /// Forgets every allocation: for tests that set up many streams, one after the other, and forget them.
+    pub fn restart(&self) {
+        self.outstanding.set(0);
+        self.next.set(0);
     }
 }

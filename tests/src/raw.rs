@@ -1,8 +1,7 @@
 //! A driver without manners: events, rings and registers written as a test says, right or wrong.
 //!
-//! Fed by tests of what the card refuses; feeds the card through [`Loopback`]. Everything has a time limit.
+//! Fed by tests of what the card refuses; feeds the card through a [`Bus`]. Everything has a time limit.
 
-use crate::loopback::Loopback;
 use anyhow::{Context, ensure};
 use dmus_driver::Platform;
 use dmus_driver::dma::DmaMemory;
@@ -15,6 +14,18 @@ use dmus_interface::time::RefTime;
 use std::cell::Cell;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
+
+/// A platform that lets a test reach the card in every width, and its configuration space.
+pub trait Bus: Platform {
+    /// Reads BAR0 in any width.
+    fn read_bar0(&self, offset: u64, bytes: &mut [u8]);
+    /// Writes BAR0 in any width.
+    fn write_bar0(&self, offset: u64, bytes: &[u8]);
+    /// Writes PCI configuration space.
+    fn write_config(&self, offset: u64, bytes: &[u8]);
+    /// Function reset, as the host side asks for it.
+    fn device_reset(&self);
+}
 
 /// How long the card may take for anything.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -41,9 +52,9 @@ pub struct Completed {
 }
 
 /// Stream 0 of a card, bare.
-pub struct RawStream<'p> {
+pub struct RawStream<'p, B: Bus> {
     /// The platform beneath.
-    pub platform: &'p Loopback,
+    pub platform: &'p B,
     /// The slots.
     pub pool: DmaMemory,
     /// The buffers.
@@ -58,9 +69,9 @@ pub struct RawStream<'p> {
     transitions: Cell<u32>,
 }
 
-impl<'p> RawStream<'p> {
+impl<'p, B: Bus> RawStream<'p, B> {
     /// Resets and enables the card and fills the stream's registers; does not create the stream.
-    pub fn prepare(platform: &'p Loopback, width: PointerWidth) -> anyhow::Result<Self> {
+    pub fn prepare(platform: &'p B, width: PointerWidth) -> anyhow::Result<Self> {
         let this = Self {
             pool: platform.dma_alloc((SLOTS * STRIDE) as usize, 64)?,
             buffers: platform.dma_alloc((BUFFERS * BUFFER_SIZE) as usize, 64)?,
@@ -93,7 +104,7 @@ impl<'p> RawStream<'p> {
     }
 
     /// As [`Self::prepare`]; then creates the stream and sets it to RUN.
-    pub fn running(platform: &'p Loopback, width: PointerWidth) -> anyhow::Result<Self> {
+    pub fn running(platform: &'p B, width: PointerWidth) -> anyhow::Result<Self> {
         let this = Self::prepare(platform, width)?;
         this.create()?;
         this.set_state(State::Run)?;

@@ -11,8 +11,8 @@ use dmus_interface::regs::{self, control};
 use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
 use dmus_song::{Song, TimedMessage};
-use dmus_tests::loopback::{HostedCard, MemorySink};
-use dmus_tests::raw::{RawStream, SLOTS, samples, seconds};
+use dmus_tests::loopback::{HostedCard, Loopback, MemorySink};
+use dmus_tests::raw::{Bus, RawStream, SLOTS, samples, seconds};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -349,7 +349,7 @@ fn stop_discards_what_is_held_before_it_reads_back_and_silences() -> anyhow::Res
 
 #[test]
 fn resets_write_nothing_to_guest_memory_and_zero_the_page() -> anyhow::Result<()> {
-    type Reset<'a> = &'a dyn Fn(&RawStream<'_>);
+    type Reset<'a> = &'a dyn Fn(&RawStream<'_, Loopback>);
     let resets: [Reset<'_>; 3] =
         [&|s| s.write_global(regs::CONTROL, control::RESET), &|s| s.platform.write_config(0x48, &[0x10, 0xA8]), &|s| {
             s.platform.device_reset()

@@ -1,28 +1,12 @@
 //! Whatever a guest writes, and wherever: the card stays alive, answers, and plays for the next driver.
 
 use dmus_card::ClockMode;
-use dmus_driver::Platform;
 use dmus_interface::event::{DONT_HOLD, Data, Event, PointerWidth};
-use dmus_interface::regs;
-use dmus_interface::ring::Status;
+use dmus_tests::attack::{Attack, next_driver_plays};
 use dmus_tests::loopback::HostedCard;
-use dmus_tests::raw::{RawStream, SLOTS, seconds};
+use dmus_tests::raw::{Bus, RawStream, SLOTS};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-
-#[derive(Clone, Debug)]
-enum Attack {
-    Register(u64, usize, u64),
-    Read(u64, usize),
-    Config(u64, u32),
-    Page(usize, u32),
-    Ring(u32, u32),
-    Event(u32, Event),
-    Scribble(usize, u64),
-    Tail(u32),
-    Grant(i64),
-    Reset,
-}
 
 fn interesting() -> impl Strategy<Value = u64> {
     prop_oneof![
@@ -71,58 +55,35 @@ fn attack() -> impl Strategy<Value = Attack> {
     ]
 }
 
-fn carry_out(stream: &RawStream<'_>, attack: Attack) {
-    let platform = stream.platform;
-    match attack {
-        Attack::Register(at, width, value) => {
-            let bytes: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(width).collect();
-            platform.write_bar0(at, &bytes);
-        }
-        Attack::Read(at, width) => platform.read_bar0(at, &mut vec![0; width]),
-        Attack::Config(at, value) => platform.write_config(at, &value.to_le_bytes()),
-        Attack::Page(at, value) => {
-            platform.doorbell().store_u32(at, value, std::sync::atomic::Ordering::SeqCst);
-            stream.ring();
-        }
-        Attack::Ring(at, value) => {
-            stream.submissions.memory.write(at as usize * 4, &value.to_le_bytes());
-        }
-        Attack::Event(slot, event) => stream.fill(slot, event),
-        Attack::Scribble(at, value) => {
-            stream.pool.memory.write(at, &value.to_le_bytes());
-        }
-        Attack::Tail(tail) => stream.publish_tail(tail),
-        Attack::Grant(until) => stream.grant(until),
-        Attack::Reset => platform.device_reset(),
-    }
-}
-
 #[test]
 fn nothing_that_a_guest_writes_keeps_the_card_from_the_next_driver() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
     let platform = hosted.connect()?;
     let mut runner = TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
     let attacks = proptest::collection::vec(attack(), 1..120);
-    let first = platform.dma_alloc(0, 64)?;
     let result = runner.run(&attacks, |attacks| {
         let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
-        platform.ram.rewind(&first);
+        platform.ram.restart();
         platform.write_config(4, &[6, 0]);
         let stream = RawStream::running(&platform, PointerWidth::Eight).map_err(fail)?;
         for attack in attacks {
-            carry_out(&stream, attack);
+            attack.carry_out(&stream);
         }
-        platform.device_reset();
-        platform.write_config(4, &[6, 0]);
-        let next = RawStream::running(&platform, PointerWidth::Eight).map_err(fail)?;
-        next.submit(0, next.inline(0, &[0x90, 60, 100]), seconds(1));
-        let done = next.completion().map_err(fail)?;
-        prop_assert_eq!((done.slot, done.status), (0, Status::Presented));
-        prop_assert_eq!(platform.read32(regs::FAULT.offset), 0);
+        next_driver_plays(&platform).map_err(fail)?;
         Ok(())
     });
     result.map_err(|error| anyhow::anyhow!("{error}"))?;
     drop(platform);
     hosted.finish()?;
     Ok(())
+}
+
+#[test]
+fn a_card_that_lies_gets_no_slot_twice_and_no_panic_out_of_the_driver() -> anyhow::Result<()> {
+    let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
+    let script = proptest::collection::vec(any::<u8>(), 0..400);
+    let result = runner.run(&script, |script| {
+        dmus_tests::liar::drive(&script).map_err(|error| TestCaseError::fail(error.to_string()))
+    });
+    result.map_err(|error| anyhow::anyhow!("{error}"))
 }

@@ -7,14 +7,14 @@ use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PACKAGE, Pointer
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, Fault, control};
 use dmus_interface::ring::{Reject, Status};
-use dmus_tests::loopback::HostedCard;
-use dmus_tests::raw::{BUFFER_SIZE, RawStream, SLOTS, seconds};
+use dmus_tests::loopback::{HostedCard, Loopback};
+use dmus_tests::raw::{BUFFER_SIZE, Bus, RawStream, SLOTS, seconds};
 
 const NOTE: [u8; 3] = [0x90, 60, 100];
 const FAR: i64 = 1 << 40;
 
 /// Runs a body against a fresh card, twice: once for each pointer width.
-fn with_stream(body: impl Fn(&RawStream<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn with_stream(body: impl Fn(&RawStream<'_, Loopback>) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for width in [PointerWidth::Eight, PointerWidth::Four] {
         let hosted = HostedCard::start(ClockMode::Virtual)?;
         let platform = hosted.connect()?;
@@ -36,7 +36,7 @@ fn with_stream(body: impl Fn(&RawStream<'_>) -> anyhow::Result<()>) -> anyhow::R
 }
 
 /// The event in slot 0 is rejected for `reason`.
-fn rejected(reason: Reject, make: impl Fn(&RawStream<'_>) -> Event) -> anyhow::Result<()> {
+fn rejected(reason: Reject, make: impl Fn(&RawStream<'_, Loopback>) -> Event) -> anyhow::Result<()> {
     with_stream(|stream| {
         stream.submit(0, make(stream), seconds(1));
         let done = stream.completion()?;
@@ -195,7 +195,7 @@ fn wrong_ring_entries_and_tails_are_faults_and_complete_nothing() -> anyhow::Res
 fn streams_with_wrong_registers_are_not_created() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
     let platform = hosted.connect()?;
-    type Spoil<'a> = &'a dyn Fn(&RawStream<'_>);
+    type Spoil<'a> = &'a dyn Fn(&RawStream<'_, Loopback>);
     let wrong: [(Fault, Spoil<'_>); 14] = [
         (Fault::BadPool, &|s| s.write(stream::SLOT_COUNT, 0)),
         (Fault::BadPool, &|s| s.write(stream::SLOT_COUNT, 4097)),
