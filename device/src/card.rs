@@ -17,7 +17,8 @@ use dmus_interface::regs::{self, Access, Fault, Found, Register, control, featur
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use dmus_interface::time::RefTime;
 use std::fs::File;
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Bytes of buffers that one stream may have: the card keeps a private copy of them.
@@ -420,11 +421,13 @@ impl Device for Card {
         }
     }
 
-    fn map(&mut self, map: DmaMap) {
+    fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let (iova, size) = (map.iova, map.size);
-        if let Err(error) = self.link.lock().memory.map(map) {
+        let mapped = self.link.lock().memory.map(map);
+        if let Err(error) = &mapped {
             tracing::warn!("guest memory at {iova:#x}, {size:#x} bytes, is left out: {error}");
         }
+        mapped
     }
 
     fn unmap(&mut self, iova: u64, size: u64) {
@@ -448,7 +451,7 @@ impl Device for Card {
         shared.clear_vectors();
     }
 
-    fn doorbell_fd(&self) -> RawFd {
+    fn doorbell_fd(&self) -> io::Result<OwnedFd> {
         self.link.lock().page.fd()
     }
 }

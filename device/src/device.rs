@@ -1,11 +1,11 @@
 //! The boundary between a transport and the card: a PCI function as vfio-user sees it.
 //!
-//! A transport ([`crate::transport`]) drives a [`Device`]; the [`crate::card::Card`] is one. Nothing beyond this file knows
-//! which protocol carries the accesses.
+//! A transport drives a [`Device`]; the card is one. Nothing beyond this file knows which protocol carries the accesses.
 
 use dmus_interface::pci::{DOORBELL_BAR, MSIX_BAR, REGISTER_BAR};
 use std::fs::File;
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::OwnedFd;
 
 /// A region of the function that can be read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ pub struct DmaMap {
     pub writable: bool,
 }
 
-/// A PCI function. No call fails: a device answers nonsense as hardware does, and records it.
+/// A PCI function. What needs the system can fail; else a device answers nonsense as hardware does, and records it.
 pub trait Device {
     /// Reads `data.len()` bytes.
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]);
     /// Writes bytes.
     fn write(&mut self, region: Region, offset: u64, data: &[u8]);
-    /// Lets the card access guest memory.
-    fn map(&mut self, map: DmaMap);
+    /// Lets the card access guest memory. An error leaves that memory out; its errno is reported to the client.
+    fn map(&mut self, map: DmaMap) -> io::Result<()>;
     /// Takes all maps that overlap the range back. On return the card does not touch them any more.
     fn unmap(&mut self, iova: u64, size: u64);
     /// Connects an interrupt vector to an eventfd, or disconnects it.
@@ -63,6 +63,6 @@ pub trait Device {
     fn reset(&mut self);
     /// The client has gone: reset, and forget its memory and interrupts.
     fn disconnect(&mut self);
-    /// The memory behind BAR2, for the client to map.
-    fn doorbell_fd(&self) -> RawFd;
+    /// A descriptor of the memory behind BAR2, for the client to map.
+    fn doorbell_fd(&self) -> io::Result<OwnedFd>;
 }

@@ -6,7 +6,7 @@
 use crate::device::DmaMap;
 use memmap2::{MmapOptions, MmapRaw};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A mapped range.
@@ -89,8 +89,8 @@ impl DoorbellPage {
         Ok(Self { memory: SharedMemory { map }, fd })
     }
 
-    pub(crate) fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    pub(crate) fn fd(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
     }
 
     pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {

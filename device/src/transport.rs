@@ -1,16 +1,44 @@
-//! How a client reaches the card: the listening socket, and the protocol on it.
+//! How a client reaches the card: the listening socket, and the protocol on it, by one of two servers.
 //!
 //! Fed by the command line with a path; feeds the card through [`crate::device::Device`].
 
+pub mod server;
 mod vfio_user;
 
-pub use vfio_user::serve;
-
+use crate::card::Card;
+use crate::device::Device;
 use rustix::fs::Mode;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+
+/// Which server speaks the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// This project's own ([`server`]).
+    Own,
+    /// The `vfio_user` crate's.
+    Crate,
+}
+
+/// Serves one client after the other on a listening socket; with `once`, only the first.
+pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once: bool) -> io::Result<()> {
+    if transport == Transport::Crate {
+        return vfio_user::serve(listener, card, once);
+    }
+    loop {
+        let (stream, _) = listener.accept()?;
+        match server::serve_connection(stream, card) {
+            Ok(()) => tracing::info!("the client has gone"),
+            Err(error) => tracing::warn!("the client was lost: {error}"),
+        }
+        card.disconnect();
+        if once {
+            return Ok(());
+        }
+    }
+}
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]

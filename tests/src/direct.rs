@@ -38,10 +38,10 @@ impl Direct {
     pub fn new() -> anyhow::Result<Self> {
         let (mut card, engine) = assemble(ClockMode::Virtual, Box::new(NullSink))?;
         let stats = card.stats();
-        let page = Page::map(card.doorbell_fd(), BAR_SIZE as usize)?;
+        let page = Page::map(&card.doorbell_fd()?, BAR_SIZE as usize)?;
         let ram = Ram::new()?;
         let file = Some(ram.file.try_clone()?);
-        card.map(DmaMap { iova: RAM_IOVA, size: RAM as u64, offset: 0, file, writable: true });
+        card.map(DmaMap { iova: RAM_IOVA, size: RAM as u64, offset: 0, file, writable: true })?;
         let mut vectors = Vec::new();
         for vector in 0..dmus_interface::pci::VECTORS {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;

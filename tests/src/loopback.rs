@@ -5,10 +5,11 @@
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::Context;
+use dmus_card::ClockMode;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{Sink, SinkError};
 use dmus_card::stats::Stats;
-use dmus_card::{ClockMode, transport};
+use dmus_card::transport::{self, Transport};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
@@ -60,15 +61,20 @@ pub struct HostedCard {
 }
 
 impl HostedCard {
-    /// Starts it.
+    /// Starts it behind the card's own server.
     pub fn start(clock: ClockMode) -> anyhow::Result<Self> {
+        Self::start_behind(Transport::Own, clock)
+    }
+
+    /// Starts it behind a server.
+    pub fn start_behind(transport: Transport, clock: ClockMode) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("card.sock");
         let audio = MemorySink::default();
         let (mut card, engine) = dmus_card::start(clock, Box::new(audio.clone()))?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;
-        let server = std::thread::spawn(move || transport::serve(listener.into(), &mut card, true));
+        let server = std::thread::spawn(move || transport::serve(transport, listener, &mut card, true));
         Ok(Self { audio, stats, socket, server: Some(server), engine: Some(engine), _dir: dir })
     }
 

@@ -110,21 +110,24 @@ fn memory_that_is_not_shared_is_named_by_card_and_guest() -> anyhow::Result<()> 
     let dir = tempfile::tempdir()?;
     let song = dir.path().join("song.mid");
     std::fs::write(&song, songs::busy(10))?;
-    let socket = dir.path().join("card.sock");
-    let card = Running::start(programs::card()?.args(["serve", "--once", "--socket"]).arg(&socket))?;
-    until("the socket", Duration::from_secs(20), || socket.exists())?;
-    let device = serde_json::json!({
-        "driver": "vfio-user-pci", "rombar": 0, "x-msg-timeout": 60_000, "socket": { "type": "unix", "path": socket },
-    });
-    let mut qemu = script("qemu");
-    qemu.args(["-M", "q35", "-accel", "tcg", "-m", "128M", "-nodefaults", "-display", "none", "-vga", "none"]);
-    qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
-    qemu.args(["-device", &device.to_string(), "-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())]);
-    let done = run(qemu.arg("-kernel").arg(&guest))?;
-    assert_eq!(done.status.code(), Some(33), "{}", said(&done));
-    assert!(said(&done).contains("outside the memory that the guest shares"), "{}", said(&done));
-    let card = card.output()?;
-    assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
+    for transport in ["own", "crate"] {
+        let socket = dir.path().join("card.sock");
+        let arguments = ["serve", "--once", "--transport", transport, "--socket"];
+        let card = Running::start(programs::card()?.args(arguments).arg(&socket))?;
+        until("the socket", Duration::from_secs(20), || socket.exists())?;
+        let device = serde_json::json!({
+            "driver": "vfio-user-pci", "rombar": 0, "x-msg-timeout": 60_000, "socket": { "type": "unix", "path": socket },
+        });
+        let mut qemu = script("qemu");
+        qemu.args(["-M", "q35", "-accel", "tcg", "-m", "128M", "-nodefaults", "-display", "none", "-vga", "none"]);
+        qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
+        qemu.args(["-device", &device.to_string(), "-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())]);
+        let done = run(qemu.arg("-kernel").arg(&guest))?;
+        assert_eq!(done.status.code(), Some(33), "{}", said(&done));
+        assert!(said(&done).contains("outside the memory that the guest shares"), "{}", said(&done));
+        let card = card.output()?;
+        assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
+use dmus_card::transport::Transport;
 use dmus_driver::{Card, RenderStream, StreamConfig, play};
 use dmus_interface::event::PointerWidth;
 use dmus_song::Song;
@@ -16,8 +17,9 @@ fn offline(song: &Song) -> Vec<i16> {
 }
 
 /// Plays in virtual time and gives the audio; everything must be presented on time and come home.
-fn play_all(song: &Song, width: PointerWidth, config: StreamConfig) -> anyhow::Result<Vec<i16>> {
-    let hosted = HostedCard::start(ClockMode::Virtual)?;
+fn play_all(transport: Transport, song: &Song, width: PointerWidth) -> anyhow::Result<Vec<i16>> {
+    let config = StreamConfig::default();
+    let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
     let stats = Arc::clone(&hosted.stats);
     let card = Card::open(hosted.connect()?, width)?;
     {
@@ -43,9 +45,11 @@ fn play_all(song: &Song, width: PointerWidth, config: StreamConfig) -> anyhow::R
 #[test]
 fn the_bundled_song_sounds_as_it_is_rendered_offline() -> anyhow::Result<()> {
     let song = Song::parse(&dmus_card::demo::song())?;
-    let heard = play_all(&song, PointerWidth::Eight, StreamConfig::default())?;
-    assert!(heard.iter().any(|sample| sample.abs() > 1000));
-    assert!(heard == offline(&song), "the audio differs");
+    let expected = offline(&song);
+    assert!(expected.iter().any(|sample| sample.abs() > 1000));
+    for transport in [Transport::Own, Transport::Crate] {
+        assert!(play_all(transport, &song, PointerWidth::Eight)? == expected, "the audio differs behind {transport:?}");
+    }
     Ok(())
 }
 
@@ -55,7 +59,7 @@ fn fifty_thousand_events_through_64_slots_in_both_widths_give_the_same_samples()
     assert_eq!(song.len(), 50_000);
     let expected = offline(&song);
     for width in [PointerWidth::Eight, PointerWidth::Four] {
-        let heard = play_all(&song, width, StreamConfig::default())?;
+        let heard = play_all(Transport::Own, &song, width)?;
         assert!(heard == expected, "the audio differs with {width:?}");
     }
     Ok(())

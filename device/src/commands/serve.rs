@@ -5,7 +5,8 @@ use anyhow::Context;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{NullSink, Sink, WavSink};
 use dmus_card::stats::Stats;
-use dmus_card::{ClockMode, SAMPLE_RATE, transport};
+use dmus_card::transport::{self, Transport};
+use dmus_card::{ClockMode, SAMPLE_RATE};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
+    /// Who speaks vfio-user: the card's own server, or the vfio_user crate's.
+    #[arg(long, value_enum, default_value = "own")]
+    transport: TransportArg,
     /// End when the first client has gone.
     #[arg(long)]
     once: bool,
@@ -44,6 +48,12 @@ pub(crate) struct Args {
 enum ClockArg {
     Virtual,
     Realtime,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TransportArg {
+    Own,
+    Crate,
 }
 
 #[derive(Clone)]
@@ -114,6 +124,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     // From here on a signal is kept until somebody can complete the output.
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let transport = match args.transport {
+        TransportArg::Own => Transport::Own,
+        TransportArg::Crate => Transport::Crate,
+    };
     let listener = transport::listen(&args.socket)?;
     let sink: Box<dyn Sink> = match &args.sink {
         SinkArg::Null => Box::new(NullSink),
@@ -139,7 +153,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     });
 
     tracing::info!("listening on {}", args.socket.display());
-    let served = transport::serve(listener.into(), &mut card, args.once);
+    let served = transport::serve(transport, listener, &mut card, args.once);
     ending.finish()?;
     served.with_context(|| format!("cannot serve on {}", args.socket.display()))?;
     Ok(ExitCode::SUCCESS)

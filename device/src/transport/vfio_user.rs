@@ -8,7 +8,8 @@ use crate::device::{Device, DmaMap, Region};
 use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR5_REGION_INDEX,
@@ -19,8 +20,10 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion, SparseArea};
 
 /// Serves one client after the other on a listening socket; with `once`, only the first.
-pub fn serve(listener: OwnedFd, card: &mut Card, once: bool) -> io::Result<()> {
-    let server = Server::from_owned_fd(listener, true, irqs(), regions(card));
+pub(super) fn serve(listener: UnixListener, card: &mut Card, once: bool) -> io::Result<()> {
+    // The server sends it by number: it must stay open as long.
+    let page = card.doorbell_fd()?;
+    let server = Server::from_owned_fd(listener.into(), true, irqs(), regions(page.as_raw_fd()));
     loop {
         let mut backend = Backend { card };
         // The crate panics on some malformed messages: that client is lost, the card is not.
@@ -47,7 +50,7 @@ fn region_of(index: u32) -> Option<Region> {
     }
 }
 
-fn regions(card: &Card) -> Vec<ServerRegion> {
+fn regions(page: RawFd) -> Vec<ServerRegion> {
     let region = |index| {
         let which = region_of(index);
         let size = match which {
@@ -71,7 +74,7 @@ fn regions(card: &Card) -> Vec<ServerRegion> {
                 .then_some(SparseArea { area: vfio_region_sparse_mmap_area { offset: 0, size } })
                 .into_iter()
                 .collect(),
-            mmap_fd: mapped.then(|| card.doorbell_fd()),
+            mmap_fd: mapped.then_some(page),
         }
     };
     (0..VFIO_PCI_NUM_REGIONS).map(region).collect()
@@ -85,6 +88,9 @@ fn irqs() -> Vec<IrqInfo> {
     };
     (0..VFIO_PCI_NUM_IRQS).map(irq).collect()
 }
+
+/// The protocol's flag; the crate's constant of this name has another value.
+const UNMAP_ALL: u32 = 1 << 1;
 
 struct Backend<'a> {
     card: &'a mut Card,
@@ -115,12 +121,13 @@ impl ServerBackend for Backend<'_> {
         fd: Option<File>,
     ) -> io::Result<()> {
         let writable = flags.contains(DmaMapFlags::WRITE);
-        self.card.map(DmaMap { iova: address, size, offset, file: fd, writable });
+        // Recorded by the card; an error from here would be answered with errno 0.
+        let _ = self.card.map(DmaMap { iova: address, size, offset, file: fd, writable });
         Ok(())
     }
 
     fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
-        match flags.contains(DmaUnmapFlags::UNMAP_ALL) {
+        match flags.bits() & UNMAP_ALL != 0 {
             true => self.card.unmap(0, u64::MAX),
             false => self.card.unmap(address, size),
         }
