@@ -42,10 +42,9 @@ impl SharedMemory {
             return;
         };
         let words = if place.cast::<u64>().is_aligned() { out.len() / 8 } else { 0 };
-        for (i, chunk) in out.chunks_exact_mut(8).take(words).enumerate() {
+        for (i, word) in out.as_chunks_mut::<8>().0.iter_mut().take(words).enumerate() {
             // SAFETY: inside by the check above, and aligned.
-            let word = unsafe { place.cast::<u64>().add(i).read_volatile() };
-            chunk.copy_from_slice(&word.to_ne_bytes());
+            *word = unsafe { place.cast::<u64>().add(i).read_volatile() }.to_ne_bytes();
         }
         for (i, byte) in out.iter_mut().enumerate().skip(words * 8) {
             // SAFETY: inside by the check above.
@@ -245,13 +244,27 @@ impl GuestMemory {
         usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| {}).is_ok())
     }
 
+    /// The memory of a range that one map covers, and the offset in it: nearly every access.
+    fn whole(&self, iova: u64, len: usize, write: bool) -> Option<(&SharedMemory, usize)> {
+        let map = self.at(iova).filter(|m| m.end() - iova >= len as u64 && (m.writable || !write))?;
+        Some((map.memory.as_ref()?, (iova - map.iova) as usize))
+    }
+
     /// Copies guest memory out, once.
     pub(crate) fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped> {
+        if let Some((memory, at)) = self.whole(iova, out.len(), false) {
+            memory.read(at, out);
+            return Ok(());
+        }
         self.walk(iova, out.len(), false, |memory, at, range| memory.read(at, &mut out[range]))
     }
 
     /// Copies into guest memory. Nothing is written unless all of it can be.
     pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped> {
+        if let Some((memory, at)) = self.whole(iova, bytes.len(), true) {
+            memory.write(at, bytes);
+            return Ok(());
+        }
         self.walk(iova, bytes.len(), true, |_, _, _| {})?;
         self.walk(iova, bytes.len(), true, |memory, at, range| memory.write(at, &bytes[range]))
     }

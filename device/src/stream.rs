@@ -19,7 +19,6 @@ use intake::{Intake, Outcome};
 use sequencer::Sequencer;
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
-use zerocopy::IntoBytes;
 
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 const SECTION: usize = 128;
@@ -139,20 +138,23 @@ impl Stream {
 
     /// Fetches some submissions; call until [`Self::is_fetched`].
     pub(crate) fn fetch(&mut self, link: &Link, shared: &mut Shared) {
-        for _ in 0..SECTION {
-            if self.is_fetched() {
-                return;
-            }
-            let entry = self.fetched & (self.config.submission_entries - 1);
-            let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
-            let mut slot = [0; SUBMISSION_SIZE];
-            if shared.read_guest(iova, &mut slot).is_err() {
-                link.fault(shared, Fault::RingFault, self.detail(entry));
-                self.broken = true;
-                return;
-            }
+        if self.is_fetched() {
+            return;
+        }
+        // As many entries at once as there are before the ring's end.
+        let entry = self.fetched & (self.config.submission_entries - 1);
+        let waiting = self.tail.wrapping_sub(self.fetched).min(self.config.submission_entries - entry);
+        let mut heads = [0; SECTION * SUBMISSION_SIZE];
+        let heads = &mut heads[..(waiting as usize).min(SECTION) * SUBMISSION_SIZE];
+        let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
+        if shared.read_guest(iova, heads).is_err() {
+            link.fault(shared, Fault::RingFault, self.detail(entry));
+            self.broken = true;
+            return;
+        }
+        for head in heads.as_chunks::<SUBMISSION_SIZE>().0 {
             self.fetched = self.fetched.wrapping_add(1);
-            self.take(link, shared, u32::from_le_bytes(slot));
+            self.take(link, shared, u32::from_le_bytes(*head));
         }
     }
 
@@ -265,22 +267,32 @@ impl Stream {
 
     /// Publishes some completions, and raises the vector when the driver asked for one of them.
     pub(crate) fn publish(&mut self, link: &Link, shared: &mut Shared) {
-        let old = self.published;
-        for completion in self.completions.drain(..self.completions.len().min(SECTION)) {
-            let entry = self.published & (self.config.completion_entries - 1);
-            let iova = self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64;
-            if self.broken || shared.write_guest(iova, completion.as_bytes()).is_err() {
-                if !self.broken {
-                    link.fault(shared, Fault::RingFault, (self.index as u32) << 16 | entry & 0xFFFF);
-                }
-                self.broken = true;
-                continue;
-            }
-            self.published = self.published.wrapping_add(1);
-        }
-        if self.published == old {
+        if self.broken {
+            self.completions.clear();
             return;
         }
+        // As many entries at once as there are before the ring's end.
+        let entry = self.published & (self.config.completion_entries - 1);
+        let room = (self.config.completion_entries - entry) as usize;
+        let count = self.completions.len().min(room).min(SECTION);
+        if count == 0 {
+            return;
+        }
+        let mut entries = [0; SECTION * COMPLETION_SIZE];
+        let entries = &mut entries[..count * COMPLETION_SIZE];
+        for (place, completion) in
+            entries.as_chunks_mut::<COMPLETION_SIZE>().0.iter_mut().zip(self.completions.drain(..count))
+        {
+            *place = zerocopy::transmute!(completion);
+        }
+        let iova = self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64;
+        if shared.write_guest(iova, entries).is_err() {
+            link.fault(shared, Fault::RingFault, self.detail(entry));
+            self.broken = true;
+            return;
+        }
+        let old = self.published;
+        self.published = old.wrapping_add(count as u32);
         let head = doorbell::at(self.index, doorbell::COMPLETION_HEAD);
         // Release: the entries are there before the head is.
         shared.page.store_u32(head, self.published, Ordering::Release);

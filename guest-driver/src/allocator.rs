@@ -31,6 +31,16 @@ pub struct Counts {
     pub rejected: u64,
 }
 
+/// [`Counts`], each by itself: one changes with every event.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) submitted: Cell<u64>,
+    presented: Cell<u64>,
+    late: Cell<u64>,
+    discarded: Cell<u64>,
+    rejected: Cell<u64>,
+}
+
 /// A stream's allocator.
 #[derive(Debug)]
 pub struct Allocator<'c> {
@@ -51,7 +61,7 @@ pub struct Allocator<'c> {
     /// The head as last loaded.
     head: Cell<u32>,
     pub(crate) in_flight: Cell<u32>,
-    pub(crate) counts: Cell<Counts>,
+    pub(crate) tallies: Tallies,
 }
 
 /// Sizes of an allocator.
@@ -91,7 +101,7 @@ impl<'c> Allocator<'c> {
             consumed: Cell::new(0),
             head: Cell::new(0),
             in_flight: Cell::new(0),
-            counts: Cell::new(Counts::default()),
+            tallies: Tallies::default(),
         }
     }
 
@@ -162,7 +172,14 @@ impl<'c> Allocator<'c> {
 
     /// How submissions ended so far.
     pub fn counts(&self) -> Counts {
-        self.counts.get()
+        let tallies = &self.tallies;
+        Counts {
+            submitted: tallies.submitted.get(),
+            presented: tallies.presented.get(),
+            late: tallies.late.get(),
+            discarded: tallies.discarded.get(),
+            rejected: tallies.rejected.get(),
+        }
     }
 
     /// Takes everything home that the card has completed by now. Bounded by what is in flight.
@@ -215,15 +232,14 @@ impl<'c> Allocator<'c> {
 
     fn count(&self, slot: u32, head: Shadow, status: Status) {
         let messages = self.messages_from(slot, head);
-        let mut counts = self.counts.get();
-        match status {
-            Status::Presented => counts.presented += messages,
-            Status::Late => counts.late += messages,
-            Status::Discarded => counts.discarded += messages,
-            Status::Rejected => counts.rejected += messages,
-            Status::Copied => {}
-        }
-        self.counts.set(counts);
+        let tally = match status {
+            Status::Presented => &self.tallies.presented,
+            Status::Late => &self.tallies.late,
+            Status::Discarded => &self.tallies.discarded,
+            Status::Rejected => &self.tallies.rejected,
+            Status::Copied => return,
+        };
+        tally.set(tally.get() + messages);
     }
 
     /// Messages in the chain that `slot` heads. A fragment that goes on counts with its last.

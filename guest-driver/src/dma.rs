@@ -85,31 +85,44 @@ impl SharedMemory {
         }
     }
 
+    /// The place of `len` bytes at `offset`, if they are inside, and how many whole words can be accessed from there.
+    fn span(&self, offset: usize, len: usize) -> Option<(*mut u8, usize)> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return None;
+        }
+        // SAFETY: inside the range by the check.
+        let place = unsafe { self.base.as_ptr().add(offset) };
+        Some((place, if place.cast::<u64>().is_aligned() { len / 8 } else { 0 }))
+    }
+
     /// Copies bytes in, from `offset` on; returns whether they fit (else nothing is written).
     pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
-        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+        let Some((place, words)) = self.span(offset, bytes.len()) else {
             return false;
+        };
+        for (i, word) in bytes.as_chunks::<8>().0.iter().take(words).enumerate() {
+            // SAFETY: in bounds and aligned by `span`; volatile, because the device may look at any time.
+            unsafe { place.cast::<u64>().add(i).write_volatile(u64::from_ne_bytes(*word)) };
         }
-        let (words, rest) = if offset.is_multiple_of(8) { bytes.as_chunks::<8>() } else { (&[][..], bytes) };
-        for (i, word) in words.iter().enumerate() {
-            self.store_u64(offset + i * 8, u64::from_ne_bytes(*word), Ordering::Relaxed);
-        }
-        let start = offset + words.len() * 8;
-        for (i, byte) in rest.iter().enumerate() {
-            // SAFETY: in bounds by the check above; volatile, because the device may look at any time.
-            unsafe { self.base.as_ptr().add(start + i).write_volatile(*byte) };
+        for (i, byte) in bytes.iter().enumerate().skip(words * 8) {
+            // SAFETY: in bounds by `span`; volatile as above.
+            unsafe { place.add(i).write_volatile(*byte) };
         }
         true
     }
 
     /// Copies bytes out, from `offset` on; returns whether they were there (else nothing is read).
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> bool {
-        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+        let Some((place, words)) = self.span(offset, bytes.len()) else {
             return false;
+        };
+        for (i, word) in bytes.as_chunks_mut::<8>().0.iter_mut().take(words).enumerate() {
+            // SAFETY: in bounds and aligned by `span`; volatile, because the device may write at any time.
+            *word = unsafe { place.cast::<u64>().add(i).read_volatile() }.to_ne_bytes();
         }
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY: in bounds by the check above; volatile, because the device may write at any time.
-            *byte = unsafe { self.base.as_ptr().add(offset + i).read_volatile() };
+        for (i, byte) in bytes.iter_mut().enumerate().skip(words * 8) {
+            // SAFETY: in bounds by `span`; volatile as above.
+            *byte = unsafe { place.add(i).read_volatile() };
         }
         true
     }

@@ -132,9 +132,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         }
         let slot = message.into_slot();
         let shadow = allocator.mark(slot, Owner::Card);
-        let mut counts = allocator.counts.get();
-        counts.submitted += allocator.messages_from(slot, shadow);
-        allocator.counts.set(counts);
+        let submitted = &allocator.tallies.submitted;
+        submitted.set(submitted.get() + allocator.messages_from(slot, shadow));
         allocator.in_flight.set(allocator.in_flight.get() + 1);
         let tail = self.tail.get();
         // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.

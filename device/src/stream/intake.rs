@@ -365,16 +365,16 @@ struct Walk {
     messages: u32,
     depth: usize,
     /// What follows each package that was entered.
-    after: [Option<u32>; MAX_DEPTH],
+    after: [u32; MAX_DEPTH],
 }
 
 impl Walk {
     fn new(head: u32) -> Self {
-        Self { head, slot: head, last: NONE, messages: 0, depth: 0, after: [None; MAX_DEPTH] }
+        Self { head, slot: head, last: NONE, messages: 0, depth: 0, after: [NONE; MAX_DEPTH] }
     }
 
     fn enter(&mut self, after: Option<u32>, inner: u32) -> Result<(), Reject> {
-        *self.after.get_mut(self.depth).ok_or(Reject::TooDeep)? = after;
+        *self.after.get_mut(self.depth).ok_or(Reject::TooDeep)? = after.unwrap_or(NONE);
         self.depth += 1;
         self.slot = inner;
         Ok(())
@@ -383,7 +383,8 @@ impl Walk {
     fn leave(&mut self) -> Option<u32> {
         while self.depth > 0 {
             self.depth -= 1;
-            if let Some(next) = self.after[self.depth] {
+            let next = self.after[self.depth];
+            if next != NONE {
                 return Some(next);
             }
         }
