@@ -391,12 +391,8 @@ impl Engine {
         shared.page.store_u32(doorbell::WAKE_ARMED, self.sleeps, Ordering::Relaxed);
         // Store-load: the driver must see the armed wake, or we its tail or grant.
         fence(Ordering::SeqCst);
-        if !self.page_moved(&shared) {
-            let shared = link.sleep(shared, alarm);
-            shared.page.store_u32(doorbell::WAKE_ARMED, 0, Ordering::Relaxed);
-        } else {
-            shared.page.store_u32(doorbell::WAKE_ARMED, 0, Ordering::Relaxed);
-        }
+        let shared = if self.page_moved(&shared) { shared } else { link.sleep(shared, alarm) };
+        shared.page.store_u32(doorbell::WAKE_ARMED, 0, Ordering::Relaxed);
         self.quiet_since = None;
     }
 

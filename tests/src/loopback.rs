@@ -106,7 +106,8 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    fn new(socket: &std::path::Path) -> anyhow::Result<Self> {
+    /// Connects to a card that listens there.
+    pub fn new(socket: &std::path::Path) -> anyhow::Result<Self> {
         let mut client = Client::new(socket)?;
         let region = client.region(DOORBELL_BAR.into()).context("no doorbell region")?;
         let file = region.file_offset.as_ref().context("the doorbell page cannot be mapped")?;
