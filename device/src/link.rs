@@ -19,6 +19,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Faults that the log tells of; the rest are only counted.
+const MAX_LOGGED: u64 = 100;
+
 /// A stream's registers, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamConfig {
@@ -152,7 +155,10 @@ impl Link {
         shared.fault_count = shared.fault_count.wrapping_add(1);
         self.stats.faults.add(1);
         if shared.fault == 0 {
-            tracing::warn!(code = fault as u32, detail = format_args!("{detail:#x}"), "driver fault: {fault}");
+            // A guest can make faults without end, but not the log.
+            if self.stats.faults.get() <= MAX_LOGGED {
+                tracing::warn!(code = fault as u32, detail = format_args!("{detail:#x}"), "driver fault: {fault}");
+            }
             shared.fault = fault as u32;
             shared.fault_detail = detail;
             self.raise(shared, CONTROL_VECTOR);

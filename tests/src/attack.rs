@@ -2,7 +2,7 @@
 //!
 //! Fed by generated tests and by fuzzing; feeds the card through a [`RawStream`].
 
-use crate::raw::{Bus, RawStream, SLOTS, seconds};
+use crate::raw::{Bus, RawStream, SLOTS};
 use anyhow::ensure;
 use dmus_interface::event::{Data, Event, PACKAGE, PointerWidth};
 use dmus_interface::regs;
@@ -115,7 +115,7 @@ pub fn next_driver_plays<B: Bus>(platform: &B) -> anyhow::Result<()> {
     platform.device_reset();
     platform.write_config(4, &[6, 0]);
     let next = RawStream::running(platform, PointerWidth::Eight)?;
-    next.submit(0, next.inline(0, &[0x90, 60, 100]), seconds(1));
+    next.submit(0, next.inline(0, &[0x90, 60, 100]), 1000);
     let done = next.completion()?;
     ensure!((done.slot, done.status) == (0, Status::Presented), "{done:?}");
     let fault = platform.read32(regs::FAULT.offset);

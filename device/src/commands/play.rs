@@ -12,7 +12,7 @@ use scene::Scene;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -117,15 +117,17 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
 }
 
 fn print_summary(summary: &Value, card: &Value, qemu_start: Duration) {
+    // A reader that has seen enough may close the pipe: the song was played all the same.
+    let mut out = std::io::stdout().lock();
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     if let Value::Object(fields) = summary {
         for (name, value) in fields {
-            println!("{:<18} {}", name.replace('_', " "), plain(value));
+            let _ = writeln!(out, "{:<18} {}", name.replace('_', " "), plain(value));
         }
     }
     if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
         let seconds = first - qemu_start.as_secs_f64();
-        println!("{:<18} {seconds:.3} s after QEMU's start", "first event");
+        let _ = writeln!(out, "{:<18} {seconds:.3} s after QEMU's start", "first event");
     }
 }
 
