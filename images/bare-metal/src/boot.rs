@@ -169,6 +169,7 @@ impl MemoryMap {
 
 /// The memory that this program itself takes, with stacks and page tables.
 fn image() -> Range<u64> {
+    // SAFETY: link.ld defines both; only their addresses are taken.
     unsafe extern "C" {
         static __image_start: u8;
         static __image_end: u8;

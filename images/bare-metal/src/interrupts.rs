@@ -86,6 +86,7 @@ fn local_apic() -> Mmio {
 
 /// Loads the vector table, takes the local APIC into use and lets interrupts in. Called once.
 pub(crate) fn init() {
+    // SAFETY: boot.s defines them as declared.
     unsafe extern "C" {
         static interrupt_entries: u8;
         static exception_entries: u8;
