@@ -5,6 +5,7 @@
 
 use crate::device::DmaMap;
 use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::SealFlags;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -83,7 +84,7 @@ impl DoorbellPage {
         let fd = rustix::fs::memfd_create("dmus-doorbell", flags)?;
         rustix::fs::ftruncate(&fd, u64::from(size))?;
         // A client that shrank it would have the card fault.
-        rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW)?;
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
         let map = MmapOptions::new().len(size as usize).map_raw(fd.as_raw_fd())?;
         Ok(Self { memory: SharedMemory { map }, fd })
     }
@@ -186,6 +187,7 @@ impl GuestMemory {
         let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "the range does not fit the file");
         let len = usize::try_from(map.size).map_err(|_| too_large())?;
         let end = map.offset.checked_add(map.size).ok_or_else(too_large)?;
+        pin_size(file)?;
         // Beyond the end of the file an access would be a bus error.
         if file.metadata()?.len() < end {
             return Err(too_large());
@@ -270,13 +272,31 @@ impl GuestMemory {
     }
 }
 
+/// Sees to it that a memfd cannot shrink: an access beyond its new end would be a bus error, and the end of the card. Ordinary files
+/// have no seals, and are trusted with their size.
+fn pin_size(file: &std::fs::File) -> io::Result<()> {
+    let cannot = |_| {
+        let why = "it could shrink, and cannot be sealed: leave QEMU's memory-backend-memfd at seal=on";
+        io::Error::new(io::ErrorKind::PermissionDenied, why)
+    };
+    match rustix::fs::fcntl_get_seals(file) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(()),
+        Ok(_) => rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK).map_err(cannot),
+        Err(_) => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
 
     fn memfd(size: u64) -> File {
-        let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        sealable(size, rustix::fs::MemfdFlags::ALLOW_SEALING)
+    }
+
+    fn sealable(size: u64, flags: rustix::fs::MemfdFlags) -> File {
+        let fd = rustix::fs::memfd_create("test", flags | rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
         rustix::fs::ftruncate(&fd, size).expect("size");
         File::from(fd)
     }
@@ -322,6 +342,20 @@ mod tests {
             assert!(memory.map(bad).is_err());
         }
         assert!(memory.covers(0x1000, 4096, true) && !memory.covers(0x1000, 4097, false));
+    }
+
+    #[test]
+    fn memory_can_not_shrink_once_it_is_mapped() {
+        let mut memory = GuestMemory::default();
+        let file = memfd(8192);
+        memory.map(map(0x1000, 8192, 0, &file, true)).expect("map");
+        assert!(rustix::fs::ftruncate(&file, 0).is_err());
+        let unsealable = sealable(8192, rustix::fs::MemfdFlags::empty());
+        let refused = memory.map(map(0x9000, 8192, 0, &unsealable, true));
+        assert_eq!(refused.map_err(|error| error.kind()), Err(io::ErrorKind::PermissionDenied));
+        let ordinary = tempfile::tempfile().expect("file");
+        ordinary.set_len(8192).expect("size");
+        memory.map(map(0x9000, 8192, 0, &ordinary, true)).expect("an ordinary file");
     }
 
     #[test]

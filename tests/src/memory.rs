@@ -48,7 +48,7 @@ pub struct Ram {
 impl Ram {
     /// [`RAM`] zeroed bytes.
     pub fn new() -> anyhow::Result<Self> {
-        let file = memfd_create("guest", MemfdFlags::CLOEXEC)?;
+        let file = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, RAM as u64)?;
         let map = MmapOptions::new().len(RAM).map_raw(&file)?;
         Ok(Self { file: file.into(), outstanding: Cell::new(0), map, next: Cell::new(0) })
