@@ -106,8 +106,7 @@ impl Song {
         if !file.starts_with(b"MThd") {
             return Err(SongError::NotMidi);
         }
-        // midly negates the frame rate, and -128 has no negative.
-        if file.get(12) == Some(&0x80) {
+        if has_impossible_header(file) {
             return Err(SongError::BadHeader);
         }
         let (header, tracks) = midly::parse(file).map_err(|_| SongError::BadHeader)?;
@@ -240,6 +239,21 @@ impl<'a> Action<'a> {
             TrackEventKind::Meta(_) => Self::Nothing,
         }
     }
+}
+
+/// Whether any header chunk, the first or a later one, gives an SMPTE frame rate of -128. midly negates it, which cannot be done.
+fn has_impossible_header(mut file: &[u8]) -> bool {
+    while let Some((id, rest)) = file.split_first_chunk::<4>()
+        && let Some((length, rest)) = rest.split_first_chunk::<4>()
+    {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (body, next) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        if id == b"MThd" && body.get(4) == Some(&0x80) {
+            return true;
+        }
+        file = next;
+    }
+    false
 }
 
 /// The MIDI file inside a RIFF RMID wrapper; any other file as it is.

@@ -95,6 +95,15 @@ fn an_rmid_wrapper_is_looked_through() {
     assert_eq!(played(&rmid), played(&inner));
 }
 
+/// Found by fuzzing: the reader panicked on the second header.
+#[test]
+fn an_impossible_frame_rate_is_refused_in_any_header() {
+    let found = b"MThd\0\0\0\x0a\0\0\0\x3d\x21\0\0\0\x80\0MThd\0\0\0\x0a\0\0\0\0\x80\x80MT\0\0";
+    assert_eq!(Song::parse(found).err(), Some(SongError::BadHeader));
+    let first = file(0, 0x8028, &[&track(&[])]);
+    assert_eq!(Song::parse(&first).err(), Some(SongError::BadHeader));
+}
+
 #[test]
 fn bad_files_are_refused_with_their_reason() {
     let good = file(1, 96, &[&track(&[&[0, 0x90, 60, 100]]), &track(&[])]);
