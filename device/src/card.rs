@@ -189,11 +189,8 @@ impl Card {
             regs::CONTROL => self.write_control(value),
             regs::POINTER_WIDTH => match PointerWidth::decode(value) {
                 None => self.fault(Fault::BadValue, register.offset),
-                Some(_) if self.any(|view| view.open && view.state != State::Stop || view.busy) => {
-                    self.fault(Fault::Locked, register.offset);
-                }
                 // An open stream keeps the layout that it was created with.
-                Some(_) if self.any(|view| view.open) => self.fault(Fault::Locked, register.offset),
+                Some(_) if self.any(|view| view.open || view.busy) => self.fault(Fault::Locked, register.offset),
                 Some(width) => self.width = width,
             },
             regs::FAULT => {

@@ -172,7 +172,7 @@ impl Stream {
             link.fault(shared, Fault::UnfinishedMessage, self.detail(head));
         }
         match outcome {
-            Outcome::Accepted { time, .. } => {
+            Outcome::Accepted { time } => {
                 link.stats.take_slots(u64::from(self.intake.owned - owned));
                 if self.state == State::Stop {
                     self.discard(head, &link.stats);

@@ -1,6 +1,6 @@
 //! Memory that a driver in this process shares with the card: the doorbell page, and RAM for DMA.
 //!
-//! Fed by a descriptor of the card's page, or by the kernel; feeds the platforms. The only `unsafe` of the tests.
+//! Fed by a descriptor of the card's page, or by the kernel; feeds the platforms. With the counting allocator of `protocol_robustness`, the only `unsafe` of the tests.
 
 use anyhow::Context;
 use dmus_driver::PlatformError;

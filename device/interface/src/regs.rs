@@ -68,7 +68,7 @@ pub const FEATURES: Register = register(0x008, 4, Access::Read, "FEATURES");
 pub const STREAMS: Register = register(0x00C, 4, Access::Read, "STREAMS");
 /// [`control`] bits. Clearing ENABLE is refused unless every stream is closed.
 pub const CONTROL: Register = register(0x010, 4, Access::ReadWrite, "CONTROL");
-/// Pointer width of events, 4 or 8. May change only while every stream is in STOP or closed.
+/// Pointer width of events, 4 or 8. May change only while every stream is closed: a stream keeps the layout that it was created with.
 pub const POINTER_WIDTH: Register = register(0x014, 4, Access::ReadWrite, "POINTER_WIDTH");
 /// Sample rate of the card, in Hz.
 pub const SAMPLE_RATE: Register = register(0x018, 4, Access::Read, "SAMPLE_RATE");
@@ -308,7 +308,7 @@ pub enum Fault {
     /// A value that the register does not take.
     #[error("value that the register does not take")]
     BadValue = 4,
-    /// The register may not change now (its stream is open, or streams are not in STOP).
+    /// The register may not change now: its stream is open, or (POINTER_WIDTH, CONTROL) any stream is.
     #[error("register changed while its stream is open")]
     Locked = 5,
     /// A transition was asked for while another is under way.

@@ -47,7 +47,7 @@ enum Assembly {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Held by the card from now on.
-    Accepted { time: i64, messages: u32 },
+    Accepted { time: i64 },
     /// A fragment whose bytes are copied: complete.
     Copied,
     /// Refused; `messages` is how many it counts for.
@@ -152,7 +152,7 @@ impl Intake {
             match next.or_else(|| walk.leave()) {
                 Some(next) => walk.slot = next,
                 None => {
-                    return Ok(Outcome::Accepted { time, messages: walk.messages });
+                    return Ok(Outcome::Accepted { time });
                 }
             }
         }
@@ -169,7 +169,7 @@ impl Intake {
         if (0x80..0xF7).contains(&first) {
             self.abandon_assembly();
         }
-        let accepted = Outcome::Accepted { time: event.time, messages: 1 };
+        let accepted = Outcome::Accepted { time: event.time };
         if realtime || last && matches!(self.assembly, Assembly::Idle) {
             return self.hold_message(slot, event, payload).map(|()| accepted);
         }
