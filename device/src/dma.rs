@@ -7,6 +7,7 @@ use crate::device::DmaMap;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,12 +19,14 @@ struct SharedMemory {
 
 impl SharedMemory {
     /// The place of `len` bytes at `offset`, if they are inside.
+    #[inline]
     fn place(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.map.len());
         // SAFETY: inside the mapping by the check.
         inside.then(|| unsafe { self.map.as_mut_ptr().add(offset) })
     }
 
+    #[inline]
     fn word32(&self, offset: usize) -> Option<&AtomicU32> {
         let place = self.place(offset, 4)?.cast::<u32>();
         // SAFETY: inside the mapping, which lives as long as `self`; aligned by the check; all accesses on this side are atomic or
@@ -31,6 +34,7 @@ impl SharedMemory {
         place.is_aligned().then(|| unsafe { AtomicU32::from_ptr(place) })
     }
 
+    #[inline]
     fn word64(&self, offset: usize) -> Option<&AtomicU64> {
         let place = self.place(offset, 8)?.cast::<u64>();
         // SAFETY: as in `word32`.
@@ -39,35 +43,30 @@ impl SharedMemory {
 
     /// Copies out; the caller has checked the bounds, what is outside stays as it was.
     fn read(&self, offset: usize, out: &mut [u8]) {
-        let Some(place) = self.place(offset, out.len()) else {
-            return;
-        };
-        let words = if place.cast::<u64>().is_aligned() { out.len() / 8 } else { 0 };
-        for (i, word) in out.as_chunks_mut::<8>().0.iter_mut().take(words).enumerate() {
-            // SAFETY: inside by the check above, and aligned.
-            *word = unsafe { place.cast::<u64>().add(i).read_volatile() }.to_ne_bytes();
-        }
-        for (i, byte) in out.iter_mut().enumerate().skip(words * 8) {
-            // SAFETY: inside by the check above.
-            *byte = unsafe { place.add(i).read_volatile() };
+        if let Some(place) = self.place(offset, out.len()) {
+            // SAFETY: inside by the check, and private memory does not overlap it; any bytes are valid.
+            unsafe { copy(place, out.as_mut_ptr(), out.len()) };
         }
     }
 
     /// Copies in; what is outside is dropped.
     fn write(&self, offset: usize, bytes: &[u8]) {
-        let Some(place) = self.place(offset, bytes.len()) else {
-            return;
-        };
-        let words = if place.cast::<u64>().is_aligned() { bytes.len() / 8 } else { 0 };
-        for (i, chunk) in bytes.as_chunks::<8>().0.iter().take(words).enumerate() {
-            // SAFETY: inside by the check above, and aligned.
-            unsafe { place.cast::<u64>().add(i).write_volatile(u64::from_ne_bytes(*chunk)) };
-        }
-        for (i, byte) in bytes.iter().enumerate().skip(words * 8) {
-            // SAFETY: inside by the check above.
-            unsafe { place.add(i).write_volatile(*byte) };
+        if let Some(place) = self.place(offset, bytes.len()) {
+            // SAFETY: as in `read`.
+            unsafe { copy(bytes.as_ptr(), place, bytes.len()) };
         }
     }
+}
+
+/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
+/// read again.
+///
+/// # Safety
+/// As [`std::ptr::copy_nonoverlapping`], but other processes may write to either side meanwhile: then bytes old and new are mixed.
+#[inline(never)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
 }
 
 /// The doorbell page: a memfd that the guest maps too.
@@ -93,20 +92,24 @@ impl DoorbellPage {
         self.fd.try_clone()
     }
 
+    #[inline]
     pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
         self.memory.word32(offset).map_or(u32::MAX, |word| word.load(order))
     }
 
+    #[inline]
     pub(crate) fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
         if let Some(word) = self.memory.word32(offset) {
             word.store(value, order);
         }
     }
 
+    #[inline]
     pub(crate) fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
         self.memory.word64(offset).map_or(u64::MAX, |word| word.load(order))
     }
 
+    #[inline]
     pub(crate) fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
         if let Some(word) = self.memory.word64(offset) {
             word.store(value, order);
@@ -156,6 +159,84 @@ impl Map {
 #[derive(Debug, Default)]
 pub(crate) struct GuestMemory {
     maps: Vec<Map>,
+    /// Changes with every map: what was translated before is void.
+    generation: u64,
+}
+
+/// Ranges that were translated once, for as long as the maps stay as they are.
+#[derive(Debug)]
+pub(crate) struct Windows<const N: usize> {
+    generation: u64,
+    /// `None`: a range is not wholly inside one map, or not aligned there.
+    windows: Option<[Window; N]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    place: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the place is only a number before `GuestMemory::views` makes it a view, which borrows the memory.
+unsafe impl<const N: usize> Send for Windows<N> {}
+
+impl<const N: usize> Windows<N> {
+    /// Nothing is translated yet.
+    pub(crate) const STALE: Self = Self { generation: u64::MAX, windows: None };
+}
+
+/// A range of guest memory, of which each access is checked against its length only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'m> {
+    window: Window,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl View<'_> {
+    #[inline]
+    fn place(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.window.len);
+        // SAFETY: inside the window, which is inside a mapping that lives as long as the memory that this borrows.
+        inside.then(|| unsafe { self.window.place.add(offset) })
+    }
+
+    /// Reads a little-endian u32 at a multiple of 4; all ones outside.
+    #[inline]
+    pub(crate) fn load_u32(&self, offset: usize) -> u32 {
+        let place = self.place(offset, 4).filter(|_| offset.is_multiple_of(4));
+        // SAFETY: inside by the check, aligned because the window is to 8; volatile, because the guest may write at any time.
+        place.map_or(u32::MAX, |place| u32::from_le(unsafe { place.cast::<u32>().read_volatile() }))
+    }
+
+    /// Reads little-endian words at a multiple of 8.
+    #[inline]
+    pub(crate) fn words<const COUNT: usize>(&self, offset: usize) -> Option<[u64; COUNT]> {
+        let place = self.place(offset, COUNT * 8).filter(|_| offset.is_multiple_of(8))?.cast::<u64>();
+        // SAFETY: as in `load_u32`.
+        Some(std::array::from_fn(|i| u64::from_le(unsafe { place.add(i).read_volatile() })))
+    }
+
+    /// Writes little-endian words at a multiple of 8; dropped outside.
+    #[inline]
+    pub(crate) fn store<const COUNT: usize>(&self, offset: usize, words: [u64; COUNT]) {
+        if let Some(place) = self.place(offset, COUNT * 8).filter(|_| offset.is_multiple_of(8)) {
+            for (i, word) in words.into_iter().enumerate() {
+                // SAFETY: as in `load_u32`; only writable maps have windows that are written (see `Windows::translate`).
+                unsafe { place.cast::<u64>().add(i).write_volatile(word.to_le()) };
+            }
+        }
+    }
+
+    /// Copies bytes out, once; says whether they are inside.
+    #[inline]
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) -> bool {
+        let Some(place) = self.place(offset, out.len()) else {
+            return false;
+        };
+        // SAFETY: inside by the check, and private memory does not overlap it; any bytes are valid.
+        unsafe { copy(place, out.as_mut_ptr(), out.len()) };
+        true
+    }
 }
 
 impl GuestMemory {
@@ -178,6 +259,7 @@ impl GuestMemory {
             Some(file) => Some(Self::open(&map, file)?),
             None => None,
         };
+        self.generation += 1;
         self.maps
             .insert(at, Map { iova: map.iova, size: map.size, writable: map.writable && memory.is_some(), memory });
         Ok(())
@@ -201,11 +283,39 @@ impl GuestMemory {
     /// Removes every map that overlaps the range.
     pub(crate) fn unmap(&mut self, iova: u64, size: u64) {
         let end = iova.saturating_add(size);
+        self.generation += 1;
         self.maps.retain(|m| m.end() <= iova || m.iova >= end);
     }
 
     pub(crate) fn clear(&mut self) {
+        self.generation += 1;
         self.maps.clear();
+    }
+
+    /// Views of ranges that [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or one of them is not
+    /// accessible in one piece.
+    #[inline]
+    pub(crate) fn views<const N: usize>(&self, windows: &Windows<N>) -> Option<[View<'_>; N]> {
+        let windows = windows.windows.filter(|_| windows.generation == self.generation)?;
+        Some(windows.map(|window| View { window, memory: PhantomData }))
+    }
+
+    /// Whether the maps have changed since.
+    #[inline]
+    pub(crate) fn is_stale<const N: usize>(&self, windows: &Windows<N>) -> bool {
+        windows.generation != self.generation
+    }
+
+    /// Translates ranges, given as address, bytes, and whether they will be written.
+    pub(crate) fn translate<const N: usize>(&self, ranges: [(u64, usize, bool); N]) -> Windows<N> {
+        let translated = ranges.map(|(iova, len, write)| {
+            let (memory, offset) = self.whole(iova, len, write)?;
+            let place = memory.place(offset, len)?;
+            place.cast::<u64>().is_aligned().then_some(Window { place, len })
+        });
+        let nowhere = Window { place: std::ptr::null_mut(), len: 0 };
+        let windows = translated.iter().all(Option::is_some).then(|| translated.map(|window| window.unwrap_or(nowhere)));
+        Windows { generation: self.generation, windows }
     }
 
     /// Whether the range touches memory that the client has but does not share.
@@ -324,6 +434,29 @@ mod tests {
         let mut tail = [1; 16];
         memory.read(0x2FF0, &mut tail).expect("read");
         assert_eq!(tail, [0; 16], "a write that does not fit changes nothing");
+    }
+
+    #[test]
+    fn translations_end_with_the_maps_that_they_are_of() {
+        let (old, new) = (memfd(4096), memfd(4096));
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x1000, 4096, 0, &old, true)).expect("map");
+        assert!(memory.views(&Windows::<1>::STALE).is_none());
+        let windows = memory.translate([(0x1100, 64, true), (0x1F00, 0x100, false)]);
+        let [first, second] = memory.views(&windows).expect("views");
+        first.store(8, [1, 2]);
+        first.store(56, [3, 4]);
+        assert_eq!((first.words(8), first.words::<2>(56), first.words::<1>(4)), (Some([1, 2]), None, None));
+        assert_eq!((second.load_u32(0xFC), second.load_u32(0x100)), (0, u32::MAX));
+        memory.unmap(0x1000, 4096);
+        assert!(memory.views(&windows).is_none() && memory.is_stale(&windows));
+        memory.map(map(0x1000, 4096, 0, &new, false)).expect("map");
+        assert!(memory.views(&windows).is_none());
+        assert!(memory.views(&memory.translate([(0x1100, 64, true)])).is_none(), "not to be written");
+        assert!(memory.views(&memory.translate([(0x1104, 8, false)])).is_none(), "not aligned");
+        assert!(memory.views(&memory.translate([(0x1FF8, 16, false)])).is_none(), "not in one piece");
+        let windows = memory.translate([(0x1108, 8, false)]);
+        assert_eq!(memory.views(&windows).expect("views")[0].words(0), Some([0]), "the new memory");
     }
 
     #[test]

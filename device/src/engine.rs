@@ -1,14 +1,14 @@
 //! The engine: a thread that fetches submissions, renders, and publishes completions.
 //!
 //! Fed by `link` (requests, doorbell page, guest memory); feeds the sink with audio and the guest with completions and interrupts. A turn
-//! is: a section to look around, sections to fetch, one block of audio with no lock held, and sections to publish.
+//! is: sections to look around, fetch, and present what is due already; one block of audio with no lock held; and sections to publish.
 
 use crate::bank::Bank;
 use crate::clock::Clock;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Request, Shared, StreamView};
 use crate::sink::{Sink, SinkError, to_s16};
-use crate::stream::{Span, Stream};
+use crate::stream::{Now, Span, Stream};
 use crate::synth::Synth;
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
@@ -68,15 +68,26 @@ impl EngineHandle {
 /// The engine, before it has a thread. A caller that gives it none turns it itself: one thread then does everything, in a fixed order.
 pub struct Engine {
     link: Arc<Link>,
+    core: Core,
+}
+
+/// What is the engine's own.
+struct Core {
     bank: Arc<Bank>,
     sink: Box<dyn Sink>,
     clock: Clock,
     clock_mode: ClockMode,
     epoch: u64,
-    streams: [Option<Stream>; STREAMS],
+    /// The open streams, by their index.
+    streams: Vec<Stream>,
     /// Synthesizers of closed streams, to be used again.
     spare: Vec<Synth>,
-    position: SampleTime,
+    now: Now,
+    /// Master time up to which events are due, and its sample.
+    horizon: RefTime,
+    horizon_sample: SampleTime,
+    /// Whether clocks or position have moved since they were published.
+    moved: bool,
     left: Vec<f32>,
     right: Vec<f32>,
     pcm: Vec<i16>,
@@ -98,16 +109,18 @@ pub enum Turn {
 
 impl Engine {
     pub(crate) fn new(link: Arc<Link>, clock_mode: ClockMode, bank: Arc<Bank>, sink: Box<dyn Sink>) -> Self {
-        let mut engine = Self {
-            link,
+        let mut core = Core {
             bank,
             sink,
             clock: Clock::new(clock_mode),
             clock_mode,
             epoch: 0,
-            streams: [const { None }; STREAMS],
+            streams: Vec::with_capacity(STREAMS),
             spare: Vec::new(),
-            position: SampleTime(0),
+            now: Now::at(SampleTime(0), RefTime::ZERO, SAMPLE_RATE),
+            horizon: RefTime::ZERO,
+            horizon_sample: SampleTime(0),
+            moved: true,
             left: vec![0.0; BLOCK],
             right: vec![0.0; BLOCK],
             pcm: vec![0; BLOCK * 2],
@@ -115,8 +128,8 @@ impl Engine {
             quiet_since: None,
         };
         // The first stream opens without a pause.
-        engine.spare.push(engine.new_synth());
-        engine
+        core.spare.push(core.new_synth());
+        Self { link, core }
     }
 
     /// Goes on in a thread of its own.
@@ -133,75 +146,143 @@ impl Engine {
         }
         loop {
             match self.turn() {
-                Turn::Worked => self.quiet_since = None,
-                Turn::Quiet => self.rest(),
-                Turn::Shutdown => return self.sink.finish(),
+                Turn::Worked => self.core.quiet_since = None,
+                Turn::Quiet => self.core.rest(&self.link),
+                Turn::Shutdown => return self.core.sink.finish(),
             }
         }
     }
 
     /// Looks around, fetches, renders a block, publishes.
     pub fn turn(&mut self) -> Turn {
-        let link = Arc::clone(&self.link);
-        let (requests, fetch) = {
-            let mut shared = link.lock();
-            if shared.shutdown {
-                return Turn::Shutdown;
-            }
-            if shared.epoch != self.epoch {
-                self.reset(shared.epoch);
-            }
-            shared.rung = false;
-            self.look_at_page(&link, &mut shared);
-            let fetch = self.streams.iter().flatten().any(|stream| !stream.is_fetched());
-            (std::mem::take(&mut shared.requests), fetch)
-        };
-        let mut worked = fetch;
-        for (index, request) in requests.into_iter().enumerate() {
-            if let Some(request) = request {
-                self.carry_out(index, request);
-                worked = true;
-            }
+        self.core.turn(&self.link)
+    }
+}
+
+impl Core {
+    fn turn(&mut self, link: &Link) -> Turn {
+        let mut shared = link.lock();
+        if shared.shutdown {
+            return Turn::Shutdown;
         }
-        self.fetch();
-        worked |= self.render();
-        worked |= self.publish();
+        if shared.epoch != self.epoch {
+            self.reset(link, shared.epoch);
+        }
+        self.look_at_page(link, &mut shared);
+        let mut worked = false;
+        if std::mem::take(&mut shared.rung) {
+            let requests = std::mem::take(&mut shared.requests);
+            drop(shared);
+            worked = self.carry_out_all(link, requests);
+            shared = link.lock();
+        }
+        let Some((mut shared, served)) = self.serve(link, shared) else {
+            return Turn::Worked;
+        };
+        worked |= served;
+        self.look_at_clock();
+        if self.has_to_render() {
+            drop(shared);
+            worked |= self.render(link);
+            let Some((again, published)) = self.serve(link, link.lock()) else {
+                return Turn::Worked;
+            };
+            worked |= published;
+            shared = again;
+        } else if self.moved {
+            self.move_to(self.now.position);
+        }
+        worked |= self.publish_clocks(link, &mut shared);
         if worked { Turn::Worked } else { Turn::Quiet }
     }
 
     /// Loads the grant, and only then the tails: what a grant covers is among what these tails publish.
+    #[inline]
     fn look_at_page(&mut self, link: &Link, shared: &mut Shared) {
         let grant = shared.page.load_u64(doorbell::GRANT, Ordering::Acquire);
         self.clock.grant(RefTime(grant as i64));
-        for stream in self.streams.iter_mut().flatten() {
+        for stream in &mut self.streams {
             stream.look_at_tail(link, shared);
         }
     }
 
     /// Forgets everything, as the registers already have.
-    fn reset(&mut self, epoch: u64) {
+    fn reset(&mut self, link: &Link, epoch: u64) {
         self.epoch = epoch;
-        for stream in self.streams.iter_mut().filter_map(Option::take) {
-            let mut synth = stream.abandon(&self.link.stats);
+        for stream in self.streams.drain(..) {
+            let mut synth = stream.abandon(&link.stats);
             synth.reset();
             self.spare.push(synth);
         }
         self.clock = Clock::new(self.clock_mode);
-        self.position = SampleTime(0);
+        self.horizon = RefTime::ZERO;
+        self.horizon_sample = SampleTime(0);
+        self.move_to(SampleTime(0));
     }
 
-    /// Begins a section; `None` if a reset has made void what this turn is doing.
-    fn section<'a>(&self, link: &'a Link) -> Option<MutexGuard<'a, Shared>> {
-        let shared = link.lock();
-        (shared.epoch == self.epoch).then_some(shared)
+    /// The next sample is `position`, and everything up to there and the horizon has been presented.
+    fn move_to(&mut self, position: SampleTime) {
+        self.now = Now::at(position, self.horizon, SAMPLE_RATE);
+        self.moved = true;
+    }
+
+    /// How far events are due by now.
+    #[inline]
+    fn look_at_clock(&mut self) {
+        let horizon = self.clock.horizon();
+        if horizon != self.horizon {
+            self.horizon = horizon;
+            self.horizon_sample = horizon.to_sample(SAMPLE_RATE);
+            self.moved = true;
+        }
+    }
+
+    /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
+    /// if a reset has made void what this turn is doing. Says whether there was anything to do.
+    #[inline]
+    fn serve<'a>(
+        &mut self,
+        link: &'a Link,
+        mut shared: MutexGuard<'a, Shared>,
+    ) -> Option<(MutexGuard<'a, Shared>, bool)> {
+        let mut worked = false;
+        while shared.epoch == self.epoch {
+            let mut left = false;
+            for stream in self.streams.iter_mut().filter(|stream| stream.has_work()) {
+                stream.serve(link, &mut shared, &self.now);
+                left |= stream.has_work();
+                worked = true;
+            }
+            if !left {
+                return Some((shared, worked));
+            }
+            drop(shared);
+            shared = link.lock();
+        }
+        None
+    }
+
+    fn stream(&mut self, index: usize) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.index == index)
     }
 
     fn new_synth(&self) -> Synth {
         Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES)
     }
 
-    fn carry_out(&mut self, index: usize, request: Request) {
-        let link = Arc::clone(&self.link);
+    fn carry_out_all(&mut self, link: &Link, requests: [Option<Request>; STREAMS]) -> bool {
+        let mut any = false;
+        for (index, request) in requests.into_iter().enumerate() {
+            if let Some(request) = request {
+                self.look_at_clock();
+                self.carry_out(link, index, request);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn carry_out(&mut self, link: &Link, index: usize, request: Request) {
         let now = self.master_time();
         let mut view = StreamView::default();
         let mut result = Ok(());
@@ -209,21 +290,23 @@ impl Engine {
             Request::Open(config) => {
                 link.stats.pool_slots.raise_to(u64::from(config.slots));
                 let synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
-                self.streams[index] = Some(Stream::new(index, config, synth));
+                let place = self.streams.partition_point(|stream| stream.index < index);
+                self.streams.insert(place, Stream::new(index, config, synth));
                 view.open = true;
             }
             Request::Close => {
-                if let Some(stream) = self.streams[index].take() {
-                    self.spare.push(stream.abandon(&link.stats));
+                if let Some(place) = self.streams.iter().position(|stream| stream.index == index) {
+                    self.spare.push(self.streams.remove(place).abandon(&link.stats));
                 }
             }
             Request::SetState(state) => {
                 if state == State::Run && !self.any_runs() && !self.clock.is_virtual() {
                     // Nothing was rendered while nothing ran: the audio goes on here.
-                    self.position = self.position.max(now.to_sample(SAMPLE_RATE));
+                    self.move_to(self.now.position.max(now.to_sample(SAMPLE_RATE)));
                 }
-                if let Some(stream) = &mut self.streams[index] {
-                    stream.set_state(state, now, self.position, &link.stats);
+                let position = self.now.position;
+                if let Some(stream) = self.stream(index) {
+                    stream.set_state(state, now, position, &link.stats);
                     view.open = true;
                     view.state = state;
                     view.time_base = stream.time_base();
@@ -231,11 +314,13 @@ impl Engine {
                     result = Err(Fault::Closed);
                 }
                 // What STOP discards is complete before the state reads back.
-                self.fetch();
-                self.publish_completions();
+                if self.serve(link, link.lock()).is_none() {
+                    return;
+                }
             }
         }
-        if let Some(mut shared) = self.section(&link) {
+        let mut shared = link.lock();
+        if shared.epoch == self.epoch {
             if matches!(request, Request::Open(_)) {
                 // A stream that was here before may have left its words.
                 for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
@@ -250,121 +335,97 @@ impl Engine {
     }
 
     fn any_runs(&self) -> bool {
-        self.streams.iter().flatten().any(|stream| stream.state == State::Run)
-    }
-
-    /// Fetches up to the tails that were last looked at.
-    fn fetch(&mut self) {
-        let link = Arc::clone(&self.link);
-        for index in 0..STREAMS {
-            while let Some(stream) = self.streams[index].as_mut().filter(|stream| !stream.is_fetched()) {
-                let mut shared = link.lock();
-                if shared.epoch != self.epoch {
-                    return;
-                }
-                stream.fetch(&link, &mut shared);
-                stream.publish(&link, &mut shared);
-            }
-        }
+        self.streams.iter().any(|stream| stream.state == State::Run)
     }
 
     /// Master time now: of the horizon once it is rendered, else of the next sample.
+    #[inline]
     fn master_time(&self) -> RefTime {
-        let horizon = self.clock.horizon();
-        match self.clock.is_virtual() && self.position < horizon.to_sample(SAMPLE_RATE) {
-            true => self.position.to_time(SAMPLE_RATE),
-            false => horizon,
+        match self.clock.is_virtual() && self.now.position < self.horizon_sample {
+            true => self.now.position.to_time(SAMPLE_RATE),
+            false => self.horizon,
         }
     }
 
-    /// Renders one block at most; says whether there was anything to render.
-    fn render(&mut self) -> bool {
-        let runs = self.any_runs();
-        let due = self.clock.horizon();
-        let ahead = due.to_sample(SAMPLE_RATE).0.saturating_sub(self.position.0);
+    /// Frames of the next block; 0 if there is none to render yet.
+    #[inline]
+    fn frames(&self) -> usize {
+        let ahead = self.horizon_sample.0.saturating_sub(self.now.position.0);
         let frames = match self.clock.is_virtual() {
             true => ahead,
-            false if runs && ahead >= PERIOD => ahead,
+            false if ahead >= PERIOD && self.any_runs() => ahead,
             false => 0,
         };
-        let frames = frames.min(BLOCK as u64) as usize;
+        frames.min(BLOCK as u64) as usize
+    }
+
+    /// Whether there are samples to render, or events to present before the next one.
+    #[inline]
+    fn has_to_render(&self) -> bool {
+        let due = self.horizon.min(self.now.position_time());
+        self.frames() > 0 || self.streams.iter().any(|stream| stream.is_due(due))
+    }
+
+    /// Renders one block at most, and presents what is due at its end; says whether there was anything to render.
+    fn render(&mut self, link: &Link) -> bool {
+        let frames = self.frames();
         if frames > 0 {
             let (left, right) = (&mut self.left[..frames], &mut self.right[..frames]);
             left.fill(0.0);
             right.fill(0.0);
-            let span = Span { start: self.position, frames, due, rate: SAMPLE_RATE };
+            let span = Span { now: self.now, frames, due: self.horizon, rate: SAMPLE_RATE };
             // Stream order: the sum is the same whatever the streams do.
-            for stream in self.streams.iter_mut().flatten() {
-                stream.render(span, left, right, &self.link.stats);
+            for stream in &mut self.streams {
+                stream.render(span, left, right, &link.stats);
             }
             let pcm = &mut self.pcm[..frames * 2];
             for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
                 *frame = [to_s16(*l), to_s16(*r)];
             }
             self.sink.write(pcm);
-            self.link.stats.samples.add(frames as u64);
-            self.position.0 += frames as u64;
+            link.stats.samples.add(frames as u64);
+            self.move_to(SampleTime(self.now.position.0 + frames as u64));
         }
-        if self.position >= due.to_sample(SAMPLE_RATE) || !self.clock.is_virtual() {
-            // Events at the horizon itself, before any sample at it.
-            let span = Span { start: self.position, frames: 0, due, rate: SAMPLE_RATE };
-            for stream in self.streams.iter_mut().flatten() {
-                stream.render(span, &mut [], &mut [], &self.link.stats);
-            }
+        // Events at the horizon itself, before any sample at it.
+        let span = Span { now: self.now, frames: 0, due: self.horizon, rate: SAMPLE_RATE };
+        for stream in &mut self.streams {
+            stream.render(span, &mut [], &mut [], &link.stats);
         }
+        self.move_to(self.now.position);
         frames > 0
     }
 
-    fn publish_completions(&mut self) -> bool {
-        let link = Arc::clone(&self.link);
-        let mut published = false;
-        for index in 0..STREAMS {
-            while let Some(stream) = self.streams[index].as_mut().filter(|stream| stream.has_completions()) {
-                let mut shared = link.lock();
-                if shared.epoch != self.epoch {
-                    return true;
-                }
-                stream.publish(&link, &mut shared);
-                published = true;
-            }
+    /// Publishes the clocks, then the reaching of a grant: whoever sees one sees the completions before it. Says whether a grant was reached.
+    #[inline]
+    fn publish_clocks(&mut self, link: &Link, shared: &mut Shared) -> bool {
+        if !std::mem::take(&mut self.moved) {
+            return false;
         }
-        published
-    }
-
-    /// Publishes completions, then the clocks, then the reaching of a grant: whoever sees one sees those before it.
-    fn publish(&mut self) -> bool {
-        let published = self.publish_completions();
-        let link = Arc::clone(&self.link);
         let master = self.master_time();
-        let Some(mut shared) = self.section(&link) else {
-            return true;
-        };
+        let samples = self.now.position.0;
         shared.clocks.master = master;
-        shared.clocks.samples = self.position.0;
+        shared.clocks.samples = samples;
         let page = &shared.page;
-        page.store_u64(doorbell::SAMPLE_POSITION, self.position.0, Ordering::Relaxed);
+        page.store_u64(doorbell::SAMPLE_POSITION, samples, Ordering::Relaxed);
         page.store_u64(doorbell::LATENCY_TIME, master.saturating_add(LATENCY).0 as u64, Ordering::Relaxed);
         page.store_u64(doorbell::MASTER_TIME, master.0 as u64, Ordering::Release);
-        if self.clock.awaited().is_some_and(|grant| master >= grant) {
-            self.clock.announce();
-            let mut raised = false;
-            for (index, stream) in self.streams.iter().enumerate() {
-                if stream.as_ref().is_some_and(|stream| stream.state != State::Stop) {
-                    link.raise(&shared, index as u16);
-                    raised = true;
-                }
-            }
-            if !raised {
-                link.raise(&shared, CONTROL_VECTOR);
-            }
-            return true;
+        if self.clock.awaited().is_none_or(|grant| master < grant) {
+            return false;
         }
-        published
+        self.clock.announce();
+        let mut raised = false;
+        for stream in self.streams.iter().filter(|stream| stream.state != State::Stop) {
+            link.raise(shared, stream.index as u16);
+            raised = true;
+        }
+        if !raised {
+            link.raise(shared, CONTROL_VECTOR);
+        }
+        true
     }
 
     /// Nothing to do: look again soon, then in timed sleeps, then not before the driver rings.
-    fn rest(&mut self) {
-        let link = Arc::clone(&self.link);
+    fn rest(&mut self, link: &Link) {
         let since = *self.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
         let realtime_runs = !self.clock.is_virtual() && self.any_runs();
@@ -399,7 +460,6 @@ impl Engine {
     /// Whether the driver has stored anything that a turn would act on.
     fn page_moved(&self, shared: &Shared) -> bool {
         let grant = RefTime(shared.page.load_u64(doorbell::GRANT, Ordering::Acquire) as i64);
-        let streams = self.streams.iter().flatten();
-        self.clock.would_move(grant) || streams.into_iter().any(|stream| stream.tail_moved(shared))
+        self.clock.would_move(grant) || self.streams.iter().any(|stream| stream.tail_moved(shared))
     }
 }

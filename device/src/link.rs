@@ -5,7 +5,7 @@
 //! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
 //! instead of a queue bounds by construction what a guest can pile up.
 
-use crate::dma::{DoorbellPage, GuestMemory, NotMapped};
+use crate::dma::{DoorbellPage, GuestMemory, NotMapped, View, Windows};
 use crate::stats::Stats;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
@@ -186,21 +186,36 @@ impl Link {
     }
 }
 
-impl Shared {
-    /// Copies guest memory out, once; nothing while the function may not master the bus.
-    pub(crate) fn read_guest(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped> {
+/// Guest memory, however it is reached.
+pub(crate) trait Guest {
+    /// Copies guest memory out, once.
+    fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped>;
+    /// Copies into guest memory.
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped>;
+}
+
+/// The memory that the client shares; none while the function may not master the bus.
+impl Guest for Shared {
+    fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped> {
         match self.bus_master {
             true => self.memory.read(iova, out),
             false => Err(NotMapped { iova }),
         }
     }
 
-    /// Copies into guest memory; nothing while the function may not master the bus.
-    pub(crate) fn write_guest(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped> {
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped> {
         match self.bus_master {
             true => self.memory.write(iova, bytes),
             false => Err(NotMapped { iova }),
         }
+    }
+}
+
+impl Shared {
+    /// Views of what is translated; none while the function may not master the bus.
+    #[inline]
+    pub(crate) fn views<const N: usize>(&self, windows: &Windows<N>) -> Option<[View<'_>; N]> {
+        self.memory.views(windows).filter(|_| self.bus_master)
     }
 
     /// Forgets everything but maps and vectors, as a reset does.

@@ -34,7 +34,7 @@ pub struct Stats {
     first_presented: Counter,
 }
 
-/// A number that only its writer changes.
+/// A number that only its writer changes: one thread, or whoever holds the link's lock.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -45,11 +45,11 @@ impl Counter {
     }
 
     pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
+        self.set(self.get().wrapping_add(n));
     }
 
     pub(crate) fn sub(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::Relaxed);
+        self.set(self.get().wrapping_sub(n));
     }
 
     pub(crate) fn set(&self, n: u64) {
@@ -57,7 +57,7 @@ impl Counter {
     }
 
     pub(crate) fn raise_to(&self, n: u64) {
-        self.0.fetch_max(n, Ordering::Relaxed);
+        self.set(self.get().max(n));
     }
 }
 
@@ -70,10 +70,13 @@ impl Stats {
         self.presented.add(messages);
     }
 
-    /// Slots that the card took over.
-    pub(crate) fn take_slots(&self, slots: u64) {
-        self.in_flight.add(slots);
-        self.peak_in_flight.raise_to(self.in_flight.get());
+    /// Slots that the card took over, of which `kept` were not completed at once.
+    pub(crate) fn take_slots(&self, taken: u64, kept: u64) {
+        let in_flight = self.in_flight.get();
+        if in_flight + taken > self.peak_in_flight.get() {
+            self.peak_in_flight.set(in_flight + taken);
+        }
+        self.in_flight.set(in_flight + kept);
     }
 
     /// When the first message was presented, as Unix time: what another process can compare.

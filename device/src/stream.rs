@@ -6,7 +6,8 @@
 mod intake;
 pub(crate) mod sequencer;
 
-use crate::link::{Link, Shared, StreamConfig};
+use crate::dma::Windows;
+use crate::link::{Guest, Link, Shared, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
 use dmus_interface::doorbell;
@@ -23,10 +24,40 @@ use std::sync::atomic::{Ordering, fence};
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 const SECTION: usize = 128;
 
+/// How far the card is, between two spans of samples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// The next sample to render.
+    pub(crate) position: SampleTime,
+    /// The latest master time of that sample, and of the one before it: what is no later than `passed` comes too late.
+    start: RefTime,
+    passed: RefTime,
+    /// Master time up to which every event that was here has been presented.
+    pub(crate) reached: RefTime,
+}
+
+impl Now {
+    /// Before sample `position`, with everything up to `horizon` presented that has its sample before or there.
+    pub(crate) fn at(position: SampleTime, horizon: RefTime, rate: u32) -> Self {
+        let start = position.to_time(rate);
+        let passed = match position.0.checked_sub(1) {
+            Some(before) => SampleTime(before).to_time(rate),
+            None => RefTime(i64::MIN),
+        };
+        Self { position, start, passed, reached: horizon.min(start) }
+    }
+
+    /// The latest master time of the next sample.
+    #[inline]
+    pub(crate) fn position_time(&self) -> RefTime {
+        self.start
+    }
+}
+
 /// A run of samples to render, and how far events are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
-    pub(crate) start: SampleTime,
+    pub(crate) now: Now,
     pub(crate) frames: usize,
     /// Master time up to which every event is due.
     pub(crate) due: RefTime,
@@ -35,8 +66,10 @@ pub(crate) struct Span {
 
 /// See the module.
 pub(crate) struct Stream {
-    index: usize,
+    pub(crate) index: usize,
     config: StreamConfig,
+    /// Pool, buffers, submission ring and completion ring.
+    windows: Windows<4>,
     pub(crate) state: State,
     /// Stream time while not in RUN.
     stopped_at: RefTime,
@@ -50,9 +83,11 @@ pub(crate) struct Stream {
     /// Submissions fetched, and the tail up to which to fetch, both wrapping.
     fetched: u32,
     tail: u32,
-    /// Completions published, wrapping, and those that wait to be.
+    /// Completions written to the ring, and those of them that are published, both wrapping.
+    written: u32,
     published: u32,
-    completions: VecDeque<Completion>,
+    /// Entries that wait to be written.
+    completions: VecDeque<[u64; 2]>,
     /// A ring could not be accessed, or was overrun: the stream stands still until it is closed.
     broken: bool,
 }
@@ -63,6 +98,7 @@ impl Stream {
         Self {
             index,
             config,
+            windows: Windows::STALE,
             state: State::Stop,
             stopped_at: RefTime::ZERO,
             base: RefTime::ZERO,
@@ -72,6 +108,7 @@ impl Stream {
             silent: true,
             fetched: 0,
             tail: 0,
+            written: 0,
             published: 0,
             completions: VecDeque::with_capacity(slots),
             broken: false,
@@ -112,6 +149,7 @@ impl Stream {
     }
 
     /// Looks at the submission tail. Loaded after the grant, so that a grant covers every tail stored before it.
+    #[inline]
     pub(crate) fn look_at_tail(&mut self, link: &Link, shared: &mut Shared) {
         if self.broken {
             return;
@@ -131,31 +169,124 @@ impl Stream {
         !self.broken && shared.page.load_u32(word, Ordering::Acquire) != self.fetched
     }
 
-    /// Whether everything up to the tail is fetched.
-    pub(crate) fn is_fetched(&self) -> bool {
-        self.broken || self.fetched == self.tail
+    /// Whether there are submissions to fetch or completions to publish.
+    #[inline]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.broken && (self.fetched != self.tail || !self.completions.is_empty())
     }
 
-    /// Fetches some submissions; call until [`Self::is_fetched`].
-    pub(crate) fn fetch(&mut self, link: &Link, shared: &mut Shared) {
-        if self.is_fetched() {
-            return;
+    /// Whether an event waits that is due at master time `due` or before.
+    #[inline]
+    pub(crate) fn is_due(&self, due: RefTime) -> bool {
+        let time = self.sequencer.next_time().filter(|_| self.state == State::Run);
+        time.is_some_and(|time| time == DONT_HOLD || RefTime(time).saturating_add(self.base) <= due)
+    }
+
+    /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
+    #[inline]
+    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared, now: &Now) {
+        self.intake.begin_section();
+        if !self.completions.is_empty() {
+            self.write_completions(link, shared);
         }
-        // As many entries at once as there are before the ring's end.
-        let entry = self.fetched & (self.config.submission_entries - 1);
-        let waiting = self.tail.wrapping_sub(self.fetched).min(self.config.submission_entries - entry);
-        let mut heads = [0; SECTION * SUBMISSION_SIZE];
-        let heads = &mut heads[..(waiting as usize).min(SECTION) * SUBMISSION_SIZE];
-        let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
-        if shared.read_guest(iova, heads).is_err() {
-            link.fault(shared, Fault::RingFault, self.detail(entry));
-            self.broken = true;
-            return;
+        let mut left = SECTION as u32;
+        while left > 0 && self.fetched != self.tail && !self.broken {
+            let fetched = self.fetched;
+            self.fetch_plain(link, shared, now, left);
+            if self.fetched == fetched {
+                self.fetch_one(link, shared);
+                self.write_completions(link, shared);
+            }
+            left = left.saturating_sub(self.fetched.wrapping_sub(fetched));
         }
-        for head in heads.as_chunks::<SUBMISSION_SIZE>().0 {
+        if self.written != self.published {
+            self.publish(link, shared);
+        }
+    }
+
+    /// Fetches up to `limit` plain events, until one is not.
+    #[inline]
+    fn fetch_plain(&mut self, link: &Link, shared: &Shared, now: &Now, limit: u32) {
+        if shared.memory.is_stale(&self.windows) {
+            self.windows = self.translate(shared);
+        }
+        let Some([pool, buffers, submissions, completions]) = shared.views(&self.windows) else {
+            return;
+        };
+        // In stream time. What would overtake a completion that waits to be written has to wait, too.
+        let at_once = self.state == State::Run && self.completions.is_empty();
+        let due = if at_once { now.reached.saturating_sub(self.base).0 } else { -1 };
+        let passed = now.passed.saturating_sub(self.base).0;
+        let start = now.start.saturating_sub(self.base).0;
+        let submission_mask = self.config.submission_entries - 1;
+        let completion_mask = self.config.completion_entries - 1;
+        let first = self.fetched;
+        let end = first.wrapping_add(limit.min(self.tail.wrapping_sub(first)));
+        let (mut presented, mut late) = (0, 0);
+        while self.fetched != end {
+            let head = submissions.load_u32((self.fetched & submission_mask) as usize * SUBMISSION_SIZE);
+            let Some(event) = self.intake.read_plain(pool, buffers, head) else {
+                break;
+            };
+            if event.time < 0 || self.state == State::Stop {
+                break;
+            }
+            if event.time <= due && self.sequencer.next_time().is_none_or(|next| event.time < next) {
+                self.intake.pass(head, &event, |group, bytes| self.synth.message(group, bytes));
+                let entry = if event.time > passed {
+                    Completion::words(head, Status::Presented, 0, event.time)
+                } else {
+                    late += 1;
+                    Completion::words(head, Status::Late, 0, start.saturating_sub(event.time))
+                };
+                completions.store((self.written & completion_mask) as usize * COMPLETION_SIZE, entry);
+                self.written = self.written.wrapping_add(1);
+                presented += 1;
+            } else {
+                self.intake.hold_plain(head, &event);
+                self.sequencer.push(event.time, head);
+            }
             self.fetched = self.fetched.wrapping_add(1);
-            self.take(link, shared, u32::from_le_bytes(*head));
         }
+        let taken = u64::from(self.fetched.wrapping_sub(first));
+        link.stats.take_slots(taken, taken - presented);
+        if presented > 0 {
+            link.stats.note_presented(presented);
+            link.stats.late.add(late);
+        }
+    }
+
+    #[cold]
+    fn translate(&self, shared: &Shared) -> Windows<4> {
+        let config = &self.config;
+        let pool = (config.pool_base, config.slots as usize * config.stride as usize, false);
+        let buffers = match config.buffers as usize * config.buffer_size as usize {
+            0 => (config.pool_base, 0, false),
+            bytes => (config.buffer_base, bytes, false),
+        };
+        let submissions = (config.submission_base, config.submission_entries as usize * SUBMISSION_SIZE, false);
+        let completions = (config.completion_base, config.completion_entries as usize * COMPLETION_SIZE, true);
+        shared.memory.translate([pool, buffers, submissions, completions])
+    }
+
+    /// Fetches one submission, whatever it is.
+    #[cold]
+    fn fetch_one(&mut self, link: &Link, shared: &mut Shared) {
+        let entry = self.fetched & (self.config.submission_entries - 1);
+        let mut head = [0; SUBMISSION_SIZE];
+        if shared.read(self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64, &mut head).is_err() {
+            self.fail(link, shared, entry);
+            return;
+        }
+        self.fetched = self.fetched.wrapping_add(1);
+        self.take(link, shared, u32::from_le_bytes(head));
+    }
+
+    /// A ring is not there: the stream stands still.
+    fn fail(&mut self, link: &Link, shared: &mut Shared, entry: u32) {
+        link.fault(shared, Fault::RingFault, self.detail(entry));
+        self.broken = true;
+        self.completions.clear();
     }
 
     fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
@@ -173,7 +304,8 @@ impl Stream {
         }
         match outcome {
             Outcome::Accepted { time } => {
-                link.stats.take_slots(u64::from(self.intake.owned - owned));
+                let taken = u64::from(self.intake.owned - owned);
+                link.stats.take_slots(taken, taken);
                 if self.state == State::Stop {
                     self.discard(head, &link.stats);
                 } else {
@@ -207,12 +339,7 @@ impl Stream {
     }
 
     fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
-        self.completions.push_back(Completion {
-            slot: head.into(),
-            status: (status as u16).into(),
-            flags: flags.into(),
-            time: time.0.into(),
-        });
+        self.completions.push_back(Completion::words(head, status, flags, time.0));
     }
 
     /// Renders the span into the planes, applying each due event at its sample. With no frames: applies what is due at its start.
@@ -220,15 +347,18 @@ impl Stream {
         if self.state != State::Run {
             return;
         }
+        let now = span.now;
         let mut done = 0;
         while let Some(time) = self.sequencer.next_time() {
             let at_once = time == DONT_HOLD;
-            let master = if at_once { span.due } else { RefTime(time).saturating_add(self.base) };
+            let master = if at_once { now.start.min(span.due) } else { RefTime(time).saturating_add(self.base) };
             if master > span.due {
                 break;
             }
-            let sample = if at_once { span.start } else { master.to_sample(span.rate) };
-            let ahead = sample.0.saturating_sub(span.start.0);
+            let ahead = match master <= now.start {
+                true => 0,
+                false => master.to_sample(span.rate).0.saturating_sub(now.position.0),
+            };
             // At the end of the span is before any sample there: the same as at the start of the next one.
             if ahead > span.frames as u64 {
                 break;
@@ -245,13 +375,11 @@ impl Stream {
             let messages = self.intake.messages(head, |group, bytes| synth.message(group, bytes));
             stats.note_presented(u64::from(messages));
             self.let_go(head, stats);
-            let stream_time = span.start.to_time(span.rate).saturating_sub(self.base);
-            if sample < span.start {
+            if master <= now.passed && !at_once {
                 stats.late.add(u64::from(messages));
-                let late = span.start.to_time(span.rate).saturating_sub(master);
-                self.complete(head, Status::Late, 0, late);
+                self.complete(head, Status::Late, 0, now.start.saturating_sub(master));
             } else {
-                let time = if at_once { stream_time } else { RefTime(time) };
+                let time = if at_once { now.start.saturating_sub(self.base) } else { RefTime(time) };
                 self.complete(head, Status::Presented, 0, time);
             }
         }
@@ -260,39 +388,27 @@ impl Stream {
         }
     }
 
-    /// Whether there are completions to publish.
-    pub(crate) fn has_completions(&self) -> bool {
-        !self.completions.is_empty()
+    /// Writes some completions to the ring.
+    fn write_completions(&mut self, link: &Link, shared: &mut Shared) {
+        for _ in 0..SECTION {
+            let Some(words) = self.completions.pop_front() else {
+                return;
+            };
+            let entry = self.written & (self.config.completion_entries - 1);
+            let iova = self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64;
+            if shared.write(iova, words.map(u64::to_le_bytes).as_flattened()).is_err() {
+                self.fail(link, shared, entry);
+                return;
+            }
+            self.written = self.written.wrapping_add(1);
+        }
     }
 
-    /// Publishes some completions, and raises the vector when the driver asked for one of them.
-    pub(crate) fn publish(&mut self, link: &Link, shared: &mut Shared) {
-        if self.broken {
-            self.completions.clear();
-            return;
-        }
-        // As many entries at once as there are before the ring's end.
-        let entry = self.published & (self.config.completion_entries - 1);
-        let room = (self.config.completion_entries - entry) as usize;
-        let count = self.completions.len().min(room).min(SECTION);
-        if count == 0 {
-            return;
-        }
-        let mut entries = [0; SECTION * COMPLETION_SIZE];
-        let entries = &mut entries[..count * COMPLETION_SIZE];
-        for (place, completion) in
-            entries.as_chunks_mut::<COMPLETION_SIZE>().0.iter_mut().zip(self.completions.drain(..count))
-        {
-            *place = zerocopy::transmute!(completion);
-        }
-        let iova = self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64;
-        if shared.write_guest(iova, entries).is_err() {
-            link.fault(shared, Fault::RingFault, self.detail(entry));
-            self.broken = true;
-            return;
-        }
+    /// Publishes what is written, and raises the vector when the driver asked for one of these completions.
+    #[inline]
+    fn publish(&mut self, link: &Link, shared: &Shared) {
         let old = self.published;
-        self.published = old.wrapping_add(count as u32);
+        self.published = self.written;
         let head = doorbell::at(self.index, doorbell::COMPLETION_HEAD);
         // Release: the entries are there before the head is.
         shared.page.store_u32(head, self.published, Ordering::Release);

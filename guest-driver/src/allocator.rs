@@ -4,17 +4,15 @@
 //! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
 //! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
 
-use crate::dma::{DmaMemory, SharedMemory};
-use crate::shadow::{FreeStack, NONE, Owner, Shadow};
+use crate::dma::{DmaMemory, SharedMemory, SlotPlace};
+use crate::shadow::{Carried, FreeStack, Links, NONE};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
-use dmus_interface::event::{INCOMPLETE, PointerWidth};
-use dmus_interface::ring::{COMPLETION_SIZE, Completion, Status};
-use zerocopy::{FromZeros, IntoBytes};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::ring::{COMPLETION_SIZE, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,16 +29,6 @@ pub struct Counts {
     pub rejected: u64,
 }
 
-/// [`Counts`], each by itself: one changes with every event.
-#[derive(Debug, Default)]
-pub(crate) struct Tallies {
-    pub(crate) submitted: Cell<u64>,
-    presented: Cell<u64>,
-    late: Cell<u64>,
-    discarded: Cell<u64>,
-    rejected: Cell<u64>,
-}
-
 /// A stream's allocator.
 #[derive(Debug)]
 pub struct Allocator<'c> {
@@ -54,14 +42,19 @@ pub struct Allocator<'c> {
     stride: usize,
     pub(crate) buffer_size: usize,
     completion_mask: u32,
-    shadows: Box<[Cell<Shadow>]>,
+    carried: Box<[Cell<Carried>]>,
+    links: Box<[Cell<Links>]>,
     free_slots: FreeStack,
     pub(crate) free_buffers: FreeStack,
+    /// Submissions put, and completions taken, so far, wrapping.
+    pub(crate) tail: Cell<u32>,
     consumed: Cell<u32>,
     /// The head as last loaded.
     head: Cell<u32>,
-    pub(crate) in_flight: Cell<u32>,
-    pub(crate) tallies: Tallies,
+    /// Messages submitted.
+    pub(crate) submitted: Cell<u64>,
+    /// Messages by the status that they ended with.
+    ended: [Cell<u64>; Status::COUNT],
 }
 
 /// Sizes of an allocator.
@@ -84,7 +77,6 @@ impl<'c> Allocator<'c> {
         buffers: DmaMemory,
         completions: DmaMemory,
     ) -> Self {
-        let shadows: Vec<_> = (0..shape.slots).map(|slot| Cell::new(Shadow::fresh(Owner::Free, slot))).collect();
         Self {
             pool,
             buffers,
@@ -95,31 +87,27 @@ impl<'c> Allocator<'c> {
             stride: shape.stride,
             buffer_size: shape.buffer_size,
             completion_mask: shape.completion_entries - 1,
-            shadows: shadows.into_boxed_slice(),
+            carried: (0..shape.slots).map(|_| Cell::new(Carried::NOTHING)).collect(),
+            links: (0..shape.slots).map(|_| Cell::new(Links::NONE)).collect(),
             free_slots: FreeStack::full(shape.slots),
             free_buffers: FreeStack::full(shape.buffers),
+            tail: Cell::new(0),
             consumed: Cell::new(0),
             head: Cell::new(0),
-            in_flight: Cell::new(0),
-            tallies: Tallies::default(),
+            submitted: Cell::new(0),
+            ended: Default::default(),
         }
     }
 
     /// `GetMessage`: a fresh event, all zero but cbStruct.
     ///
     /// Takes the next completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
+    #[inline]
     pub fn get_message(&self) -> Result<Message<'_>, DriverError> {
-        let slot = loop {
-            if let Some(slot) = self.free_slots.pop() {
-                break slot;
-            }
-            if !self.take_completion()? {
-                return Err(DriverError::NoMessage);
-            }
+        let slot = match self.free_slots.pop() {
+            Some(slot) => slot,
+            None => self.take_completion()?.ok_or(DriverError::NoMessage)?,
         };
-        self.shadow(slot).set(Shadow::fresh(Owner::Application, slot));
-        let place = self.slot_offset(slot);
-        self.pool.memory.write(place, &[0; 40][..self.width.event_size()]);
         Ok(Message::new(self, slot))
     }
 
@@ -129,12 +117,13 @@ impl<'c> Allocator<'c> {
     }
 
     /// `GetBuffer`: a buffer for long event data.
+    #[inline]
     pub fn get_buffer(&self) -> Result<Buffer<'_>, DriverError> {
         loop {
             if let Some(index) = self.free_buffers.pop() {
                 return Ok(Buffer::new(self, index));
             }
-            if !self.take_completion()? {
+            if !self.reclaim_one()? {
                 return Err(DriverError::NoBuffer);
             }
         }
@@ -152,7 +141,7 @@ impl<'c> Allocator<'c> {
 
     /// Slots in the pool.
     pub fn slots(&self) -> usize {
-        self.shadows.len()
+        self.carried.len()
     }
 
     /// Slots that are at home.
@@ -167,25 +156,33 @@ impl<'c> Allocator<'c> {
 
     /// Submissions that the card has not completed, as far as the driver has looked.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.get()
+        self.tail.get().wrapping_sub(self.consumed.get())
     }
 
     /// How submissions ended so far.
     pub fn counts(&self) -> Counts {
-        let tallies = &self.tallies;
+        let ended = |status: Status| self.ended[status as usize].get();
         Counts {
-            submitted: tallies.submitted.get(),
-            presented: tallies.presented.get(),
-            late: tallies.late.get(),
-            discarded: tallies.discarded.get(),
-            rejected: tallies.rejected.get(),
+            submitted: self.submitted.get(),
+            presented: ended(Status::Presented),
+            late: ended(Status::Late),
+            discarded: ended(Status::Discarded),
+            rejected: ended(Status::Rejected),
         }
     }
 
     /// Takes everything home that the card has completed by now. Bounded by what is in flight.
     pub fn reclaim(&self) -> Result<(), DriverError> {
-        while self.take_completion()? {}
+        while self.reclaim_one()? {}
         Ok(())
+    }
+
+    fn reclaim_one(&self) -> Result<bool, DriverError> {
+        let slot = self.take_completion()?;
+        if let Some(slot) = slot {
+            self.free_slots.push(slot);
+        }
+        Ok(slot.is_some())
     }
 
     /// Whether the card has published completions that were not taken yet.
@@ -198,110 +195,133 @@ impl<'c> Allocator<'c> {
         self.consumed.get()
     }
 
-    /// Takes one completion; false when there is none. Everything that the entry says is held against the shadow.
-    fn take_completion(&self) -> Result<bool, DriverError> {
+    /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
+    /// Everything that the entry says is held against the shadow.
+    #[inline]
+    fn take_completion(&self) -> Result<Option<u32>, DriverError> {
         let consumed = self.consumed.get();
-        if self.head.get() == consumed {
-            // Acquire: the entries were written before the head.
-            let head = self.page.load_u32(self.head_word, Ordering::Acquire);
-            let published = head.wrapping_sub(consumed);
-            if published > self.in_flight.get() {
-                return Err(DriverError::HeadJump { published, in_flight: self.in_flight.get() });
-            }
-            if published == 0 {
-                return Ok(false);
-            }
-            self.head.set(head);
+        if self.head.get() == consumed && !self.look_at_head()? {
+            return Ok(None);
         }
-        let mut entry = Completion::new_zeroed();
         let place = (consumed & self.completion_mask) as usize * COMPLETION_SIZE;
-        self.completions.memory.read(place, entry.as_mut_bytes());
-        let slot = entry.slot.get();
-        let owned = self.shadows.get(slot as usize).map(Cell::get);
-        let Some(shadow) = owned.filter(|shadow| shadow.owner == Owner::Card) else {
+        // The first half of the entry: slot and status. The driver has no use for the rest.
+        let entry = u64::from_le(self.completions.memory.load_u64(place, Ordering::Relaxed));
+        let (slot, status) = (entry as u32, (entry >> 32) as u16);
+        let Some(cell) = self.carried.get(slot as usize) else {
             return Err(DriverError::ForgedCompletion(slot));
         };
-        let status = Status::decode(entry.status.get())
-            .ok_or(DriverError::UnknownStatus { slot, status: entry.status.get() })?;
-        self.consumed.set(consumed.wrapping_add(1));
-        self.in_flight.set(self.in_flight.get() - 1);
-        self.count(slot, shadow, status);
-        self.recycle(slot);
-        Ok(true)
-    }
-
-    fn count(&self, slot: u32, head: Shadow, status: Status) {
-        let messages = self.messages_from(slot, head);
-        let tally = match status {
-            Status::Presented => &self.tallies.presented,
-            Status::Late => &self.tallies.late,
-            Status::Discarded => &self.tallies.discarded,
-            Status::Rejected => &self.tallies.rejected,
-            Status::Copied => return,
+        let carried = cell.get();
+        if !carried.is_submitted() {
+            return Err(DriverError::ForgedCompletion(slot));
+        }
+        let Some(ended) = self.ended.get(usize::from(status)).filter(|_| status != 0) else {
+            return Err(DriverError::UnknownStatus { slot, status });
         };
-        tally.set(tally.get() + messages);
+        self.consumed.set(consumed.wrapping_add(1));
+        // What COPIED counts, nobody asks for.
+        ended.set(ended.get() + u64::from(carried.messages()));
+        cell.set(Carried::NOTHING);
+        if !carried.is_alone() {
+            self.recycle_company(slot, carried);
+        }
+        Ok(Some(slot))
     }
 
-    /// Messages in the chain that `slot` heads. A fragment that goes on counts with its last.
-    pub(crate) fn messages_from(&self, slot: u32, head: Shadow) -> u64 {
-        if head.next == NONE {
-            return u64::from(head.messages) * u64::from(head.flags & INCOMPLETE == 0);
+    /// Loads the head: whether it is beyond what was taken.
+    fn look_at_head(&self) -> Result<bool, DriverError> {
+        let consumed = self.consumed.get();
+        // Acquire: the entries were written before the head.
+        let head = self.page.load_u32(self.head_word, Ordering::Acquire);
+        let published = head.wrapping_sub(consumed);
+        if published > self.in_flight() {
+            return Err(DriverError::HeadJump { published, in_flight: self.in_flight() });
         }
-        let mut messages = 0;
-        let mut next = slot;
-        while next != NONE {
-            let shadow = self.shadow(next).get();
-            messages += u64::from(shadow.messages);
-            next = shadow.next;
-        }
-        messages
+        self.head.set(head);
+        Ok(published != 0)
     }
 
     /// Takes home what the card held when it was reset: it may not touch it any more, and publishes nothing.
     pub(crate) fn reclaim_after_reset(&self) {
-        for slot in 0..self.shadows.len() as u32 {
-            let shadow = self.shadow(slot).get();
-            if shadow.owner == Owner::Card {
-                self.count(slot, shadow, Status::Discarded);
-                self.recycle(slot);
+        for (slot, cell) in self.carried.iter().enumerate() {
+            let carried = cell.get();
+            if carried.is_submitted() {
+                let discarded = &self.ended[Status::Discarded as usize];
+                discarded.set(discarded.get() + u64::from(carried.messages()));
+                self.recycle(slot as u32, carried);
             }
         }
-        self.in_flight.set(0);
+        self.tail.set(0);
         self.consumed.set(0);
         self.head.set(0);
     }
 
-    /// Recycles a chain: each event by its own cbEvent and flags, packages spliced in, so that no recursion is needed.
-    pub(crate) fn recycle(&self, head: u32) {
-        let mut slot = head;
-        while slot != NONE {
-            let mut shadow = self.shadow(slot).get();
-            if shadow.package != NONE {
-                let package = self.shadow(shadow.package);
-                let last = self.shadow(package.get().tail);
-                last.set(Shadow { next: shadow.next, ..last.get() });
-                shadow.next = shadow.package;
-            } else if usize::from(shadow.event_bytes) > self.width.bytes() {
-                self.free_buffers.push(shadow.buffer);
-            }
-            self.shadow(slot).set(Shadow::fresh(Owner::Free, slot));
+    /// Recycles a slot, and what goes home with it.
+    #[inline]
+    pub(crate) fn recycle(&self, slot: u32, carried: Carried) {
+        self.carried(slot).set(Carried::NOTHING);
+        if !carried.is_alone() {
+            self.recycle_company(slot, carried);
+        }
+        self.free_slots.push(slot);
+    }
+
+    /// Recycles what goes home with a slot: its buffer, and its chain, each event with its own. Packages are spliced into the
+    /// chain, so that no recursion is needed.
+    fn recycle_company(&self, slot: u32, carried: Carried) {
+        let mut next = self.part(slot, carried);
+        while next != NONE {
+            let slot = next;
+            let carried = self.carried(slot).replace(Carried::NOTHING);
+            next = self.part(slot, carried);
             self.free_slots.push(slot);
-            slot = shadow.next;
         }
     }
 
-    pub(crate) fn mark(&self, slot: u32, owner: Owner) -> Shadow {
-        let shadow = Shadow { owner, ..self.shadow(slot).get() };
-        self.shadow(slot).set(shadow);
-        shadow
+    /// Sends a slot's buffer home, and gives the slot that comes after it.
+    fn part(&self, slot: u32, carried: Carried) -> u32 {
+        if carried.is_alone() {
+            return NONE;
+        }
+        let links = self.links(slot).replace(Links::NONE);
+        if carried.has_buffer() {
+            self.free_buffers.push(links.buffer);
+        }
+        if links.package == NONE {
+            return links.next;
+        }
+        // What follows the package follows its last event.
+        let last = self.tail_of(links.package);
+        let end = self.links(last);
+        end.set(Links { next: links.next, ..end.get() });
+        self.carried(last).set(self.carried(last).get().linked());
+        links.package
     }
 
-    pub(crate) fn shadow(&self, slot: u32) -> &Cell<Shadow> {
-        &self.shadows[slot as usize]
+    pub(crate) fn carried(&self, slot: u32) -> &Cell<Carried> {
+        &self.carried[slot as usize]
+    }
+
+    pub(crate) fn links(&self, slot: u32) -> &Cell<Links> {
+        &self.links[slot as usize]
+    }
+
+    /// Last slot of the chain that `slot` heads.
+    pub(crate) fn tail_of(&self, slot: u32) -> u32 {
+        match self.links(slot).get().tail {
+            NONE => slot,
+            tail => tail,
+        }
     }
 
     pub(crate) fn slot_offset(&self, slot: u32) -> usize {
         slot as usize * self.stride
+    }
+
+    /// The slot in the pool.
+    #[inline]
+    #[allow(clippy::unwrap_used, reason = "slot numbers are below the pool's, which was allocated for all of them")]
+    pub(crate) fn place(&self, slot: u32) -> SlotPlace<'_> {
+        self.pool.memory.slot(self.slot_offset(slot)).unwrap()
     }
 
     pub(crate) fn slot_iova(&self, slot: u32) -> u64 {

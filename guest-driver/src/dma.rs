@@ -3,7 +3,8 @@
 //! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a Rust
 //! reference to such memory: each access is volatile or atomic, and checked against the bounds.
 
-use core::ptr::NonNull;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A range of memory shared with the device.
@@ -45,28 +46,33 @@ impl SharedMemory {
     }
 
     /// Whether `width` bytes at `offset` are inside, and naturally aligned.
+    #[inline]
     fn holds(&self, offset: usize, width: usize) -> bool {
         let inside = offset.checked_add(width).is_some_and(|end| end <= self.len);
         inside && offset.is_multiple_of(width)
     }
 
+    #[inline]
     fn word32(&self, offset: usize) -> Option<&AtomicU32> {
         // SAFETY: in bounds and aligned (the base is aligned to 8); mapped for the life of `self`, and all
         // accesses in this process are atomic or volatile.
         self.holds(offset, 4).then(|| unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 
+    #[inline]
     fn word64(&self, offset: usize) -> Option<&AtomicU64> {
         // SAFETY: as in `word32`.
         self.holds(offset, 8).then(|| unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 
     /// Loads an aligned u32.
+    #[inline]
     pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
         self.word32(offset).map_or(u32::MAX, |word| word.load(order))
     }
 
     /// Stores an aligned u32.
+    #[inline]
     pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
         if let Some(word) = self.word32(offset) {
             word.store(value, order);
@@ -74,57 +80,96 @@ impl SharedMemory {
     }
 
     /// Loads an aligned u64.
+    #[inline]
     pub fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
         self.word64(offset).map_or(u64::MAX, |word| word.load(order))
     }
 
     /// Stores an aligned u64.
+    #[inline]
     pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
         if let Some(word) = self.word64(offset) {
             word.store(value, order);
         }
     }
 
-    /// The place of `len` bytes at `offset`, if they are inside, and how many whole words can be accessed from there.
-    fn span(&self, offset: usize, len: usize) -> Option<(*mut u8, usize)> {
-        if offset.checked_add(len).is_none_or(|end| end > self.len) {
-            return None;
-        }
+    /// The slot of the pool at `offset`, checked once for all its words.
+    #[inline]
+    pub(crate) fn slot(&self, offset: usize) -> Option<SlotPlace<'_>> {
+        let inside = offset.checked_add(SlotPlace::BYTES).is_some_and(|end| end <= self.len);
         // SAFETY: inside the range by the check.
-        let place = unsafe { self.base.as_ptr().add(offset) };
-        Some((place, if place.cast::<u64>().is_aligned() { len / 8 } else { 0 }))
+        (inside && offset.is_multiple_of(8)).then(|| SlotPlace {
+            base: unsafe { self.base.add(offset).cast() },
+            memory: PhantomData,
+        })
+    }
+
+    /// The place of `len` bytes at `offset`, if they are inside.
+    fn span(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        // SAFETY: inside the range by the check.
+        inside.then(|| unsafe { self.base.as_ptr().add(offset) })
     }
 
     /// Copies bytes in, from `offset` on; returns whether they fit (else nothing is written).
     pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
-        let Some((place, words)) = self.span(offset, bytes.len()) else {
+        let Some(place) = self.span(offset, bytes.len()) else {
             return false;
         };
-        for (i, word) in bytes.as_chunks::<8>().0.iter().take(words).enumerate() {
-            // SAFETY: in bounds and aligned by `span`; volatile, because the device may look at any time.
-            unsafe { place.cast::<u64>().add(i).write_volatile(u64::from_ne_bytes(*word)) };
-        }
-        for (i, byte) in bytes.iter().enumerate().skip(words * 8) {
-            // SAFETY: in bounds by `span`; volatile as above.
-            unsafe { place.add(i).write_volatile(*byte) };
-        }
+        // SAFETY: in bounds by `span`, and private memory does not overlap it. In this process nothing else accesses it during the call; a device
+        // that does gets old and new bytes mixed.
+        unsafe { copy(bytes.as_ptr(), place, bytes.len()) };
         true
     }
 
     /// Copies bytes out, from `offset` on; returns whether they were there (else nothing is read).
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> bool {
-        let Some((place, words)) = self.span(offset, bytes.len()) else {
+        let Some(place) = self.span(offset, bytes.len()) else {
             return false;
         };
-        for (i, word) in bytes.as_chunks_mut::<8>().0.iter_mut().take(words).enumerate() {
-            // SAFETY: in bounds and aligned by `span`; volatile, because the device may write at any time.
-            *word = unsafe { place.cast::<u64>().add(i).read_volatile() }.to_ne_bytes();
-        }
-        for (i, byte) in bytes.iter_mut().enumerate().skip(words * 8) {
-            // SAFETY: in bounds by `span`; volatile as above.
-            *byte = unsafe { place.add(i).read_volatile() };
-        }
+        // SAFETY: as in `write`; any bytes are valid.
+        unsafe { copy(place, bytes.as_mut_ptr(), bytes.len()) };
         true
+    }
+}
+
+/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
+/// read again.
+///
+/// # Safety
+/// As [`ptr::copy_nonoverlapping`].
+#[inline(never)]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller's.
+    unsafe { ptr::copy_nonoverlapping(from, to, len) };
+}
+
+/// A slot of the pool: eight words that the driver fills.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotPlace<'m> {
+    base: NonNull<u64>,
+    memory: PhantomData<&'m SharedMemory>,
+}
+
+impl SlotPlace<'_> {
+    /// Bytes of a slot.
+    const BYTES: usize = 64;
+
+    /// Stores a word, by its number.
+    #[inline]
+    pub(crate) fn store<const WORD: usize>(&self, value: u64) {
+        const { assert!(WORD * 8 < Self::BYTES) };
+        // SAFETY: the slot is inside the memory that this borrows, and aligned (see `SharedMemory::slot`); volatile, because the device
+        // may look at any time.
+        unsafe { self.base.as_ptr().add(WORD).write_volatile(value.to_le()) };
+    }
+
+    /// Stores a half of a word: 0 the lower, 1 the upper.
+    #[inline]
+    pub(crate) fn store_half<const WORD: usize, const HALF: usize>(&self, value: u32) {
+        const { assert!(WORD * 8 < Self::BYTES && HALF < 2) };
+        // SAFETY: as in `store`.
+        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2 + HALF).write_volatile(value.to_le()) };
     }
 }
 

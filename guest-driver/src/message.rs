@@ -3,11 +3,11 @@
 //! Fed by the allocator, which hands them out; feeds the slots in device-visible memory, and the shadow, with what the application sets.
 //! They are not `Clone`: giving one away moves it, dropping one recycles it.
 
-use crate::shadow::{NONE, Shadow};
+use crate::dma::SlotPlace;
+use crate::shadow::{Carried, Links};
 use crate::{Allocator, DriverError};
 use core::mem;
-use core::sync::atomic::Ordering;
-use dmus_interface::event::{DONT_HOLD, INCOMPLETE, PACKAGE};
+use dmus_interface::event::{DONT_HOLD, INCOMPLETE, PACKAGE, PointerWidth};
 use dmus_interface::ring::Slot;
 use dmus_interface::time::RefTime;
 
@@ -15,65 +15,97 @@ use dmus_interface::time::RefTime;
 #[derive(Debug)]
 pub struct Message<'a> {
     allocator: &'a Allocator<'a>,
+    place: SlotPlace<'a>,
     slot: u32,
+    /// What goes home with it. The shadow has it only once the handle is gone.
+    carried: Carried,
+    /// The first word of the event: cbStruct, cbEvent, usChannelGroup and usFlags.
+    header: u64,
 }
 
-/// Offsets of the event's fields that are the same in both widths.
-mod field {
+/// Words of the event that are the same in both widths; after them pNextEvt and uData fill two words, or one.
+mod word {
     pub(super) const HEADER: usize = 0;
-    pub(super) const TIME: usize = 8;
-    pub(super) const BYTE_POSITION: usize = 16;
-    pub(super) const NEXT: usize = 24;
+    pub(super) const TIME: usize = 1;
+    pub(super) const BYTE_POSITION: usize = 2;
+    pub(super) const NEXT: usize = 3;
+    pub(super) const DATA: usize = 4;
+}
+
+/// Places in the header.
+mod header {
+    pub(super) const STRUCT_SIZE: u32 = 8;
+    pub(super) const EVENT_BYTES: u32 = 16;
+    pub(super) const CHANNEL_GROUP: u32 = 32;
+    pub(super) const FLAGS: u32 = 48;
 }
 
 impl<'a> Message<'a> {
-    /// A handle on a slot that the caller owns, freshly zeroed.
+    /// A handle on a slot that the caller owns, zeroed but for cbStruct.
+    #[inline]
     pub(crate) fn new(allocator: &'a Allocator<'a>, slot: u32) -> Self {
-        let message = Self { allocator, slot };
-        message.store_header();
-        message
+        let place = allocator.place(slot);
+        let header = (allocator.width.event_size() as u64) << header::STRUCT_SIZE;
+        place.store::<{ word::HEADER }>(header);
+        place.store::<{ word::TIME }>(0);
+        place.store::<{ word::BYTE_POSITION }>(0);
+        place.store::<{ word::NEXT }>(0);
+        place.store::<{ word::DATA }>(0);
+        Self { allocator, place, slot, carried: Carried::MESSAGE, header }
     }
 
     /// Sets the presentation time, in stream time.
+    #[inline]
     pub fn set_time(&mut self, time: RefTime) {
-        self.store64(field::TIME, time.0 as u64);
+        self.place.store::<{ word::TIME }>(time.0 as u64);
     }
 
     /// Has the card apply it at the first sample that is not rendered yet, unordered (DONT_HOLD_FOR_SEQUENCING).
     pub fn play_at_once(&mut self) {
-        self.store64(field::TIME, DONT_HOLD as u64);
+        self.place.store::<{ word::TIME }>(DONT_HOLD as u64);
     }
 
     /// Sets the byte position in the stream.
     pub fn set_byte_position(&mut self, position: u64) {
-        self.store64(field::BYTE_POSITION, position);
+        self.place.store::<{ word::BYTE_POSITION }>(position);
     }
 
     /// Sets the group of 16 channels that the message is for.
+    #[inline]
     pub fn set_channel_group(&mut self, group: u16) {
-        self.update(|shadow| shadow.channel_group = group);
+        self.set_header(self.header & !(0xFFFF << header::CHANNEL_GROUP) | u64::from(group) << header::CHANNEL_GROUP);
     }
 
     /// Says that the SysEx message goes on in the next submission.
     pub fn set_incomplete(&mut self) {
-        self.update(|shadow| shadow.flags |= INCOMPLETE);
+        if self.flags() & INCOMPLETE == 0 {
+            // The message counts with its last fragment.
+            self.carried = self.carried.with_messages(self.carried.messages().saturating_sub(1));
+            self.set_flag(INCOMPLETE);
+        }
     }
 
     /// Gives the event its data: in the event itself up to the pointer size, else in a buffer.
+    #[inline]
     pub fn set_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
         if bytes.len() > self.allocator.width.bytes() {
-            let buffer = self.allocator.get_buffer()?;
-            buffer.write(0, bytes)?;
-            return self.attach(buffer, bytes.len());
+            return self.set_long_data(bytes);
         }
         self.expect_empty()?;
-        self.allocator.pool.memory.write(self.data_offset(), bytes);
-        self.update(|shadow| shadow.event_bytes = bytes.len() as u16);
+        self.store_data(short_word(bytes));
+        self.set_event_bytes(bytes.len());
         Ok(())
+    }
+
+    fn set_long_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
+        let buffer = self.allocator.get_buffer()?;
+        buffer.write(0, bytes)?;
+        self.attach(buffer, bytes.len())
     }
 
     /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are copied
     /// into the event instead, and the buffer goes home.
+    #[inline]
     pub fn attach(&mut self, buffer: Buffer<'_>, len: usize) -> Result<(), DriverError> {
         self.expect_empty()?;
         let allocator = self.allocator;
@@ -88,29 +120,34 @@ impl<'a> Message<'a> {
             buffer.allocator.buffers.memory.read(buffer.offset(), &mut bytes[..len]);
             return self.set_data(&bytes[..len]);
         }
-        let index = buffer.index;
-        self.store_pointer(self.data_offset(), allocator.buffers.iova + buffer.offset() as u64);
+        self.store_data(allocator.buffers.iova + buffer.offset() as u64);
+        self.set_event_bytes(len);
+        self.carried = self.carried.with_buffer();
+        self.update_links(|links| links.buffer = buffer.index);
         // The message carries it home from here on.
         mem::forget(buffer);
-        self.update(|shadow| {
-            shadow.event_bytes = len as u16;
-            shadow.buffer = index;
-        });
         Ok(())
     }
 
     /// Appends `next` (and its chain) to this message's chain: one submission, one time stamp, applied together.
     pub fn chain(&mut self, next: Message<'_>) -> Result<(), DriverError> {
         self.expect_own(&next)?;
-        let tail = self.shadow().tail;
-        let appended = next.into_slot();
         let allocator = self.allocator;
-        let last = allocator.shadow(tail);
-        last.set(Shadow { next: appended, ..last.get() });
-        let place = allocator.slot_offset(tail) + field::NEXT;
-        self.store_pointer(place, allocator.slot_iova(appended));
-        let end = allocator.shadow(appended).get().tail;
-        self.update(|shadow| shadow.tail = end);
+        self.carried = self.carried.linked().with_messages(self.carried.messages() + next.carried.messages());
+        let last = allocator.tail_of(self.slot);
+        let appended = next.into_shadow();
+        let place = allocator.links(last);
+        place.set(Links { next: appended, ..place.get() });
+        if last != self.slot {
+            allocator.carried(last).set(allocator.carried(last).get().linked());
+        }
+        let iova = allocator.slot_iova(appended);
+        match allocator.width {
+            PointerWidth::Eight => allocator.place(last).store::<{ word::NEXT }>(iova),
+            PointerWidth::Four => allocator.place(last).store_half::<{ word::NEXT }, 0>(iova as u32),
+        }
+        let end = allocator.tail_of(appended);
+        self.update_links(|links| links.tail = end);
         Ok(())
     }
 
@@ -118,15 +155,13 @@ impl<'a> Message<'a> {
     pub fn package(&mut self, inner: Message<'_>) -> Result<(), DriverError> {
         self.expect_own(&inner)?;
         self.expect_empty()?;
-        let allocator = self.allocator;
-        let messages = allocator.messages_from(inner.slot, inner.shadow());
-        let first = inner.into_slot();
-        self.store_pointer(self.data_offset(), allocator.slot_iova(first));
-        self.update(|shadow| {
-            shadow.flags |= PACKAGE;
-            shadow.package = first;
-            shadow.messages = messages as u32;
-        });
+        // What is chained to it counts beside what is in it; the package itself is no message.
+        let others = self.carried.messages().saturating_sub(1);
+        self.carried = self.carried.linked().with_messages(others + inner.carried.messages());
+        let first = inner.into_shadow();
+        self.store_data(self.allocator.slot_iova(first));
+        self.set_flag(PACKAGE);
+        self.update_links(|links| links.package = first);
         Ok(())
     }
 
@@ -136,17 +171,32 @@ impl<'a> Message<'a> {
     }
 
     /// cbEvent: bytes of data.
+    #[inline]
     pub fn event_bytes(&self) -> u16 {
-        self.shadow().event_bytes
+        (self.header >> header::EVENT_BYTES) as u16
     }
 
-    /// Gives up the handle without recycling.
-    pub(crate) fn into_slot(self) -> u32 {
+    /// Gives up the handle without recycling: the shadow has what it carried.
+    #[inline]
+    fn into_shadow(self) -> u32 {
         let slot = self.slot;
+        self.allocator.carried(slot).set(self.carried);
         mem::forget(self);
         slot
     }
 
+    /// Gives up the handle to the card.
+    #[inline]
+    pub(crate) fn submit(mut self) -> u32 {
+        let submitted = &self.allocator.submitted;
+        submitted.set(submitted.get() + u64::from(self.carried.messages()));
+        let tail = &self.allocator.tail;
+        tail.set(tail.get().wrapping_add(1));
+        self.carried = self.carried.submitted();
+        self.into_shadow()
+    }
+
+    #[inline]
     pub(crate) fn belongs_to(&self, allocator: &Allocator<'_>) -> bool {
         core::ptr::addr_eq(self.allocator, allocator)
     }
@@ -159,54 +209,65 @@ impl<'a> Message<'a> {
     }
 
     /// Data once set stays: replacing a pointer would lose what it leads to.
+    #[inline]
     fn expect_empty(&self) -> Result<(), DriverError> {
-        let shadow = self.shadow();
-        match shadow.event_bytes == 0 && shadow.package == NONE {
+        match self.event_bytes() == 0 && self.flags() & PACKAGE == 0 {
             true => Ok(()),
             false => Err(DriverError::Misuse("it carries data already")),
         }
     }
 
-    fn shadow(&self) -> Shadow {
-        self.allocator.shadow(self.slot).get()
+    fn flags(&self) -> u16 {
+        (self.header >> header::FLAGS) as u16
     }
 
-    fn update(&self, change: impl FnOnce(&mut Shadow)) {
-        let cell = self.allocator.shadow(self.slot);
-        let mut shadow = cell.get();
-        change(&mut shadow);
-        cell.set(shadow);
-        self.store_header();
+    fn set_flag(&mut self, flag: u16) {
+        self.set_header(self.header | u64::from(flag) << header::FLAGS);
     }
 
-    /// cbStruct, cbEvent, usChannelGroup and usFlags are one word.
-    fn store_header(&self) {
-        let shadow = self.shadow();
-        let word = (self.allocator.width.event_size() as u64) << 8
-            | u64::from(shadow.event_bytes) << 16
-            | u64::from(shadow.channel_group) << 32
-            | u64::from(shadow.flags) << 48;
-        self.store64(field::HEADER, word);
+    /// Only of an event without any.
+    #[inline]
+    fn set_event_bytes(&mut self, len: usize) {
+        self.set_header(self.header | (len as u64 & 0xFFFF) << header::EVENT_BYTES);
     }
 
-    fn data_offset(&self) -> usize {
-        self.allocator.slot_offset(self.slot) + field::NEXT + self.allocator.width.bytes()
+    #[inline]
+    fn set_header(&mut self, header: u64) {
+        self.header = header;
+        self.place.store::<{ word::HEADER }>(header);
     }
 
-    fn store64(&self, field: usize, value: u64) {
-        let place = self.allocator.slot_offset(self.slot) + field;
-        self.allocator.pool.memory.store_u64(place, value.to_le(), Ordering::Relaxed);
+    /// Stores uData.
+    #[inline]
+    fn store_data(&self, data: u64) {
+        match self.allocator.width {
+            PointerWidth::Eight => self.place.store::<{ word::DATA }>(data),
+            PointerWidth::Four => self.place.store_half::<{ word::NEXT }, 1>(data as u32),
+        }
     }
 
-    fn store_pointer(&self, place: usize, iova: u64) {
-        let bytes = iova.to_le_bytes();
-        self.allocator.pool.memory.write(place, &bytes[..self.allocator.width.bytes()]);
+    fn update_links(&self, change: impl FnOnce(&mut Links)) {
+        let cell = self.allocator.links(self.slot);
+        let mut links = cell.get();
+        change(&mut links);
+        cell.set(links);
+    }
+}
+
+/// Up to eight bytes as a little-endian word.
+#[inline]
+fn short_word(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a, b, c] => u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16,
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
 
 impl Drop for Message<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.allocator.recycle(self.slot);
+        self.allocator.recycle(self.slot, self.carried);
     }
 }
 

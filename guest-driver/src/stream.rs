@@ -6,7 +6,6 @@
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
 use crate::dma::DmaMemory;
-use crate::shadow::Owner;
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
 use core::sync::atomic::{Ordering, fence};
@@ -59,7 +58,8 @@ pub struct RenderStream<'c, P: Platform> {
     config: StreamConfig,
     /// Taken only by `drop`, which gives the memory back.
     parts: Option<Parts<'c>>,
-    tail: Cell<u32>,
+    /// Entries of both rings, less one.
+    mask: u32,
     published: Cell<u32>,
     /// Transitions that the card has answered.
     transitions: Cell<u32>,
@@ -104,7 +104,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
             index,
             config,
             parts: Some(Parts { allocator, submissions }),
-            tail: Cell::new(0),
+            mask: entries - 1,
             published: Cell::new(0),
             transitions: Cell::new(0),
         };
@@ -125,27 +125,24 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     }
 
     /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it visible.
+    #[inline]
     pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
         let allocator = self.allocator();
         if !message.belongs_to(allocator) {
             return Err(DriverError::Misuse("it is another stream's"));
         }
-        let slot = message.into_slot();
-        let shadow = allocator.mark(slot, Owner::Card);
-        let submitted = &allocator.tallies.submitted;
-        submitted.set(submitted.get() + allocator.messages_from(slot, shadow));
-        allocator.in_flight.set(allocator.in_flight.get() + 1);
-        let tail = self.tail.get();
+        let tail = allocator.tail.get();
+        let slot = message.submit();
         // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
-        let entry = (tail & (self.entries() - 1)) as usize * SUBMISSION_SIZE;
+        let entry = (tail & self.mask) as usize * SUBMISSION_SIZE;
         self.parts().submissions.memory.store_u32(entry, slot.to_le(), Ordering::Relaxed);
-        self.tail.set(tail.wrapping_add(1));
         Ok(())
     }
 
     /// Makes all messages put so far visible to the card.
+    #[inline]
     pub fn flush(&self) {
-        let tail = self.tail.get();
+        let tail = self.allocator().tail.get();
         if tail != self.published.get() {
             self.published.set(tail);
             let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
@@ -187,7 +184,6 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     /// After [`Card::reset`]: takes home whatever the card held, and creates the stream anew.
     pub fn restore(&self) -> Result<(), DriverError> {
         self.allocator().reclaim_after_reset();
-        self.tail.set(0);
         self.published.set(0);
         self.transitions.set(0);
         self.create()
@@ -243,7 +239,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     /// Entries of both rings.
     fn entries(&self) -> u32 {
-        self.config.slots.next_power_of_two()
+        self.mask + 1
     }
 
     fn register(&self, register: Register) -> Register {

@@ -263,6 +263,30 @@ pub fn is_message(bytes: &[u8]) -> bool {
     data.iter().fold(0, |all, byte| all | byte) < 0x80
 }
 
+/// [`is_message`] of the lowest `len` bytes of a little-endian word, without a loop: inline data.
+#[inline]
+pub const fn is_short_message(word: u64, len: usize) -> bool {
+    // Number of each message's bytes, by the upper half of a channel status byte and by the lower half of a system one; 0 where there is
+    // no such message, 0 for SysEx.
+    const CHANNEL: u64 = 0x0322_3333_0000_0000;
+    const SYSTEM: u64 = 0x1101_1101_0100_2320;
+    if len == 0 || len > 8 {
+        return false;
+    }
+    let status = word as u8;
+    let beyond = u64::MAX.unbounded_shl(8 * len as u32);
+    if status == 0xF0 {
+        // F7 at the end, data between.
+        let last = 8 * (len as u32 - 1);
+        let data = !u64::MAX.unbounded_shl(last) & !0xFF;
+        return len > 1 && (word >> last) as u8 == 0xF7 && word & data & HIGH_BITS == 0;
+    }
+    let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
+    length == len as u64 && word & !beyond & !0xFF & HIGH_BITS == 0
+}
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -333,6 +357,36 @@ mod tests {
                 let event = Event::decode(&raw, width).map(|e| e.data);
                 let inline = usize::from(bytes) <= width.bytes();
                 assert_eq!(matches!(event, Ok(Data::Inline(_))), inline);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_judged_as_bytes_are(status: u8, data: [u8; 7], high in 0u8..4, end: bool, len in 0usize..=8) {
+            let mut bytes = [status, 0, 0, 0, 0, 0, 0, 0];
+            for (i, byte) in data.iter().enumerate() {
+                // Mostly data bytes: random ones are hardly ever a message.
+                bytes[i + 1] = if high == 0 { *byte } else { *byte & 0x7F };
+            }
+            if end && len > 0 {
+                bytes[0] = 0xF0;
+                bytes[len - 1] = 0xF7;
+            }
+            prop_assert_eq!(is_short_message(u64::from_le_bytes(bytes), len), is_message(&bytes[..len]));
+        }
+    }
+
+    #[test]
+    fn every_status_is_judged_alike_in_a_word() {
+        for status in 0..=u8::MAX {
+            for len in 0..=8 {
+                for data in [[1; 8], [0xF7; 8], [1, 1, 0x80, 1, 1, 1, 1, 1]] {
+                    let mut bytes = data;
+                    bytes[0] = status;
+                    let word = u64::from_le_bytes(bytes);
+                    assert_eq!(is_short_message(word, len), is_message(&bytes[..len]), "{bytes:02x?} {len}");
+                }
             }
         }
     }

@@ -24,6 +24,14 @@ pub struct Completion {
     pub time: I64,
 }
 
+impl Completion {
+    /// The entry as two little-endian words.
+    #[inline]
+    pub const fn words(slot: u32, status: Status, flags: u16, time: i64) -> [u64; 2] {
+        [slot as u64 | (status as u64) << 32 | (flags as u64) << 48, time as u64]
+    }
+}
+
 /// Bytes of a completion ring entry.
 pub const COMPLETION_SIZE: usize = size_of::<Completion>();
 /// Bytes of a submission ring entry.
@@ -46,6 +54,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// One more than the largest status.
+    pub const COUNT: usize = Self::Copied as usize + 1;
+
     /// Decodes an entry's status.
     pub const fn decode(value: u16) -> Option<Self> {
         match value {
@@ -155,6 +166,10 @@ mod tests {
     #[test]
     fn a_completion_is_16_bytes() {
         assert_eq!(size_of::<Completion>(), 16);
+        let bytes = Completion::words(0x0102_0304, Status::Rejected, 0x1122, -2).map(u64::to_le_bytes);
+        let entry = Completion::read_from_bytes(bytes.as_flattened()).expect("16 bytes");
+        assert_eq!((entry.slot.get(), entry.status.get()), (0x0102_0304, Status::Rejected as u16));
+        assert_eq!((entry.flags.get(), entry.time.get()), (0x1122, -2));
     }
 
     #[test]

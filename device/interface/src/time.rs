@@ -50,17 +50,19 @@ impl RefTime {
         if self.0 <= 0 {
             return SampleTime(0);
         }
-        let product = self.0 as u128 * rate as u128;
-        SampleTime(product.div_ceil(UNITS_PER_SECOND as u128) as u64)
+        // Seconds and the rest by themselves, so that 64 bits hold the products.
+        let (time, second) = (self.0 as u64, UNITS_PER_SECOND as u64);
+        let whole = (time / second).saturating_mul(rate as u64);
+        SampleTime(whole.saturating_add((time % second * rate as u64).div_ceil(second)))
     }
 }
 
 impl SampleTime {
     /// The time at which this sample begins, rounded down: floor(n x 10^7 / rate). Saturates; a rate of 0 counts as 1.
     pub const fn to_time(self, rate: u32) -> RefTime {
-        let rate = if rate == 0 { 1 } else { rate };
-        let time = self.0 as u128 * UNITS_PER_SECOND as u128 / rate as u128;
-        RefTime(if time > i64::MAX as u128 { i64::MAX } else { time as i64 })
+        let (rate, second) = (if rate == 0 { 1 } else { rate as u64 }, UNITS_PER_SECOND as u64);
+        let time = (self.0 / rate).saturating_mul(second).saturating_add(self.0 % rate * second / rate);
+        RefTime(if time > i64::MAX as u64 { i64::MAX } else { time as i64 })
     }
 }
 
@@ -85,6 +87,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn conversions_agree_with_wide_arithmetic(t in 0..=i64::MAX, n: u64, rate in 1u32..400_000) {
+            let sample = (t as u128 * u128::from(rate)).div_ceil(10_000_000);
+            prop_assert_eq!(u128::from(RefTime(t).to_sample(rate).0), sample);
+            let time = u128::from(n) * 10_000_000 / u128::from(rate);
+            prop_assert_eq!(SampleTime(n).to_time(rate).0 as u128, time.min(i64::MAX as u128));
+        }
+
         #[test]
         fn a_sample_never_begins_before_its_time_nor_a_whole_sample_after(t in 0..i64::MAX / 2, rate in 8_000u32..192_000) {
             let n = RefTime(t).to_sample(rate).0 as u128;

@@ -6,19 +6,16 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// An event that waits for its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    time: i64,
-    arrival: u64,
-}
-
 /// A queue of `T`s by time.
 #[derive(Debug)]
 pub(crate) struct Sequencer<T> {
-    in_order: VecDeque<(Key, T)>,
-    out_of_order: BinaryHeap<Reverse<(Key, T)>>,
+    in_order: VecDeque<(i64, T)>,
+    /// What came after something later that is still in order, with the number of its arrival. So these are gone before `in_order` is
+    /// empty, and what is in order at the same time as one of them came before it.
+    out_of_order: BinaryHeap<Reverse<(i64, u64, T)>>,
     arrivals: u64,
+    /// Time of the next event.
+    next: Option<i64>,
 }
 
 impl<T: Copy + Ord> Sequencer<T> {
@@ -28,36 +25,57 @@ impl<T: Copy + Ord> Sequencer<T> {
             in_order: VecDeque::with_capacity(capacity),
             out_of_order: BinaryHeap::with_capacity(capacity),
             arrivals: 0,
+            next: None,
         }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, time: i64, item: T) {
-        let key = Key { time, arrival: self.arrivals };
-        self.arrivals += 1;
-        if self.in_order.back().is_none_or(|(last, _)| *last <= key) {
-            self.in_order.push_back((key, item));
+        if self.in_order.back().is_none_or(|(last, _)| *last <= time) {
+            self.next.get_or_insert(time);
+            self.in_order.push_back((time, item));
         } else {
-            self.out_of_order.push(Reverse((key, item)));
+            self.push_out_of_order(time, item);
         }
+    }
+
+    #[cold]
+    fn push_out_of_order(&mut self, time: i64, item: T) {
+        self.next = self.next.map(|next| next.min(time));
+        self.out_of_order.push(Reverse((time, self.arrivals, item)));
+        self.arrivals += 1;
     }
 
     /// Time of the next event.
+    #[inline]
     pub(crate) fn next_time(&self) -> Option<i64> {
-        let first = self.in_order.front().map(|(key, _)| key.time);
-        let other = self.out_of_order.peek().map(|Reverse((key, _))| key.time);
-        first.into_iter().chain(other).min()
+        self.next
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<(i64, T)> {
-        let first = self.in_order.front().map(|(key, _)| *key);
-        let other = self.out_of_order.peek().map(|Reverse((key, _))| *key);
-        let take_other = match (first, other) {
-            (Some(first), Some(other)) => other < first,
-            (None, Some(_)) => true,
-            _ => false,
+        if !self.out_of_order.is_empty() {
+            return self.pop_any();
+        }
+        let popped = self.in_order.pop_front();
+        self.next = self.in_order.front().map(|(time, _)| *time);
+        popped
+    }
+
+    #[cold]
+    fn pop_any(&mut self) -> Option<(i64, T)> {
+        let in_order = self.in_order.front().map(|(time, _)| *time);
+        let other = self.out_of_order.peek().map(|Reverse((time, ..))| *time);
+        let popped = match (in_order, other) {
+            (Some(first), Some(other)) if other < first => {
+                self.out_of_order.pop().map(|Reverse((time, _, item))| (time, item))
+            }
+            _ => self.in_order.pop_front(),
         };
-        let (key, item) = if take_other { self.out_of_order.pop()?.0 } else { self.in_order.pop_front()? };
-        Some((key.time, item))
+        let first = self.in_order.front().map(|(time, _)| *time);
+        let other = self.out_of_order.peek().map(|Reverse((time, ..))| *time);
+        self.next = first.into_iter().chain(other).min();
+        popped
     }
 }
 
