@@ -163,79 +163,105 @@ pub(crate) struct GuestMemory {
     generation: u64,
 }
 
-/// Ranges that were translated once, for as long as the maps stay as they are.
+/// Where the parts of a stream are in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) pool: u64,
+    pub(crate) slots: u32,
+    /// Bytes from slot to slot.
+    pub(crate) stride: u32,
+    pub(crate) buffers: u64,
+    pub(crate) buffer_bytes: usize,
+    /// Rings: address and entries.
+    pub(crate) submissions: (u64, u32),
+    pub(crate) completions: (u64, u32),
+}
+
+/// The parts of a stream, translated once for as long as the maps stay as they are.
 #[derive(Debug)]
-pub(crate) struct Windows<const N: usize> {
+pub(crate) struct Windows {
     generation: u64,
-    /// `None`: a range is not wholly inside one map, or not aligned there.
-    windows: Option<[Window; N]>,
+    /// `None`: some part is not wholly inside one map, or not aligned.
+    places: Option<Places>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Window {
-    place: *mut u8,
-    len: usize,
+struct Places {
+    pool: *mut u64,
+    slots: u32,
+    /// Words from slot to slot.
+    stride: usize,
+    buffers: *mut u8,
+    buffer_bytes: usize,
+    submissions: *mut u32,
+    submission_mask: u32,
+    completions: *mut u64,
+    completion_mask: u32,
 }
 
-// SAFETY: the place is only a number before `GuestMemory::views` makes it a view, which borrows the memory.
-unsafe impl<const N: usize> Send for Windows<N> {}
+// SAFETY: the places are only numbers before `GuestMemory::view` makes them a view, which borrows the memory.
+unsafe impl Send for Windows {}
 
-impl<const N: usize> Windows<N> {
+impl Windows {
     /// Nothing is translated yet.
-    pub(crate) const STALE: Self = Self { generation: u64::MAX, windows: None };
+    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None };
 }
 
-/// A range of guest memory, of which each access is checked against its length only.
+/// The parts of a stream in guest memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'m> {
-    window: Window,
+pub(crate) struct StreamMemory<'m> {
+    places: Places,
     memory: PhantomData<&'m GuestMemory>,
 }
 
-impl View<'_> {
+impl StreamMemory<'_> {
+    /// Slots in the pool.
     #[inline]
-    fn place(&self, offset: usize, len: usize) -> Option<*mut u8> {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.window.len);
-        // SAFETY: inside the window, which is inside a mapping that lives as long as the memory that this borrows.
-        inside.then(|| unsafe { self.window.place.add(offset) })
+    pub(crate) fn slots(&self) -> u32 {
+        self.places.slots
     }
 
-    /// Reads a little-endian u32 at a multiple of 4; all ones outside.
+    /// The slot number in a submission ring entry, by its free-running index.
     #[inline]
-    pub(crate) fn load_u32(&self, offset: usize) -> u32 {
-        let place = self.place(offset, 4).filter(|_| offset.is_multiple_of(4));
-        // SAFETY: inside by the check, aligned because the window is to 8; volatile, because the guest may write at any time.
-        place.map_or(u32::MAX, |place| u32::from_le(unsafe { place.cast::<u32>().read_volatile() }))
+    pub(crate) fn submission(&self, index: u32) -> u32 {
+        let entry = (index & self.places.submission_mask) as usize;
+        // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping which lives as long as the
+        // memory that this borrows, and is aligned; volatile, because the guest may write at any time.
+        u32::from_le(unsafe { self.places.submissions.add(entry).read_volatile() })
     }
 
-    /// Reads little-endian words at a multiple of 8.
+    /// The words of a slot, once, but for the byte position, which nothing depends on.
     #[inline]
-    pub(crate) fn words<const COUNT: usize>(&self, offset: usize) -> Option<[u64; COUNT]> {
-        let place = self.place(offset, COUNT * 8).filter(|_| offset.is_multiple_of(8))?.cast::<u64>();
-        // SAFETY: as in `load_u32`.
-        Some(std::array::from_fn(|i| u64::from_le(unsafe { place.add(i).read_volatile() })))
+    pub(crate) fn event(&self, slot: u32) -> Option<[u64; 4]> {
+        if slot >= self.places.slots {
+            return None;
+        }
+        // SAFETY: as in `submission`; a slot has at least eight words.
+        let place = unsafe { self.places.pool.add(slot as usize * self.places.stride) };
+        // SAFETY: the same.
+        Some([0, 1, 3, 4].map(|word| u64::from_le(unsafe { place.add(word).read_volatile() })))
     }
 
-    /// Writes little-endian words at a multiple of 8; dropped outside.
+    /// Writes a completion ring entry, by its free-running index.
     #[inline]
-    pub(crate) fn store<const COUNT: usize>(&self, offset: usize, words: [u64; COUNT]) {
-        if let Some(place) = self.place(offset, COUNT * 8).filter(|_| offset.is_multiple_of(8)) {
-            for (i, word) in words.into_iter().enumerate() {
-                // SAFETY: as in `load_u32`; only writable maps have windows that are written (see `Windows::translate`).
-                unsafe { place.cast::<u64>().add(i).write_volatile(word.to_le()) };
-            }
+    pub(crate) fn complete(&self, index: u32, words: [u64; 2]) {
+        let entry = (index & self.places.completion_mask) as usize;
+        let place = self.places.completions;
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: as in `submission`; the map of this ring is writable.
+            unsafe { place.add(entry * 2 + i).write_volatile(word.to_le()) };
         }
     }
 
-    /// Copies bytes out, once; says whether they are inside.
+    /// Copies from the buffers, once; says whether the range is inside them.
     #[inline]
-    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) -> bool {
-        let Some(place) = self.place(offset, out.len()) else {
-            return false;
-        };
-        // SAFETY: inside by the check, and private memory does not overlap it; any bytes are valid.
-        unsafe { copy(place, out.as_mut_ptr(), out.len()) };
-        true
+    pub(crate) fn long_data(&self, offset: usize, out: &mut [u8]) -> bool {
+        let inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.places.buffer_bytes);
+        if inside {
+            // SAFETY: as in `submission`, by the check; private memory does not overlap it, and any bytes are valid.
+            unsafe { copy(self.places.buffers.add(offset), out.as_mut_ptr(), out.len()) };
+        }
+        inside
     }
 }
 
@@ -292,30 +318,53 @@ impl GuestMemory {
         self.maps.clear();
     }
 
-    /// Views of ranges that [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or one of them is not
+    /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
     /// accessible in one piece.
     #[inline]
-    pub(crate) fn views<const N: usize>(&self, windows: &Windows<N>) -> Option<[View<'_>; N]> {
-        let windows = windows.windows.filter(|_| windows.generation == self.generation)?;
-        Some(windows.map(|window| View { window, memory: PhantomData }))
+    pub(crate) fn view<'m>(&'m self, windows: &'m Windows) -> Option<StreamMemory<'m>> {
+        let places = windows.places.filter(|_| windows.generation == self.generation)?;
+        Some(StreamMemory { places, memory: PhantomData })
     }
 
     /// Whether the maps have changed since.
     #[inline]
-    pub(crate) fn is_stale<const N: usize>(&self, windows: &Windows<N>) -> bool {
+    pub(crate) fn is_stale(&self, windows: &Windows) -> bool {
         windows.generation != self.generation
     }
 
-    /// Translates ranges, given as address, bytes, and whether they will be written.
-    pub(crate) fn translate<const N: usize>(&self, ranges: [(u64, usize, bool); N]) -> Windows<N> {
-        let translated = ranges.map(|(iova, len, write)| {
+    /// Translates the parts of a stream.
+    pub(crate) fn translate(&self, layout: &Layout) -> Windows {
+        Windows { generation: self.generation, places: self.places(layout) }
+    }
+
+    fn places(&self, layout: &Layout) -> Option<Places> {
+        let range = |iova, len: usize, write| {
             let (memory, offset) = self.whole(iova, len, write)?;
-            let place = memory.place(offset, len)?;
-            place.cast::<u64>().is_aligned().then_some(Window { place, len })
-        });
-        let nowhere = Window { place: std::ptr::null_mut(), len: 0 };
-        let windows = translated.iter().all(Option::is_some).then(|| translated.map(|window| window.unwrap_or(nowhere)));
-        Windows { generation: self.generation, windows }
+            memory.place(offset, len).filter(|place| place.cast::<u64>().is_aligned())
+        };
+        let Layout { slots, stride, .. } = *layout;
+        let ring = |(iova, entries): (u64, u32), entry: usize, write| {
+            let place = range(iova, entries as usize * entry, write)?;
+            entries.is_power_of_two().then_some((place, entries - 1))
+        };
+        let pool = range(layout.pool, slots as usize * stride as usize, false)?;
+        let buffers = match layout.buffer_bytes {
+            0 => pool,
+            bytes => range(layout.buffers, bytes, false)?,
+        };
+        let (submissions, submission_mask) = ring(layout.submissions, 4, false)?;
+        let (completions, completion_mask) = ring(layout.completions, 16, true)?;
+        (stride.is_multiple_of(8) && stride >= 64).then_some(Places {
+            pool: pool.cast(),
+            slots,
+            stride: stride as usize / 8,
+            buffers,
+            buffer_bytes: layout.buffer_bytes,
+            submissions: submissions.cast(),
+            submission_mask,
+            completions: completions.cast(),
+            completion_mask,
+        })
     }
 
     /// Whether the range touches memory that the client has but does not share.
@@ -441,22 +490,49 @@ mod tests {
         let (old, new) = (memfd(4096), memfd(4096));
         let mut memory = GuestMemory::default();
         memory.map(map(0x1000, 4096, 0, &old, true)).expect("map");
-        assert!(memory.views(&Windows::<1>::STALE).is_none());
-        let windows = memory.translate([(0x1100, 64, true), (0x1F00, 0x100, false)]);
-        let [first, second] = memory.views(&windows).expect("views");
-        first.store(8, [1, 2]);
-        first.store(56, [3, 4]);
-        assert_eq!((first.words(8), first.words::<2>(56), first.words::<1>(4)), (Some([1, 2]), None, None));
-        assert_eq!((second.load_u32(0xFC), second.load_u32(0x100)), (0, u32::MAX));
+        assert!(memory.view(&Windows::STALE).is_none());
+        let layout = Layout {
+            pool: 0x1000,
+            slots: 4,
+            stride: 64,
+            buffers: 0x1200,
+            buffer_bytes: 64,
+            submissions: (0x1100, 4),
+            completions: (0x1140, 4),
+        };
+        let windows = memory.translate(&layout);
+        let view = memory.view(&windows).expect("a view");
+        let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
+        memory.write(0x10C0, words.as_flattened()).expect("an event");
+        assert_eq!((view.event(3), view.event(4), view.slots()), (Some([1, 2, 4, 5]), None, 4));
+        memory.write(0x110C, &7u32.to_le_bytes()).expect("an entry");
+        assert_eq!((view.submission(3), view.submission(7), view.submission(4)), (7, 7, 0));
+        view.complete(5, [8, 9]);
+        let mut entry = [0; 16];
+        memory.read(0x1150, &mut entry).expect("an entry");
+        assert_eq!(entry, *[8u64, 9].map(u64::to_le_bytes).as_flattened());
+        assert!(view.long_data(60, &mut [0; 4]) && !view.long_data(60, &mut [0; 5]));
+        assert!(!view.long_data(usize::MAX, &mut [0; 5]));
         memory.unmap(0x1000, 4096);
-        assert!(memory.views(&windows).is_none() && memory.is_stale(&windows));
+        assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
+        memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");
+        assert!(memory.view(&windows).is_none());
+        let windows = memory.translate(&layout);
+        assert_eq!(memory.view(&windows).expect("a view").event(3), Some([0; 4]), "the new memory");
+        for wrong in [
+            Layout { pool: 0x1F40, ..layout },
+            Layout { pool: 0x1004, ..layout },
+            Layout { stride: 32, ..layout },
+            Layout { buffers: 0x2000, ..layout },
+            Layout { submissions: (0x1104, 4), ..layout },
+            Layout { submissions: (0x1FF8, 4), ..layout },
+            Layout { completions: (0x1140, 3), ..layout },
+        ] {
+            assert!(memory.view(&memory.translate(&wrong)).is_none(), "{wrong:x?}");
+        }
+        memory.unmap(0x1000, 4096);
         memory.map(map(0x1000, 4096, 0, &new, false)).expect("map");
-        assert!(memory.views(&windows).is_none());
-        assert!(memory.views(&memory.translate([(0x1100, 64, true)])).is_none(), "not to be written");
-        assert!(memory.views(&memory.translate([(0x1104, 8, false)])).is_none(), "not aligned");
-        assert!(memory.views(&memory.translate([(0x1FF8, 16, false)])).is_none(), "not in one piece");
-        let windows = memory.translate([(0x1108, 8, false)]);
-        assert_eq!(memory.views(&windows).expect("views")[0].words(0), Some([0]), "the new memory");
+        assert!(memory.view(&memory.translate(&layout)).is_none(), "not to be written");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
 //! instead of a queue bounds by construction what a guest can pile up.
 
-use crate::dma::{DoorbellPage, GuestMemory, NotMapped, View, Windows};
+use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, StreamMemory, Windows};
 use crate::stats::Stats;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
@@ -36,6 +36,21 @@ pub(crate) struct StreamConfig {
     pub(crate) submission_entries: u32,
     pub(crate) completion_base: u64,
     pub(crate) completion_entries: u32,
+}
+
+impl StreamConfig {
+    /// Where its parts are.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            pool: self.pool_base,
+            slots: self.slots,
+            stride: self.stride,
+            buffers: self.buffer_base,
+            buffer_bytes: self.buffers as usize * self.buffer_size as usize,
+            submissions: (self.submission_base, self.submission_entries),
+            completions: (self.completion_base, self.completion_entries),
+        }
+    }
 }
 
 /// What a guest asked of a stream.
@@ -212,10 +227,10 @@ impl Guest for Shared {
 }
 
 impl Shared {
-    /// Views of what is translated; none while the function may not master the bus.
+    /// A view of what is translated; none while the function may not master the bus.
     #[inline]
-    pub(crate) fn views<const N: usize>(&self, windows: &Windows<N>) -> Option<[View<'_>; N]> {
-        self.memory.views(windows).filter(|_| self.bus_master)
+    pub(crate) fn view<'a>(&'a self, windows: &'a Windows) -> Option<StreamMemory<'a>> {
+        self.memory.view(windows).filter(|_| self.bus_master)
     }
 
     /// Forgets everything but maps and vectors, as a reset does.

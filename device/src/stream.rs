@@ -3,7 +3,9 @@
 //! Fed by the engine with sections (fetch, publish) and spans of samples (render); feeds the mix, and the completion ring. Between a
 //! slot's fetch and its completion the slot belongs to the card.
 
+mod hold;
 mod intake;
+mod plain;
 pub(crate) mod sequencer;
 
 use crate::dma::Windows;
@@ -69,7 +71,7 @@ pub(crate) struct Stream {
     pub(crate) index: usize,
     config: StreamConfig,
     /// Pool, buffers, submission ring and completion ring.
-    windows: Windows<4>,
+    windows: Windows,
     pub(crate) state: State,
     /// Stream time while not in RUN.
     stopped_at: RefTime,
@@ -185,7 +187,7 @@ impl Stream {
     /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
     #[inline]
     pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared, now: &Now) {
-        self.intake.begin_section();
+        self.intake.hold.begin_section();
         if !self.completions.is_empty() {
             self.write_completions(link, shared);
         }
@@ -202,71 +204,6 @@ impl Stream {
         if self.written != self.published {
             self.publish(link, shared);
         }
-    }
-
-    /// Fetches up to `limit` plain events, until one is not.
-    #[inline]
-    fn fetch_plain(&mut self, link: &Link, shared: &Shared, now: &Now, limit: u32) {
-        if shared.memory.is_stale(&self.windows) {
-            self.windows = self.translate(shared);
-        }
-        let Some([pool, buffers, submissions, completions]) = shared.views(&self.windows) else {
-            return;
-        };
-        // In stream time. What would overtake a completion that waits to be written has to wait, too.
-        let at_once = self.state == State::Run && self.completions.is_empty();
-        let due = if at_once { now.reached.saturating_sub(self.base).0 } else { -1 };
-        let passed = now.passed.saturating_sub(self.base).0;
-        let start = now.start.saturating_sub(self.base).0;
-        let submission_mask = self.config.submission_entries - 1;
-        let completion_mask = self.config.completion_entries - 1;
-        let first = self.fetched;
-        let end = first.wrapping_add(limit.min(self.tail.wrapping_sub(first)));
-        let (mut presented, mut late) = (0, 0);
-        while self.fetched != end {
-            let head = submissions.load_u32((self.fetched & submission_mask) as usize * SUBMISSION_SIZE);
-            let Some(event) = self.intake.read_plain(pool, buffers, head) else {
-                break;
-            };
-            if event.time < 0 || self.state == State::Stop {
-                break;
-            }
-            if event.time <= due && self.sequencer.next_time().is_none_or(|next| event.time < next) {
-                self.intake.pass(head, &event, |group, bytes| self.synth.message(group, bytes));
-                let entry = if event.time > passed {
-                    Completion::words(head, Status::Presented, 0, event.time)
-                } else {
-                    late += 1;
-                    Completion::words(head, Status::Late, 0, start.saturating_sub(event.time))
-                };
-                completions.store((self.written & completion_mask) as usize * COMPLETION_SIZE, entry);
-                self.written = self.written.wrapping_add(1);
-                presented += 1;
-            } else {
-                self.intake.hold_plain(head, &event);
-                self.sequencer.push(event.time, head);
-            }
-            self.fetched = self.fetched.wrapping_add(1);
-        }
-        let taken = u64::from(self.fetched.wrapping_sub(first));
-        link.stats.take_slots(taken, taken - presented);
-        if presented > 0 {
-            link.stats.note_presented(presented);
-            link.stats.late.add(late);
-        }
-    }
-
-    #[cold]
-    fn translate(&self, shared: &Shared) -> Windows<4> {
-        let config = &self.config;
-        let pool = (config.pool_base, config.slots as usize * config.stride as usize, false);
-        let buffers = match config.buffers as usize * config.buffer_size as usize {
-            0 => (config.pool_base, 0, false),
-            bytes => (config.buffer_base, bytes, false),
-        };
-        let submissions = (config.submission_base, config.submission_entries as usize * SUBMISSION_SIZE, false);
-        let completions = (config.completion_base, config.completion_entries as usize * COMPLETION_SIZE, true);
-        shared.memory.translate([pool, buffers, submissions, completions])
     }
 
     /// Fetches one submission, whatever it is.
@@ -290,7 +227,7 @@ impl Stream {
     }
 
     fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
-        let owned = self.intake.owned;
+        let owned = self.intake.hold.owned;
         let outcome = match self.intake.take(shared, head) {
             Ok(outcome) => outcome,
             Err(fault) => {
@@ -304,7 +241,7 @@ impl Stream {
         }
         match outcome {
             Outcome::Accepted { time } => {
-                let taken = u64::from(self.intake.owned - owned);
+                let taken = u64::from(self.intake.hold.owned - owned);
                 link.stats.take_slots(taken, taken);
                 if self.state == State::Stop {
                     self.discard(head, &link.stats);
@@ -327,15 +264,15 @@ impl Stream {
     }
 
     fn discard(&mut self, head: u32, stats: &Stats) {
-        stats.discarded.add(u64::from(self.intake.messages(head, |_, _| {})));
+        stats.discarded.add(u64::from(self.intake.hold.messages(head, |_, _| {})));
         self.let_go(head, stats);
         self.complete(head, Status::Discarded, 0, RefTime::ZERO);
     }
 
     fn let_go(&mut self, head: u32, stats: &Stats) {
-        let owned = self.intake.owned;
-        self.intake.release(head);
-        stats.in_flight.sub(u64::from(owned - self.intake.owned));
+        let owned = self.intake.hold.owned;
+        self.intake.hold.release(head);
+        stats.in_flight.sub(u64::from(owned - self.intake.hold.owned));
     }
 
     fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
@@ -372,7 +309,7 @@ impl Stream {
                 done = at;
             }
             let synth = &mut self.synth;
-            let messages = self.intake.messages(head, |group, bytes| synth.message(group, bytes));
+            let messages = self.intake.hold.messages(head, |group, bytes| synth.message(group, bytes));
             stats.note_presented(u64::from(messages));
             self.let_go(head, stats);
             if master <= now.passed && !at_once {
@@ -422,7 +359,7 @@ impl Stream {
 
     /// Gives up everything at once, as a reset does: nothing is published.
     pub(crate) fn abandon(self, stats: &Stats) -> Synth {
-        stats.in_flight.sub(u64::from(self.intake.owned));
+        stats.in_flight.sub(u64::from(self.intake.hold.owned));
         self.synth
     }
 

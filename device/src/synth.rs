@@ -100,19 +100,22 @@ impl Synth {
 
     /// Applies one complete MIDI message (channel message, or SysEx F0..F7) to a channel group, counted from 0, at the
     /// current sample. What makes no sense is ignored.
+    #[inline]
     pub fn message(&mut self, group: u16, message: &[u8]) {
+        match message {
+            [0xf0, 0x7e | 0x7f, ..] => self.exclusive(group, message),
+            // Other makers', and system messages: nothing here listens to them.
+            [0xf0..=0xff, ..] => {}
+            _ => self.channel_message(group, message),
+        }
+    }
+
+    fn channel_message(&mut self, group: u16, message: &[u8]) {
         let group = usize::from(group);
-        if group >= self.masters.len() {
-            return;
-        }
-        if let [0xf0, body @ .., 0xf7] = message {
-            self.exclusive(group, body);
-            return;
-        }
         let [status, data @ ..] = message else {
             return;
         };
-        if data.iter().any(|&byte| byte > 127) {
+        if group >= self.masters.len() || data.iter().any(|&byte| byte > 127) {
             return;
         }
         let channel = group * CHANNELS + usize::from(status & 0x0f);
@@ -127,7 +130,14 @@ impl Synth {
     }
 
     /// Universal SysEx: GM and GM2 System On, and master volume.
-    fn exclusive(&mut self, group: usize, body: &[u8]) {
+    fn exclusive(&mut self, group: u16, message: &[u8]) {
+        let group = usize::from(group);
+        let [0xf0, body @ .., 0xf7] = message else {
+            return;
+        };
+        if group >= self.masters.len() {
+            return;
+        }
         match *body {
             [0x7e, _, 0x09, 0x01 | 0x03] => {
                 self.masters[group] = 1.0;

@@ -4,7 +4,7 @@
 //! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
 //! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
 
-use crate::dma::{DmaMemory, SharedMemory, SlotPlace};
+use crate::dma::{DmaMemory, Pool, Ring, SharedMemory};
 use crate::shadow::{Carried, FreeStack, Links, NONE};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
@@ -12,7 +12,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::ring::{COMPLETION_SIZE, Status};
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,16 +32,17 @@ pub struct Counts {
 /// A stream's allocator.
 #[derive(Debug)]
 pub struct Allocator<'c> {
-    pub(crate) pool: DmaMemory,
+    pub(crate) pool: Pool,
     pub(crate) buffers: DmaMemory,
-    pub(crate) completions: DmaMemory,
+    submissions: Ring<SUBMISSION_SIZE>,
+    completions: Ring<COMPLETION_SIZE>,
     page: &'c SharedMemory,
     /// Where the card publishes this stream's completion head.
     head_word: usize,
     pub(crate) width: PointerWidth,
-    stride: usize,
+    /// The first word of a fresh event: cbStruct.
+    pub(crate) header: u64,
     pub(crate) buffer_size: usize,
-    completion_mask: u32,
     carried: Box<[Cell<Carried>]>,
     links: Box<[Cell<Links>]>,
     free_slots: FreeStack,
@@ -51,9 +52,7 @@ pub struct Allocator<'c> {
     consumed: Cell<u32>,
     /// The head as last loaded.
     head: Cell<u32>,
-    /// Messages submitted.
-    pub(crate) submitted: Cell<u64>,
-    /// Messages by the status that they ended with.
+    /// Messages by the status that they ended with, less one.
     ended: [Cell<u64>; Status::COUNT],
 }
 
@@ -63,30 +62,38 @@ pub(crate) struct Shape {
     pub(crate) stream: usize,
     pub(crate) width: PointerWidth,
     pub(crate) slots: u32,
-    pub(crate) stride: usize,
     pub(crate) buffers: u32,
     pub(crate) buffer_size: usize,
-    pub(crate) completion_entries: u32,
+    /// Entries of both rings.
+    pub(crate) entries: u32,
+}
+
+impl Shape {
+    /// Bytes and alignment of pool, buffers, submission ring and completion ring.
+    pub(crate) fn sizes(&self) -> [(usize, usize); 4] {
+        [
+            (self.slots as usize * Pool::STRIDE, Pool::STRIDE),
+            (self.buffers as usize * self.buffer_size, 8),
+            (self.entries as usize * SUBMISSION_SIZE, 8),
+            (self.entries as usize * COMPLETION_SIZE, COMPLETION_SIZE),
+        ]
+    }
 }
 
 impl<'c> Allocator<'c> {
-    pub(crate) fn new(
-        page: &'c SharedMemory,
-        shape: Shape,
-        pool: DmaMemory,
-        buffers: DmaMemory,
-        completions: DmaMemory,
-    ) -> Self {
-        Self {
-            pool,
+    /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
+    pub(crate) fn new(page: &'c SharedMemory, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
+        let [pool, buffers, submissions, completions] = memory;
+        Some(Self {
+            pool: Pool::new(pool, shape.slots),
             buffers,
-            completions,
+            submissions: Ring::new(submissions, shape.entries)?,
+            completions: Ring::new(completions, shape.entries)?,
             page,
             head_word: doorbell::at(shape.stream, doorbell::COMPLETION_HEAD),
             width: shape.width,
-            stride: shape.stride,
+            header: (shape.width.event_size() as u64) << 8,
             buffer_size: shape.buffer_size,
-            completion_mask: shape.completion_entries - 1,
             carried: (0..shape.slots).map(|_| Cell::new(Carried::NOTHING)).collect(),
             links: (0..shape.slots).map(|_| Cell::new(Links::NONE)).collect(),
             free_slots: FreeStack::full(shape.slots),
@@ -94,9 +101,36 @@ impl<'c> Allocator<'c> {
             tail: Cell::new(0),
             consumed: Cell::new(0),
             head: Cell::new(0),
-            submitted: Cell::new(0),
             ended: Default::default(),
+        })
+    }
+
+    /// Takes the memory out, to give it back; nothing works afterwards.
+    pub(crate) fn take_memory(&mut self) -> [DmaMemory; 4] {
+        [&mut self.pool.memory, &mut self.buffers, &mut self.submissions.memory, &mut self.completions.memory]
+            .map(|memory| core::mem::replace(memory, DmaMemory::NONE))
+    }
+
+    /// The device's addresses of pool, buffers, submission ring and completion ring.
+    pub(crate) fn iovas(&self) -> [u64; 4] {
+        [&self.pool.memory, &self.buffers, &self.submissions.memory, &self.completions.memory].map(|memory| memory.iova)
+    }
+
+    /// Entries of both rings.
+    pub(crate) fn entries(&self) -> u32 {
+        self.submissions.entries()
+    }
+
+    /// Puts a slot, which is the card's from here on, into the submission ring.
+    #[inline]
+    pub(crate) fn submit(&self, slot: u32, carried: Carried) {
+        if let Some(cell) = self.carried.get(slot as usize) {
+            cell.set(carried.submitted());
         }
+        let tail = self.tail.get();
+        // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
+        self.submissions.store(tail, slot);
+        self.tail.set(tail.wrapping_add(1));
     }
 
     /// `GetMessage`: a fresh event, all zero but cbStruct.
@@ -108,7 +142,9 @@ impl<'c> Allocator<'c> {
             Some(slot) => slot,
             None => self.take_completion()?.ok_or(DriverError::NoMessage)?,
         };
-        Ok(Message::new(self, slot))
+        // All slots have a place: this is no error that happens.
+        let place = self.pool.slot(slot).ok_or(DriverError::NoMessage)?;
+        Ok(Message::new(self, place, slot))
     }
 
     /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping it.
@@ -127,6 +163,13 @@ impl<'c> Allocator<'c> {
                 return Err(DriverError::NoBuffer);
             }
         }
+    }
+
+    /// Takes a buffer and copies `bytes` into it.
+    pub(crate) fn fill_buffer(&self, bytes: &[u8]) -> Result<u32, DriverError> {
+        let buffer = self.get_buffer()?;
+        buffer.write(0, bytes)?;
+        Ok(buffer.into_index())
     }
 
     /// `GetBufferSize`: bytes in a buffer, constant for the allocator's life.
@@ -159,11 +202,13 @@ impl<'c> Allocator<'c> {
         self.tail.get().wrapping_sub(self.consumed.get())
     }
 
-    /// How submissions ended so far.
+    /// How submissions ended so far. Looks at every slot.
     pub fn counts(&self) -> Counts {
-        let ended = |status: Status| self.ended[status as usize].get();
+        let ended = |status: Status| self.ended[status as usize - 1].get();
+        let in_flight = self.carried.iter().map(Cell::get).filter(|carried| carried.is_submitted());
         Counts {
-            submitted: self.submitted.get(),
+            submitted: self.ended.iter().map(Cell::get).sum::<u64>()
+                + in_flight.map(|carried| u64::from(carried.messages())).sum::<u64>(),
             presented: ended(Status::Presented),
             late: ended(Status::Late),
             discarded: ended(Status::Discarded),
@@ -203,28 +248,36 @@ impl<'c> Allocator<'c> {
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);
         }
-        let place = (consumed & self.completion_mask) as usize * COMPLETION_SIZE;
         // The first half of the entry: slot and status. The driver has no use for the rest.
-        let entry = u64::from_le(self.completions.memory.load_u64(place, Ordering::Relaxed));
+        let entry = self.completions.load(consumed);
         let (slot, status) = (entry as u32, (entry >> 32) as u16);
         let Some(cell) = self.carried.get(slot as usize) else {
             return Err(DriverError::ForgedCompletion(slot));
         };
+        let Some(ended) = self.ended.get(usize::from(status.wrapping_sub(1))) else {
+            return self.unknown_status(slot, status);
+        };
         let carried = cell.get();
-        if !carried.is_submitted() {
+        if carried == Carried::MESSAGE.submitted() {
+            ended.set(ended.get() + 1);
+            cell.set(Carried::NOTHING);
+        } else if carried.is_submitted() {
+            ended.set(ended.get() + u64::from(carried.messages()));
+            cell.set(Carried::NOTHING);
+            self.recycle_company(slot, carried);
+        } else {
             return Err(DriverError::ForgedCompletion(slot));
         }
-        let Some(ended) = self.ended.get(usize::from(status)).filter(|_| status != 0) else {
-            return Err(DriverError::UnknownStatus { slot, status });
-        };
         self.consumed.set(consumed.wrapping_add(1));
-        // What COPIED counts, nobody asks for.
-        ended.set(ended.get() + u64::from(carried.messages()));
-        cell.set(Carried::NOTHING);
-        if !carried.is_alone() {
-            self.recycle_company(slot, carried);
-        }
         Ok(Some(slot))
+    }
+
+    #[cold]
+    fn unknown_status(&self, slot: u32, status: u16) -> Result<Option<u32>, DriverError> {
+        Err(match self.carried.get(slot as usize).is_some_and(|carried| carried.get().is_submitted()) {
+            true => DriverError::UnknownStatus { slot, status },
+            false => DriverError::ForgedCompletion(slot),
+        })
     }
 
     /// Loads the head: whether it is beyond what was taken.
@@ -245,7 +298,7 @@ impl<'c> Allocator<'c> {
         for (slot, cell) in self.carried.iter().enumerate() {
             let carried = cell.get();
             if carried.is_submitted() {
-                let discarded = &self.ended[Status::Discarded as usize];
+                let discarded = &self.ended[Status::Discarded as usize - 1];
                 discarded.set(discarded.get() + u64::from(carried.messages()));
                 self.recycle(slot as u32, carried);
             }
@@ -256,9 +309,11 @@ impl<'c> Allocator<'c> {
     }
 
     /// Recycles a slot, and what goes home with it.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn recycle(&self, slot: u32, carried: Carried) {
-        self.carried(slot).set(Carried::NOTHING);
+        if let Some(cell) = self.carried.get(slot as usize) {
+            cell.set(Carried::NOTHING);
+        }
         if !carried.is_alone() {
             self.recycle_company(slot, carried);
         }
@@ -311,21 +366,6 @@ impl<'c> Allocator<'c> {
             NONE => slot,
             tail => tail,
         }
-    }
-
-    pub(crate) fn slot_offset(&self, slot: u32) -> usize {
-        slot as usize * self.stride
-    }
-
-    /// The slot in the pool.
-    #[inline]
-    #[allow(clippy::unwrap_used, reason = "slot numbers are below the pool's, which was allocated for all of them")]
-    pub(crate) fn place(&self, slot: u32) -> SlotPlace<'_> {
-        self.pool.memory.slot(self.slot_offset(slot)).unwrap()
-    }
-
-    pub(crate) fn slot_iova(&self, slot: u32) -> u64 {
-        self.pool.iova + self.slot_offset(slot) as u64
     }
 }
 

@@ -30,6 +30,11 @@ impl SharedMemory {
         Self { base, len }
     }
 
+    /// A range of nothing.
+    const fn empty() -> Self {
+        Self { base: NonNull::<u64>::dangling().cast(), len: 0 }
+    }
+
     /// Bytes in the range.
     pub fn len(&self) -> usize {
         self.len
@@ -93,17 +98,6 @@ impl SharedMemory {
         }
     }
 
-    /// The slot of the pool at `offset`, checked once for all its words.
-    #[inline]
-    pub(crate) fn slot(&self, offset: usize) -> Option<SlotPlace<'_>> {
-        let inside = offset.checked_add(SlotPlace::BYTES).is_some_and(|end| end <= self.len);
-        // SAFETY: inside the range by the check.
-        (inside && offset.is_multiple_of(8)).then(|| SlotPlace {
-            base: unsafe { self.base.add(offset).cast() },
-            memory: PhantomData,
-        })
-    }
-
     /// The place of `len` bytes at `offset`, if they are inside.
     fn span(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
@@ -144,32 +138,104 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// A slot of the pool: eight words that the driver fills.
+/// The event pool: slots of eight words.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) memory: DmaMemory,
+    slots: u32,
+}
+
+impl Pool {
+    /// Distance of the slots: the smallest that the card takes.
+    pub(crate) const STRIDE: usize = 64;
+
+    /// The pool in memory that has room for it, else as many slots as there is room for.
+    pub(crate) fn new(memory: DmaMemory, slots: u32) -> Self {
+        let room = memory.memory.len() / Self::STRIDE;
+        Self { slots: slots.min(room as u32), memory }
+    }
+
+    /// A slot of the pool.
+    #[inline]
+    pub(crate) fn slot(&self, slot: u32) -> Option<SlotPlace<'_>> {
+        if slot >= self.slots {
+            return None;
+        }
+        // SAFETY: `new` has checked that all slots are inside the memory.
+        let base = unsafe { self.memory.memory.base.add(slot as usize * Self::STRIDE).cast() };
+        Some(SlotPlace { base, memory: PhantomData })
+    }
+
+    /// The device's address of a slot.
+    pub(crate) fn iova(&self, slot: u32) -> u64 {
+        self.memory.iova + u64::from(slot) * Self::STRIDE as u64
+    }
+}
+
+/// A slot of the pool, which is the driver's alone until it publishes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotPlace<'m> {
     base: NonNull<u64>,
-    memory: PhantomData<&'m SharedMemory>,
+    memory: PhantomData<&'m Pool>,
 }
 
 impl SlotPlace<'_> {
-    /// Bytes of a slot.
-    const BYTES: usize = 64;
-
     /// Stores a word, by its number.
     #[inline]
     pub(crate) fn store<const WORD: usize>(&self, value: u64) {
-        const { assert!(WORD * 8 < Self::BYTES) };
-        // SAFETY: the slot is inside the memory that this borrows, and aligned (see `SharedMemory::slot`); volatile, because the device
-        // may look at any time.
-        unsafe { self.base.as_ptr().add(WORD).write_volatile(value.to_le()) };
+        const { assert!(WORD * 8 < Pool::STRIDE) };
+        // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it, and what publishes it,
+        // the store of the tail, releases this store too.
+        unsafe { self.base.as_ptr().add(WORD).write(value.to_le()) };
     }
 
     /// Stores a half of a word: 0 the lower, 1 the upper.
     #[inline]
     pub(crate) fn store_half<const WORD: usize, const HALF: usize>(&self, value: u32) {
-        const { assert!(WORD * 8 < Self::BYTES && HALF < 2) };
+        const { assert!(WORD * 8 < Pool::STRIDE && HALF < 2) };
         // SAFETY: as in `store`.
-        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2 + HALF).write_volatile(value.to_le()) };
+        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2 + HALF).write(value.to_le()) };
+    }
+}
+
+/// A ring whose entries are of `ENTRY` bytes, 4 or more, and a power of two in number.
+#[derive(Debug)]
+pub(crate) struct Ring<const ENTRY: usize> {
+    pub(crate) memory: DmaMemory,
+    mask: u32,
+}
+
+impl<const ENTRY: usize> Ring<ENTRY> {
+    /// The ring in memory that has room for it; `None` if it has not.
+    pub(crate) fn new(memory: DmaMemory, entries: u32) -> Option<Self> {
+        const { assert!(ENTRY.is_multiple_of(4)) };
+        let fits = entries.is_power_of_two() && memory.memory.len() / ENTRY >= entries as usize;
+        fits.then_some(Self { mask: entries.wrapping_sub(1), memory })
+    }
+
+    /// Entries.
+    pub(crate) fn entries(&self) -> u32 {
+        self.mask + 1
+    }
+
+    fn place(&self, index: u32) -> *mut u8 {
+        // SAFETY: `new` has checked that all entries that the mask leaves are inside the memory.
+        unsafe { self.memory.memory.base.as_ptr().add((index & self.mask) as usize * ENTRY) }
+    }
+
+    /// Reads the first eight bytes of an entry, by its free-running index.
+    #[inline]
+    pub(crate) fn load(&self, index: u32) -> u64 {
+        const { assert!(ENTRY.is_multiple_of(8)) };
+        // SAFETY: inside by `place`, and aligned, since entries are multiples of eight bytes; volatile, because the device may write at any time.
+        u64::from_le(unsafe { self.place(index).cast::<u64>().read_volatile() })
+    }
+
+    /// Writes the first four bytes of an entry, by its free-running index.
+    #[inline]
+    pub(crate) fn store(&self, index: u32, value: u32) {
+        // SAFETY: inside by `place`, and aligned; volatile, because the device may look at any time.
+        unsafe { self.place(index).cast::<u32>().write_volatile(value.to_le()) };
     }
 }
 
@@ -180,6 +246,11 @@ pub struct DmaMemory {
     pub memory: SharedMemory,
     /// The device's address of its first byte.
     pub iova: u64,
+}
+
+impl DmaMemory {
+    /// What is left when memory is given back.
+    pub(crate) const NONE: Self = Self { memory: SharedMemory::empty(), iova: 0 };
 }
 
 #[cfg(test)]

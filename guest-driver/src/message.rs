@@ -19,8 +19,9 @@ pub struct Message<'a> {
     slot: u32,
     /// What goes home with it. The shadow has it only once the handle is gone.
     carried: Carried,
-    /// The first word of the event: cbStruct, cbEvent, usChannelGroup and usFlags.
-    header: u64,
+    event_bytes: u16,
+    channel_group: u16,
+    flags: u16,
 }
 
 /// Words of the event that are the same in both widths; after them pNextEvt and uData fill two words, or one.
@@ -32,9 +33,8 @@ mod word {
     pub(super) const DATA: usize = 4;
 }
 
-/// Places in the header.
+/// Places in the first word of the event, where cbStruct comes before them.
 mod header {
-    pub(super) const STRUCT_SIZE: u32 = 8;
     pub(super) const EVENT_BYTES: u32 = 16;
     pub(super) const CHANNEL_GROUP: u32 = 32;
     pub(super) const FLAGS: u32 = 48;
@@ -43,15 +43,15 @@ mod header {
 impl<'a> Message<'a> {
     /// A handle on a slot that the caller owns, zeroed but for cbStruct.
     #[inline]
-    pub(crate) fn new(allocator: &'a Allocator<'a>, slot: u32) -> Self {
-        let place = allocator.place(slot);
-        let header = (allocator.width.event_size() as u64) << header::STRUCT_SIZE;
-        place.store::<{ word::HEADER }>(header);
+    pub(crate) fn new(allocator: &'a Allocator<'a>, place: SlotPlace<'a>, slot: u32) -> Self {
         place.store::<{ word::TIME }>(0);
         place.store::<{ word::BYTE_POSITION }>(0);
         place.store::<{ word::NEXT }>(0);
         place.store::<{ word::DATA }>(0);
-        Self { allocator, place, slot, carried: Carried::MESSAGE, header }
+        let message =
+            Self { allocator, place, slot, carried: Carried::MESSAGE, event_bytes: 0, channel_group: 0, flags: 0 };
+        message.store_header();
+        message
     }
 
     /// Sets the presentation time, in stream time.
@@ -73,12 +73,13 @@ impl<'a> Message<'a> {
     /// Sets the group of 16 channels that the message is for.
     #[inline]
     pub fn set_channel_group(&mut self, group: u16) {
-        self.set_header(self.header & !(0xFFFF << header::CHANNEL_GROUP) | u64::from(group) << header::CHANNEL_GROUP);
+        self.channel_group = group;
+        self.store_header();
     }
 
     /// Says that the SysEx message goes on in the next submission.
     pub fn set_incomplete(&mut self) {
-        if self.flags() & INCOMPLETE == 0 {
+        if self.flags & INCOMPLETE == 0 {
             // The message counts with its last fragment.
             self.carried = self.carried.with_messages(self.carried.messages().saturating_sub(1));
             self.set_flag(INCOMPLETE);
@@ -89,7 +90,10 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn set_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
         if bytes.len() > self.allocator.width.bytes() {
-            return self.set_long_data(bytes);
+            self.expect_empty()?;
+            let buffer = self.allocator.fill_buffer(bytes)?;
+            self.carry(buffer, bytes.len());
+            return Ok(());
         }
         self.expect_empty()?;
         self.store_data(short_word(bytes));
@@ -97,15 +101,8 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    fn set_long_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
-        let buffer = self.allocator.get_buffer()?;
-        buffer.write(0, bytes)?;
-        self.attach(buffer, bytes.len())
-    }
-
     /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are copied
     /// into the event instead, and the buffer goes home.
-    #[inline]
     pub fn attach(&mut self, buffer: Buffer<'_>, len: usize) -> Result<(), DriverError> {
         self.expect_empty()?;
         let allocator = self.allocator;
@@ -120,13 +117,20 @@ impl<'a> Message<'a> {
             buffer.allocator.buffers.memory.read(buffer.offset(), &mut bytes[..len]);
             return self.set_data(&bytes[..len]);
         }
-        self.store_data(allocator.buffers.iova + buffer.offset() as u64);
+        // The message carries it home from here on.
+        self.carry(buffer.into_index(), len);
+        Ok(())
+    }
+
+    /// Carries the first `len` bytes of a buffer, which is more than fit inline.
+    #[inline]
+    fn carry(&mut self, buffer: u32, len: usize) {
+        let allocator = self.allocator;
+        self.store_data(allocator.buffers.iova + (buffer as usize * allocator.buffer_size) as u64);
         self.set_event_bytes(len);
         self.carried = self.carried.with_buffer();
-        self.update_links(|links| links.buffer = buffer.index);
-        // The message carries it home from here on.
-        mem::forget(buffer);
-        Ok(())
+        let links = allocator.links(self.slot);
+        links.set(Links { buffer, ..links.get() });
     }
 
     /// Appends `next` (and its chain) to this message's chain: one submission, one time stamp, applied together.
@@ -141,10 +145,11 @@ impl<'a> Message<'a> {
         if last != self.slot {
             allocator.carried(last).set(allocator.carried(last).get().linked());
         }
-        let iova = allocator.slot_iova(appended);
-        match allocator.width {
-            PointerWidth::Eight => allocator.place(last).store::<{ word::NEXT }>(iova),
-            PointerWidth::Four => allocator.place(last).store_half::<{ word::NEXT }, 0>(iova as u32),
+        let iova = allocator.pool.iova(appended);
+        match (allocator.pool.slot(last), allocator.width) {
+            (Some(place), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
+            (Some(place), PointerWidth::Four) => place.store_half::<{ word::NEXT }, 0>(iova as u32),
+            (None, _) => {}
         }
         let end = allocator.tail_of(appended);
         self.update_links(|links| links.tail = end);
@@ -159,7 +164,7 @@ impl<'a> Message<'a> {
         let others = self.carried.messages().saturating_sub(1);
         self.carried = self.carried.linked().with_messages(others + inner.carried.messages());
         let first = inner.into_shadow();
-        self.store_data(self.allocator.slot_iova(first));
+        self.store_data(self.allocator.pool.iova(first));
         self.set_flag(PACKAGE);
         self.update_links(|links| links.package = first);
         Ok(())
@@ -173,7 +178,7 @@ impl<'a> Message<'a> {
     /// cbEvent: bytes of data.
     #[inline]
     pub fn event_bytes(&self) -> u16 {
-        (self.header >> header::EVENT_BYTES) as u16
+        self.event_bytes
     }
 
     /// Gives up the handle without recycling: the shadow has what it carried.
@@ -187,13 +192,11 @@ impl<'a> Message<'a> {
 
     /// Gives up the handle to the card.
     #[inline]
-    pub(crate) fn submit(mut self) -> u32 {
-        let submitted = &self.allocator.submitted;
-        submitted.set(submitted.get() + u64::from(self.carried.messages()));
-        let tail = &self.allocator.tail;
-        tail.set(tail.get().wrapping_add(1));
-        self.carried = self.carried.submitted();
-        self.into_shadow()
+    pub(crate) fn submit(self) {
+        let (slot, carried) = (self.slot, self.carried);
+        let allocator = self.allocator;
+        mem::forget(self);
+        allocator.submit(slot, carried);
     }
 
     #[inline]
@@ -211,29 +214,29 @@ impl<'a> Message<'a> {
     /// Data once set stays: replacing a pointer would lose what it leads to.
     #[inline]
     fn expect_empty(&self) -> Result<(), DriverError> {
-        match self.event_bytes() == 0 && self.flags() & PACKAGE == 0 {
+        match self.event_bytes() == 0 && self.flags & PACKAGE == 0 {
             true => Ok(()),
             false => Err(DriverError::Misuse("it carries data already")),
         }
     }
 
-    fn flags(&self) -> u16 {
-        (self.header >> header::FLAGS) as u16
-    }
-
     fn set_flag(&mut self, flag: u16) {
-        self.set_header(self.header | u64::from(flag) << header::FLAGS);
+        self.flags |= flag;
+        self.store_header();
     }
 
-    /// Only of an event without any.
     #[inline]
     fn set_event_bytes(&mut self, len: usize) {
-        self.set_header(self.header | (len as u64 & 0xFFFF) << header::EVENT_BYTES);
+        self.event_bytes = len as u16;
+        self.store_header();
     }
 
     #[inline]
-    fn set_header(&mut self, header: u64) {
-        self.header = header;
+    fn store_header(&self) {
+        let header = self.allocator.header
+            | u64::from(self.event_bytes) << header::EVENT_BYTES
+            | u64::from(self.channel_group) << header::CHANNEL_GROUP
+            | u64::from(self.flags) << header::FLAGS;
         self.place.store::<{ word::HEADER }>(header);
     }
 
@@ -265,6 +268,7 @@ fn short_word(bytes: &[u8]) -> u64 {
 }
 
 impl Drop for Message<'_> {
+    // Small wherever it is inlined, so that a handle can live in registers.
     #[inline]
     fn drop(&mut self) {
         self.allocator.recycle(self.slot, self.carried);
@@ -293,6 +297,13 @@ impl<'a> Buffer<'a> {
         }
         self.allocator.buffers.memory.write(self.offset() + offset, bytes);
         Ok(())
+    }
+
+    /// Gives up the handle without handing the buffer back.
+    pub(crate) fn into_index(self) -> u32 {
+        let index = self.index;
+        mem::forget(self);
+        index
     }
 
     fn offset(&self) -> usize {

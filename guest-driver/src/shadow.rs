@@ -37,7 +37,7 @@ impl Carried {
         Self(self.0 & !Self::MESSAGES | messages & Self::MESSAGES)
     }
 
-    pub(crate) fn submitted(self) -> Self {
+    pub(crate) const fn submitted(self) -> Self {
         Self(self.0 | Self::SUBMITTED)
     }
 

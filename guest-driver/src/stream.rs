@@ -5,7 +5,7 @@
 
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
-use crate::dma::DmaMemory;
+use crate::dma::{DmaMemory, Pool};
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
 use core::sync::atomic::{Ordering, fence};
@@ -15,7 +15,6 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
-use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use dmus_interface::time::RefTime;
 
 /// Sizes of a stream.
@@ -56,23 +55,11 @@ pub struct RenderStream<'c, P: Platform> {
     card: &'c Card<P>,
     index: usize,
     config: StreamConfig,
-    /// Taken only by `drop`, which gives the memory back.
-    parts: Option<Parts<'c>>,
-    /// Entries of both rings, less one.
-    mask: u32,
+    allocator: Allocator<'c>,
     published: Cell<u32>,
     /// Transitions that the card has answered.
     transitions: Cell<u32>,
 }
-
-#[derive(Debug)]
-struct Parts<'c> {
-    allocator: Allocator<'c>,
-    submissions: DmaMemory,
-}
-
-/// Distance of the slots: the smallest that the card takes.
-const SLOT_STRIDE: usize = 64;
 
 impl<'c, P: Platform> RenderStream<'c, P> {
     /// `NewStream`: creates render stream number `index` of the card.
@@ -81,30 +68,22 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         if index >= STREAMS {
             return Err(DriverError::BadConfig("the card has streams 0 to 7"));
         }
-        let entries = config.slots.next_power_of_two();
-        let sizes = [
-            (config.slots as usize * SLOT_STRIDE, SLOT_STRIDE),
-            (config.buffers as usize * config.buffer_size as usize, 8),
-            (entries as usize * SUBMISSION_SIZE, 8),
-            (entries as usize * COMPLETION_SIZE, COMPLETION_SIZE),
-        ];
-        let [pool, buffers, submissions, completions] = allocate(card, sizes)?;
         let shape = Shape {
             stream: index,
             width: card.pointer_width(),
             slots: config.slots,
-            stride: SLOT_STRIDE,
             buffers: config.buffers,
             buffer_size: config.buffer_size as usize,
-            completion_entries: entries,
+            entries: config.slots.next_power_of_two(),
         };
-        let allocator = Allocator::new(card.platform.doorbell(), shape, pool, buffers, completions);
+        let memory = allocate(card, shape.sizes())?;
+        let allocator = Allocator::new(card.platform.doorbell(), shape, memory)
+            .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
         let stream = Self {
             card,
             index,
             config,
-            parts: Some(Parts { allocator, submissions }),
-            mask: entries - 1,
+            allocator,
             published: Cell::new(0),
             transitions: Cell::new(0),
         };
@@ -116,7 +95,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     /// The stream's allocator.
     pub fn allocator(&self) -> &Allocator<'c> {
-        &self.parts().allocator
+        &self.allocator
     }
 
     /// The card.
@@ -127,22 +106,17 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it visible.
     #[inline]
     pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
-        let allocator = self.allocator();
-        if !message.belongs_to(allocator) {
+        if !message.belongs_to(&self.allocator) {
             return Err(DriverError::Misuse("it is another stream's"));
         }
-        let tail = allocator.tail.get();
-        let slot = message.submit();
-        // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
-        let entry = (tail & self.mask) as usize * SUBMISSION_SIZE;
-        self.parts().submissions.memory.store_u32(entry, slot.to_le(), Ordering::Relaxed);
+        message.submit();
         Ok(())
     }
 
     /// Makes all messages put so far visible to the card.
     #[inline]
     pub fn flush(&self) {
-        let tail = self.allocator().tail.get();
+        let tail = self.allocator.tail.get();
         if tail != self.published.get() {
             self.published.set(tail);
             let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
@@ -183,26 +157,22 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     /// After [`Card::reset`]: takes home whatever the card held, and creates the stream anew.
     pub fn restore(&self) -> Result<(), DriverError> {
-        self.allocator().reclaim_after_reset();
+        self.allocator.reclaim_after_reset();
         self.published.set(0);
         self.transitions.set(0);
         self.create()
     }
 
     fn create(&self) -> Result<(), DriverError> {
-        let Parts { allocator, submissions } = self.parts();
-        let entries = self.entries();
-        for (register, value) in [
-            (stream::POOL_BASE, allocator.pool.iova),
-            (stream::BUFFER_BASE, allocator.buffers.iova),
-            (stream::SUBMISSION_BASE, submissions.iova),
-            (stream::COMPLETION_BASE, allocator.completions.iova),
-        ] {
-            self.card.write64(self.register(register), value);
+        let registers =
+            [stream::POOL_BASE, stream::BUFFER_BASE, stream::SUBMISSION_BASE, stream::COMPLETION_BASE];
+        for (register, iova) in registers.into_iter().zip(self.allocator.iovas()) {
+            self.card.write64(self.register(register), iova);
         }
+        let entries = self.allocator.entries();
         for (register, value) in [
             (stream::SLOT_COUNT, self.config.slots),
-            (stream::SLOT_STRIDE, SLOT_STRIDE as u32),
+            (stream::SLOT_STRIDE, Pool::STRIDE as u32),
             (stream::BUFFER_SIZE, self.config.buffer_size),
             (stream::BUFFER_COUNT, self.config.buffers),
             (stream::SUBMISSION_SIZE, entries),
@@ -237,11 +207,6 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         }
     }
 
-    /// Entries of both rings.
-    fn entries(&self) -> u32 {
-        self.mask + 1
-    }
-
     fn register(&self, register: Register) -> Register {
         stream::at(self.index, register)
     }
@@ -249,22 +214,14 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     fn word(&self, word: usize) -> u32 {
         self.card.platform.doorbell().load_u32(doorbell::at(self.index, word), Ordering::Acquire)
     }
-
-    #[allow(clippy::unwrap_used, reason = "only `drop` takes them")]
-    fn parts(&self) -> &Parts<'c> {
-        self.parts.as_ref().unwrap()
-    }
 }
 
 impl<P: Platform> Drop for RenderStream<'_, P> {
     fn drop(&mut self) {
         let closed = self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
-        let Some(Parts { allocator, submissions }) = self.parts.take() else {
-            return;
-        };
         // A card that has not closed the stream may still write: such memory is lost rather than reused.
         if closed {
-            for memory in [allocator.pool, allocator.buffers, submissions, allocator.completions] {
+            for memory in self.allocator.take_memory() {
                 self.card.platform.dma_free(memory);
             }
         }

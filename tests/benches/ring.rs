@@ -32,8 +32,8 @@ fn run(events: u64, batch: u64, length: usize) -> anyhow::Result<f64> {
         }
         stream.flush();
         card.platform().turn();
-        allocator.reclaim()?;
     }
+    allocator.reclaim()?;
     assert_eq!(allocator.counts().presented, events / batch * batch);
     Ok(started.elapsed().as_nanos() as f64 / events as f64)
 }

@@ -266,26 +266,53 @@ pub fn is_message(bytes: &[u8]) -> bool {
 /// [`is_message`] of the lowest `len` bytes of a little-endian word, without a loop: inline data.
 #[inline]
 pub const fn is_short_message(word: u64, len: usize) -> bool {
-    // Number of each message's bytes, by the upper half of a channel status byte and by the lower half of a system one; 0 where there is
-    // no such message, 0 for SysEx.
+    // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 0 where there is no such
+    // message.
     const CHANNEL: u64 = 0x0322_3333_0000_0000;
     const SYSTEM: u64 = 0x1101_1101_0100_2320;
-    if len == 0 || len > 8 {
+    if len > 8 {
         return false;
     }
     let status = word as u8;
-    let beyond = u64::MAX.unbounded_shl(8 * len as u32);
     if status == 0xF0 {
-        // F7 at the end, data between.
-        let last = 8 * (len as u32 - 1);
-        let data = !u64::MAX.unbounded_shl(last) & !0xFF;
-        return len > 1 && (word >> last) as u8 == 0xF7 && word & data & HIGH_BITS == 0;
+        return word & SYSEX_MASK[len] == SYSEX[len];
     }
     let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
-    length == len as u64 && word & !beyond & !0xFF & HIGH_BITS == 0
+    length == len as u64 && len != 0 && word & HIGH_BITS[len] == 0
 }
 
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+/// By length: the upper bits of the bytes after the first.
+const HIGH_BITS: [u64; 9] = {
+    let mut bits = [0; 9];
+    let mut len = 2;
+    while len < 9 {
+        bits[len] = bits[len - 1] | 0x80 << (8 * (len - 1));
+        len += 1;
+    }
+    bits
+};
+
+/// By length: what SysEx is, F0 and F7 with data between; nothing is as short as one byte.
+const SYSEX: [u64; 9] = {
+    let mut bytes = [u64::MAX; 9];
+    let mut len = 2;
+    while len < 9 {
+        bytes[len] = 0xF7 << (8 * (len - 1)) | 0xF0;
+        len += 1;
+    }
+    bytes
+};
+
+/// By length: which bits of SysEx are fixed.
+const SYSEX_MASK: [u64; 9] = {
+    let mut masks = [0; 9];
+    let mut len = 2;
+    while len < 9 {
+        masks[len] = HIGH_BITS[len] | 0xFF << (8 * (len - 1)) | 0xFF;
+        len += 1;
+    }
+    masks
+};
 
 #[cfg(test)]
 mod tests {

@@ -54,8 +54,8 @@ pub enum Status {
 }
 
 impl Status {
-    /// One more than the largest status.
-    pub const COUNT: usize = Self::Copied as usize + 1;
+    /// How many there are.
+    pub const COUNT: usize = Self::Copied as usize;
 
     /// Decodes an entry's status.
     pub const fn decode(value: u16) -> Option<Self> {

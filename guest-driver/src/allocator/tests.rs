@@ -22,20 +22,20 @@ fn allocator(width: PointerWidth) -> Allocator<'static> {
         stream: 0,
         width,
         slots: SLOTS,
-        stride: 64,
         buffers: BUFFERS,
         buffer_size: BUFFER_SIZE,
-        completion_entries: SLOTS,
+        entries: SLOTS,
     };
-    let pool = leak(SLOTS as usize * 64, POOL_IOVA);
-    let buffers = leak(BUFFERS as usize * BUFFER_SIZE, BUFFER_IOVA);
-    let completions = leak(SLOTS as usize * COMPLETION_SIZE, 0x30_000);
-    Allocator::new(page, shape, pool, buffers, completions)
+    let iovas = [POOL_IOVA, BUFFER_IOVA, 0x28_000, 0x30_000];
+    let mut memories = shape.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
+    Allocator::new(page, shape, core::array::from_fn(|_| memories.next().expect("four"))).expect("an allocator")
 }
 
 /// What the stream does when it submits.
 fn submit(message: Message<'_>) -> u32 {
-    message.submit()
+    let slot = message.slot().0;
+    message.submit();
+    slot
 }
 
 /// A card, honest or not.
@@ -47,7 +47,7 @@ impl FakeCard {
     fn complete(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16) {
         let entry = Completion { slot: slot.into(), status: status.into(), flags: 0.into(), time: 0.into() };
         let place = (self.head % SLOTS) as usize * COMPLETION_SIZE;
-        allocator.completions.memory.write(place, entry.as_bytes());
+        allocator.completions.memory.memory.write(place, entry.as_bytes());
         self.publish(allocator, self.head.wrapping_add(1));
     }
 
@@ -59,7 +59,7 @@ impl FakeCard {
 
 fn slot_bytes(allocator: &Allocator<'_>, slot: Slot) -> [u8; 40] {
     let mut bytes = [0; 40];
-    allocator.pool.memory.read(slot.0 as usize * 64, &mut bytes);
+    allocator.pool.memory.memory.read(slot.0 as usize * 64, &mut bytes);
     bytes
 }
 
@@ -320,7 +320,7 @@ proptest! {
                     if let Some((slot, carried)) = flying.remove(f) {
                         // The device may write whatever it likes there.
                         for slot in &carried.slots {
-                            allocator.pool.memory.write(*slot as usize * 64, &[0xFF; 40]);
+                            allocator.pool.memory.memory.write(*slot as usize * 64, &[0xFF; 40]);
                         }
                         card.complete(&allocator, slot, 1);
                     }
