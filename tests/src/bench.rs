@@ -109,8 +109,7 @@ impl Row {
             "target": target, "gate": self.gates(), "pass": self.passes(),
         });
         if let Some(times) = &self.times {
-            let quantiles =
-                [("minimum", Quantile::Minimum), ("p10", Quantile::P10), ("median", Quantile::Median)];
+            let quantiles = [("minimum", Quantile::Minimum), ("p10", Quantile::P10), ("median", Quantile::Median)];
             for (name, quantile) in quantiles {
                 let [ours, peer] = times.at(quantile);
                 row[name] = json!({ "ours": ours, "peer": peer });
@@ -166,9 +165,14 @@ impl fmt::Display for Report {
                 (false, false) => "not reached (time)",
             };
             let Row { name, ours, peer, unit, .. } = row;
-            write!(f, "\n{name:width$} {ours:>10.2} {peer:>10.2} {unit:<13} {:>7.3} {target:>9}  {verdict}", row.ratio())?;
+            write!(
+                f,
+                "\n{name:width$} {ours:>10.2} {peer:>10.2} {unit:<13} {:>7.3} {target:>9}  {verdict}",
+                row.ratio()
+            )?;
             if let Some(times) = &row.times {
-                let [minimum, p10, median] = [Quantile::Minimum, Quantile::P10, Quantile::Median].map(|at| times.at(at));
+                let [minimum, p10, median] =
+                    [Quantile::Minimum, Quantile::P10, Quantile::Median].map(|at| times.at(at));
                 let pair = |[ours, peer]: [f64; 2]| format!("{ours:.2} / {peer:.2}");
                 write!(f, "\n{:width$}   minimum {}, p10 {}, median {}", "", pair(minimum), pair(p10), pair(median))?;
             }
@@ -221,7 +225,8 @@ pub fn callgrind(out: &Path) -> Command {
 pub fn instructions(out: &Path) -> anyhow::Result<u64> {
     let mut name = out.as_os_str().to_owned();
     name.push("-01");
-    let text = std::fs::read_to_string(&name).with_context(|| format!("callgrind left no {}", Path::new(&name).display()))?;
+    let text =
+        std::fs::read_to_string(&name).with_context(|| format!("callgrind left no {}", Path::new(&name).display()))?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")));
     Ok(total.context("callgrind's output has no total")?.trim().parse()?)
 }

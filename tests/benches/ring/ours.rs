@@ -38,11 +38,15 @@ pub(crate) fn two_threads(bytes: usize) -> anyhow::Result<Lane> {
     let data = payload(bytes);
     Ok(Box::new(move |events| {
         let allocator = stream.allocator();
-        windowed(events, |count| send(&stream, &data, count), || {
-            let before = allocator.in_flight();
-            allocator.reclaim()?;
-            Ok(u64::from(before - allocator.in_flight()))
-        })
+        windowed(
+            events,
+            |count| send(&stream, &data, count),
+            || {
+                let before = allocator.in_flight();
+                allocator.reclaim()?;
+                Ok(u64::from(before - allocator.in_flight()))
+            },
+        )
     }))
 }
 
