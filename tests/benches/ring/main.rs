@@ -3,6 +3,7 @@
 //! Fed by `qemu-scripts/bench ring`; feeds its table and JSON. Instructions are counted by callgrind running this program anew with
 //! `count WHO BYTES BATCH EVENTS`; times are taken in rounds in which both sides have their turn.
 
+mod booted;
 mod guest_memory;
 mod ours;
 mod peer_rtrb;
@@ -135,6 +136,13 @@ fn measure() -> anyhow::Result<Report> {
     for (bytes, target) in [(8, 0.25), (256, 0.40)] {
         let name = format!("time (p10), {bytes} B, two threads, window {WINDOW}, to the virtqueue crates");
         time(name, target, Quantile::P10, ours::two_threads(bytes), peer_virtqueue::two_threads(bytes))?;
+    }
+    let booted = "time, 8 B, booted in QEMU";
+    progress(booted);
+    let [ours, single, batched] = booted::events_per_second().context("the boot")?;
+    for (peer, rates) in [("virtio-drivers' console", single), ("its queue, 64 at a time", batched)] {
+        let name = format!("{booted}, to {peer}, into QEMU's device");
+        rows.push(Row::timed(name, "events/s", Target::RatioAtLeast(10.0), Quantile::Median, [ours.clone(), rates]));
     }
     Ok(Report(rows))
 }
