@@ -3,12 +3,12 @@
 //! Fed by the benchmarks with counts (callgrind, strace) and times; feeds `qemu-scripts/bench`. Counts are the same on each machine and gate;
 //! times depend on who else runs, and never gate.
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 
 /// What a row must reach.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +214,7 @@ impl Arguments {
 pub fn callgrind(out: &Path) -> Command {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["-q", "--tool=callgrind", "--separate-threads=yes"]);
-    valgrind.arg(format!("--callgrind-out-file={}", out.display())).stdin(Stdio::null());
+    valgrind.arg(format!("--callgrind-out-file={}", out.display()));
     valgrind
 }
 
@@ -240,17 +240,6 @@ pub fn system_calls(out: &Path) -> anyhow::Result<u64> {
     let total = text.lines().find(|line| line.ends_with(" total")).context("strace's output has no total")?;
     // % time, seconds, usecs/call, calls, perhaps errors, "total".
     Ok(total.split_whitespace().nth(3).context("strace's total has no calls")?.parse()?)
-}
-
-/// Runs a program to its end; its complaint if it fails.
-///
-/// # Errors
-/// It cannot be started, or fails.
-pub fn complete(command: &mut Command) -> anyhow::Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("cannot start {program}: is it installed?"))?;
-    ensure!(output.status.success(), "{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// What one more costs: the difference between a short and a long run, so that what both begin and end with cancels.

@@ -11,8 +11,9 @@ mod peer_virtqueue;
 
 use anyhow::{Context, bail, ensure};
 use dmus_tests::bench::{
-    Arguments, Quantile, Report, Row, Target, callgrind, complete, instructions, per_operation, progress, this_program,
+    Arguments, Quantile, Report, Row, Target, callgrind, instructions, per_operation, progress, this_program,
 };
+use dmus_tests::programs::{self, said};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -93,7 +94,8 @@ fn counted(who: &str, bytes: usize, batch: u64) -> anyhow::Result<f64> {
     let out = dir.path().join("callgrind");
     per_operation(COUNTED, |events| {
         let words = ["count".to_owned(), who.to_owned(), bytes.to_string(), batch.to_string(), events.to_string()];
-        complete(callgrind(&out).arg(this_program()?).args(words))?;
+        let done = programs::run(callgrind(&out).arg(this_program()?).args(words))?;
+        ensure!(done.status.success(), "callgrind failed: {}", said(&done));
         instructions(&out)
     })
 }
