@@ -1,224 +1,210 @@
-//! How long a trapped access takes: this server and the `vfio_user` crate's, with one device, both ends on one core; and what of it
-//! is the system's alone: a server that receives and sends without looking.
+//! What a trapped access costs the card: its own vfio-user server beside the `vfio_user` crate's, both in front of the real card.
 //!
-//! Fed by nothing; prints medians. With `own`, `crate` or `blind`, an operation and a count it only runs that, for `strace -f -c`: all calls
-//! but `read` and `write` are the server's.
+//! Fed by `qemu-scripts/bench transport`; feeds its table and JSON. Each figure is about `dmus-card serve` in a process of its own, under
+//! strace or callgrind or alone; the client here sends raw messages, the same to both.
 
-#![allow(missing_docs, clippy::unwrap_used)]
-
-use dmus_card::device::{Device, DmaMap, Region};
-use dmus_card::transport::server::serve_connection;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use anyhow::{Context, ensure};
+use dmus_interface::regs::{self, Register, control, stream};
+use dmus_tests::bench::{
+    Arguments, Quantile, Report, Row, Target, callgrind, instructions, per_operation, progress, system_calls,
+};
+use dmus_tests::programs::{self, Running, until};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::thread::JoinHandle;
-use std::time::Instant;
-use vfio_bindings::bindings::vfio::vfio_region_info;
-use vfio_user::{DmaMapFlags, DmaUnmapFlags, Server, ServerBackend, ServerRegion};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
-/// A register that can be read and written.
-struct Register {
-    value: u32,
-    doorbell: OwnedFd,
+/// The two servers: ours, and the peer.
+const SERVERS: [&str; 2] = ["own", "crate"];
+/// Accesses of a short and a long run under strace or callgrind.
+const COUNTED: [u64; 2] = [1000, 6000];
+/// Rounds of times, and accesses in each.
+const ROUNDS: usize = 61;
+const TIMED: u64 = 500;
+/// How long the server may take for anything; under callgrind it is slow to start.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy)]
+enum Access {
+    Read,
+    Write,
 }
 
-impl Register {
-    fn new() -> Self {
-        let doorbell = memfd_create("doorbell", MemfdFlags::CLOEXEC).unwrap();
-        ftruncate(&doorbell, 4096).unwrap();
-        Self { value: 0, doorbell }
-    }
-}
+impl Access {
+    const ALL: [Self; 2] = [Self::Read, Self::Write];
 
-impl Device for Register {
-    fn read(&mut self, _: Region, _: u64, data: &mut [u8]) {
-        let value = self.value.to_le_bytes();
-        data.iter_mut().zip(value).for_each(|(to, from)| *to = from);
-    }
-    fn write(&mut self, _: Region, _: u64, data: &[u8]) {
-        self.value = data.iter().fold(self.value, |value, byte| value.rotate_left(8) ^ u32::from(*byte));
-    }
-    fn map(&mut self, _: DmaMap) -> io::Result<()> {
-        Ok(())
-    }
-    fn unmap(&mut self, _: u64, _: u64) {}
-    fn set_vector(&mut self, _: u16, _: Option<File>) {}
-    fn reset(&mut self) {}
-    fn disconnect(&mut self) {}
-    fn doorbell_fd(&self) -> io::Result<OwnedFd> {
-        self.doorbell.try_clone()
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "register read",
+            Self::Write => "register write with reply",
+        }
     }
 }
 
-struct Adapter(Register);
-
-impl ServerBackend for Adapter {
-    fn region_read(&mut self, _: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.0.read(Region::Registers, offset, data);
-        Ok(())
-    }
-    fn region_write(&mut self, _: u32, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(Region::Registers, offset, data);
-        Ok(())
-    }
-    fn dma_map(&mut self, _: DmaMapFlags, _: u64, _: u64, _: u64, _: Option<File>) -> io::Result<()> {
-        Ok(())
-    }
-    fn dma_unmap(&mut self, _: DmaUnmapFlags, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn reset(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-    fn set_irqs(&mut self, _: u32, _: u32, _: u32, _: u32, _: Vec<File>) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn message(command: u16, flags: u32, payload: &[u8]) -> Vec<u8> {
+/// A vfio-user message.
+fn message(command: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![1, 0];
     bytes.extend(command.to_le_bytes());
     bytes.extend((16 + payload.len() as u32).to_le_bytes());
-    bytes.extend(flags.to_le_bytes());
-    bytes.extend([0; 4]);
+    bytes.extend([0; 8]);
     bytes.extend(payload);
     bytes
 }
 
-fn access(data: &[u8]) -> Vec<u8> {
-    // Offset 16 of region 0, 4 bytes.
-    let mut bytes = vec![16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0];
-    bytes.extend(data);
-    bytes
+/// A 4-byte access to BAR0: REGION_READ, or REGION_WRITE if there are data.
+fn access(register: Register, value: Option<u32>) -> Vec<u8> {
+    let mut payload = u64::from(register.offset).to_le_bytes().to_vec();
+    payload.extend([0, 0, 0, 0, 4, 0, 0, 0]);
+    payload.extend(value.into_iter().flat_map(u32::to_le_bytes));
+    message(if value.is_some() { 10 } else { 9 }, &payload)
 }
 
-struct Bench {
-    stream: UnixStream,
-    server: JoinHandle<()>,
+/// A server with a card, and a client of it.
+struct Session {
+    socket: UnixStream,
+    server: Running,
     read: Vec<u8>,
     write: Vec<u8>,
-    posted: Vec<u8>,
+    _dir: TempDir,
 }
 
-/// Posted writes between two reads.
-const BURST: usize = 100;
-
-impl Bench {
-    fn start(which: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(dir.path().join("s")).unwrap();
-        let stream = UnixStream::connect(dir.path().join("s")).unwrap();
-        let server = if which == "own" {
-            std::thread::spawn(move || {
-                let (stream, _) = listener.accept().unwrap();
-                serve_connection(stream, &mut Register::new()).unwrap();
-            })
-        } else if which == "blind" {
-            std::thread::spawn(move || {
-                let (stream, _) = listener.accept().unwrap();
-                let mut buffer = [0; 8192];
-                while let Ok(got @ 1..) = rustix::io::read(&stream, &mut buffer) {
-                    let reply = if got == 32 { 36 } else { 32 };
-                    rustix::net::send(&stream, &buffer[..reply], rustix::net::SendFlags::NOSIGNAL).unwrap();
-                }
-            })
-        } else {
-            let region = ServerRegion {
-                region_info: vfio_region_info { argsz: 32, size: 4096, flags: 3, ..Default::default() },
-                sparse_areas: vec![],
-                mmap_fd: None,
-            };
-            let server = Server::from_owned_fd(listener.into(), true, vec![], vec![region]);
-            std::thread::spawn(move || drop(server.run(&mut Adapter(Register::new()))))
+impl Session {
+    /// Starts `dmus-card serve` behind a tool, if one is given, and enables the card.
+    fn start(transport: &str, tool: Option<Command>) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("card.sock");
+        let card = programs::card()?;
+        let mut command = match tool {
+            None => card,
+            Some(mut tool) => {
+                tool.arg(card.get_program());
+                tool
+            }
         };
-        let bench = Self {
-            stream,
+        command.args(["serve", "--once", "--transport", transport, "--socket"]).arg(&path);
+        let server = Running::start(command.env("DMUS_LOG", "off"))?;
+        let mut socket = None;
+        until("the card's socket", LIMIT, || {
+            socket = UnixStream::connect(&path).ok();
+            socket.is_some()
+        })?;
+        let socket = socket.context("no socket")?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut session = Self {
+            socket,
             server,
-            read: message(9, 0, &access(&[])),
-            write: message(10, 0, &access(&[1, 2, 3, 4])),
-            posted: message(10, 0x10, &access(&[1, 2, 3, 4])),
+            read: access(regs::SAMPLE_RATE, None),
+            // Kept until a stream is created, and so without any effect outside this register.
+            write: access(stream::at(0, stream::SLOT_COUNT), Some(64)),
+            _dir: dir,
         };
         let version = [&[0, 0, 1, 0][..], br#"{"capabilities":{"max_msg_fds":16}}"#, &[0]].concat();
-        bench.send(&message(1, 0, &version));
-        let answered = rustix::io::read(&bench.stream, &mut [0; 1024]).unwrap();
-        assert!(answered > 20);
-        bench
+        session.socket.write_all(&message(1, &version))?;
+        let mut header = [0; 16];
+        session.socket.read_exact(&mut header)?;
+        let size = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        session.socket.read_exact(&mut vec![0; (size as usize).saturating_sub(16).min(4096)])?;
+        session.exchange(&access(regs::CONTROL, Some(control::ENABLE)), &mut [0; 32])?;
+        Ok(session)
     }
 
-    fn send(&self, bytes: &[u8]) {
-        assert_eq!(rustix::io::write(&self.stream, bytes).unwrap(), bytes.len());
+    /// Sends a message and receives a reply of just that size.
+    fn exchange(&mut self, request: &[u8], reply: &mut [u8]) -> anyhow::Result<()> {
+        self.socket.write_all(request)?;
+        self.socket.read_exact(reply).context("no reply")?;
+        ensure!(reply[8] == 1 && reply[4..8] == (reply.len() as u32).to_le_bytes(), "no good reply: {reply:?}");
+        Ok(())
     }
 
-    fn receive(&self, size: usize) {
-        let mut buffer = [0; 64];
-        let mut got = 0;
-        while got < size {
-            got += rustix::io::read(&self.stream, &mut buffer[got..size]).unwrap();
-        }
-    }
-
-    /// Microseconds an operation took.
-    fn run(&self, operation: &str, count: usize) -> f64 {
+    /// Accesses a register so many times.
+    fn run(&mut self, access: Access, count: u64) -> anyhow::Result<Duration> {
+        let (request, mut reply) = match access {
+            Access::Read => (self.read.clone(), vec![0; 36]),
+            Access::Write => (self.write.clone(), vec![0; 32]),
+        };
         let started = Instant::now();
-        match operation {
-            "read" => (0..count).for_each(|_| {
-                self.send(&self.read);
-                self.receive(36);
-            }),
-            "write" => (0..count).for_each(|_| {
-                self.send(&self.write);
-                self.receive(32);
-            }),
-            _ => (0..count / BURST).for_each(|_| {
-                (1..BURST).for_each(|_| self.send(&self.posted));
-                self.send(&self.read);
-                self.receive(36);
-            }),
-        }
-        started.elapsed().as_secs_f64() * 1e6 / count as f64
+        (0..count).try_for_each(|_| self.exchange(&request, &mut reply))?;
+        Ok(started.elapsed())
     }
 
-    fn stop(self) {
-        drop(self.stream);
-        self.server.join().unwrap();
+    /// Leaves, and waits for the server's end; the card must have taken every access without a fault.
+    fn stop(mut self) -> anyhow::Result<()> {
+        let mut reply = [0; 36];
+        self.exchange(&access(regs::FAULT_COUNT, None), &mut reply)?;
+        ensure!(reply[32..] == [0; 4], "the card found fault with the accesses");
+        drop(self.socket);
+        let output = self.server.output()?;
+        ensure!(output.status.success(), "the server failed: {}", programs::said(&output));
+        Ok(())
     }
 }
 
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
+/// What one more access costs a server, as a tool counts.
+fn counted(
+    transport: &str,
+    access: Access,
+    tool: impl Fn(&std::path::Path) -> Command,
+    result: impl Fn(&std::path::Path) -> anyhow::Result<u64>,
+) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let out = dir.path().join("counts");
+    per_operation(COUNTED, |count| {
+        let mut session = Session::start(transport, Some(tool(&out)))?;
+        session.run(access, count)?;
+        session.stop()?;
+        result(&out)
+    })
 }
 
-fn main() {
+/// Every thread's calls.
+fn strace(out: &std::path::Path) -> Command {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-c", "-o"]).arg(out);
+    strace
+}
+
+fn measure() -> anyhow::Result<Report> {
+    let mut rows = vec![];
+    for access in Access::ALL {
+        let name = format!("system calls, {}", access.name());
+        progress(&name);
+        let [ours, peer] = SERVERS.map(|server| counted(server, access, strace, system_calls));
+        rows.push(Row::counted(name, "calls/access", Target::OursAtMost(2.0), [ours?, peer?]));
+    }
+    for access in Access::ALL {
+        let name = format!("server's instructions, {}", access.name());
+        progress(&name);
+        let [ours, peer] = SERVERS.map(|server| counted(server, access, callgrind, instructions));
+        rows.push(Row::counted(name, "Ir/access", Target::RatioAtMost(0.6), [ours?, peer?]));
+    }
+
+    // Children inherit it: client and server then take turns on one core.
     let mut core = CpuSet::new();
     core.set(0);
-    sched_setaffinity(None, &core).unwrap();
-
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [which, operation, count] = &arguments[..] {
-        let bench = Bench::start(which);
-        bench.run(operation, count.parse().unwrap());
-        bench.stop();
-        return;
-    }
-    println!("{:<8} {:>8} {:>8} {:>8} {:>8}", "us", "blind", "crate", "own", "ratio");
-    for operation in ["read", "write", "posted"] {
-        // The blind one cannot tell which to answer.
-        let names: &[&str] = if operation == "posted" { &["crate", "own"] } else { &["crate", "own", "blind"] };
-        let benches: Vec<Bench> = names.iter().map(|which| Bench::start(which)).collect();
-        let mut times = vec![vec![]; benches.len()];
-        for _ in 0..61 {
-            for (bench, times) in benches.iter().zip(&mut times) {
-                times.push(bench.run(operation, 1000));
+    sched_setaffinity(None, &core)?;
+    for (access, target) in [(Access::Read, 0.70), (Access::Write, 0.88)] {
+        let name = format!("time, {}, both ends on one core", access.name());
+        progress(&name);
+        let mut sessions = [Session::start(SERVERS[0], None)?, Session::start(SERVERS[1], None)?];
+        let mut times = [vec![], vec![]];
+        // The first round warms up.
+        for round in 0..=ROUNDS {
+            for (session, times) in sessions.iter_mut().zip(&mut times) {
+                let taken = session.run(access, TIMED)?;
+                if round > 0 {
+                    times.push(taken.as_secs_f64() * 1e6 / TIMED as f64);
+                }
             }
         }
-        benches.into_iter().for_each(Bench::stop);
-        let medians: Vec<f64> = times.into_iter().map(median).collect();
-        let (theirs, ours) = (medians[0], medians[1]);
-        let blind = medians.get(2).map_or("-".to_owned(), |blind| format!("{blind:.2}"));
-        println!("{operation:<8} {blind:>8} {theirs:>8.2} {ours:>8.2} {:>8.2}", ours / theirs);
+        sessions.into_iter().try_for_each(Session::stop)?;
+        rows.push(Row::timed(name, "us/access", Target::RatioAtMost(target), Quantile::Median, times));
     }
+    Ok(Report(rows))
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse()?;
+    measure()?.finish(arguments.json.as_deref())
 }

@@ -7,14 +7,14 @@ use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::card::Card;
 use dmus_card::device::{Device, DmaMap, Region};
-use dmus_card::engine::{Engine, Turn};
+use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::sink::NullSink;
 use dmus_card::stats::Stats;
 use dmus_card::{ClockMode, assemble};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::BAR_SIZE;
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 /// A card in virtual time whose audio goes nowhere, and the platform on it.
 pub struct Direct {
     card: RefCell<Card>,
-    engine: RefCell<Engine>,
+    /// Gone once it has a thread of its own.
+    engine: RefCell<Option<Engine>>,
     page: Page,
     /// The memory that it shares with the card.
     pub ram: Ram,
@@ -49,18 +50,24 @@ impl Direct {
             vectors.push(fd);
         }
         card.write(Region::Config, 4, &[0x06, 0x00]);
-        let (card, engine) = (RefCell::new(card), RefCell::new(engine));
+        let (card, engine) = (RefCell::new(card), RefCell::new(Some(engine)));
         Ok(Self { card, engine, page, ram, vectors, started: Instant::now(), stats })
     }
 
     /// Turns the engine until it has nothing more to do.
     pub fn settle(&self) {
-        while self.engine.borrow_mut().turn() == Turn::Worked {}
+        while self.turn() == Turn::Worked {}
     }
 
-    /// Turns the engine once.
+    /// Turns the engine once. One with a thread of its own is quiet here.
     pub fn turn(&self) -> Turn {
-        self.engine.borrow_mut().turn()
+        self.engine.borrow_mut().as_mut().map_or(Turn::Quiet, Engine::turn)
+    }
+
+    /// Gives the engine a thread of its own, as in the card's process. It runs until the handle is finished, or the process ends.
+    pub fn spawn_engine(&self) -> anyhow::Result<EngineHandle> {
+        let engine = self.engine.borrow_mut().take().context("the engine has a thread already")?;
+        Ok(engine.spawn()?)
     }
 }
 
@@ -87,7 +94,14 @@ impl Platform for Direct {
         self.ram.release(&memory);
     }
 
-    fn wait(&self, vector: u16, _: Duration) -> bool {
+    fn wait(&self, vector: u16, limit: Duration) -> bool {
+        if self.engine.borrow().is_none() {
+            let limit = Timespec::try_from(limit).ok();
+            if let Some(fd) = self.vectors.get(usize::from(vector)) {
+                // Whether it fired is seen below.
+                let _ = poll(&mut [PollFd::new(fd, PollFlags::IN)], limit.as_ref());
+            }
+        }
         // A guest may grant a thousand years: nobody waits for all of it here.
         for _ in 0..64 {
             if self.turn() != Turn::Worked {

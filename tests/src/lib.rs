@@ -1,6 +1,7 @@
 //! What the tests share: a card in this process, the driver's backend that reaches it over the vfio-user socket, and songs.
 
 pub mod attack;
+pub mod bench;
 pub mod direct;
 pub mod liar;
 pub mod loopback;

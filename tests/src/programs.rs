@@ -22,7 +22,8 @@ pub fn script(name: &str) -> Command {
     Command::new(repository().join("qemu-scripts").join(name))
 }
 
-fn target() -> PathBuf {
+/// Where cargo builds.
+pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 

@@ -197,3 +197,18 @@ fn play_says_what_became_of_its_guest() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_benchmarks_refuse_what_they_do_not_know() -> anyhow::Result<()> {
+    for (arguments, complaint) in [
+        (&[][..], "what is to be measured"),
+        (&["frobnicate"], "unknown argument frobnicate"),
+        (&["ring", "transport"], "one subject at a time"),
+        (&["ring", "--json"], "--json wants a file"),
+    ] {
+        let done = run(programs::script("bench").args(arguments))?;
+        assert_eq!(done.status.code(), Some(2), "{}", said(&done));
+        assert!(said(&done).contains(complaint), "{}", said(&done));
+    }
+    Ok(())
+}

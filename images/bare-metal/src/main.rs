@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "bench")]
+mod bench;
 mod boot;
 mod exit;
 mod fw_cfg;
@@ -53,6 +55,10 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
     heap::init(&memory)?;
     interrupts::init();
     time::init();
+    #[cfg(feature = "bench")]
+    if fw_cfg::read(bench::WANTED, 1)?.is_some() {
+        return bench::run();
+    }
 
     let file = fw_cfg::read(SONG, SONG_LIMIT)?;
     let file = file.with_context(|| alloc::format!("no song: give QEMU -fw_cfg name={SONG},file=SONG.mid"))?;

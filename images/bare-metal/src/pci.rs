@@ -134,6 +134,12 @@ impl Device {
         self.root.set_command(self.function, command);
     }
 
+    /// The device's function, and the configuration space that it is reached through.
+    #[cfg(feature = "bench")]
+    pub(crate) fn into_parts(self) -> (DeviceFunction, PciRoot<PortAccess>) {
+        (self.function, self.root)
+    }
+
     /// Where the capability `id` lies in configuration space.
     pub(crate) fn capability(&self, id: u8) -> Option<u8> {
         let mut capabilities = self.root.capabilities(self.function).take(MAX_CAPABILITIES);

@@ -1,0 +1,334 @@
+//! What a benchmark found: rows of ours beside a peer's, as a table and as JSON, and whether the gates hold.
+//!
+//! Fed by the benchmarks with counts (callgrind, strace) and times; feeds `qemu-scripts/bench`. Counts are the same on each machine and gate;
+//! times depend on who else runs, and never gate.
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// What a row must reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// Ours / peer's is no more than this.
+    RatioAtMost(f64),
+    /// Ours / peer's is no less than this.
+    RatioAtLeast(f64),
+    /// Ours is no more than this, whatever the peer has.
+    OursAtMost(f64),
+}
+
+/// Which of many times stands for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantile {
+    /// The smallest.
+    Minimum,
+    /// A tenth is smaller: what the machine does when left alone.
+    P10,
+    /// Half is smaller.
+    Median,
+}
+
+/// Times of both sides, sorted.
+#[derive(Clone, Debug)]
+struct Times {
+    ours: Vec<f64>,
+    peer: Vec<f64>,
+}
+
+impl Times {
+    fn at(&self, quantile: Quantile) -> [f64; 2] {
+        let pick = |sorted: &[f64]| {
+            let index = match quantile {
+                Quantile::Minimum => 0,
+                Quantile::P10 => sorted.len() / 10,
+                Quantile::Median => sorted.len() / 2,
+            };
+            sorted.get(index).copied().unwrap_or(f64::NAN)
+        };
+        [pick(&self.ours), pick(&self.peer)]
+    }
+}
+
+/// One comparison.
+#[derive(Clone, Debug)]
+pub struct Row {
+    name: String,
+    unit: &'static str,
+    ours: f64,
+    peer: f64,
+    target: Target,
+    times: Option<Times>,
+}
+
+impl Row {
+    /// Something that was counted: a gate.
+    pub fn counted(name: impl Into<String>, unit: &'static str, target: Target, [ours, peer]: [f64; 2]) -> Self {
+        Self { name: name.into(), unit, ours, peer, target, times: None }
+    }
+
+    /// Something that was timed, in interleaved rounds; the quantile is what the target is about. Gates nothing.
+    pub fn timed(
+        name: impl Into<String>,
+        unit: &'static str,
+        target: Target,
+        quantile: Quantile,
+        [mut ours, mut peer]: [Vec<f64>; 2],
+    ) -> Self {
+        ours.sort_by(f64::total_cmp);
+        peer.sort_by(f64::total_cmp);
+        let times = Times { ours, peer };
+        let [ours, peer] = times.at(quantile);
+        Self { name: name.into(), unit, ours, peer, target, times: Some(times) }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ours / self.peer
+    }
+
+    fn gates(&self) -> bool {
+        self.times.is_none()
+    }
+
+    /// A figure that is not a number reaches nothing.
+    fn passes(&self) -> bool {
+        match self.target {
+            Target::RatioAtMost(most) => self.ratio() <= most,
+            Target::RatioAtLeast(least) => self.ratio() >= least,
+            Target::OursAtMost(most) => self.ours <= most,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (Target::RatioAtMost(target) | Target::RatioAtLeast(target) | Target::OursAtMost(target)) = self.target;
+        let mut row = json!({
+            "name": self.name, "ours": self.ours, "peer": self.peer, "unit": self.unit, "ratio": self.ratio(),
+            "target": target, "gate": self.gates(), "pass": self.passes(),
+        });
+        if let Some(times) = &self.times {
+            let quantiles = [("minimum", Quantile::Minimum), ("p10", Quantile::P10), ("median", Quantile::Median)];
+            for (name, quantile) in quantiles {
+                let [ours, peer] = times.at(quantile);
+                row[name] = json!({ "ours": ours, "peer": peer });
+            }
+        }
+        row
+    }
+}
+
+/// All rows of one subject.
+#[derive(Clone, Debug, Default)]
+pub struct Report(pub Vec<Row>);
+
+impl Report {
+    /// The agreed array: name, ours, peer, unit, ratio, target, gate, pass; rows of times also have minimum, p10 and median of both.
+    pub fn json(&self) -> Value {
+        self.0.iter().map(Row::json).collect()
+    }
+
+    /// Whether every gate holds.
+    pub fn holds(&self) -> bool {
+        self.0.iter().all(|row| row.passes() || !row.gates())
+    }
+
+    /// Prints the table, writes the JSON, and gives the exit status: 1 if a gate misses.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(&self, json: Option<&Path>) -> anyhow::Result<ExitCode> {
+        println!("{self}");
+        if let Some(path) = json {
+            let text = format!("{:#}\n", self.json());
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(if self.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|row| row.name.len()).max().unwrap_or(0);
+        write!(f, "{:width$} {:>10} {:>10} {:<13} {:>7} {:>9}", "", "ours", "peer", "unit", "ratio", "target")?;
+        for row in &self.0 {
+            let target = match row.target {
+                Target::RatioAtMost(target) => format!("<= {target}"),
+                Target::RatioAtLeast(target) => format!(">= {target}"),
+                Target::OursAtMost(target) => format!("ours <= {target}"),
+            };
+            let verdict = match (row.gates(), row.passes()) {
+                (true, true) => "pass",
+                (true, false) => "MISSED",
+                (false, true) => "reached (time)",
+                (false, false) => "not reached (time)",
+            };
+            let Row { name, ours, peer, unit, .. } = row;
+            write!(
+                f,
+                "\n{name:width$} {ours:>10.2} {peer:>10.2} {unit:<13} {:>7.3} {target:>9}  {verdict}",
+                row.ratio()
+            )?;
+            if let Some(times) = &row.times {
+                let [minimum, p10, median] =
+                    [Quantile::Minimum, Quantile::P10, Quantile::Median].map(|at| times.at(at));
+                let pair = |[ours, peer]: [f64; 2]| format!("{ours:.2} / {peer:.2}");
+                write!(f, "\n{:width$}   minimum {}, p10 {}, median {}", "", pair(minimum), pair(p10), pair(median))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a benchmark was called with: where the JSON goes, and, when it counts for itself under a tool, what (`count WORD...`).
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// Where the JSON goes.
+    pub json: Option<PathBuf>,
+    /// What follows `count`.
+    pub count: Option<Vec<String>>,
+}
+
+impl Arguments {
+    /// The process's. Cargo's own `--bench` is passed over.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse() -> anyhow::Result<Self> {
+        let mut parsed = Self::default();
+        let mut given = std::env::args().skip(1);
+        while let Some(argument) = given.next() {
+            match argument.as_str() {
+                "--bench" => {}
+                "--json" => parsed.json = Some(given.next().context("--json wants a file")?.into()),
+                "count" => parsed.count = Some(given.by_ref().collect()),
+                _ => anyhow::bail!("unknown argument {argument}"),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// `valgrind --tool=callgrind`, with its results in `out`: complete it with a program. Threads are counted one by one.
+pub fn callgrind(out: &Path) -> Command {
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["-q", "--tool=callgrind", "--separate-threads=yes"]);
+    valgrind.arg(format!("--callgrind-out-file={}", out.display()));
+    valgrind
+}
+
+/// Instructions of the first thread, once the program that [`callgrind`] ran has ended.
+///
+/// # Errors
+/// There is no such file, or it has no total.
+pub fn instructions(out: &Path) -> anyhow::Result<u64> {
+    let mut name = out.as_os_str().to_owned();
+    name.push("-01");
+    let text =
+        std::fs::read_to_string(&name).with_context(|| format!("callgrind left no {}", Path::new(&name).display()))?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")));
+    Ok(total.context("callgrind's output has no total")?.trim().parse()?)
+}
+
+/// System calls that `strace -c` counted, in all.
+///
+/// # Errors
+/// There is no such file, or it has no total.
+pub fn system_calls(out: &Path) -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string(out).with_context(|| format!("strace left no {}", out.display()))?;
+    let total = text.lines().find(|line| line.ends_with(" total")).context("strace's output has no total")?;
+    // % time, seconds, usecs/call, calls, perhaps errors, "total".
+    Ok(total.split_whitespace().nth(3).context("strace's total has no calls")?.parse()?)
+}
+
+/// What one more costs: the difference between a short and a long run, so that what both begin and end with cancels.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn per_operation(
+    [short, long]: [u64; 2],
+    mut measure: impl FnMut(u64) -> anyhow::Result<u64>,
+) -> anyhow::Result<f64> {
+    let (less, more) = (measure(short)?, measure(long)?);
+    let each = (more as f64 - less as f64) / (long - short) as f64;
+    // A timer that fires in one run and not in the other is a ten-thousandth of a call.
+    Ok((each * 100.0).round() / 100.0)
+}
+
+/// This program, to be run anew under a tool.
+///
+/// # Errors
+/// The system does not tell.
+pub fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("where is this program?")
+}
+
+/// Says on stderr what is being measured.
+pub fn progress(what: impl AsRef<OsStr>) {
+    eprintln!("bench: {}", what.as_ref().display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(instructions: f64, time: f64) -> Report {
+        let times = [vec![time, 3.0 * time, 2.0 * time], vec![10.0, 30.0, 20.0]];
+        Report(vec![
+            Row::counted("counted", "Ir/event", Target::RatioAtMost(0.15), [instructions, 100.0]),
+            Row::timed("timed", "ns/event", Target::RatioAtMost(0.5), Quantile::Median, times),
+        ])
+    }
+
+    #[test]
+    fn the_json_has_the_agreed_shape() {
+        assert_eq!(
+            report(12.0, 4.0).json(),
+            json!([
+                { "name": "counted", "ours": 12.0, "peer": 100.0, "unit": "Ir/event", "ratio": 0.12, "target": 0.15,
+                  "gate": true, "pass": true },
+                { "name": "timed", "ours": 8.0, "peer": 20.0, "unit": "ns/event", "ratio": 0.4, "target": 0.5,
+                  "gate": false, "pass": true,
+                  "minimum": { "ours": 4.0, "peer": 10.0 }, "p10": { "ours": 4.0, "peer": 10.0 },
+                  "median": { "ours": 8.0, "peer": 20.0 } },
+            ])
+        );
+    }
+
+    #[test]
+    fn a_missed_gate_fails_and_a_missed_time_does_not() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let json = dir.path().join("rows.json");
+        let ends = |instructions, time| -> anyhow::Result<String> {
+            Ok(format!("{:?}", report(instructions, time).finish(Some(&json))?))
+        };
+        assert_eq!(ends(15.0, 100.0)?, format!("{:?}", ExitCode::SUCCESS));
+        let missed = std::fs::read_to_string(&json)?;
+        assert_eq!(serde_json::from_str::<Value>(&missed)?[1]["pass"], false);
+        assert_eq!(ends(15.1, 1.0)?, format!("{:?}", ExitCode::from(1)));
+        assert_eq!(ends(f64::NAN, 1.0)?, format!("{:?}", ExitCode::from(1)));
+        Ok(())
+    }
+
+    #[test]
+    fn targets_bound_what_they_say() {
+        let passes = |target, figures| Row::counted("", "", target, figures).passes();
+        assert!(passes(Target::OursAtMost(2.0), [2.0, 1.0]) && !passes(Target::OursAtMost(2.0), [2.01, 9.0]));
+        assert!(passes(Target::RatioAtLeast(10.0), [10.0, 1.0]) && !passes(Target::RatioAtLeast(10.0), [9.9, 1.0]));
+    }
+
+    #[test]
+    fn totals_of_the_tools_are_read() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let out = dir.path().join("out");
+        let strace = " 60.00    0.001200           1      1200           recvmsg\n\
+            ------ ----------- ----------- --------- --------- ----------------\n100.00    0.002000           1      2400         3 total\n";
+        std::fs::write(&out, strace)?;
+        assert_eq!(system_calls(&out)?, 2400);
+        std::fs::write(dir.path().join("out-01"), "events: Ir\nfn=(1) main\n1 5\ntotals: 123456\n")?;
+        assert_eq!(instructions(&out)?, 123_456);
+        assert!(instructions(&dir.path().join("none")).is_err());
+        Ok(())
+    }
+}
