@@ -4,6 +4,7 @@ pub mod attack;
 pub mod direct;
 pub mod liar;
 pub mod loopback;
+pub mod machine;
 pub mod memory;
 pub mod programs;
 pub mod raw;
