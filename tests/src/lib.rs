@@ -6,6 +6,7 @@ pub mod liar;
 pub mod loopback;
 pub mod machine;
 pub mod memory;
+pub mod moving;
 pub mod programs;
 pub mod raw;
 pub mod soak;
