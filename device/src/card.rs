@@ -67,6 +67,13 @@ impl Card {
         Arc::clone(&self.link.stats)
     }
 
+    /// As at power-on, but for maps and vectors.
+    fn restart(&mut self) {
+        self.config = ConfigSpace::new();
+        self.link.lock().bus_master = false;
+        self.reset_function();
+    }
+
     /// Reset of everything behind configuration space.
     fn reset_function(&mut self) {
         self.enabled = false;
@@ -208,6 +215,7 @@ impl Card {
 
     fn write_control(&mut self, value: u32) {
         if value & control::RESET != 0 {
+            self.link.stats.resets.add(1);
             self.reset_function();
         } else if value & !control::ENABLE != 0 {
             self.fault(Fault::BadValue, regs::CONTROL.offset);
@@ -421,14 +429,16 @@ impl Device for Card {
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let (iova, size) = (map.iova, map.size);
         let mapped = self.link.lock().memory.map(map);
-        if let Err(error) = &mapped {
-            tracing::warn!("guest memory at {iova:#x}, {size:#x} bytes, is left out: {error}");
+        match &mapped {
+            Ok(()) => self.link.stats.maps.add(1),
+            Err(error) => tracing::warn!("guest memory at {iova:#x}, {size:#x} bytes, is left out: {error}"),
         }
         mapped
     }
 
     fn unmap(&mut self, iova: u64, size: u64) {
         self.link.lock().memory.unmap(iova, size);
+        self.link.stats.unmaps.add(1);
     }
 
     fn set_vector(&mut self, vector: u16, eventfd: Option<File>) {
@@ -436,13 +446,12 @@ impl Device for Card {
     }
 
     fn reset(&mut self) {
-        self.config = ConfigSpace::new();
-        self.link.lock().bus_master = false;
-        self.reset_function();
+        self.link.stats.resets.add(1);
+        self.restart();
     }
 
     fn disconnect(&mut self) {
-        self.reset();
+        self.restart();
         let mut shared = self.link.lock();
         shared.memory.clear();
         shared.clear_vectors();

@@ -30,6 +30,12 @@ pub struct Stats {
     pub samples: Counter,
     /// Faults recorded.
     pub faults: Counter,
+    /// Resets of the function: by the host, and by the guest through configuration space or CONTROL.
+    pub resets: Counter,
+    /// Ranges of guest memory that were mapped.
+    pub maps: Counter,
+    /// Times that ranges of guest memory were taken back.
+    pub unmaps: Counter,
     /// Nanoseconds of Unix time at the first message presented, or 0.
     first_presented: Counter,
 }

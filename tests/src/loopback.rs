@@ -130,20 +130,29 @@ impl Loopback {
 
     /// Shares all memory a second time, `distance` further up.
     pub fn map_alias(&self, distance: u64) {
-        let mapped = self.client.borrow_mut().dma_map(0, RAM_IOVA + distance, RAM as u64, self.ram.file.as_raw_fd());
-        assert!(mapped.is_ok(), "map: {mapped:?}");
+        self.map_range(RAM_IOVA + distance, RAM as u64, 0);
     }
 
     /// Takes the second view back.
     pub fn unmap_alias(&self, distance: u64) {
-        let unmapped = self.client.borrow_mut().dma_unmap(RAM_IOVA + distance, RAM as u64);
-        assert!(unmapped.is_ok(), "unmap: {unmapped:?}");
+        self.unmap_range(RAM_IOVA + distance, RAM as u64);
     }
 
     /// Takes the shared memory back from the card.
     pub fn unmap(&self) {
-        let unmapped = self.client.borrow_mut().dma_unmap(RAM_IOVA, RAM as u64);
+        self.unmap_range(RAM_IOVA, RAM as u64);
+    }
+
+    /// Takes whatever is mapped in a range back from the card. On return the card has let go of it.
+    pub fn unmap_range(&self, iova: u64, len: u64) {
+        let unmapped = self.client.borrow_mut().dma_unmap(iova, len);
         assert!(unmapped.is_ok(), "unmap: {unmapped:?}");
+    }
+
+    /// Shares a part of the memory, wherever the card is to see it. Refusals do not show here: the card counts what it maps.
+    pub fn map_range(&self, iova: u64, len: u64, offset: u64) {
+        let mapped = self.client.borrow_mut().dma_map(offset, iova, len, self.ram.file.as_raw_fd());
+        assert!(mapped.is_ok(), "map: {mapped:?}");
     }
 }
 

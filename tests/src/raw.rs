@@ -51,6 +51,19 @@ pub struct Completed {
     pub time: i64,
 }
 
+impl Completed {
+    /// Decodes an entry of the ring.
+    pub fn decode(entry: &[u8; COMPLETION_SIZE]) -> anyhow::Result<Self> {
+        let half = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+        Ok(Self {
+            slot: u32::from(half(0)) | u32::from(half(2)) << 16,
+            status: Status::decode(half(4)).context("an unknown status")?,
+            reason: Reject::decode(half(6)),
+            time: i64::from_le_bytes(entry[8..].try_into()?),
+        })
+    }
+}
+
 /// Stream 0 of a card, bare.
 pub struct RawStream<'p, B: Bus> {
     /// The platform beneath.
@@ -154,9 +167,10 @@ impl<'p, B: Bus> RawStream<'p, B> {
 
     /// The first fault since this was last asked.
     pub fn take_fault(&self) -> Option<Fault> {
-        let code = self.platform.read32(regs::FAULT.offset);
+        let fault = Fault::decode(self.platform.read32(regs::FAULT.offset))?;
+        // Only now: one that came since would be lost.
         self.write_global(regs::FAULT, 0);
-        Fault::decode(code)
+        Some(fault)
     }
 
     /// A word of the stream on the doorbell page.
@@ -262,14 +276,7 @@ impl<'p, B: Bus> RawStream<'p, B> {
         let place = (self.consumed.get() % SLOTS) as usize * COMPLETION_SIZE;
         self.completions.memory.read(place, &mut entry);
         self.consumed.set(self.consumed.get().wrapping_add(1));
-        let half = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
-        let status = Status::decode(half(4)).context("an unknown status")?;
-        Ok(Completed {
-            slot: u32::from(half(0)) | u32::from(half(2)) << 16,
-            status,
-            reason: Reject::decode(half(6)),
-            time: i64::from_le_bytes(entry[8..].try_into()?),
-        })
+        Completed::decode(&entry)
     }
 
     /// Whether there is no completion that was not taken.

@@ -165,10 +165,10 @@ fn fragments(stream: &RenderStream<'_, Direct>, random: &mut Random, now: RefTim
 }
 
 /// xorshift: the same soak each time.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -29,6 +29,18 @@ fn variable(out: &mut Vec<u8>, value: u32) {
     out.push(value as u8 & 0x7F);
 }
 
+/// A song of `notes` short notes, 48 a second, over a chord of 72 that is held: the card renders a minute of it in about a second.
+pub fn dense(notes: usize) -> Vec<u8> {
+    let programs = [16, 19, 48, 50, 52, 89, 91, 18, 49].into_iter().zip(0..);
+    let programs = programs.map(|(program, channel)| (0, vec![0xC0 | channel, program]));
+    let chord = (0..72).map(|i| (0, vec![0x90 + i / 8, 36 + i % 8 * 7, 60]));
+    let melody = (0..notes).flat_map(|i| {
+        let (channel, key) = ((i % 9) as u8, 40 + (i % 40) as u8);
+        [(2, vec![0x90 | channel, key, 90]), (2, vec![0x80 | channel, key, 0])]
+    });
+    file(programs.chain(chord).chain(melody))
+}
+
 /// A song of `count` events, varied but always the same: notes on many channels, controllers, bends, programs, SysEx of all lengths.
 pub fn busy(count: usize) -> Vec<u8> {
     let mut state = 0x2545_F491u32;

@@ -111,6 +111,9 @@ fn write_json(path: &Path, stats: &Stats) -> anyhow::Result<()> {
         "register_accesses": stats.register_accesses.get(),
         "interrupts": stats.interrupts.get(),
         "faults": stats.faults.get(),
+        "resets": stats.resets.get(),
+        "maps": stats.maps.get(),
+        "unmaps": stats.unmaps.get(),
         "audio_seconds": stats.samples.get() as f64 / f64::from(SAMPLE_RATE),
         "first_presented_unix_seconds": stats.first_presented().map(|time| time.as_secs_f64()),
     });

@@ -1,0 +1,36 @@
+//! Pages that are unmapped, moved and mapped again while the card plays: see `dmus_tests::moving`.
+
+use dmus_card::ClockMode;
+use dmus_card::transport::Transport;
+use dmus_tests::attack::next_driver_plays;
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::memory::{RAM, RAM_IOVA};
+use dmus_tests::moving::Moving;
+use std::sync::Arc;
+
+fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> {
+    let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    let tally = Moving::new(&platform, Arc::clone(&hosted.stats), seed)?.run(rounds)?;
+    println!("{transport:?}: {tally:?}");
+    // Everything that is to be shown has happened often.
+    assert!(tally.presented > rounds * 20 && tally.refused > rounds / 2, "{tally:?}");
+    assert!(tally.faults > rounds / 50 && tally.maps > rounds * 5, "{tally:?}");
+    platform.unmap_range(0, 1 << 47);
+    platform.map_range(RAM_IOVA, RAM as u64, 0);
+    platform.ram.restart();
+    next_driver_plays(&platform)?;
+    drop(platform);
+    hosted.finish()?;
+    Ok(())
+}
+
+#[test]
+fn a_page_that_is_gone_is_refused_and_one_that_is_back_is_read_where_it_is_now() -> anyhow::Result<()> {
+    rounds(Transport::Own, 0x9E37_79B9, 6000)
+}
+
+#[test]
+fn the_same_holds_behind_the_other_server() -> anyhow::Result<()> {
+    rounds(Transport::Crate, 0x7F4A_7C15, 500)
+}
