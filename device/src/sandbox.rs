@@ -40,7 +40,18 @@ pub enum SandboxError {
 /// # Errors
 /// See [`SandboxError`].
 pub fn enter() -> Result<(), SandboxError> {
-    // Before the filters, which allow none of its calls.
+    // First, since the filters allow none of its calls.
+    if take_files_away()? == RulesetStatus::NotEnforced {
+        tracing::warn!("this kernel has no Landlock: the sandbox is the system call filters alone");
+    }
+    for filter in filters()? {
+        seccompiler::apply_filter_all_threads(&filter)?;
+    }
+    Ok(())
+}
+
+/// Landlock, without a single exception, as far as the kernel has it. For the calling thread and those it starts.
+fn take_files_away() -> Result<RulesetStatus, RulesetError> {
     let newest = ABI::V10;
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))?
@@ -48,13 +59,7 @@ pub fn enter() -> Result<(), SandboxError> {
         .scope(Scope::from_all(newest))?
         .create()?
         .restrict_self()?;
-    if status.ruleset == RulesetStatus::NotEnforced {
-        tracing::warn!("this kernel has no Landlock: the sandbox is the system call filters alone");
-    }
-    for filter in filters()? {
-        seccompiler::apply_filter_all_threads(&filter)?;
-    }
-    Ok(())
+    Ok(status.ruleset)
 }
 
 /// A system call, and what its arguments must be: one of these sets of conditions, or anything if there is none.
@@ -181,4 +186,28 @@ fn equal(argument: u8, value: i64) -> Result<SeccompCondition, BackendError> {
 /// An argument of 32 bits that has one of these values.
 fn one_of(argument: u8, values: &[i64]) -> Result<Vec<SeccompRule>, BackendError> {
     values.iter().map(|&value| rule(vec![equal(argument, value)?])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::PermissionDenied;
+
+    /// The filters hide what Landlock refuses: here it stands alone. It binds only the thread that asks for it.
+    #[test]
+    fn landlock_alone_takes_files_away() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").expect("file");
+        let refusals = || [std::fs::read(&file).err(), std::fs::remove_file(&file).err()];
+        let inside = std::thread::scope(|scope| {
+            scope.spawn(|| take_files_away().map(|status| (status, refusals()))).join().expect("the thread")
+        });
+        let (status, refusals) = inside.expect("Landlock");
+        // A kernel without it has no more to show.
+        let expected = if status == RulesetStatus::NotEnforced { None } else { Some(PermissionDenied) };
+        for refusal in refusals {
+            assert_eq!(refusal.map(|error| error.kind()), expected);
+        }
+    }
 }

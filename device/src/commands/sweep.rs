@@ -5,7 +5,7 @@
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::Metadata;
-use std::io::{Read, Result};
+use std::io::{Read, Result, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub(crate) struct Args {
     socket: PathBuf,
 }
 
+const READY: &[u8] = b"ready\n";
+
 /// The process that waits for this one's end.
 pub(crate) struct Sweeper(Child);
 
@@ -28,14 +30,17 @@ impl Sweeper {
         let mut command = Command::new(this);
         // Not in this process's group: what a terminal sends to that must not reach it.
         command.arg("sweep").arg("--").arg(socket).process_group(0);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        Ok(Self(child.context("cannot start the process that removes the socket in the end")?))
+        let failed = "cannot start the process that removes the socket in the end";
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(failed)?;
+        // It says so when it has seen the file.
+        child.stdout.as_mut().context(failed)?.read_exact(&mut [0; READY.len()]).context(failed)?;
+        Ok(Self(child))
     }
 
     /// Has the socket file removed now.
     pub(crate) fn finish(mut self) {
         drop(self.0.stdin.take());
-        // The end of its output is its end; it says nothing.
+        // The end of its output is its end.
         if let Some(mut output) = self.0.stdout.take() {
             let _ = output.read_to_end(&mut Vec::new());
         }
@@ -48,6 +53,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::default()).context("cannot handle signals")?;
     }
     let socket = identity(&args.socket);
+    let mut output = std::io::stdout();
+    output.write_all(READY).and_then(|()| output.flush()).context("the card has ended")?;
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("cannot wait for the card")?;
     // Another card may have made one of its own there.
     if let (Ok(now), Ok(then)) = (identity(&args.socket), socket)
