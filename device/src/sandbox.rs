@@ -10,7 +10,7 @@
 //! - what the card is measured to make, and what the libraries beneath it may, is allowed, with its arguments checked where they matter;
 //! - what these libraries try and can do without, such as the files a panic's backtrace wants to read, fails with an error;
 //! - anything else ends the process with SIGSYS. No code of the card makes such a call: whoever does has taken it over, and
-//!   an error would let him try the next. The kernel's log has the number of the call, and what was rendered is a valid file.
+//!   an error would let them try the next. The kernel's log has the number of the call, and what was rendered is a valid file.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};

@@ -158,7 +158,7 @@ mod tests {
         assert!(refusal(&client).contains("it does not listen"));
         assert!(refusal(&std::net::TcpListener::bind("127.0.0.1:0").expect("port")).contains("of another kind"));
         assert!(refusal(&UnixDatagram::unbound().expect("socket")).contains("of another kind"));
-        assert!(refusal(&tempfile::tempfile().expect("file")).contains("not a socket"));
+        assert!(refusal(&tempfile::tempfile().expect("file")).contains("non-socket"));
         for number in [-1, 1 << 20, i32::MAX] {
             let refused = inherit(number).expect_err("no such descriptor").to_string();
             assert!(refused.contains("Bad file descriptor"), "{refused}");

@@ -7,7 +7,7 @@
 use anyhow::{Context, bail, ensure};
 use memmap2::MmapMut;
 use nix::sys::ptrace;
-use rustix::process::{getppid, test_kill_process};
+use rustix::process::{Pid, getppid, test_kill_process};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -26,6 +26,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let (sender, receiver) = channel::<()>();
     let path = Path::new(&dir).join("file");
     let before = std::thread::spawn(move || receiver.recv().map(|()| File::open(path).map(drop)));
+    let parent = getppid().context("a parent")?;
     let outside = std::env::var_os("OUTSIDE").is_some();
     if !outside {
         dmus_card::sandbox::enter()?;
@@ -40,7 +41,7 @@ fn main() -> anyhow::Result<ExitCode> {
             sender.send(())?;
             before.join().ok().context("a thread")??
         }
-        _ => attempt(&what, Path::new(&dir))?,
+        _ => attempt(&what, Path::new(&dir), parent)?,
     };
     match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -51,7 +52,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn attempt(what: &str, dir: &Path) -> anyhow::Result<io::Result<()>> {
+fn attempt(what: &str, dir: &Path, parent: Pid) -> anyhow::Result<io::Result<()>> {
     let file = dir.join("file");
     Ok(match what {
         "open a file" => File::open(&file).map(drop),
@@ -67,7 +68,7 @@ fn attempt(what: &str, dir: &Path) -> anyhow::Result<io::Result<()>> {
         "make a UDP socket" => UdpSocket::bind("127.0.0.1:0").map(drop),
         "connect to a Unix socket" => UnixStream::connect(dir.join("socket")).map(drop),
         "listen on a Unix socket" => UnixListener::bind(dir.join("new")).map(drop),
-        "signal another process" => Ok(test_kill_process(getppid().context("a parent")?)?),
+        "signal another process" => Ok(test_kill_process(parent)?),
         // The parent traces; what counts is the call.
         "trace a process" => Ok(ptrace::traceme()?),
         "make memory executable" => MmapMut::map_anon(4096)?.make_exec().map(drop),
