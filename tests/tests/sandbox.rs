@@ -49,6 +49,7 @@ fn what_only_an_intruder_tries_ends_the_process() -> anyhow::Result<()> {
         "rename a file",
         "make a directory",
         "change a file's mode",
+        "make a socket",
         "connect by TCP",
         "listen by TCP",
         "make a UDP socket",

@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -63,6 +63,7 @@ fn attempt(what: &str, dir: &Path, parent: Pid) -> anyhow::Result<io::Result<()>
         "rename a file" => fs::rename(&file, dir.join("new")),
         "make a directory" => fs::create_dir(dir.join("new")),
         "change a file's mode" => fs::set_permissions(&file, fs::Permissions::from_mode(0o777)),
+        "make a socket" => UnixDatagram::unbound().map(drop),
         "connect by TCP" => TcpStream::connect("127.0.0.1:9").map(drop),
         "listen by TCP" => TcpListener::bind("127.0.0.1:0").map(drop),
         "make a UDP socket" => UdpSocket::bind("127.0.0.1:0").map(drop),
