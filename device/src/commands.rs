@@ -4,6 +4,7 @@ pub(crate) mod leash;
 pub(crate) mod play;
 pub(crate) mod render;
 pub(crate) mod serve;
+pub(crate) mod sweep;
 
 use anyhow::Context;
 use dmus_song::{Song, SongError};

@@ -25,6 +25,8 @@ enum Command {
     Play(commands::play::Args),
     #[command(hide = true)]
     Leash(commands::leash::Args),
+    #[command(hide = true)]
+    Sweep(commands::sweep::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Render(args) => commands::render::run(&args),
         Command::Play(args) => commands::play::run(&args),
         Command::Leash(args) => commands::leash::run(&args),
+        Command::Sweep(args) => commands::sweep::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,6 @@
 //! How a client reaches the card: the listening socket, and the protocol on it, by one of two servers.
 //!
-//! Fed by the command line with a path; feeds the card through [`crate::device::Device`].
+//! Fed by the command line with a path or a descriptor; feeds the card through [`crate::device::Device`].
 
 pub mod server;
 mod vfio_user;
@@ -8,10 +8,13 @@ mod vfio_user;
 use crate::card::Card;
 use crate::device::Device;
 use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Which server speaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,14 @@ pub enum SocketError {
         /// Why.
         error: io::Error,
     },
+    /// An inherited descriptor will not do.
+    #[error("cannot serve on descriptor {fd}: {why}; it must be a Unix stream socket that listens")]
+    Inherited {
+        /// The descriptor.
+        fd: RawFd,
+        /// What it is instead, or what the system said.
+        why: String,
+    },
 }
 
 /// Listens on a Unix socket that only its owner may use. What a dead process left there is removed.
@@ -82,10 +93,40 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     listener.map_err(failed)
 }
 
+/// Takes over a listening socket that this process was started with, as systemd and the like pass it. The socket file, if it
+/// has one, is the business of whoever made it.
+pub fn inherit(fd: RawFd) -> Result<UnixListener, SocketError> {
+    let unfit = |why: &str| SocketError::Inherited { fd, why: why.to_owned() };
+    let failed = |error: io::Error| unfit(&error.to_string());
+    let socket = own(fd).map_err(failed)?;
+    let domain = sockopt::socket_domain(&socket).map_err(|error| failed(error.into()))?;
+    let kind = sockopt::socket_type(&socket).map_err(|error| failed(error.into()))?;
+    if (domain, kind) != (AddressFamily::UNIX, SocketType::STREAM) {
+        return Err(unfit("it is a socket of another kind"));
+    }
+    if !sockopt::socket_acceptconn(&socket).map_err(|error| failed(error.into()))? {
+        return Err(unfit("it does not listen"));
+    }
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(false).map_err(failed)?;
+    Ok(listener)
+}
+
+/// An owned duplicate of a descriptor of which only the number is known: the process sends it to itself, and the kernel checks it.
+fn own(fd: RawFd) -> io::Result<OwnedFd> {
+    let (sender, receiver) = UnixStream::pair()?;
+    let as_io = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
+    sender.send_with_fd(&[0][..], fd).map_err(as_io)?;
+    let (_, file) = receiver.recv_with_fd(&mut [0]).map_err(as_io)?;
+    Ok(file.ok_or(io::ErrorKind::UnexpectedEof)?.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixDatagram;
 
     #[test]
     fn stale_sockets_are_replaced_and_live_ones_and_files_are_not() {
@@ -102,5 +143,25 @@ mod tests {
         assert!(matches!(listen(&file), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read(&file).expect("still there"), b"x");
         assert!(matches!(listen(&dir.path().join("no/dir")), Err(SocketError::Io { .. })));
+    }
+
+    #[test]
+    fn only_a_listening_unix_stream_socket_is_inherited() {
+        let refusal = |fd: &dyn AsRawFd| inherit(fd.as_raw_fd()).expect_err("a refusal").to_string();
+        let dir = tempfile::tempdir().expect("directory");
+        let listener = UnixListener::bind(dir.path().join("s")).expect("a socket");
+        listener.set_nonblocking(true).expect("a socket");
+        let inherited = inherit(listener.as_raw_fd()).expect("it is taken over");
+        let client = UnixStream::connect(dir.path().join("s")).expect("a client");
+        inherited.accept().expect("the client");
+
+        assert!(refusal(&client).contains("it does not listen"));
+        assert!(refusal(&std::net::TcpListener::bind("127.0.0.1:0").expect("port")).contains("of another kind"));
+        assert!(refusal(&UnixDatagram::unbound().expect("socket")).contains("of another kind"));
+        assert!(refusal(&tempfile::tempfile().expect("file")).contains("non-socket"));
+        for number in [-1, 1 << 20, i32::MAX] {
+            let refused = inherit(number).expect_err("no such descriptor").to_string();
+            assert!(refused.contains("Bad file descriptor"), "{refused}");
+        }
     }
 }

@@ -81,7 +81,12 @@ pub struct Running(Option<Child>);
 impl Running {
     /// Starts a command in a process group of its own, its output collected.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self::start_with(command, Stdio::null())
+    }
+
+    /// As [`Running::start`], with this for its standard input.
+    pub fn start_with(command: &mut Command, input: impl Into<Stdio>) -> anyhow::Result<Self> {
+        let child = command.process_group(0).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Ok(Self(Some(child.with_context(|| format!("{command:?}"))?)))
     }
 

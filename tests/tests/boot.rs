@@ -171,6 +171,15 @@ fn a_card_killed_while_the_guest_plays_is_reported_and_nothing_is_left() -> anyh
 }
 
 #[test]
+fn a_card_that_its_sandbox_killed_is_named_so() -> anyhow::Result<()> {
+    let kill = |family: &[(u32, String)], _| {
+        signal(find(family, "dmus-card serve")?, "SYS");
+        Ok(())
+    };
+    interrupted(kill, 7, "a system call that its sandbox forbids")
+}
+
+#[test]
 fn a_qemu_killed_while_the_guest_plays_is_reported_and_nothing_is_left() -> anyhow::Result<()> {
     let kill = |family: &[(u32, String)], _| {
         signal(find(family, "isa-debug-exit")?, "KILL");

@@ -1,9 +1,13 @@
 //! The command line, right and wrong: every failure is one clear sentence and its exit code.
 
+use dmus_interface::event::PointerWidth;
 use dmus_song::Song;
+use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
+use dmus_tests::raw::RawStream;
 use dmus_tests::songs;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -111,8 +115,14 @@ fn a_disk_that_fills_up_is_an_error_and_leaves_a_valid_wav() -> anyhow::Result<(
 #[test]
 fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    for arguments in [&["dance"][..], &["serve"], &["serve", "--socket", "s", "--sink", "mp3:x"], &["render", "a", "b"]]
-    {
+    for arguments in [
+        &["dance"][..],
+        &["serve"],
+        &["serve", "--socket", "s", "--sink", "mp3:x"],
+        &["serve", "--socket", "s", "--fd", "3"],
+        &["serve", "--fd", "-1"],
+        &["render", "a", "b"],
+    ] {
         assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
     }
     for arguments in [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["play", "--help"]] {
@@ -135,7 +145,9 @@ fn a_socket_in_use_is_refused_a_stale_one_replaced_and_a_signal_completes_the_wa
 
     signal(first.id(), "KILL");
     assert!(!first.output()?.status.success());
-    assert!(socket.exists(), "a killed card leaves its socket");
+    until("the socket's removal", Duration::from_secs(20), || !socket.exists())?;
+    // A socket that nobody listens on any more.
+    drop(UnixListener::bind(&socket)?);
 
     let third = Running::start(&mut card(&serve, dir.path())?)?;
     until("the socket", Duration::from_secs(20), || UnixStream::connect(&socket).is_ok())?;
@@ -150,23 +162,61 @@ fn a_socket_in_use_is_refused_a_stale_one_replaced_and_a_signal_completes_the_wa
 }
 
 #[test]
+fn an_inherited_socket_is_served_and_left_in_place() -> anyhow::Result<()> {
+    for number in [0, 3, 9] {
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("theirs.sock");
+        let listener = UnixListener::bind(&socket)?;
+        // The shell moves its standard input to the number.
+        let mut shell = Command::new("bash");
+        let line = format!("exec \"$0\" serve --once --fd {number} --clock virtual --json card.json {number}<&0");
+        shell.args(["-c", &line]).arg(programs::card()?.get_program()).current_dir(dir.path());
+        let card = Running::start_with(&mut shell, OwnedFd::from(listener))?;
+        RawStream::running(&Loopback::new(&socket)?, PointerWidth::Eight)?;
+        let done = card.output()?;
+        assert!(done.status.success(), "{}", said(&done));
+        assert!(socket.exists(), "the socket is not the card's to remove");
+        let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
+        assert!(report["register_accesses"].as_u64() > Some(0), "{report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_served_is_an_error() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    for (number, complaint) in [("7", "Bad file descriptor"), ("0", "Socket operation on non-socket")] {
+        let done = run(&mut card(&["serve", "--fd", number], dir.path())?)?;
+        let words = said(&done);
+        assert_eq!(done.status.code(), Some(1), "{words}");
+        assert!(words.contains(&format!("descriptor {number}: {complaint}")), "{words}");
+        assert_eq!(words.trim().lines().count(), 1, "{words}");
+    }
+    Ok(())
+}
+
+#[test]
 fn clients_that_break_the_protocol_do_not_end_the_card() -> anyhow::Result<()> {
     use std::io::Write;
-    let dir = tempfile::tempdir()?;
-    let socket = dir.path().join("card.sock");
-    let mut served = Running::start(&mut card(&["serve", "--socket", "card.sock"], dir.path())?)?;
-    until("the socket", Duration::from_secs(20), || socket.exists())?;
-    // A VERSION message whose JSON has no end, on which the server's crate panics; then noise; then nothing.
-    let broken: [&[u8]; 3] =
-        [&[0, 0, 1, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'{', b'}'], &[0xFF; 64], &[]];
-    for bytes in broken {
-        let mut client = UnixStream::connect(&socket)?;
-        client.write_all(bytes)?;
-        client.shutdown(std::net::Shutdown::Write)?;
+    for transport in ["own", "crate"] {
+        let dir = tempfile::tempdir()?;
+        let socket = dir.path().join("card.sock");
+        let mut serve = card(&["serve", "--socket", "card.sock", "--transport", transport], dir.path())?;
+        // A panic reads symbols, as far as the sandbox lets it.
+        let mut served = Running::start(serve.env("RUST_BACKTRACE", "full"))?;
+        until("the socket", Duration::from_secs(20), || socket.exists())?;
+        // A VERSION message whose JSON has no end, on which the server's crate panics; then noise; then nothing.
+        let broken: [&[u8]; 3] =
+            [&[0, 0, 1, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'{', b'}'], &[0xFF; 64], &[]];
+        for bytes in broken {
+            let mut client = UnixStream::connect(&socket)?;
+            client.write_all(bytes)?;
+            client.shutdown(std::net::Shutdown::Write)?;
+        }
+        let hosted = vfio_user::Client::new(&socket);
+        assert!(hosted.is_ok(), "{:?}", hosted.err());
+        assert_eq!(served.status(), None);
     }
-    let hosted = vfio_user::Client::new(&socket);
-    assert!(hosted.is_ok(), "{:?}", hosted.err());
-    assert_eq!(served.status(), None);
     Ok(())
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// QEMU's accelerator.
     #[arg(long, default_value = "tcg")]
     accel: String,
+    /// Keep the card out of its sandbox (see serve --help), to debug it.
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -1,14 +1,19 @@
 //! `serve`: the card on a socket, for a QEMU that somebody else runs.
 
 use super::Exit;
+use super::sweep::Sweeper;
 use anyhow::Context;
 use dmus_card::engine::EngineHandle;
+use dmus_card::sandbox;
 use dmus_card::sink::{NullSink, Sink, WavSink};
 use dmus_card::stats::Stats;
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +26,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 ///   -device '{"driver":"vfio-user-pci","rombar":0,"x-msg-timeout":60000,"socket":{"type":"unix","path":"card.sock"}}'
 ///
 /// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the WAV file grows from one to the next.
+///
+/// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries what it has no
+/// use for is killed (SIGSYS), and the kernel's log says which system call that was. A kernel without Landlock brings a warning;
+/// one that takes no seccomp filters, an error.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
     /// Where to listen; a stale socket is replaced.
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "fd", conflicts_with = "fd")]
+    socket: Option<PathBuf>,
+    /// Serve on this descriptor, a listening Unix socket that the card was started with (systemd passes 3).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
+    fd: Option<RawFd>,
     /// Where the audio goes: wav:FILE or null.
     #[arg(long, default_value = "null")]
     sink: SinkArg,
@@ -42,6 +54,9 @@ pub(crate) struct Args {
     /// Write the card's counters to this file at the end, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Stay out of the sandbox, to debug the card, or where the system has no seccomp.
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -74,33 +89,56 @@ impl FromStr for SinkArg {
     }
 }
 
-/// What is left to do at the end, by whichever thread gets there first.
+/// What is left to do at the end, by whichever thread gets there first. In the sandbox by then, it can open nothing.
 struct Ending {
-    engine: Mutex<Option<EngineHandle>>,
+    left: Mutex<Option<Left>>,
     stats: Arc<Stats>,
-    socket: PathBuf,
-    json: Option<PathBuf>,
+}
+
+struct Left {
+    engine: EngineHandle,
+    sweeper: Option<Sweeper>,
+    json: Option<Report>,
 }
 
 impl Ending {
     /// Completes the output; does nothing the second time.
     fn finish(&self) -> anyhow::Result<()> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(engine) = engine.take() else {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left) = left.take() else {
             return Ok(());
         };
-        let finished = engine.finish();
-        // Whoever removed it already has done our work.
-        let _ = std::fs::remove_file(&self.socket);
-        if let Some(path) = &self.json {
-            write_json(path, &self.stats)?;
+        let finished = left.engine.finish();
+        if let Some(sweeper) = left.sweeper {
+            sweeper.finish();
+        }
+        if let Some(report) = left.json {
+            report.write(&self.stats)?;
         }
         Ok(finished?)
     }
 }
 
-fn write_json(path: &Path, stats: &Stats) -> anyhow::Result<()> {
-    let report = serde_json::json!({
+/// The file of the counters.
+struct Report {
+    path: PathBuf,
+    file: File,
+}
+
+impl Report {
+    fn create(path: PathBuf) -> anyhow::Result<Self> {
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(mut self, stats: &Stats) -> anyhow::Result<()> {
+        let text = format!("{:#}\n", counters(stats));
+        self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+fn counters(stats: &Stats) -> serde_json::Value {
+    serde_json::json!({
         "presented": stats.presented.get(),
         "late": stats.late.get(),
         "rejected": stats.rejected.get(),
@@ -116,8 +154,7 @@ fn write_json(path: &Path, stats: &Stats) -> anyhow::Result<()> {
         "unmaps": stats.unmaps.get(),
         "audio_seconds": stats.samples.get() as f64 / f64::from(SAMPLE_RATE),
         "first_presented_unix_seconds": stats.first_presented().map(|time| time.as_secs_f64()),
-    });
-    std::fs::write(path, format!("{report:#}\n")).with_context(|| format!("cannot write {}", path.display()))
+    })
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -131,18 +168,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         TransportArg::Own => Transport::Own,
         TransportArg::Crate => Transport::Crate,
     };
-    let listener = transport::listen(&args.socket)?;
+    let (listener, sweeper, place) = match (&args.socket, args.fd) {
+        (Some(path), _) => {
+            let listener = transport::listen(path)?;
+            (listener, Some(Sweeper::start(path)?), path.display().to_string())
+        }
+        (None, Some(fd)) => (transport::inherit(fd)?, None, format!("descriptor {fd}")),
+        (None, None) => anyhow::bail!("neither --socket nor --fd is given"),
+    };
     let sink: Box<dyn Sink> = match &args.sink {
         SinkArg::Null => Box::new(NullSink),
         SinkArg::Wav(path) => Box::new(WavSink::create(path, SAMPLE_RATE)?),
     };
-    let (mut card, engine) = dmus_card::start(clock, sink).context("cannot make the card")?;
-    let ending = Arc::new(Ending {
-        engine: Mutex::new(Some(engine)),
-        stats: card.stats(),
-        socket: args.socket.clone(),
-        json: args.json.clone(),
-    });
+    let json = args.json.clone().map(Report::create).transpose()?;
+    let (mut card, engine) = dmus_card::assemble(clock, sink).context("cannot make the card")?;
+    // The last moment at which there is one thread, and the first at which nothing more is to be opened.
+    match args.no_sandbox {
+        true => tracing::warn!("the card serves without its sandbox"),
+        false => sandbox::enter().map_err(|error| anyhow::anyhow!("{error}; --no-sandbox serves without"))?,
+    }
+    let engine = engine.spawn().context("cannot start the engine")?;
+    let stats = card.stats();
+    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweeper, json })), stats });
 
     let at_signal = Arc::clone(&ending);
     std::thread::spawn(move || {
@@ -155,9 +202,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     });
 
-    tracing::info!("listening on {}", args.socket.display());
+    tracing::info!("listening on {place}");
     let served = transport::serve(transport, listener, &mut card, args.once);
     ending.finish()?;
-    served.with_context(|| format!("cannot serve on {}", args.socket.display()))?;
+    served.with_context(|| format!("cannot serve on {place}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,9 @@ use crate::commands::{Exit, Failure, NamedSong};
 use anyhow::Context;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
+use signal_hook::consts::SIGSYS;
 use std::io::{BufRead, BufReader, IsTerminal};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,7 +89,7 @@ impl<'a> Scene<'a> {
         let this = std::env::current_exe().context("cannot find this program's own file")?;
         let socket = self.socket();
         let text = |path: &Path| path.display().to_string();
-        let command = [
+        let mut command = vec![
             text(&this),
             "serve".into(),
             "--once".into(),
@@ -100,6 +102,9 @@ impl<'a> Scene<'a> {
             "--json".into(),
             text(&self.card_json()),
         ];
+        if self.args.no_sandbox {
+            command.push("--no-sandbox".into());
+        }
         let mut leash = leashed(&command)?;
         // Quiet about itself: this process tells the story.
         if std::env::var_os("DMUS_LOG").is_none() {
@@ -201,7 +206,14 @@ impl<'a> Scene<'a> {
     fn expect_card(&self, card: &mut Leashed) -> anyhow::Result<()> {
         match card.0.try_wait()? {
             Some(status) if !status.success() => {
-                let message = format!("the card ended while the guest played ({status})");
+                let why = match status.signal() {
+                    Some(SIGSYS) => {
+                        ": it tried a system call that its sandbox forbids (the kernel's log has the number), \
+                         which is a defect of the card or an attack; --no-sandbox plays without"
+                    }
+                    _ => "",
+                };
+                let message = format!("the card ended while the guest played ({status}){why}");
                 Err(Failure::new(Exit::CardGone, message).into())
             }
             _ => Ok(()),
