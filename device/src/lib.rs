@@ -13,6 +13,7 @@
 pub mod bank;
 pub mod card;
 mod clock;
+pub mod collection;
 pub mod demo;
 pub mod device;
 mod dma;
