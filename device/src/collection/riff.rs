@@ -51,7 +51,12 @@ impl<'a> Chunk<'a> {
 
     /// A problem with the chunk as a whole.
     pub(super) fn fault(&self, problem: Problem) -> Fault {
-        Fault::new(self.at, problem)
+        Fault::new(self.start(), problem)
+    }
+
+    /// Where the chunk begins in the file: eight bytes of header, and four for a list's type, come before its content.
+    fn start(&self) -> usize {
+        self.at - if self.is_list { 12 } else { 8 }
     }
 
     /// The only list or chunk of a name. An error if there are two: which one counts would be a guess.
@@ -123,8 +128,14 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
+    /// Told of the last byte there is: behind it another chunk may begin.
+    fn short(&self, needs: usize) -> Fault {
+        let holds = self.data.len();
+        Fault::new(self.at + holds - 1, Problem::Short { needs, holds })
+    }
+
     pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let short = Fault::new(self.at, Problem::Short { needs: N, holds: self.data.len() });
+        let short = self.short(N);
         let (bytes, rest) = self.data.split_first_chunk().ok_or(short)?;
         (self.data, self.at) = (rest, self.at + N);
         Ok(*bytes)
@@ -132,7 +143,7 @@ impl Fields<'_> {
 
     /// Passes over `bytes`.
     pub(super) fn skip(&mut self, bytes: usize) -> Result<(), Fault> {
-        let short = Fault::new(self.at, Problem::Short { needs: bytes, holds: self.data.len() });
+        let short = self.short(bytes);
         (self.data, self.at) = (self.data.get(bytes..).ok_or(short)?, self.at + bytes);
         Ok(())
     }
@@ -180,9 +191,7 @@ pub(super) fn path(file: &[u8], offset: usize) -> String {
         let mut inner = None;
         for chunk in around.children().map_while(Result::ok) {
             let number: &mut usize = counts.entry((chunk.is_list, chunk.name)).or_default();
-            // Headers belong to the chunk too: eight bytes, and four for a list's type.
-            let start = chunk.at - if chunk.is_list { 12 } else { 8 };
-            if (start..chunk.at + chunk.data.len().max(1)).contains(&offset) {
+            if (chunk.start()..chunk.at + chunk.data.len()).contains(&offset) {
                 inner = Some((chunk, *number));
                 break;
             }
