@@ -53,8 +53,9 @@ fn instrument(from: &bank::Instrument, bank: &Bank) -> Instrument {
         let shared = shared.get_or_insert_with(|| blocks.clone());
         // A tremolo only lowers the level here, and swings about it in DLS: its middle lies lower.
         let level = articulation.gain - articulation.tremolo.gain.abs();
+        // Said in each region although most waves say the same: there are readers that never look at the wave's.
         let own = region.sampling.or_else(|| Some(bank.waves().get(region.wave)?.sampling));
-        let sampling = own.filter(|_| level != 0.0 || region.sampling.is_some()).map(|own| sampling(&own, level));
+        let sampling = own.map(|own| sampling(&own, level));
         regions.push(Region {
             keys: region.keys,
             velocities: region.velocities,

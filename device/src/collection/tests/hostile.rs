@@ -127,7 +127,7 @@ fn cues_and_links_that_lead_nowhere() {
 #[test]
 fn a_wave_that_is_left_out_cannot_be_played() {
     let never = chunk(b"cdl ", &[words(&[0x10]), numbers(&[0])].concat());
-    let wave = list(b"wave", &[never.clone()]);
+    let wave = list(b"wave", std::slice::from_ref(&never));
     let region = list(
         b"rgn ",
         &[
