@@ -8,6 +8,8 @@
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
+//! The synth plays the built-in [`bank`]; a [`collection`] is any bank of instruments as DLS describes them, read from files and written to them.
+//!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
 pub mod bank;

@@ -12,8 +12,9 @@ use articulation::{Generators, Modulator, Modulators};
 use std::collections::HashMap;
 
 /// Generators or modulators in one zone; there are 61 generators.
-const MAX_IN_ZONE: usize = 256;
-/// What the regions of a file may cost, in bytes, for each of its own. Presets share instruments, so some factor is right.
+const MAX_IN_ZONE: usize = 128;
+/// What the regions of a file may cost, in bytes of memory or steps of work, for each of its own bytes. Presets share instruments, so some
+/// factor is right.
 const EXPANSION: usize = 64;
 /// What looking at one pair of zones costs.
 const PAIR: usize = 64;
@@ -124,7 +125,7 @@ impl<'a> Zones<'a> {
             [("the number of generators", generators.len()), ("the number of modulators", modulators.len())]
         {
             if length > MAX_IN_ZONE {
-                let problem = Problem::Value { what, value: length as i64, limits: "at most 256 in a zone" };
+                let problem = Problem::Value { what, value: length as i64, limits: "at most 128 in a zone" };
                 return Err(self.bags.record(index, 0)?.before(0, problem));
             }
         }
@@ -186,6 +187,13 @@ impl Level<'_> {
 
     fn range(&self, number: u16) -> (u8, u8) {
         self.zone.range(number).or_else(|| self.global?.range(number)).unwrap_or((0, 127))
+    }
+
+    /// Bytes of generators, and of modulators.
+    fn bytes(&self) -> (usize, usize) {
+        let bytes = |zone: &Zone<'_>| (zone.generators.data.len(), zone.modulators.data.len());
+        let (own, global) = (bytes(&self.zone), self.global.as_ref().map_or((0, 0), bytes));
+        (own.0 + global.0, own.1 + global.1)
     }
 }
 
@@ -266,6 +274,10 @@ impl<'a> Reading<'a> {
             if keys.0 > keys.1 || velocities.0 > velocities.1 {
                 continue;
             }
+            // What a region takes to work out counts too: each generator is looked up, each modulator compared with the others.
+            let (a, b) = (preset.bytes(), instrument.bytes());
+            let modulators = (a.1 + b.1) / 10;
+            self.spend(4 * (a.0 + b.0) + modulators * modulators / 4, &zone.generators)?;
             let region = self.region(usize::from(sample), preset, instrument)?;
             let blocks = region.connections.as_ref().map_or(0, |blocks| size_of_val(&blocks[..]));
             self.spend(size_of::<Region>() + blocks, &zone.generators)?;
@@ -334,6 +346,7 @@ impl<'a> Reading<'a> {
         let sampling = Sampling {
             unity_note: root,
             fine_tune: generators.tuning() + i16::from(correction as i8),
+            gain: generators.gain(),
             looped,
             ..Sampling::DEFAULT
         };

@@ -137,6 +137,41 @@ fn built_in_sounds_keep_their_times_levels_and_pitches() {
                 near(cutoff, filter.cutoff + filter.velocity);
             }
             near(sum(blocks, Source::NONE, Destination::PAN), a.pan * 10.0);
+            let filter = a.filter.unwrap_or(crate::bank::Filter {
+                cutoff: 0.0,
+                resonance: 0.0,
+                velocity: 0.0,
+                key: 0.0,
+                envelope: 0.0,
+            });
+            for (source, destination, should) in [
+                (Source::EG2, Destination::PITCH, a.modulation_pitch),
+                (Source::EG2, Destination::CUTOFF, filter.envelope),
+                (Source::NONE, Destination::RESONANCE, filter.resonance * 10.0),
+                (Source::LFO, Destination::GAIN, a.tremolo.gain * 10.0),
+                (Source::VIBRATO, Destination::PITCH, a.vibrato.pitch + a.vibrato.wheel_pitch),
+                (Source::KEY, Destination::EG1_DECAY, a.amplitude.key_to_decay),
+                (Source::KEY, Destination::CUTOFF, filter.key * 128.0),
+            ] {
+                near(sum(blocks, source, destination), should);
+            }
+            for (times, names) in [
+                (a.amplitude.attack, Destination::EG1_ATTACK),
+                (a.modulation.attack, Destination::EG2_ATTACK),
+                (a.modulation.decay, Destination::EG2_DECAY),
+                (a.modulation.release, Destination::EG2_RELEASE),
+            ] {
+                if times > 0.0 {
+                    near(seconds(names), times);
+                }
+            }
+            let hertz = |name| 440.0 * libm::exp2((sum(blocks, Source::NONE, name) - 6900.0) / 1200.0);
+            if a.vibrato.wheel_pitch != 0.0 {
+                near(hertz(Destination::VIBRATO_FREQUENCY), a.vibrato.rate);
+            }
+            if a.tremolo.gain != 0.0 {
+                near(hertz(Destination::LFO_FREQUENCY), a.tremolo.rate);
+            }
         }
     }
 }

@@ -87,6 +87,11 @@ impl Generators {
         self.sums[number]
     }
 
+    /// The initial attenuation as a gain of a wave sample, 1/655,360 dB.
+    pub(super) fn gain(&self) -> i32 {
+        (self.get(48) << 16) / 10 * -4
+    }
+
     /// Coarse and fine tuning, cents.
     pub(super) fn tuning(&self) -> i16 {
         (self.get(51) * 100 + self.get(52)) as i16
@@ -297,7 +302,6 @@ pub(super) fn connections(generators: &Generators, modulators: &Modulators, root
     for (destination, value, default) in [
         (D::EG1_SUSTAIN, fixed((SILENCE - g(37)).max(0)) * 1000 / i64::from(SILENCE), fixed(1000)),
         (D::EG2_SUSTAIN, fixed(1000 - g(29)), fixed(1000)),
-        (D::GAIN, -fixed(g(48)) * 4 / 10, 0),
         (D::PAN, fixed(g(17)), 0),
         (D::REVERB, fixed(g(16)), 0),
         (D::CHORUS, fixed(g(15)), 0),
