@@ -303,7 +303,7 @@ impl core::fmt::Debug for Samples {
 
 impl Collection {
     /// Reads a DLS collection or a SoundFont 2 bank. Errors say what is wrong where; then nothing of the file is kept. Needs memory of a few
-    /// times the file's size at most, whatever the file says.
+    /// times the file's size at most, whatever the file says (of a SoundFont, whose zones multiply: of sixteen times and a few megabytes).
     ///
     /// Lost of a SoundFont: the low bytes of 24-bit samples, the phase lock of stereo pairs, modulators that no connection block can
     /// express (linked, of absolute value, onto sample addresses, or with two controllers and an oscillator or envelope), and samples that no

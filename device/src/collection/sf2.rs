@@ -14,8 +14,10 @@ use std::collections::HashMap;
 /// Generators or modulators in one zone; there are 61 generators.
 const MAX_IN_ZONE: usize = 128;
 /// What the regions of a file may cost, in bytes of memory or steps of work, for each of its own bytes. Presets share instruments, so some
-/// factor is right.
-const EXPANSION: usize = 64;
+/// factor is right; Debian's General MIDI banks stay below one.
+const EXPANSION: usize = 8;
+/// Added to that, for small files with few samples.
+const ALLOWANCE: usize = 4 << 20;
 /// What looking at one pair of zones costs.
 const PAIR: usize = 64;
 
@@ -50,8 +52,13 @@ pub(super) fn read(root: &Chunk<'_>, file_size: usize) -> Result<Collection, Fau
         None => Samples::new([]),
     };
     let info = super::dls::info(root)?;
-    let mut reading =
-        Reading { hydra, pool, waves: Vec::new(), known: HashMap::new(), budget: file_size.saturating_mul(EXPANSION) };
+    let mut reading = Reading {
+        hydra,
+        pool,
+        waves: Vec::new(),
+        known: HashMap::new(),
+        budget: file_size.saturating_mul(EXPANSION).saturating_add(ALLOWANCE),
+    };
     let mut instruments = Vec::new();
     for preset in 0..reading.hydra.presets.last {
         instruments.push(reading.preset(preset)?);

@@ -38,7 +38,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         Ok(read) => {
             let regions = read.instruments.iter().flat_map(|i| &i.regions);
             let blocks = regions.map(|r| r.connections.as_ref().map_or(0, Vec::len) * 12 + 64);
-            assert!(blocks.sum::<usize>() <= 64 * file.len());
+            assert!(blocks.sum::<usize>() <= 8 * file.len() + (4 << 20));
             // Waves may overlap here, and would be written out each.
             if read.waves.iter().map(|w| w.samples.len()).sum::<usize>() < 1 << 20 {
                 let again = read.to_dls().expect("what is read can be written");

@@ -264,6 +264,6 @@ fn zones_that_multiply_are_refused_before_they_fill_the_memory() {
     assert_eq!(apart.refused(), Problem::TooComplex);
     // And few that are slow to put together.
     let modulators: Vec<[i16; 5]> = (0..100).map(|n| [2, 8, n, n, 0]).collect();
-    let slow = Bank { preset: vec![zone(&[(41, 0)]); 100], instrument: vec![(vec![(53, 0)], modulators); 300] };
+    let slow = Bank { preset: vec![zone(&[(41, 0)]); 20], instrument: vec![(vec![(53, 0)], modulators); 300] };
     assert_eq!(slow.refused(), Problem::TooComplex);
 }
