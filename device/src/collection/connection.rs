@@ -90,7 +90,8 @@ pub enum Shape {
     Unknown(u8),
 }
 
-/// How one of the two inputs of a block is read: inverted (1 - x), then bent, then spread to -1..1 if bipolar.
+/// How one of the two inputs of a block is read. First it is inverted (1 - x). Unipolar, it is then bent; bipolar, it is spread to -1..1, and
+/// both sides are bent alike from the middle outwards. Oscillators that are bipolar run over -1..1 as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {
     /// 1 - x.
