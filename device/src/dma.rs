@@ -26,21 +26,6 @@ impl SharedMemory {
         inside.then(|| unsafe { self.map.as_mut_ptr().add(offset) })
     }
 
-    #[inline]
-    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
-        let place = self.place(offset, 4)?.cast::<u32>();
-        // SAFETY: inside the mapping, which lives as long as `self`; aligned by the check; all accesses on this side are atomic or
-        // volatile, and the guest's are outside the abstract machine.
-        place.is_aligned().then(|| unsafe { AtomicU32::from_ptr(place) })
-    }
-
-    #[inline]
-    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
-        let place = self.place(offset, 8)?.cast::<u64>();
-        // SAFETY: as in `word32`.
-        place.is_aligned().then(|| unsafe { AtomicU64::from_ptr(place) })
-    }
-
     /// Copies out; the caller has checked the bounds, what is outside stays as it was.
     fn read(&self, offset: usize, out: &mut [u8]) {
         if let Some(place) = self.place(offset, out.len()) {
@@ -77,6 +62,21 @@ pub(crate) struct DoorbellPage {
 }
 
 impl DoorbellPage {
+    #[inline]
+    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
+        let place = self.memory.place(offset, 4).filter(|_| offset.is_multiple_of(4))?;
+        // SAFETY: inside the mapping, which lives as long as `self` and begins with a page, so that the offset says how it is aligned; all
+        // accesses on this side are atomic or volatile, and the guest's are outside the abstract machine.
+        Some(unsafe { AtomicU32::from_ptr(place.cast()) })
+    }
+
+    #[inline]
+    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
+        let place = self.memory.place(offset, 8).filter(|_| offset.is_multiple_of(8))?;
+        // SAFETY: as in `word32`.
+        Some(unsafe { AtomicU64::from_ptr(place.cast()) })
+    }
+
     pub(crate) fn new() -> io::Result<Self> {
         let size = dmus_interface::pci::BAR_SIZE;
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
@@ -94,24 +94,24 @@ impl DoorbellPage {
 
     #[inline]
     pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.memory.word32(offset).map_or(u32::MAX, |word| word.load(order))
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
     }
 
     #[inline]
     pub(crate) fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.memory.word32(offset) {
+        if let Some(word) = self.word32(offset) {
             word.store(value, order);
         }
     }
 
     #[inline]
     pub(crate) fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.memory.word64(offset).map_or(u64::MAX, |word| word.load(order))
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
     }
 
     #[inline]
     pub(crate) fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.memory.word64(offset) {
+        if let Some(word) = self.word64(offset) {
             word.store(value, order);
         }
     }

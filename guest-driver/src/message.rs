@@ -208,10 +208,9 @@ impl<'a> Message<'a> {
     /// Gives up the handle to the card.
     #[inline]
     pub(crate) fn submit(self) {
-        let Self { allocator, shadow, slot, carried, .. } = self;
-        mem::forget(self);
-        shadow.set(carried.submitted());
-        allocator.submit(slot);
+        let message = mem::ManuallyDrop::new(self);
+        message.shadow.set(message.carried.submitted());
+        message.allocator.submit(message.slot);
     }
 
     #[inline]

@@ -76,7 +76,7 @@ impl Stream {
     }
 
     /// Presents events that come at their very sample and carry their data inline, until one does not.
-    #[inline]
+    #[inline(never)]
     fn present_run<const WIDE: bool>(&mut self, view: StreamMemory<'_>, end: u32) {
         let Self { intake, synth, clock, .. } = self;
         let section = intake.hold.section;
