@@ -249,7 +249,17 @@ impl Core {
         while shared.epoch == self.epoch {
             let mut left = false;
             for stream in self.streams.iter_mut().filter(|stream| stream.has_work()) {
-                stream.serve(link, &mut shared, &self.now);
+                if stream.is_remote(&shared) {
+                    // The transport, which receives the client's answers, must not wait for one that waits for them.
+                    drop(shared);
+                    stream.serve_remote(link, self.epoch);
+                    shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return None;
+                    }
+                } else {
+                    stream.serve(link, &mut shared, &self.now);
+                }
                 left |= stream.has_work();
                 worked = true;
             }
