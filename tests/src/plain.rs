@@ -39,7 +39,7 @@ const HEADER: usize = 16;
 const CONFIG: u32 = 7;
 
 /// The protocol's commands.
-pub mod command {
+mod command {
     #![allow(missing_docs)]
     pub const VERSION: u16 = 1;
     pub const DMA_MAP: u16 = 2;
@@ -249,7 +249,8 @@ impl Peer {
                 let _ = replies.send(Reply { id, command, error: word(8) & 0x20 != 0, payload, fd });
                 continue;
             }
-            let long = |at: usize| payload.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+            let long =
+                |at: usize| payload.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
             let (iova, count) = (long(0), long(8) as usize);
             let data = payload.get(16..).unwrap_or_default().to_vec();
             let request = Request { command, iova, count, id, data };

@@ -3,6 +3,7 @@
 //! Fed by the engine, without the link's lock; feeds the sequencer and the completion ring. The batch's entries are read at once, then their
 //! slots, then their buffers; what is not read ahead (the slots further down a chain) is read when it is needed.
 
+use super::intake::Outcome;
 use super::{SECTION, Stream};
 use crate::link::{Guest, Link};
 use crate::remote::Remote;
@@ -57,11 +58,12 @@ impl Stream {
         for head in heads {
             let owned = self.intake.hold.owned;
             let taken = self.intake.take(remote, head);
-            if remote.is_lost() {
+            let Some(mut shared) = remote.section().filter(|_| !remote.is_lost()) else {
+                // It is not counted as taken.
+                if let Ok(Outcome::Accepted { .. }) = taken {
+                    self.intake.hold.release(head);
+                }
                 return Err(RingFailed(entry(self.fetched)));
-            }
-            let Some(mut shared) = remote.section() else {
-                return Ok(());
             };
             self.fetched = self.fetched.wrapping_add(1);
             self.settle(link, &mut shared, head, taken, owned);
