@@ -38,19 +38,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HEADER: usize = 16;
 const CONFIG: u32 = 7;
 
-/// The protocol's commands.
+// The protocol's commands.
 mod command {
-    #![allow(missing_docs)]
-    pub const VERSION: u16 = 1;
-    pub const DMA_MAP: u16 = 2;
-    pub const DMA_UNMAP: u16 = 3;
-    pub const GET_REGION_INFO: u16 = 5;
-    pub const SET_IRQS: u16 = 8;
-    pub const REGION_READ: u16 = 9;
-    pub const REGION_WRITE: u16 = 10;
-    pub const DMA_READ: u16 = 11;
-    pub const DMA_WRITE: u16 = 12;
-    pub const RESET: u16 = 13;
+    pub(super) const VERSION: u16 = 1;
+    pub(super) const DMA_MAP: u16 = 2;
+    pub(super) const DMA_UNMAP: u16 = 3;
+    pub(super) const GET_REGION_INFO: u16 = 5;
+    pub(super) const SET_IRQS: u16 = 8;
+    pub(super) const REGION_READ: u16 = 9;
+    pub(super) const REGION_WRITE: u16 = 10;
+    pub(super) const DMA_READ: u16 = 11;
+    pub(super) const RESET: u16 = 13;
 }
 
 /// A card that serves one client after the other.
