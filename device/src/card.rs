@@ -5,9 +5,10 @@
 
 pub(crate) mod config_space;
 
-use crate::device::{Device, DmaMap, Region};
+use crate::device::{Device, DmaMap, Region, RemoteMemory};
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::link::{Link, Request, Shared, StreamConfig};
+use crate::remote::SHARE_HINT;
 use crate::stats::Stats;
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::event::PointerWidth;
@@ -345,10 +346,11 @@ impl Card {
             (block.submission_base, submission_bytes, false),
             (block.completion_base, completion_bytes, true),
         ] {
-            if !shared.memory.covers(base, bytes, write) {
-                if shared.memory.is_unshared(base) {
-                    tracing::error!("{UNSHARED_HINT}");
-                }
+            if !shared.memory.allows(base, bytes, write) {
+                return Err(Fault::NotMapped);
+            }
+            if shared.client.is_none() && !shared.memory.covers(base, bytes, write) {
+                tracing::error!("the guest's memory is not shared with the card, so no DMA is possible: {SHARE_HINT}");
                 return Err(Fault::NotMapped);
             }
         }
@@ -367,9 +369,6 @@ impl Card {
         })
     }
 }
-
-const UNSHARED_HINT: &str = "the guest's memory is not shared with the card, so no DMA is possible: start QEMU with \
-    '-object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m' (and the same size in -m)";
 
 /// A write to a wide register, or to half of it.
 #[derive(Clone, Copy)]
@@ -426,6 +425,10 @@ impl Device for Card {
         }
     }
 
+    fn offer_memory(&mut self, memory: Arc<dyn RemoteMemory>) {
+        self.link.lock().client = Some(memory);
+    }
+
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let (iova, size) = (map.iova, map.size);
         let mapped = self.link.lock().memory.map(map);
@@ -454,6 +457,8 @@ impl Device for Card {
         self.restart();
         let mut shared = self.link.lock();
         shared.memory.clear();
+        shared.client = None;
+        shared.warned = false;
         shared.clear_vectors();
     }
 

@@ -4,6 +4,7 @@
 //! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
 
 use crate::device::DmaMap;
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
 use std::io;
@@ -183,6 +184,7 @@ pub(crate) struct Windows {
     generation: u64,
     /// `None`: some part is not wholly inside one map, or not aligned.
     places: Option<Places>,
+    remote: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +206,13 @@ unsafe impl Send for Windows {}
 
 impl Windows {
     /// Nothing is translated yet.
-    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None };
+    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None, remote: false };
+
+    /// Whether the client has some of these parts and does not share it.
+    #[inline]
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote
+    }
 }
 
 /// The parts of a stream in guest memory.
@@ -286,8 +294,7 @@ impl GuestMemory {
             None => None,
         };
         self.generation += 1;
-        self.maps
-            .insert(at, Map { iova: map.iova, size: map.size, writable: map.writable && memory.is_some(), memory });
+        self.maps.insert(at, Map { iova: map.iova, size: map.size, writable: map.writable, memory });
         Ok(())
     }
 
@@ -334,7 +341,15 @@ impl GuestMemory {
 
     /// Translates the parts of a stream; to nothing if they may not be accessed.
     pub(crate) fn translate(&self, layout: &Layout, allowed: bool) -> Windows {
-        Windows { generation: self.generation, places: self.places(layout).filter(|_| allowed) }
+        let places = self.places(layout).filter(|_| allowed);
+        let parts = [
+            (layout.pool, u64::from(layout.slots) * u64::from(layout.stride)),
+            (layout.buffers, layout.buffer_bytes as u64),
+            (layout.submissions.0, u64::from(layout.submissions.1) * SUBMISSION_SIZE as u64),
+            (layout.completions.0, u64::from(layout.completions.1) * COMPLETION_SIZE as u64),
+        ];
+        let remote = places.is_none() && parts.into_iter().any(|(iova, len)| self.has_unshared(iova, len));
+        Windows { generation: self.generation, places, remote }
     }
 
     /// Makes void what was translated so far.
@@ -373,8 +388,10 @@ impl GuestMemory {
     }
 
     /// Whether the range touches memory that the client has but does not share.
-    pub(crate) fn is_unshared(&self, iova: u64) -> bool {
-        self.at(iova).is_some_and(|m| m.memory.is_none())
+    fn has_unshared(&self, iova: u64, len: u64) -> bool {
+        let first = self.maps.partition_point(|m| m.end() <= iova);
+        let end = iova.saturating_add(len);
+        self.maps[first..].iter().take_while(|m| m.iova < end).any(|m| m.memory.is_none())
     }
 
     fn at(&self, iova: u64) -> Option<&Map> {
@@ -382,32 +399,36 @@ impl GuestMemory {
         self.maps.get(i).filter(|m| iova < m.end())
     }
 
-    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory, the offset in it, and
-    /// which bytes of the range these are.
+    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the offset in it,
+    /// and which bytes of the range these are; it says whether that will do.
     fn walk(
         &self,
         iova: u64,
         len: usize,
         write: bool,
-        mut visit: impl FnMut(&SharedMemory, usize, std::ops::Range<usize>),
+        mut visit: impl FnMut(Option<&SharedMemory>, usize, std::ops::Range<usize>) -> bool,
     ) -> Result<(), NotMapped> {
         let mut done = 0;
         while done < len {
             let here = iova.checked_add(done as u64).ok_or(NotMapped { iova })?;
-            let map = self.at(here).filter(|m| m.writable || !write);
-            let Some((map, memory)) = map.and_then(|m| Some((m, m.memory.as_ref()?))) else {
+            let map = self.at(here).filter(|m| m.writable || !write).ok_or(NotMapped { iova: here })?;
+            let piece = (len - done).min(usize::try_from(map.end() - here).unwrap_or(usize::MAX));
+            if !visit(map.memory.as_ref(), (here - map.iova) as usize, done..done + piece) {
                 return Err(NotMapped { iova: here });
-            };
-            let piece = (len - done).min((map.end() - here) as usize);
-            visit(memory, (here - map.iova) as usize, done..done + piece);
+            }
             done += piece;
         }
         Ok(())
     }
 
-    /// Whether the whole range may be read (and written, with `write`).
+    /// Whether the whole range is shared and may be read (and written, with `write`).
     pub(crate) fn covers(&self, iova: u64, len: u64, write: bool) -> bool {
-        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| {}).is_ok())
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |memory, _, _| memory.is_some()).is_ok())
+    }
+
+    /// Whether the whole range may be read (and written, with `write`), be it by messages.
+    pub(crate) fn allows(&self, iova: u64, len: u64, write: bool) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| true).is_ok())
     }
 
     /// The memory of a range that one map covers, and the offset in it: nearly every access.
@@ -422,7 +443,9 @@ impl GuestMemory {
             memory.read(at, out);
             return Ok(());
         }
-        self.walk(iova, out.len(), false, |memory, at, range| memory.read(at, &mut out[range]))
+        self.walk(iova, out.len(), false, |memory, at, range| {
+            memory.map(|memory| memory.read(at, &mut out[range])).is_some()
+        })
     }
 
     /// Copies into guest memory. Nothing is written unless all of it can be.
@@ -431,8 +454,10 @@ impl GuestMemory {
             memory.write(at, bytes);
             return Ok(());
         }
-        self.walk(iova, bytes.len(), true, |_, _, _| {})?;
-        self.walk(iova, bytes.len(), true, |memory, at, range| memory.write(at, &bytes[range]))
+        self.walk(iova, bytes.len(), true, |memory, _, _| memory.is_some())?;
+        self.walk(iova, bytes.len(), true, |memory, at, range| {
+            memory.map(|memory| memory.write(at, &bytes[range])).is_some()
+        })
     }
 }
 
@@ -580,7 +605,22 @@ mod tests {
         memory.map(map(0x1000, 4096, 0, &file, false)).expect("map");
         memory.map(DmaMap { file: None, ..map(0x2000, 4096, 0, &file, true) }).expect("map");
         assert!(memory.covers(0x1000, 8, false) && !memory.covers(0x1000, 8, true));
-        assert!(!memory.covers(0x2000, 8, false) && memory.is_unshared(0x2000));
+        assert!(!memory.covers(0x2000, 8, false) && memory.allows(0x2000, 8, true));
+        assert!(memory.allows(0x1FFC, 8, false) && !memory.allows(0x1FFC, 8, true) && !memory.allows(0x2FFC, 8, false));
+        assert_eq!(memory.read(0x1FFC, &mut [0; 8]), Err(NotMapped { iova: 0x2000 }));
+        let layout = |pool| Layout {
+            pool,
+            slots: 4,
+            stride: 64,
+            buffers: 0,
+            buffer_bytes: 0,
+            submissions: (0x1100, 4),
+            completions: (0x1140, 4),
+        };
+        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool)).is_remote();
+        assert!(
+            !remote(&memory, 0x1000) && remote(&memory, 0x1F80) && remote(&memory, 0x2F80) && !remote(&memory, 0x3000)
+        );
         memory.unmap(0, 1 << 47);
         assert!(!memory.covers(0x1000, 8, false));
     }

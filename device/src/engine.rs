@@ -283,10 +283,21 @@ impl Core {
         loop {
             let mut left = false;
             for stream in &mut self.streams {
-                if stream.has_work() {
-                    stream.serve(link, &mut shared);
-                    left |= stream.has_work();
+                if !stream.has_work() {
+                    continue;
                 }
+                if stream.is_remote(&shared) {
+                    // The transport, which receives the client's answers, must not wait for one that waits for them.
+                    drop(shared);
+                    stream.serve_remote(link, self.epoch);
+                    shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return None;
+                    }
+                } else {
+                    stream.serve(link, &mut shared);
+                }
+                left |= stream.has_work();
             }
             if !left {
                 return Some(shared);

@@ -23,6 +23,7 @@ pub mod engine;
 mod identity;
 mod link;
 pub mod offline;
+mod remote;
 pub mod sandbox;
 pub mod sink;
 pub mod stats;

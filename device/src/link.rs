@@ -2,9 +2,11 @@
 //!
 //! The transport thread changes maps, vectors, enables and resets here, and leaves at most one request a stream; the engine takes
 //! them, and does each access to guest memory and the doorbell page inside a section. So nothing is
-//! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
+//! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. Memory that the client does
+//! not share is asked for inside a section, too; the answer is awaited outside ([`crate::remote`]). A request a stream
 //! instead of a queue bounds by construction what a guest can pile up.
 
+use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, Windows};
 use crate::stats::Stats;
 use dmus_interface::doorbell;
@@ -83,6 +85,10 @@ pub(crate) struct Clocks {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) memory: GuestMemory,
+    /// The way to what is mapped but not shared.
+    pub(crate) client: Option<Arc<dyn RemoteMemory>>,
+    /// Somebody was told that this is slow.
+    pub(crate) warned: bool,
     pub(crate) page: DoorbellPage,
     pub(crate) bus_master: bool,
     /// Grows with every reset: what the engine holds from before is void.
@@ -111,6 +117,8 @@ impl Link {
     pub(crate) fn new() -> io::Result<Self> {
         let shared = Shared {
             memory: GuestMemory::default(),
+            client: None,
+            warned: false,
             page: DoorbellPage::new()?,
             bus_master: false,
             epoch: 0,

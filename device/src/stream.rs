@@ -6,6 +6,7 @@
 mod hold;
 mod intake;
 mod plain;
+mod remote;
 pub(crate) mod sequencer;
 
 use crate::dma::Windows;
@@ -210,6 +211,16 @@ impl Stream {
         time.is_some_and(|time| time == DONT_HOLD || RefTime(time).saturating_add(self.base) <= due)
     }
 
+    /// Whether a part of the stream is in memory that the client does not share: [`Self::serve_remote`] then takes the place of
+    /// [`Self::serve`].
+    #[inline]
+    pub(crate) fn is_remote(&mut self, shared: &Shared) -> bool {
+        if shared.memory.is_stale(&self.windows) {
+            self.windows = shared.translate(&self.config.layout());
+        }
+        self.windows.is_remote()
+    }
+
     /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
     #[inline]
     pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared) {
@@ -254,7 +265,13 @@ impl Stream {
 
     fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
         let owned = self.intake.hold.owned;
-        let outcome = match self.intake.take(shared, head) {
+        let taken = self.intake.take(shared, head);
+        self.settle(link, shared, head, taken, owned);
+    }
+
+    /// What follows from the intake's answer to a submission; `owned` slots were the card's before.
+    fn settle(&mut self, link: &Link, shared: &mut Shared, head: u32, taken: Result<Outcome, Fault>, owned: u32) {
+        let outcome = match taken {
             Ok(outcome) => outcome,
             Err(fault) => {
                 link.fault(shared, fault, self.detail(head));

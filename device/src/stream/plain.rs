@@ -42,9 +42,6 @@ impl Stream {
     /// Fetches up to `limit` plain events, until one is not.
     #[inline]
     pub(super) fn fetch_plain(&mut self, link: &Link, shared: &Shared, limit: u32) {
-        if shared.memory.is_stale(&self.windows) {
-            self.windows = shared.translate(&self.config.layout());
-        }
         if let (true, Some(view)) = (self.intake.is_idle(), shared.memory.view(&self.windows)) {
             let (first, written) = (self.fetched, self.written);
             let end = first.wrapping_add(limit.min(self.tail.wrapping_sub(first)));
