@@ -617,7 +617,7 @@ mod tests {
             submissions: (0x1100, 4),
             completions: (0x1140, 4),
         };
-        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool)).is_remote();
+        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool), true).is_remote();
         assert!(
             !remote(&memory, 0x1000) && remote(&memory, 0x1F80) && remote(&memory, 0x2F80) && !remote(&memory, 0x3000)
         );
