@@ -156,11 +156,9 @@ fn explore(model: fn(Gap), gap: Gap) {
 
 /// Sees loom find this fault in a model with a gap.
 fn finds(model: fn(Gap), gap: Gap, fault: &str) {
-    let Err(found) = catch_unwind(AssertUnwindSafe(|| explore(model, gap))) else {
-        panic!("{gap:?} is not noticed");
-    };
+    let found = catch_unwind(AssertUnwindSafe(|| explore(model, gap))).expect_err("the gap is noticed");
     let found = found.downcast_ref::<String>().map(String::as_str).or(found.downcast_ref::<&str>().copied());
-    let found = found.unwrap_or("");
+    let found = found.unwrap_or_default();
     assert!(found.contains(fault), "{gap:?} ends in another way: {found}");
 }
 
@@ -301,7 +299,7 @@ fn doze(page: &View, link: &Link, tail: u32, grant: RefTime) {
 /// What the driver publishes.
 enum Step {
     Tail(u32),
-    Grant(u32),
+    Grant(RefTime),
 }
 
 /// Exactly 5 and 6: the driver publishes, step after step, while the card falls asleep.
@@ -309,14 +307,18 @@ fn wake_up(gap: Gap, steps: &[Step]) {
     let (page, card) = views(gap);
     let link = Link::new();
     let mut bell = Bell { link: link.clone(), gap, rung: 0 };
-    let last = |word: fn(&Step) -> Option<u32>| steps.iter().filter_map(word).last().unwrap_or(0);
-    let tail = last(|step| if let Step::Tail(tail) = step { Some(*tail) } else { None });
-    let grant = RefTime(i64::from(last(|step| if let Step::Grant(grant) = step { Some(*grant) } else { None })));
+    let (mut tail, mut grant) = (0, RefTime::ZERO);
+    for step in steps {
+        match *step {
+            Step::Tail(last) => tail = last,
+            Step::Grant(last) => grant = last,
+        }
+    }
     let engine = thread::spawn(move || doze(&card, &link, tail, grant));
     for step in steps {
         match *step {
             Step::Tail(tail) => driver::publish_tail(&page, STREAM, tail),
-            Step::Grant(grant) => driver::publish_grant(&page, RefTime(i64::from(grant))),
+            Step::Grant(grant) => driver::publish_grant(&page, grant),
         }
         bell.ring_if_asleep(&page);
     }
@@ -328,11 +330,11 @@ fn tails_wake(gap: Gap) {
 }
 
 fn grants_wake(gap: Gap) {
-    wake_up(gap, &[Step::Grant(1), Step::Grant(2)]);
+    wake_up(gap, &[Step::Grant(RefTime(1)), Step::Grant(RefTime(2))]);
 }
 
 fn a_tail_and_its_grant_wake(gap: Gap) {
-    wake_up(gap, &[Step::Tail(1), Step::Grant(1)]);
+    wake_up(gap, &[Step::Tail(1), Step::Grant(RefTime(1))]);
 }
 
 #[test]
