@@ -70,7 +70,7 @@ impl Card {
     /// As at power-on, but for maps and vectors.
     fn restart(&mut self) {
         self.config = ConfigSpace::new();
-        self.link.lock().bus_master = false;
+        self.link.lock().set_bus_master(false);
         self.reset_function();
     }
 
@@ -409,7 +409,7 @@ impl Device for Card {
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 let bus_master = self.config.bus_master();
-                self.link.lock().bus_master = bus_master;
+                self.link.lock().set_bus_master(bus_master);
                 if effect == Effect::FunctionLevelReset {
                     self.reset();
                 }

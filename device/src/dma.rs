@@ -324,20 +324,25 @@ impl GuestMemory {
     /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
     /// accessible in one piece.
     #[inline]
-    pub(crate) fn view<'m>(&'m self, windows: &'m Windows) -> Option<StreamMemory<'m>> {
+    pub(crate) fn view(&self, windows: &Windows) -> Option<StreamMemory<'_>> {
         let places = windows.places.filter(|_| windows.generation == self.generation)?;
         Some(StreamMemory { places, memory: PhantomData })
     }
 
-    /// Whether the maps have changed since.
+    /// Whether the maps, or the right to use them, have changed since.
     #[inline]
     pub(crate) fn is_stale(&self, windows: &Windows) -> bool {
         windows.generation != self.generation
     }
 
-    /// Translates the parts of a stream.
-    pub(crate) fn translate(&self, layout: &Layout) -> Windows {
-        Windows { generation: self.generation, places: self.places(layout) }
+    /// Translates the parts of a stream; to nothing if they may not be accessed.
+    pub(crate) fn translate(&self, layout: &Layout, allowed: bool) -> Windows {
+        Windows { generation: self.generation, places: self.places(layout).filter(|_| allowed) }
+    }
+
+    /// Makes void what was translated so far.
+    pub(crate) fn renew(&mut self) {
+        self.generation += 1;
     }
 
     fn places(&self, layout: &Layout) -> Option<Places> {
@@ -503,7 +508,7 @@ mod tests {
             submissions: (0x1100, 4),
             completions: (0x1140, 4),
         };
-        let windows = memory.translate(&layout);
+        let windows = memory.translate(&layout, true);
         let view = memory.view(&windows).expect("a view");
         let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
         memory.write(0x10C0, words.as_flattened()).expect("an event");
@@ -520,7 +525,7 @@ mod tests {
         assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
         memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");
         assert!(memory.view(&windows).is_none());
-        let windows = memory.translate(&layout);
+        let windows = memory.translate(&layout, true);
         assert_eq!(memory.view(&windows).expect("a view").event(3), Some([0; 4]), "the new memory");
         for wrong in [
             Layout { pool: 0x1F40, ..layout },
@@ -531,11 +536,12 @@ mod tests {
             Layout { submissions: (0x1FF8, 4), ..layout },
             Layout { completions: (0x1140, 3), ..layout },
         ] {
-            assert!(memory.view(&memory.translate(&wrong)).is_none(), "{wrong:x?}");
+            assert!(memory.view(&memory.translate(&wrong, true)).is_none(), "{wrong:x?}");
         }
         memory.unmap(0x1000, 4096);
         memory.map(map(0x1000, 4096, 0, &new, false)).expect("map");
-        assert!(memory.view(&memory.translate(&layout)).is_none(), "not to be written");
+        assert!(memory.view(&memory.translate(&layout, true)).is_none(), "not to be written");
+        assert!(memory.view(&memory.translate(&Layout { completions: layout.submissions, ..layout }, false)).is_none());
     }
 
     #[test]

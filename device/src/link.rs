@@ -5,7 +5,7 @@
 //! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
 //! instead of a queue bounds by construction what a guest can pile up.
 
-use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, StreamMemory, Windows};
+use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, Windows};
 use crate::stats::Stats;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
@@ -222,15 +222,25 @@ impl Guest for Shared {
 }
 
 impl Shared {
-    /// A view of what is translated; none while the function may not master the bus.
-    #[inline]
-    pub(crate) fn view<'a>(&'a self, windows: &'a Windows) -> Option<StreamMemory<'a>> {
-        self.memory.view(windows).filter(|_| self.bus_master)
+    /// Translates the parts of a stream; to nothing while the function may not master the bus.
+    #[cold]
+    pub(crate) fn translate(&self, layout: &Layout) -> Windows {
+        self.memory.translate(layout, self.bus_master)
+    }
+
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
+        if self.bus_master != bus_master {
+            self.bus_master = bus_master;
+            // What was translated under the other rule is void.
+            self.memory.renew();
+        }
     }
 
     /// Forgets everything but maps and vectors, as a reset does.
     pub(crate) fn reset(&mut self) {
         self.epoch += 1;
+        // The engine looks for requests and resets only when it is rung.
+        self.rung = true;
         self.requests = [None; STREAMS];
         self.views = [StreamView::default(); STREAMS];
         self.clocks = Clocks::default();

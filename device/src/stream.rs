@@ -55,6 +55,16 @@ impl Now {
     }
 }
 
+/// What [`Now`] is in a stream's own time.
+#[derive(Clone, Copy, Debug, Default)]
+struct StreamClock {
+    /// Times below it have been reached; 0 outside RUN.
+    reached: u64,
+    /// What is no later comes too late, for a sample at `start`.
+    passed: i64,
+    start: i64,
+}
+
 /// A run of samples to render, and how far events are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -76,6 +86,7 @@ pub(crate) struct Stream {
     stopped_at: RefTime,
     /// Master time less stream time while in RUN.
     base: RefTime,
+    clock: StreamClock,
     intake: Intake,
     sequencer: Sequencer<u32>,
     pub(crate) synth: Synth,
@@ -103,6 +114,7 @@ impl Stream {
             state: State::Stop,
             stopped_at: RefTime::ZERO,
             base: RefTime::ZERO,
+            clock: StreamClock::default(),
             intake: Intake::new(config, synth.groups()),
             sequencer: Sequencer::with_capacity(slots),
             synth,
@@ -116,18 +128,18 @@ impl Stream {
         }
     }
 
-    /// Changes the state at master time `now`, before the sample at `position` is rendered; what STOP discards is completed by the
+    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is completed by the
     /// following publications.
-    pub(crate) fn set_state(&mut self, state: State, now: RefTime, position: SampleTime, stats: &Stats) {
+    pub(crate) fn set_state(&mut self, state: State, master: RefTime, now: &Now, stats: &Stats) {
         if self.state == State::Run {
-            self.stopped_at = now.saturating_sub(self.base);
+            self.stopped_at = master.saturating_sub(self.base);
         }
         self.state = state;
         match state {
             State::Run => {
-                self.base = now.saturating_sub(self.stopped_at);
+                self.base = master.saturating_sub(self.stopped_at);
                 if std::mem::take(&mut self.silent) {
-                    self.synth.seek(position.0);
+                    self.synth.seek(now.position.0);
                 }
             }
             State::Stop => {
@@ -142,6 +154,20 @@ impl Stream {
             }
             State::Acquire | State::Pause => {}
         }
+        self.look_at_clock(now);
+    }
+
+    /// Time has moved, or what it means to this stream.
+    pub(crate) fn look_at_clock(&mut self, now: &Now) {
+        let stream_time = |master: RefTime| master.saturating_sub(self.base).0;
+        self.clock = StreamClock {
+            reached: match self.state {
+                State::Run => stream_time(now.reached).saturating_add(1).max(0) as u64,
+                _ => 0,
+            },
+            passed: stream_time(now.passed),
+            start: stream_time(now.start),
+        };
     }
 
     /// Master time less stream time, as the register shows it.
@@ -184,7 +210,7 @@ impl Stream {
 
     /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
     #[inline]
-    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared, now: &Now) {
+    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared) {
         self.intake.hold.begin_section();
         if !self.completions.is_empty() {
             self.write_completions(link, shared);
@@ -192,7 +218,7 @@ impl Stream {
         let mut left = SECTION as u32;
         while left > 0 && self.fetched != self.tail && !self.broken {
             let fetched = self.fetched;
-            self.fetch_plain(link, shared, now, left);
+            self.fetch_plain(link, shared, left);
             if self.fetched == fetched {
                 self.fetch_one(link, shared);
                 self.write_completions(link, shared);

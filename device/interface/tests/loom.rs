@@ -275,9 +275,9 @@ fn doze(page: &View, link: &Link, tail: u32, grant: RefTime) {
     let (mut fetched, mut granted, mut sleeps) = (0, RefTime::ZERO, 0);
     loop {
         let mut rung = link.0.0.lock().expect("the lock");
+        *rung = false;
         let look = Look::at(page);
         let tail_there = look.tail(page, STREAM);
-        *rung = false;
         let worked = tail_there != fetched || look.grant() > granted;
         (fetched, granted) = (tail_there, granted.max(look.grant()));
         if fetched == tail && granted == grant {
