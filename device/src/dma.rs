@@ -4,6 +4,7 @@
 //! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
 
 use crate::device::DmaMap;
+use dmus_interface::protocol::Page;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
@@ -93,30 +94,6 @@ impl DoorbellPage {
         self.fd.try_clone()
     }
 
-    #[inline]
-    pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
-    }
-
-    #[inline]
-    pub(crate) fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.word32(offset) {
-            word.store(value, order);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
-    }
-
-    #[inline]
-    pub(crate) fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.word64(offset) {
-            word.store(value, order);
-        }
-    }
-
     pub(crate) fn zero(&self) {
         for offset in (0..self.memory.map.len()).step_by(8) {
             self.store_u64(offset, 0, Ordering::Relaxed);
@@ -131,6 +108,32 @@ impl DoorbellPage {
 
     pub(crate) fn write(&self, offset: usize, data: &[u8]) {
         self.memory.write(offset, data);
+    }
+}
+
+impl Page for DoorbellPage {
+    #[inline]
+    fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        if let Some(word) = self.word32(offset) {
+            word.store(value, order);
+        }
+    }
+
+    #[inline]
+    fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
+    }
+
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        if let Some(word) = self.word64(offset) {
+            word.store(value, order);
+        }
     }
 }
 

@@ -12,11 +12,13 @@ use crate::stream::{Now, Span, Stream};
 use crate::synth::Synth;
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
+use dmus_interface::protocol::Page;
+use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
 use std::num::NonZeroU64;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -228,11 +230,11 @@ impl Core {
     /// the rings.
     #[inline]
     fn look_at_page(&mut self, link: &Link, shared: &mut Shared) -> bool {
-        let grant = shared.page.load_u64(doorbell::GRANT, Ordering::Acquire);
-        self.clock.grant(RefTime(grant as i64));
+        let look = Look::at(&shared.page);
+        self.clock.grant(look.grant());
         let mut work = false;
         for stream in &mut self.streams {
-            stream.look_at_tail(link, shared);
+            stream.look_at_tail(look, link, shared);
             work |= stream.has_work();
         }
         work
@@ -450,10 +452,7 @@ impl Core {
         let samples = self.now.position.0;
         shared.clocks.master = master;
         shared.clocks.samples = samples;
-        let page = &shared.page;
-        page.store_u64(doorbell::SAMPLE_POSITION, samples, Ordering::Relaxed);
-        page.store_u64(doorbell::LATENCY_TIME, master.saturating_add(LATENCY).0 as u64, Ordering::Relaxed);
-        page.store_u64(doorbell::MASTER_TIME, master.0 as u64, Ordering::Release);
+        card::publish_clocks(&shared.page, samples, master.saturating_add(LATENCY), master);
         if self.clock.awaited().is_none_or(|grant| master < grant) {
             return false;
         }
@@ -494,17 +493,14 @@ impl Core {
             _ => None,
         };
         self.sleeps = self.sleeps.wrapping_add(1).max(1);
-        shared.page.store_u32(doorbell::WAKE_ARMED, self.sleeps, Ordering::Relaxed);
-        // Store-load: the driver must see the armed wake, or we its tail or grant.
-        fence(Ordering::SeqCst);
-        let shared = if self.page_moved(&shared) { shared } else { link.sleep(shared, alarm) };
-        shared.page.store_u32(doorbell::WAKE_ARMED, 0, Ordering::Relaxed);
+        let look = card::arm_sleep(&shared.page, self.sleeps);
+        let shared = if self.moved_in(look, &shared) { shared } else { link.sleep(shared, alarm) };
+        card::end_sleep(&shared.page);
         self.quiet_since = None;
     }
 
     /// Whether the driver has stored anything that a turn would act on.
-    fn page_moved(&self, shared: &Shared) -> bool {
-        let grant = RefTime(shared.page.load_u64(doorbell::GRANT, Ordering::Acquire) as i64);
-        self.clock.would_move(grant) || self.streams.iter().any(|stream| stream.tail_moved(shared))
+    fn moved_in(&self, look: Look, shared: &Shared) -> bool {
+        self.clock.would_move(look.grant()) || self.streams.iter().any(|stream| stream.tail_moved(look, shared))
     }
 }

@@ -9,15 +9,14 @@
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, Windows};
 use crate::stats::Stats;
-use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
+use dmus_interface::protocol::card;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -197,11 +196,7 @@ impl Link {
         view.transitions = view.transitions.wrapping_add(1);
         let (state, transitions) = (view.state as u32, view.transitions);
         let refusal = result.err().map_or(0, |fault| fault as u32);
-        let page = &shared.page;
-        page.store_u32(doorbell::at(stream, doorbell::STATE), state, Ordering::Relaxed);
-        page.store_u32(doorbell::at(stream, doorbell::REFUSAL), refusal, Ordering::Relaxed);
-        // Release: whoever sees the count sees the answer, and every completion before it.
-        page.store_u32(doorbell::at(stream, doorbell::TRANSITIONS), transitions, Ordering::Release);
+        card::publish_answer(&shared.page, stream, state, refusal, transitions);
         self.raise(shared, stream as u16);
         if let Err(fault) = result {
             self.fault(shared, fault, (stream as u32) << 16);

@@ -13,16 +13,15 @@ use crate::dma::Windows;
 use crate::link::{Guest, Link, Shared, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
-use dmus_interface::doorbell;
 use dmus_interface::event::DONT_HOLD;
+use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
-use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status, passes};
+use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status};
 use dmus_interface::time::{RefTime, SampleTime};
 use intake::{Intake, Outcome};
 use sequencer::Sequencer;
 use std::collections::VecDeque;
-use std::sync::atomic::{Ordering, fence};
 
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 const SECTION: usize = 128;
@@ -177,13 +176,13 @@ impl Stream {
         self.base
     }
 
-    /// Looks at the submission tail. Loaded after the grant, so that a grant covers every tail stored before it.
+    /// Looks at the submission tail.
     #[inline]
-    pub(crate) fn look_at_tail(&mut self, link: &Link, shared: &mut Shared) {
+    pub(crate) fn look_at_tail(&mut self, look: Look, link: &Link, shared: &mut Shared) {
         if self.broken {
             return;
         }
-        let tail = shared.page.load_u32(doorbell::at(self.index, doorbell::SUBMISSION_TAIL), Ordering::Acquire);
+        let tail = look.tail(&shared.page, self.index);
         if tail.wrapping_sub(self.fetched) > self.config.submission_entries {
             link.fault(shared, Fault::TailOverrun, self.detail(tail));
             self.broken = true;
@@ -193,9 +192,8 @@ impl Stream {
     }
 
     /// Whether the driver has submitted more since the last look.
-    pub(crate) fn tail_moved(&self, shared: &Shared) -> bool {
-        let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
-        !self.broken && shared.page.load_u32(word, Ordering::Acquire) != self.fetched
+    pub(crate) fn tail_moved(&self, look: Look, shared: &Shared) -> bool {
+        !self.broken && look.tail(&shared.page, self.index) != self.fetched
     }
 
     /// Whether there are submissions to fetch or completions to publish.
@@ -389,13 +387,7 @@ impl Stream {
     fn publish(&mut self, link: &Link, shared: &Shared) {
         let old = self.published;
         self.published = self.written;
-        let head = doorbell::at(self.index, doorbell::COMPLETION_HEAD);
-        // Release: the entries are there before the head is.
-        shared.page.store_u32(head, self.published, Ordering::Release);
-        // Store-load: we must see the driver's event, or it our head.
-        fence(Ordering::SeqCst);
-        let event = shared.page.load_u32(doorbell::at(self.index, doorbell::COMPLETION_EVENT), Ordering::Relaxed);
-        if passes(event, old, self.published) {
+        if card::publish_head(&shared.page, self.index, old, self.published) {
             link.raise(shared, self.index as u16);
         }
     }

@@ -9,9 +9,9 @@ use crate::shadow::{Carried, FreeStack, Links, NONE};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
 use core::cell::Cell;
-use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::driver;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
@@ -234,7 +234,7 @@ impl<'c> Allocator<'c> {
 
     /// Whether the card has published completions that were not taken yet.
     pub fn has_completions(&self) -> bool {
-        self.page.load_u32(self.head_word, Ordering::Acquire) != self.consumed.get()
+        driver::completion_head(self.page, self.head_word) != self.consumed.get()
     }
 
     /// Completions taken so far, wrapping: the number of the next one.
@@ -293,8 +293,7 @@ impl<'c> Allocator<'c> {
     /// Loads the head: whether it is beyond what was taken.
     fn look_at_head(&self) -> Result<bool, DriverError> {
         let consumed = self.consumed.get();
-        // Acquire: the entries were written before the head.
-        let head = self.page.load_u32(self.head_word, Ordering::Acquire);
+        let head = driver::completion_head(self.page, self.head_word);
         let published = head.wrapping_sub(consumed);
         if published > self.in_flight() {
             return Err(DriverError::HeadJump { published, in_flight: self.in_flight() });

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page;
 
 /// A range of memory shared with the device.
 ///
@@ -125,6 +126,28 @@ impl SharedMemory {
         // SAFETY: as in `write`; any bytes are valid.
         unsafe { copy(place, bytes.as_mut_ptr(), bytes.len()) };
         true
+    }
+}
+
+impl Page for SharedMemory {
+    #[inline]
+    fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.load_u32(offset, order)
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        self.store_u32(offset, value, order);
+    }
+
+    #[inline]
+    fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.load_u64(offset, order)
+    }
+
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        self.store_u64(offset, value, order);
     }
 }
 
