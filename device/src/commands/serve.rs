@@ -25,6 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// qemu-system-x86_64 -m 512M -object memory-backend-memfd,id=m,size=512M,share=on -machine q35,memory-backend=m
 ///   -device '{"driver":"vfio-user-pci","rombar":0,"x-msg-timeout":60000,"socket":{"type":"unix","path":"card.sock"}}'
 ///
+/// Without the memory-backend-memfd, whose memory the card shares, it asks QEMU for memory by messages: slower, and not with
+/// --transport crate.
+///
 /// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the WAV file grows from one to the next.
 ///
 /// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries what it has no
