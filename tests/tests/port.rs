@@ -1,0 +1,152 @@
+//! The port side of the driver against the card: packed buffers through filters and sequencer, serviced from interrupts.
+
+use dmus_card::ClockMode;
+use dmus_driver::port::{
+    BufferError, Mxf, Output, PortBuffer, RenderPort, Sequencer, ServiceGroup, ServiceGroups, Unpacker,
+};
+use dmus_driver::{Card, DriverError, Message, Platform, RenderStream, StreamConfig, play};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use dmus_song::{Song, TimedMessage};
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::songs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What a transposing filter does to a message: notes a fourth up, but not drums.
+fn transpose(bytes: &mut [u8]) {
+    if let [status @ 0x80..=0xAF, key, _] = bytes
+        && *status & 15 != 9
+    {
+        *key = (*key + 5).min(127);
+    }
+}
+
+struct Transpose<'g, 'm>(Output<'g, 'm>);
+
+impl<'g, 'm> Mxf<'g, 'm> for Transpose<'g, 'm> {
+    fn put_message(&self, mut message: Message<'m>) -> Result<(), DriverError> {
+        message.edit_short(transpose);
+        self.0.put_message(message)
+    }
+
+    fn output(&self) -> Option<&Output<'g, 'm>> {
+        Some(&self.0)
+    }
+}
+
+/// Packs as many messages as the buffer takes, and gives the number.
+fn pack(buffer: &mut PortBuffer<'_>, messages: &[(RefTime, Vec<u8>)]) -> anyhow::Result<usize> {
+    buffer.flush();
+    for (packed, (time, bytes)) in messages.iter().enumerate() {
+        let packing = match bytes[..] {
+            [a, b] if a < 0xF0 => buffer.pack_structured(*time, 0, u32::from_le_bytes([a, b, 0, 0])),
+            [a, b, c] if a < 0xF0 => buffer.pack_structured(*time, 0, u32::from_le_bytes([a, b, c, 0])),
+            _ => buffer.pack_unstructured(*time, 0, bytes),
+        };
+        match packing {
+            Ok(()) => {}
+            Err(BufferError::Full { .. }) if packed > 0 => return Ok(packed),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(messages.len())
+}
+
+/// Plays all messages through a port in virtual time, buffer by buffer, as interrupts come.
+fn play_through<P: Platform>(
+    port: &RenderPort<'_, '_, P>,
+    stream: &RenderStream<'_, P>,
+    messages: &[(RefTime, Vec<u8>)],
+    end: RefTime,
+) -> anyhow::Result<()> {
+    static GROUPS: ServiceGroups = ServiceGroups::new();
+    let group = ServiceGroup::of_vector(0).expect("a stream's vector");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let mut memory = vec![0; 4096];
+    let mut buffer = PortBuffer::new(&mut memory);
+    port.set_state(State::Run)?;
+    let mut rest = messages;
+    while !rest.is_empty() || port.now() < end || stream.allocator().in_flight() > 0 {
+        let packed = pack(&mut buffer, rest)?;
+        rest = &rest[packed..];
+        let mut unpacker = Unpacker::new(buffer.bytes(), buffer.get_start_time())?;
+        loop {
+            assert!(Instant::now() < deadline, "stands still at {} of {end}", port.now());
+            let all = port.play_buffer(&mut unpacker)?;
+            // As after any interrupt, so that what is due by now is with the card before more time is granted.
+            GROUPS.notify(Some(group));
+            GROUPS.service(&[(group, port)])?;
+            let next = unpacker.next_time().or(rest.first().map(|(time, _)| *time));
+            port.grant(next.unwrap_or(end));
+            if all && !rest.is_empty() {
+                break;
+            }
+            if all && port.now() >= end && stream.allocator().in_flight() == 0 {
+                break;
+            }
+            if stream.wait(stream.allocator().in_flight().div_ceil(2), Duration::from_millis(500)) {
+                GROUPS.notify(Some(group));
+            }
+            GROUPS.service(&[(group, port)])?;
+        }
+    }
+    port.set_state(State::Stop)?;
+    Ok(())
+}
+
+/// DDI: the port driver unpacks buffers, its sequencer orders the events, and filters in the graph may change each of them on its way to the hardware
+/// DDI: a message moves along the filters, and the allocator is behind the last
+#[test]
+fn a_song_through_packer_filter_and_sequencer_sounds_as_if_it_were_transposed_before() -> anyhow::Result<()> {
+    for (song, width) in [
+        (dmus_card::demo::song(), PointerWidth::Eight),
+        (songs::busy(5_000), PointerWidth::Eight),
+        (songs::busy(5_000), PointerWidth::Four),
+    ] {
+        let song = Song::parse(&song)?;
+        let plain: Vec<(RefTime, Vec<u8>)> = song.messages().map(|m| (m.time, m.bytes.to_vec())).collect();
+        let mut transposed = plain.clone();
+        transposed.iter_mut().for_each(|(_, bytes)| transpose(bytes));
+        assert!(plain != transposed);
+
+        let expected = {
+            let hosted = HostedCard::start(ClockMode::Virtual)?;
+            let card = Card::open(hosted.connect()?, width)?;
+            let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+            let messages = transposed.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
+            play(&stream, messages, song.duration(), |_| {})?;
+            drop(stream);
+            drop(card);
+            hosted.finish()?.samples()
+        };
+
+        let hosted = HostedCard::start(ClockMode::Virtual)?;
+        let stats = Arc::clone(&hosted.stats);
+        let card = Card::open(hosted.connect()?, width)?;
+        {
+            let config = StreamConfig::default();
+            let stream = RenderStream::open(&card, 0, config)?;
+            let allocator = stream.allocator();
+            let sequencer = Sequencer::new(allocator, stream.prefetch());
+            let filter = Transpose(Output::new());
+            let port = RenderPort::new(&stream);
+            sequencer.connect_output(&stream)?;
+            filter.connect_output(&sequencer)?;
+            port.connect_output(&filter)?;
+            play_through(&port, &stream, &plain, song.duration())?;
+            let counts = allocator.counts();
+            assert_eq!((counts.submitted, counts.presented), (plain.len() as u64, plain.len() as u64), "{counts:?}");
+            assert_eq!(sequencer.held(), 0);
+            assert_eq!(allocator.free_slots(), config.slots as usize);
+            assert_eq!(allocator.free_buffers(), config.buffers as usize);
+        }
+        assert_eq!((stats.late.get(), stats.rejected.get(), stats.faults.get()), (0, 0, 0));
+        drop(card);
+        let heard = hosted.finish()?.samples();
+        assert!(heard.iter().any(|sample| sample.abs() > 1000));
+        assert!(heard == expected, "the audio differs with {width:?}");
+    }
+    Ok(())
+}
