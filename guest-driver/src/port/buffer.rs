@@ -235,8 +235,11 @@ impl<'b> Events<'b> {
     /// The event at the start of the rest, and the bytes that it takes.
     fn first(&self) -> Result<(PortEvent<'b>, usize), BufferError> {
         let (at, left) = (self.at, self.rest.len());
-        let (header, data) = Header::ref_from_prefix(self.rest)
-            .map_err(|_| BufferError::Truncated { at, needed: event_size(1), left })?;
+        let (header, data) = Header::ref_from_prefix(self.rest).map_err(|_| BufferError::Truncated {
+            at,
+            needed: event_size(1),
+            left,
+        })?;
         let len = header.check(at)?;
         let needed = event_size(len);
         let bytes = match data.get(..len) {
