@@ -76,6 +76,8 @@ impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
     /// put into it yet.
     pub fn grant(&self, rest: RefTime) {
         if self.state.get() == State::Run {
+            // A grant says that all before it is with the card.
+            self.stream.flush();
             let until = self.next_time().map_or(rest, |held| held.min(rest));
             self.stream.card().grant(self.base.get().saturating_add(until));
         }
