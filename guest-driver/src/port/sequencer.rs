@@ -210,3 +210,12 @@ impl PartialEq for Held<'_> {
 }
 
 impl Eq for Held<'_> {}
+
+#[cfg(test)]
+impl Sequencer<'_, '_> {
+    /// Messages that came after something later, and the room that was allocated.
+    pub(super) fn stragglers_and_room(&self) -> (usize, [usize; 2]) {
+        let queue = self.queue.borrow();
+        (queue.stragglers.len(), [queue.in_order.capacity(), queue.stragglers.capacity()])
+    }
+}

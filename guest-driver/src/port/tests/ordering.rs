@@ -137,6 +137,31 @@ fn the_whole_pool_can_be_held_and_anothers_messages_cannot() {
     assert_eq!(hardware.complete(), (0..SLOTS as u8).rev().collect::<Vec<_>>());
 }
 
+#[test]
+fn messages_in_order_cost_no_sorting_and_nothing_is_allocated() {
+    let allocator = allocator(PointerWidth::Eight);
+    let hardware = Hardware::default();
+    let sequencer = Sequencer::new(&allocator, PREFETCH);
+    set_up(&sequencer, &hardware, State::Run);
+    let (_, room) = sequencer.stragglers_and_room();
+    for round in 0..50 {
+        let start = 1000 * round;
+        sequencer.service(RefTime(start)).expect("service");
+        hardware.complete();
+        for time in 0..SLOTS as i64 {
+            // In pairs of the same time.
+            sequencer.put_message(note(&allocator, start + 500 + time / 2, 1)).expect("put");
+        }
+        assert_eq!(sequencer.stragglers_and_room(), (0, room));
+    }
+    sequencer.set_state(State::Stop).expect("stop");
+    sequencer.set_state(State::Run).expect("run");
+    for time in (0..SLOTS as i64).rev() {
+        sequencer.put_message(note(&allocator, time, 1)).expect("put");
+    }
+    assert_eq!(sequencer.stragglers_and_room(), (SLOTS - 1, room));
+}
+
 /// Fails for odd keys.
 #[test]
 fn one_message_that_fails_stops_no_other() {
