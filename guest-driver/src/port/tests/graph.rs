@@ -217,6 +217,24 @@ fn packages_nested_too_deep_for_any_card_are_left_alone() {
     assert_eq!(allocator.free_slots(), SLOTS);
 }
 
+/// A buffer is judged as a whole before any of it is played.
+#[test]
+fn a_buffer_with_one_bad_event_is_refused_whole() {
+    let mut memory = [0; 96];
+    let mut buffer = PortBuffer::new(&mut memory);
+    for time in [5, 6, 7] {
+        buffer.pack_structured(RefTime(time), 2, 0x0064_3C90).expect("room");
+    }
+    let unpacker = Unpacker::new(buffer.bytes(), buffer.get_start_time()).expect("a good buffer");
+    assert_eq!(unpacker.next_time(), Some(RefTime(5)));
+    assert_eq!(Unpacker::new(&[], RefTime(9)).map(|empty| empty.next_time()), Ok(None));
+    let mut bytes = buffer.bytes().to_vec();
+    bytes[48] = 0;
+    assert_eq!(Unpacker::new(&bytes, RefTime(5)).err(), Some(BufferError::Empty { at: 48 }));
+    let error = DriverError::from(BufferError::Empty { at: 48 });
+    assert_eq!(error, DriverError::Buffer(BufferError::Empty { at: 48 }));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put { time: i64, key: u8, chained: bool, long: bool },
