@@ -23,7 +23,7 @@ impl Message<'_> {
 
     /// Lets `edit` change the data bytes of each event that holds them inline: of this one, of its chain, and of packages in it, in the order
     /// in which they play. Their number stays. Data in buffers (more than a pointer has) is left alone, and so are packages nested deeper than
-    /// any card takes.
+    /// any card takes. The last fragment of a SysEx message can be short too: then its first byte is no status.
     pub fn edit_short(&mut self, mut edit: impl FnMut(&mut [u8])) {
         let allocator = self.allocator;
         let mut after = [NONE; MAX_DEPTH];
