@@ -5,9 +5,10 @@
 
 pub(crate) mod config_space;
 
-use crate::device::{Device, DmaMap, Region};
+use crate::device::{Device, DmaMap, Region, RemoteMemory};
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::link::{Link, Request, Shared, StreamConfig};
+use crate::remote::SHARE_HINT;
 use crate::stats::Stats;
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::event::PointerWidth;
@@ -70,7 +71,7 @@ impl Card {
     /// As at power-on, but for maps and vectors.
     fn restart(&mut self) {
         self.config = ConfigSpace::new();
-        self.link.lock().bus_master = false;
+        self.link.lock().set_bus_master(false);
         self.reset_function();
     }
 
@@ -345,10 +346,11 @@ impl Card {
             (block.submission_base, submission_bytes, false),
             (block.completion_base, completion_bytes, true),
         ] {
-            if !shared.memory.covers(base, bytes, write) {
-                if shared.memory.is_unshared(base) {
-                    tracing::error!("{UNSHARED_HINT}");
-                }
+            if !shared.memory.allows(base, bytes, write) {
+                return Err(Fault::NotMapped);
+            }
+            if shared.client.is_none() && !shared.memory.covers(base, bytes, write) {
+                tracing::error!("the guest's memory is not shared with the card, so no DMA is possible: {SHARE_HINT}");
                 return Err(Fault::NotMapped);
             }
         }
@@ -367,9 +369,6 @@ impl Card {
         })
     }
 }
-
-const UNSHARED_HINT: &str = "the guest's memory is not shared with the card, so no DMA is possible: start QEMU with \
-    '-object memory-backend-memfd,id=m,size=512M,share=on -machine memory-backend=m' (and the same size in -m)";
 
 /// A write to a wide register, or to half of it.
 #[derive(Clone, Copy)]
@@ -409,7 +408,7 @@ impl Device for Card {
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 let bus_master = self.config.bus_master();
-                self.link.lock().bus_master = bus_master;
+                self.link.lock().set_bus_master(bus_master);
                 if effect == Effect::FunctionLevelReset {
                     self.reset();
                 }
@@ -424,6 +423,10 @@ impl Device for Card {
             }
             Region::Msix => {}
         }
+    }
+
+    fn offer_memory(&mut self, memory: Arc<dyn RemoteMemory>) {
+        self.link.lock().client = Some(memory);
     }
 
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
@@ -454,6 +457,8 @@ impl Device for Card {
         self.restart();
         let mut shared = self.link.lock();
         shared.memory.clear();
+        shared.client = None;
+        shared.warned = false;
         shared.clear_vectors();
     }
 

@@ -1,5 +1,6 @@
 //! The subcommands, and what they share: songs, progress and exit codes.
 
+pub(crate) mod bank;
 pub(crate) mod leash;
 pub(crate) mod play;
 pub(crate) mod render;
@@ -42,7 +43,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return ExitCode::from(failure.exit as u8);
     }
-    match error.is::<SongFile>() {
+    match error.is::<SongFile>() || error.is::<bank::BankFile>() {
         true => ExitCode::from(Exit::Song as u8),
         false => ExitCode::FAILURE,
     }

@@ -3,9 +3,11 @@
 //! A transport drives a [`Device`]; the card is one. Nothing beyond this file knows which protocol carries the accesses.
 
 use dmus_interface::pci::{DOORBELL_BAR, MSIX_BAR, REGISTER_BAR};
+use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// A region of the function that can be read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +49,37 @@ pub struct DmaMap {
     pub writable: bool,
 }
 
+/// Sends a request for a range of so many bytes, by the call that it is given, while the device may access that range. `false` says that it
+/// may not any more, and that nothing was sent.
+pub type Gate<'a> = &'a dyn Fn(u64, usize, &mut dyn FnMut()) -> bool;
+
+/// The client's memory, reached by messages to the client: for what it maps without a file. It is slow, and nobody may hold up the
+/// transport while waiting for it.
+pub trait RemoteMemory: Debug + Send + Sync {
+    /// Copies ranges (address and bytes) out, one behind the other, into `out`, which is as long as all of them. Waits for the client, for
+    /// a limited time.
+    fn fetch(&self, ranges: &[(u64, usize)], out: &mut [u8], gate: Gate<'_>) -> Result<(), RemoteError>;
+    /// Copies in. Waits until the client has done it, for a limited time.
+    fn store(&self, iova: u64, bytes: &[u8], gate: Gate<'_>) -> Result<(), RemoteError>;
+}
+
+/// Why an access to the client's memory failed. Some of it may have been carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteError {
+    /// This access was refused, by the client or by the gate. Others may succeed.
+    Refused,
+    /// The client has gone, or does not answer.
+    Lost,
+}
+
 /// A PCI function. What needs the system can fail; else a device answers nonsense as hardware does, and records it.
 pub trait Device {
     /// Reads `data.len()` bytes.
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]);
     /// Writes bytes.
     fn write(&mut self, region: Region, offset: u64, data: &[u8]);
+    /// The client's memory can be accessed by messages until it disconnects, from any thread but the transport's.
+    fn offer_memory(&mut self, memory: Arc<dyn RemoteMemory>);
     /// Lets the card access guest memory. An error leaves that memory out; its errno is reported to the client.
     fn map(&mut self, map: DmaMap) -> io::Result<()>;
     /// Takes all maps that overlap the range back. On return the card does not touch them any more.

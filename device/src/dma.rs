@@ -4,6 +4,8 @@
 //! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
 
 use crate::device::DmaMap;
+use dmus_interface::protocol::Page;
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
 use std::io;
@@ -24,21 +26,6 @@ impl SharedMemory {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.map.len());
         // SAFETY: inside the mapping by the check.
         inside.then(|| unsafe { self.map.as_mut_ptr().add(offset) })
-    }
-
-    #[inline]
-    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
-        let place = self.place(offset, 4)?.cast::<u32>();
-        // SAFETY: inside the mapping, which lives as long as `self`; aligned by the check; all accesses on this side are atomic or
-        // volatile, and the guest's are outside the abstract machine.
-        place.is_aligned().then(|| unsafe { AtomicU32::from_ptr(place) })
-    }
-
-    #[inline]
-    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
-        let place = self.place(offset, 8)?.cast::<u64>();
-        // SAFETY: as in `word32`.
-        place.is_aligned().then(|| unsafe { AtomicU64::from_ptr(place) })
     }
 
     /// Copies out; the caller has checked the bounds, what is outside stays as it was.
@@ -77,6 +64,21 @@ pub(crate) struct DoorbellPage {
 }
 
 impl DoorbellPage {
+    #[inline]
+    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
+        let place = self.memory.place(offset, 4).filter(|_| offset.is_multiple_of(4))?;
+        // SAFETY: inside the mapping, which lives as long as `self` and begins with a page, so that the offset says how it is aligned; all
+        // accesses on this side are atomic or volatile, and the guest's are outside the abstract machine.
+        Some(unsafe { AtomicU32::from_ptr(place.cast()) })
+    }
+
+    #[inline]
+    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
+        let place = self.memory.place(offset, 8).filter(|_| offset.is_multiple_of(8))?;
+        // SAFETY: as in `word32`.
+        Some(unsafe { AtomicU64::from_ptr(place.cast()) })
+    }
+
     pub(crate) fn new() -> io::Result<Self> {
         let size = dmus_interface::pci::BAR_SIZE;
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
@@ -90,30 +92,6 @@ impl DoorbellPage {
 
     pub(crate) fn fd(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
-    }
-
-    #[inline]
-    pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.memory.word32(offset).map_or(u32::MAX, |word| word.load(order))
-    }
-
-    #[inline]
-    pub(crate) fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.memory.word32(offset) {
-            word.store(value, order);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.memory.word64(offset).map_or(u64::MAX, |word| word.load(order))
-    }
-
-    #[inline]
-    pub(crate) fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.memory.word64(offset) {
-            word.store(value, order);
-        }
     }
 
     pub(crate) fn zero(&self) {
@@ -130,6 +108,32 @@ impl DoorbellPage {
 
     pub(crate) fn write(&self, offset: usize, data: &[u8]) {
         self.memory.write(offset, data);
+    }
+}
+
+impl Page for DoorbellPage {
+    #[inline]
+    fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        if let Some(word) = self.word32(offset) {
+            word.store(value, order);
+        }
+    }
+
+    #[inline]
+    fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
+    }
+
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        if let Some(word) = self.word64(offset) {
+            word.store(value, order);
+        }
     }
 }
 
@@ -183,6 +187,7 @@ pub(crate) struct Windows {
     generation: u64,
     /// `None`: some part is not wholly inside one map, or not aligned.
     places: Option<Places>,
+    remote: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +209,13 @@ unsafe impl Send for Windows {}
 
 impl Windows {
     /// Nothing is translated yet.
-    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None };
+    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None, remote: false };
+
+    /// Whether the client has some of these parts and does not share it.
+    #[inline]
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote
+    }
 }
 
 /// The parts of a stream in guest memory.
@@ -286,8 +297,7 @@ impl GuestMemory {
             None => None,
         };
         self.generation += 1;
-        self.maps
-            .insert(at, Map { iova: map.iova, size: map.size, writable: map.writable && memory.is_some(), memory });
+        self.maps.insert(at, Map { iova: map.iova, size: map.size, writable: map.writable, memory });
         Ok(())
     }
 
@@ -321,20 +331,33 @@ impl GuestMemory {
     /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
     /// accessible in one piece.
     #[inline]
-    pub(crate) fn view<'m>(&'m self, windows: &'m Windows) -> Option<StreamMemory<'m>> {
+    pub(crate) fn view(&self, windows: &Windows) -> Option<StreamMemory<'_>> {
         let places = windows.places.filter(|_| windows.generation == self.generation)?;
         Some(StreamMemory { places, memory: PhantomData })
     }
 
-    /// Whether the maps have changed since.
+    /// Whether the maps, or the right to use them, have changed since.
     #[inline]
     pub(crate) fn is_stale(&self, windows: &Windows) -> bool {
         windows.generation != self.generation
     }
 
-    /// Translates the parts of a stream.
-    pub(crate) fn translate(&self, layout: &Layout) -> Windows {
-        Windows { generation: self.generation, places: self.places(layout) }
+    /// Translates the parts of a stream; to nothing if they may not be accessed.
+    pub(crate) fn translate(&self, layout: &Layout, allowed: bool) -> Windows {
+        let places = self.places(layout).filter(|_| allowed);
+        let parts = [
+            (layout.pool, u64::from(layout.slots) * u64::from(layout.stride)),
+            (layout.buffers, layout.buffer_bytes as u64),
+            (layout.submissions.0, u64::from(layout.submissions.1) * SUBMISSION_SIZE as u64),
+            (layout.completions.0, u64::from(layout.completions.1) * COMPLETION_SIZE as u64),
+        ];
+        let remote = places.is_none() && parts.into_iter().any(|(iova, len)| self.has_unshared(iova, len));
+        Windows { generation: self.generation, places, remote }
+    }
+
+    /// Makes void what was translated so far.
+    pub(crate) fn renew(&mut self) {
+        self.generation += 1;
     }
 
     fn places(&self, layout: &Layout) -> Option<Places> {
@@ -368,8 +391,10 @@ impl GuestMemory {
     }
 
     /// Whether the range touches memory that the client has but does not share.
-    pub(crate) fn is_unshared(&self, iova: u64) -> bool {
-        self.at(iova).is_some_and(|m| m.memory.is_none())
+    fn has_unshared(&self, iova: u64, len: u64) -> bool {
+        let first = self.maps.partition_point(|m| m.end() <= iova);
+        let end = iova.saturating_add(len);
+        self.maps[first..].iter().take_while(|m| m.iova < end).any(|m| m.memory.is_none())
     }
 
     fn at(&self, iova: u64) -> Option<&Map> {
@@ -377,32 +402,36 @@ impl GuestMemory {
         self.maps.get(i).filter(|m| iova < m.end())
     }
 
-    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory, the offset in it, and
-    /// which bytes of the range these are.
+    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the offset in it,
+    /// and which bytes of the range these are; it says whether that will do.
     fn walk(
         &self,
         iova: u64,
         len: usize,
         write: bool,
-        mut visit: impl FnMut(&SharedMemory, usize, std::ops::Range<usize>),
+        mut visit: impl FnMut(Option<&SharedMemory>, usize, std::ops::Range<usize>) -> bool,
     ) -> Result<(), NotMapped> {
         let mut done = 0;
         while done < len {
             let here = iova.checked_add(done as u64).ok_or(NotMapped { iova })?;
-            let map = self.at(here).filter(|m| m.writable || !write);
-            let Some((map, memory)) = map.and_then(|m| Some((m, m.memory.as_ref()?))) else {
+            let map = self.at(here).filter(|m| m.writable || !write).ok_or(NotMapped { iova: here })?;
+            let piece = (len - done).min(usize::try_from(map.end() - here).unwrap_or(usize::MAX));
+            if !visit(map.memory.as_ref(), (here - map.iova) as usize, done..done + piece) {
                 return Err(NotMapped { iova: here });
-            };
-            let piece = (len - done).min((map.end() - here) as usize);
-            visit(memory, (here - map.iova) as usize, done..done + piece);
+            }
             done += piece;
         }
         Ok(())
     }
 
-    /// Whether the whole range may be read (and written, with `write`).
+    /// Whether the whole range is shared and may be read (and written, with `write`).
     pub(crate) fn covers(&self, iova: u64, len: u64, write: bool) -> bool {
-        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| {}).is_ok())
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |memory, _, _| memory.is_some()).is_ok())
+    }
+
+    /// Whether the whole range may be read (and written, with `write`), be it by messages.
+    pub(crate) fn allows(&self, iova: u64, len: u64, write: bool) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| true).is_ok())
     }
 
     /// The memory of a range that one map covers, and the offset in it: nearly every access.
@@ -417,7 +446,9 @@ impl GuestMemory {
             memory.read(at, out);
             return Ok(());
         }
-        self.walk(iova, out.len(), false, |memory, at, range| memory.read(at, &mut out[range]))
+        self.walk(iova, out.len(), false, |memory, at, range| {
+            memory.map(|memory| memory.read(at, &mut out[range])).is_some()
+        })
     }
 
     /// Copies into guest memory. Nothing is written unless all of it can be.
@@ -426,8 +457,10 @@ impl GuestMemory {
             memory.write(at, bytes);
             return Ok(());
         }
-        self.walk(iova, bytes.len(), true, |_, _, _| {})?;
-        self.walk(iova, bytes.len(), true, |memory, at, range| memory.write(at, &bytes[range]))
+        self.walk(iova, bytes.len(), true, |memory, _, _| memory.is_some())?;
+        self.walk(iova, bytes.len(), true, |memory, at, range| {
+            memory.map(|memory| memory.write(at, &bytes[range])).is_some()
+        })
     }
 }
 
@@ -500,7 +533,7 @@ mod tests {
             submissions: (0x1100, 4),
             completions: (0x1140, 4),
         };
-        let windows = memory.translate(&layout);
+        let windows = memory.translate(&layout, true);
         let view = memory.view(&windows).expect("a view");
         let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
         memory.write(0x10C0, words.as_flattened()).expect("an event");
@@ -517,7 +550,7 @@ mod tests {
         assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
         memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");
         assert!(memory.view(&windows).is_none());
-        let windows = memory.translate(&layout);
+        let windows = memory.translate(&layout, true);
         assert_eq!(memory.view(&windows).expect("a view").event(3), Some([0; 4]), "the new memory");
         for wrong in [
             Layout { pool: 0x1F40, ..layout },
@@ -528,11 +561,12 @@ mod tests {
             Layout { submissions: (0x1FF8, 4), ..layout },
             Layout { completions: (0x1140, 3), ..layout },
         ] {
-            assert!(memory.view(&memory.translate(&wrong)).is_none(), "{wrong:x?}");
+            assert!(memory.view(&memory.translate(&wrong, true)).is_none(), "{wrong:x?}");
         }
         memory.unmap(0x1000, 4096);
         memory.map(map(0x1000, 4096, 0, &new, false)).expect("map");
-        assert!(memory.view(&memory.translate(&layout)).is_none(), "not to be written");
+        assert!(memory.view(&memory.translate(&layout, true)).is_none(), "not to be written");
+        assert!(memory.view(&memory.translate(&Layout { completions: layout.submissions, ..layout }, false)).is_none());
     }
 
     #[test]
@@ -574,7 +608,22 @@ mod tests {
         memory.map(map(0x1000, 4096, 0, &file, false)).expect("map");
         memory.map(DmaMap { file: None, ..map(0x2000, 4096, 0, &file, true) }).expect("map");
         assert!(memory.covers(0x1000, 8, false) && !memory.covers(0x1000, 8, true));
-        assert!(!memory.covers(0x2000, 8, false) && memory.is_unshared(0x2000));
+        assert!(!memory.covers(0x2000, 8, false) && memory.allows(0x2000, 8, true));
+        assert!(memory.allows(0x1FFC, 8, false) && !memory.allows(0x1FFC, 8, true) && !memory.allows(0x2FFC, 8, false));
+        assert_eq!(memory.read(0x1FFC, &mut [0; 8]), Err(NotMapped { iova: 0x2000 }));
+        let layout = |pool| Layout {
+            pool,
+            slots: 4,
+            stride: 64,
+            buffers: 0,
+            buffer_bytes: 0,
+            submissions: (0x1100, 4),
+            completions: (0x1140, 4),
+        };
+        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool), true).is_remote();
+        assert!(
+            !remote(&memory, 0x1000) && remote(&memory, 0x1F80) && remote(&memory, 0x2F80) && !remote(&memory, 0x3000)
+        );
         memory.unmap(0, 1 << 47);
         assert!(!memory.covers(0x1000, 8, false));
     }

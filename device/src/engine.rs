@@ -12,11 +12,13 @@ use crate::stream::{Now, Span, Stream};
 use crate::synth::Synth;
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
+use dmus_interface::protocol::Page;
+use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
 use std::num::NonZeroU64;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -162,48 +164,84 @@ impl Engine {
 impl Core {
     fn turn(&mut self, link: &Link) -> Turn {
         let mut shared = link.lock();
-        if shared.shutdown {
-            return Turn::Shutdown;
-        }
-        if shared.epoch != self.epoch {
-            self.reset(link, shared.epoch);
-        }
-        self.look_at_page(link, &mut shared);
         let mut worked = false;
-        if std::mem::take(&mut shared.rung) {
-            let requests = std::mem::take(&mut shared.requests);
-            drop(shared);
-            worked = self.carry_out_all(link, requests);
-            shared = link.lock();
+        if shared.rung {
+            if shared.shutdown {
+                return Turn::Shutdown;
+            }
+            let Some(again) = self.answer_bell(link, shared, &mut worked) else {
+                return Turn::Worked;
+            };
+            shared = again;
         }
-        let Some((mut shared, served)) = self.serve(link, shared) else {
-            return Turn::Worked;
-        };
-        worked |= served;
+        if self.look_at_page(link, &mut shared) {
+            worked = true;
+            let Some(again) = self.serve(link, shared) else {
+                return Turn::Worked;
+            };
+            shared = again;
+        }
         self.look_at_clock();
         if self.has_to_render() {
             drop(shared);
             worked |= self.render(link);
-            let Some((again, published)) = self.serve(link, link.lock()) else {
+            shared = link.lock();
+            if shared.epoch != self.epoch {
                 return Turn::Worked;
-            };
-            worked |= published;
-            shared = again;
+            }
+            if self.has_work() {
+                worked = true;
+                let Some(again) = self.serve(link, shared) else {
+                    return Turn::Worked;
+                };
+                shared = again;
+            }
         } else if self.moved {
             self.move_to(self.now.position);
         }
-        worked |= self.publish_clocks(link, &mut shared);
+        if std::mem::take(&mut self.moved) {
+            worked |= self.publish_clocks(link, &mut shared);
+        }
         if worked { Turn::Worked } else { Turn::Quiet }
     }
 
-    /// Loads the grant, and only then the tails: what a grant covers is among what these tails publish.
-    #[inline]
-    fn look_at_page(&mut self, link: &Link, shared: &mut Shared) {
-        let grant = shared.page.load_u64(doorbell::GRANT, Ordering::Acquire);
-        self.clock.grant(RefTime(grant as i64));
-        for stream in &mut self.streams {
-            stream.look_at_tail(link, shared);
+    /// The transport has left something: a reset, or requests. `None` if it has left another reset meanwhile.
+    #[cold]
+    fn answer_bell<'a>(
+        &mut self,
+        link: &'a Link,
+        mut shared: MutexGuard<'a, Shared>,
+        worked: &mut bool,
+    ) -> Option<MutexGuard<'a, Shared>> {
+        shared.rung = false;
+        if shared.epoch != self.epoch {
+            self.reset(link, shared.epoch);
         }
+        // What was submitted before a request is there before it is carried out.
+        self.look_at_page(link, &mut shared);
+        let requests = std::mem::take(&mut shared.requests);
+        drop(shared);
+        *worked = self.carry_out_all(link, requests);
+        let shared = link.lock();
+        (shared.epoch == self.epoch).then_some(shared)
+    }
+
+    /// Loads the grant, and only then the tails: what a grant covers is among what these tails publish. Says whether there is work in
+    /// the rings.
+    #[inline]
+    fn look_at_page(&mut self, link: &Link, shared: &mut Shared) -> bool {
+        let look = Look::at(&shared.page);
+        self.clock.grant(look.grant());
+        let mut work = false;
+        for stream in &mut self.streams {
+            stream.look_at_tail(look, link, shared);
+            work |= stream.has_work();
+        }
+        work
+    }
+
+    fn has_work(&self) -> bool {
+        self.streams.iter().any(Stream::has_work)
     }
 
     /// Forgets everything, as the registers already have.
@@ -223,6 +261,9 @@ impl Core {
     /// The next sample is `position`, and everything up to there and the horizon has been presented.
     fn move_to(&mut self, position: SampleTime) {
         self.now = Now::at(position, self.horizon, SAMPLE_RATE);
+        for stream in &mut self.streams {
+            stream.look_at_clock(&self.now);
+        }
         self.moved = true;
     }
 
@@ -238,28 +279,37 @@ impl Core {
     }
 
     /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
-    /// if a reset has made void what this turn is doing. Says whether there was anything to do.
+    /// if a reset has made void what this turn is doing.
     #[inline]
-    fn serve<'a>(
-        &mut self,
-        link: &'a Link,
-        mut shared: MutexGuard<'a, Shared>,
-    ) -> Option<(MutexGuard<'a, Shared>, bool)> {
-        let mut worked = false;
-        while shared.epoch == self.epoch {
+    fn serve<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Option<MutexGuard<'a, Shared>> {
+        loop {
             let mut left = false;
-            for stream in self.streams.iter_mut().filter(|stream| stream.has_work()) {
-                stream.serve(link, &mut shared, &self.now);
+            for stream in &mut self.streams {
+                if !stream.has_work() {
+                    continue;
+                }
+                if stream.is_remote(&shared) {
+                    // The transport, which receives the client's answers, must not wait for one that waits for them.
+                    drop(shared);
+                    stream.serve_remote(link, self.epoch);
+                    shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return None;
+                    }
+                } else {
+                    stream.serve(link, &mut shared);
+                }
                 left |= stream.has_work();
-                worked = true;
             }
             if !left {
-                return Some((shared, worked));
+                return Some(shared);
             }
             drop(shared);
             shared = link.lock();
+            if shared.epoch != self.epoch {
+                return None;
+            }
         }
-        None
     }
 
     fn stream(&mut self, index: usize) -> Option<&mut Stream> {
@@ -304,9 +354,9 @@ impl Core {
                     // Nothing was rendered while nothing ran: the audio goes on here.
                     self.move_to(self.now.position.max(now.to_sample(SAMPLE_RATE)));
                 }
-                let position = self.now.position;
+                let position = self.now;
                 if let Some(stream) = self.stream(index) {
-                    stream.set_state(state, now, position, &link.stats);
+                    stream.set_state(state, now, &position, &link.stats);
                     view.open = true;
                     view.state = state;
                     view.time_base = stream.time_base();
@@ -314,7 +364,8 @@ impl Core {
                     result = Err(Fault::Closed);
                 }
                 // What STOP discards is complete before the state reads back.
-                if self.serve(link, link.lock()).is_none() {
+                let shared = link.lock();
+                if shared.epoch != self.epoch || self.serve(link, shared).is_none() {
                     return;
                 }
             }
@@ -396,19 +447,12 @@ impl Core {
     }
 
     /// Publishes the clocks, then the reaching of a grant: whoever sees one sees the completions before it. Says whether a grant was reached.
-    #[inline]
     fn publish_clocks(&mut self, link: &Link, shared: &mut Shared) -> bool {
-        if !std::mem::take(&mut self.moved) {
-            return false;
-        }
         let master = self.master_time();
         let samples = self.now.position.0;
         shared.clocks.master = master;
         shared.clocks.samples = samples;
-        let page = &shared.page;
-        page.store_u64(doorbell::SAMPLE_POSITION, samples, Ordering::Relaxed);
-        page.store_u64(doorbell::LATENCY_TIME, master.saturating_add(LATENCY).0 as u64, Ordering::Relaxed);
-        page.store_u64(doorbell::MASTER_TIME, master.0 as u64, Ordering::Release);
+        card::publish_clocks(&shared.page, samples, master.saturating_add(LATENCY), master);
         if self.clock.awaited().is_none_or(|grant| master < grant) {
             return false;
         }
@@ -449,17 +493,14 @@ impl Core {
             _ => None,
         };
         self.sleeps = self.sleeps.wrapping_add(1).max(1);
-        shared.page.store_u32(doorbell::WAKE_ARMED, self.sleeps, Ordering::Relaxed);
-        // Store-load: the driver must see the armed wake, or we its tail or grant.
-        fence(Ordering::SeqCst);
-        let shared = if self.page_moved(&shared) { shared } else { link.sleep(shared, alarm) };
-        shared.page.store_u32(doorbell::WAKE_ARMED, 0, Ordering::Relaxed);
+        let look = card::arm_sleep(&shared.page, self.sleeps);
+        let shared = if self.moved_in(look, &shared) { shared } else { link.sleep(shared, alarm) };
+        card::end_sleep(&shared.page);
         self.quiet_since = None;
     }
 
     /// Whether the driver has stored anything that a turn would act on.
-    fn page_moved(&self, shared: &Shared) -> bool {
-        let grant = RefTime(shared.page.load_u64(doorbell::GRANT, Ordering::Acquire) as i64);
-        self.clock.would_move(grant) || self.streams.iter().any(|stream| stream.tail_moved(shared))
+    fn moved_in(&self, look: Look, shared: &Shared) -> bool {
+        self.clock.would_move(look.grant()) || self.streams.iter().any(|stream| stream.tail_moved(look, shared))
     }
 }

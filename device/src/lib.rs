@@ -8,11 +8,14 @@
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
+//! The synth plays the built-in [`bank`]; a [`collection`] is any bank of instruments as DLS describes them, read from files and written to them.
+//!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
 pub mod bank;
 pub mod card;
 mod clock;
+pub mod collection;
 pub mod demo;
 pub mod device;
 mod dma;
@@ -20,6 +23,7 @@ pub mod engine;
 mod identity;
 mod link;
 pub mod offline;
+mod remote;
 pub mod sandbox;
 pub mod sink;
 pub mod stats;

@@ -2,20 +2,21 @@
 //!
 //! The transport thread changes maps, vectors, enables and resets here, and leaves at most one request a stream; the engine takes
 //! them, and does each access to guest memory and the doorbell page inside a section. So nothing is
-//! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. A request a stream
+//! touched after the reply to a reset, an unmap or bus-master off, and no lock is held across rendering. Memory that the client does
+//! not share is asked for inside a section, too; the answer is awaited outside ([`crate::remote`]). A request a stream
 //! instead of a queue bounds by construction what a guest can pile up.
 
-use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, StreamMemory, Windows};
+use crate::device::RemoteMemory;
+use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, Windows};
 use crate::stats::Stats;
-use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
+use dmus_interface::protocol::card;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +84,10 @@ pub(crate) struct Clocks {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) memory: GuestMemory,
+    /// The way to what is mapped but not shared.
+    pub(crate) client: Option<Arc<dyn RemoteMemory>>,
+    /// Somebody was told that this is slow.
+    pub(crate) warned: bool,
     pub(crate) page: DoorbellPage,
     pub(crate) bus_master: bool,
     /// Grows with every reset: what the engine holds from before is void.
@@ -111,6 +116,8 @@ impl Link {
     pub(crate) fn new() -> io::Result<Self> {
         let shared = Shared {
             memory: GuestMemory::default(),
+            client: None,
+            warned: false,
             page: DoorbellPage::new()?,
             bus_master: false,
             epoch: 0,
@@ -189,11 +196,7 @@ impl Link {
         view.transitions = view.transitions.wrapping_add(1);
         let (state, transitions) = (view.state as u32, view.transitions);
         let refusal = result.err().map_or(0, |fault| fault as u32);
-        let page = &shared.page;
-        page.store_u32(doorbell::at(stream, doorbell::STATE), state, Ordering::Relaxed);
-        page.store_u32(doorbell::at(stream, doorbell::REFUSAL), refusal, Ordering::Relaxed);
-        // Release: whoever sees the count sees the answer, and every completion before it.
-        page.store_u32(doorbell::at(stream, doorbell::TRANSITIONS), transitions, Ordering::Release);
+        card::publish_answer(&shared.page, stream, state, refusal, transitions);
         self.raise(shared, stream as u16);
         if let Err(fault) = result {
             self.fault(shared, fault, (stream as u32) << 16);
@@ -227,15 +230,25 @@ impl Guest for Shared {
 }
 
 impl Shared {
-    /// A view of what is translated; none while the function may not master the bus.
-    #[inline]
-    pub(crate) fn view<'a>(&'a self, windows: &'a Windows) -> Option<StreamMemory<'a>> {
-        self.memory.view(windows).filter(|_| self.bus_master)
+    /// Translates the parts of a stream; to nothing while the function may not master the bus.
+    #[cold]
+    pub(crate) fn translate(&self, layout: &Layout) -> Windows {
+        self.memory.translate(layout, self.bus_master)
+    }
+
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
+        if self.bus_master != bus_master {
+            self.bus_master = bus_master;
+            // What was translated under the other rule is void.
+            self.memory.renew();
+        }
     }
 
     /// Forgets everything but maps and vectors, as a reset does.
     pub(crate) fn reset(&mut self) {
         self.epoch += 1;
+        // The engine looks for requests and resets only when it is rung.
+        self.rung = true;
         self.requests = [None; STREAMS];
         self.views = [StreamView::default(); STREAMS];
         self.clocks = Clocks::default();

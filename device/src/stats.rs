@@ -82,7 +82,9 @@ impl Stats {
         if in_flight + taken > self.peak_in_flight.get() {
             self.peak_in_flight.set(in_flight + taken);
         }
-        self.in_flight.set(in_flight + kept);
+        if kept > 0 {
+            self.in_flight.set(in_flight + kept);
+        }
     }
 
     /// When the first message was presented, as Unix time: what another process can compare.

@@ -6,22 +6,22 @@
 mod hold;
 mod intake;
 mod plain;
+mod remote;
 pub(crate) mod sequencer;
 
 use crate::dma::Windows;
 use crate::link::{Guest, Link, Shared, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
-use dmus_interface::doorbell;
 use dmus_interface::event::DONT_HOLD;
+use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
-use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status, passes};
+use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status};
 use dmus_interface::time::{RefTime, SampleTime};
 use intake::{Intake, Outcome};
 use sequencer::Sequencer;
 use std::collections::VecDeque;
-use std::sync::atomic::{Ordering, fence};
 
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 const SECTION: usize = 128;
@@ -56,6 +56,16 @@ impl Now {
     }
 }
 
+/// What [`Now`] is in a stream's own time.
+#[derive(Clone, Copy, Debug, Default)]
+struct StreamClock {
+    /// Times below it have been reached; 0 outside RUN.
+    reached: u64,
+    /// What is no later comes too late, for a sample at `start`.
+    passed: i64,
+    start: i64,
+}
+
 /// A run of samples to render, and how far events are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -77,6 +87,7 @@ pub(crate) struct Stream {
     stopped_at: RefTime,
     /// Master time less stream time while in RUN.
     base: RefTime,
+    clock: StreamClock,
     intake: Intake,
     sequencer: Sequencer<u32>,
     pub(crate) synth: Synth,
@@ -104,6 +115,7 @@ impl Stream {
             state: State::Stop,
             stopped_at: RefTime::ZERO,
             base: RefTime::ZERO,
+            clock: StreamClock::default(),
             intake: Intake::new(config, synth.groups()),
             sequencer: Sequencer::with_capacity(slots),
             synth,
@@ -117,18 +129,18 @@ impl Stream {
         }
     }
 
-    /// Changes the state at master time `now`, before the sample at `position` is rendered; what STOP discards is completed by the
+    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is completed by the
     /// following publications.
-    pub(crate) fn set_state(&mut self, state: State, now: RefTime, position: SampleTime, stats: &Stats) {
+    pub(crate) fn set_state(&mut self, state: State, master: RefTime, now: &Now, stats: &Stats) {
         if self.state == State::Run {
-            self.stopped_at = now.saturating_sub(self.base);
+            self.stopped_at = master.saturating_sub(self.base);
         }
         self.state = state;
         match state {
             State::Run => {
-                self.base = now.saturating_sub(self.stopped_at);
+                self.base = master.saturating_sub(self.stopped_at);
                 if std::mem::take(&mut self.silent) {
-                    self.synth.seek(position.0);
+                    self.synth.seek(now.position.0);
                 }
             }
             State::Stop => {
@@ -143,6 +155,20 @@ impl Stream {
             }
             State::Acquire | State::Pause => {}
         }
+        self.look_at_clock(now);
+    }
+
+    /// Time has moved, or what it means to this stream.
+    pub(crate) fn look_at_clock(&mut self, now: &Now) {
+        let stream_time = |master: RefTime| master.saturating_sub(self.base).0;
+        self.clock = StreamClock {
+            reached: match self.state {
+                State::Run => stream_time(now.reached).saturating_add(1).max(0) as u64,
+                _ => 0,
+            },
+            passed: stream_time(now.passed),
+            start: stream_time(now.start),
+        };
     }
 
     /// Master time less stream time, as the register shows it.
@@ -150,13 +176,13 @@ impl Stream {
         self.base
     }
 
-    /// Looks at the submission tail. Loaded after the grant, so that a grant covers every tail stored before it.
+    /// Looks at the submission tail.
     #[inline]
-    pub(crate) fn look_at_tail(&mut self, link: &Link, shared: &mut Shared) {
+    pub(crate) fn look_at_tail(&mut self, look: Look, link: &Link, shared: &mut Shared) {
         if self.broken {
             return;
         }
-        let tail = shared.page.load_u32(doorbell::at(self.index, doorbell::SUBMISSION_TAIL), Ordering::Acquire);
+        let tail = look.tail(&shared.page, self.index);
         if tail.wrapping_sub(self.fetched) > self.config.submission_entries {
             link.fault(shared, Fault::TailOverrun, self.detail(tail));
             self.broken = true;
@@ -166,9 +192,8 @@ impl Stream {
     }
 
     /// Whether the driver has submitted more since the last look.
-    pub(crate) fn tail_moved(&self, shared: &Shared) -> bool {
-        let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
-        !self.broken && shared.page.load_u32(word, Ordering::Acquire) != self.fetched
+    pub(crate) fn tail_moved(&self, look: Look, shared: &Shared) -> bool {
+        !self.broken && look.tail(&shared.page, self.index) != self.fetched
     }
 
     /// Whether there are submissions to fetch or completions to publish.
@@ -184,9 +209,19 @@ impl Stream {
         time.is_some_and(|time| time == DONT_HOLD || RefTime(time).saturating_add(self.base) <= due)
     }
 
+    /// Whether a part of the stream is in memory that the client does not share: [`Self::serve_remote`] then takes the place of
+    /// [`Self::serve`].
+    #[inline]
+    pub(crate) fn is_remote(&mut self, shared: &Shared) -> bool {
+        if shared.memory.is_stale(&self.windows) {
+            self.windows = shared.translate(&self.config.layout());
+        }
+        self.windows.is_remote()
+    }
+
     /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
     #[inline]
-    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared, now: &Now) {
+    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared) {
         self.intake.hold.begin_section();
         if !self.completions.is_empty() {
             self.write_completions(link, shared);
@@ -194,7 +229,7 @@ impl Stream {
         let mut left = SECTION as u32;
         while left > 0 && self.fetched != self.tail && !self.broken {
             let fetched = self.fetched;
-            self.fetch_plain(link, shared, now, left);
+            self.fetch_plain(link, shared, left);
             if self.fetched == fetched {
                 self.fetch_one(link, shared);
                 self.write_completions(link, shared);
@@ -228,7 +263,13 @@ impl Stream {
 
     fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
         let owned = self.intake.hold.owned;
-        let outcome = match self.intake.take(shared, head) {
+        let taken = self.intake.take(shared, head);
+        self.settle(link, shared, head, taken, owned);
+    }
+
+    /// What follows from the intake's answer to a submission; `owned` slots were the card's before.
+    fn settle(&mut self, link: &Link, shared: &mut Shared, head: u32, taken: Result<Outcome, Fault>, owned: u32) {
+        let outcome = match taken {
             Ok(outcome) => outcome,
             Err(fault) => {
                 link.fault(shared, fault, self.detail(head));
@@ -346,13 +387,7 @@ impl Stream {
     fn publish(&mut self, link: &Link, shared: &Shared) {
         let old = self.published;
         self.published = self.written;
-        let head = doorbell::at(self.index, doorbell::COMPLETION_HEAD);
-        // Release: the entries are there before the head is.
-        shared.page.store_u32(head, self.published, Ordering::Release);
-        // Store-load: we must see the driver's event, or it our head.
-        fence(Ordering::SeqCst);
-        let event = shared.page.load_u32(doorbell::at(self.index, doorbell::COMPLETION_EVENT), Ordering::Relaxed);
-        if passes(event, old, self.published) {
+        if card::publish_head(&shared.page, self.index, old, self.published) {
             link.raise(shared, self.index as u16);
         }
     }

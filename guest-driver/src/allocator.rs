@@ -4,14 +4,14 @@
 //! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
 //! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
 
-use crate::dma::{DmaMemory, Pool, Ring, SharedMemory};
+use crate::dma::{DataPlace, DmaMemory, Pool, Ring, SharedMemory};
 use crate::shadow::{Carried, FreeStack, Links, NONE};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
 use core::cell::Cell;
-use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::driver;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
@@ -40,6 +40,9 @@ pub struct Allocator<'c> {
     /// Where the card publishes this stream's completion head.
     head_word: usize,
     pub(crate) width: PointerWidth,
+    /// Bytes that fit in an event, and where they are.
+    pub(crate) inline_limit: usize,
+    pub(crate) data_place: DataPlace,
     /// The first word of a fresh event: cbStruct.
     pub(crate) header: u64,
     pub(crate) buffer_size: usize,
@@ -92,6 +95,8 @@ impl<'c> Allocator<'c> {
             page,
             head_word: doorbell::at(shape.stream, doorbell::COMPLETION_HEAD),
             width: shape.width,
+            inline_limit: shape.width.bytes(),
+            data_place: DataPlace::of(shape.width),
             header: (shape.width.event_size() as u64) << 8,
             buffer_size: shape.buffer_size,
             carried: (0..shape.slots).map(|_| Cell::new(Carried::NOTHING)).collect(),
@@ -123,10 +128,7 @@ impl<'c> Allocator<'c> {
 
     /// Puts a slot, which is the card's from here on, into the submission ring.
     #[inline]
-    pub(crate) fn submit(&self, slot: u32, carried: Carried) {
-        if let Some(cell) = self.carried.get(slot as usize) {
-            cell.set(carried.submitted());
-        }
+    pub(crate) fn submit(&self, slot: u32) {
         let tail = self.tail.get();
         // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
         self.submissions.store(tail, slot);
@@ -138,13 +140,13 @@ impl<'c> Allocator<'c> {
     /// Takes the next completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
     #[inline]
     pub fn get_message(&self) -> Result<Message<'_>, DriverError> {
-        let slot = match self.free_slots.pop() {
-            Some(slot) => slot,
+        let (slot, shadow) = match self.free_slots.pop() {
+            Some(slot) => (slot, self.carried(slot)),
             None => self.take_completion()?.ok_or(DriverError::NoMessage)?,
         };
         // All slots have a place: this is no error that happens.
         let place = self.pool.slot(slot).ok_or(DriverError::NoMessage)?;
-        Ok(Message::new(self, place, slot))
+        Ok(Message::new(self, place, shadow, slot))
     }
 
     /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping it.
@@ -223,16 +225,16 @@ impl<'c> Allocator<'c> {
     }
 
     fn reclaim_one(&self) -> Result<bool, DriverError> {
-        let slot = self.take_completion()?;
-        if let Some(slot) = slot {
+        let taken = self.take_completion()?;
+        if let Some((slot, _)) = taken {
             self.free_slots.push(slot);
         }
-        Ok(slot.is_some())
+        Ok(taken.is_some())
     }
 
     /// Whether the card has published completions that were not taken yet.
     pub fn has_completions(&self) -> bool {
-        self.page.load_u32(self.head_word, Ordering::Acquire) != self.consumed.get()
+        driver::completion_head(self.page, self.head_word) != self.consumed.get()
     }
 
     /// Completions taken so far, wrapping: the number of the next one.
@@ -243,48 +245,55 @@ impl<'c> Allocator<'c> {
     /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
     /// Everything that the entry says is held against the shadow.
     #[inline]
-    fn take_completion(&self) -> Result<Option<u32>, DriverError> {
+    fn take_completion(&self) -> Result<Option<(u32, &Cell<Carried>)>, DriverError> {
         let consumed = self.consumed.get();
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);
         }
         // The first half of the entry: slot and status. The driver has no use for the rest.
         let entry = self.completions.load(consumed);
-        let (slot, status) = (entry as u32, (entry >> 32) as u16);
+        let slot = entry as u32;
         let Some(cell) = self.carried.get(slot as usize) else {
             return Err(DriverError::ForgedCompletion(slot));
         };
-        let Some(ended) = self.ended.get(usize::from(status.wrapping_sub(1))) else {
-            return self.unknown_status(slot, status);
-        };
-        let carried = cell.get();
-        if carried == Carried::MESSAGE.submitted() {
-            ended.set(ended.get() + 1);
+        // As nearly all are: one message by itself, presented on time.
+        if (entry >> 32) as u32 == Status::Presented as u32 && cell.get() == Carried::MESSAGE.submitted() {
+            let presented = &self.ended[Status::Presented as usize - 1];
+            presented.set(presented.get() + 1);
             cell.set(Carried::NOTHING);
-        } else if carried.is_submitted() {
-            ended.set(ended.get() + u64::from(carried.messages()));
-            cell.set(Carried::NOTHING);
-            self.recycle_company(slot, carried);
-        } else {
-            return Err(DriverError::ForgedCompletion(slot));
+            self.consumed.set(consumed.wrapping_add(1));
+            return Ok(Some((slot, cell)));
         }
-        self.consumed.set(consumed.wrapping_add(1));
-        Ok(Some(slot))
+        self.judge(entry, slot, cell).map(Some)
     }
 
-    #[cold]
-    fn unknown_status(&self, slot: u32, status: u16) -> Result<Option<u32>, DriverError> {
-        Err(match self.carried.get(slot as usize).is_some_and(|carried| carried.get().is_submitted()) {
-            true => DriverError::UnknownStatus { slot, status },
-            false => DriverError::ForgedCompletion(slot),
-        })
+    /// Takes the completion `entry` of a slot, whatever it says.
+    fn judge<'a>(
+        &self,
+        entry: u64,
+        slot: u32,
+        cell: &'a Cell<Carried>,
+    ) -> Result<(u32, &'a Cell<Carried>), DriverError> {
+        let carried = cell.get();
+        if !carried.is_submitted() {
+            return Err(DriverError::ForgedCompletion(slot));
+        }
+        // The flags, which come after the status, only say why something was rejected.
+        let status = (entry >> 32) as u16;
+        let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
+            return Err(DriverError::UnknownStatus { slot, status });
+        };
+        ended.set(ended.get() + u64::from(carried.messages()));
+        cell.set(Carried::NOTHING);
+        self.consumed.set(self.consumed.get().wrapping_add(1));
+        self.recycle_company(slot, carried);
+        Ok((slot, cell))
     }
 
     /// Loads the head: whether it is beyond what was taken.
     fn look_at_head(&self) -> Result<bool, DriverError> {
         let consumed = self.consumed.get();
-        // Acquire: the entries were written before the head.
-        let head = self.page.load_u32(self.head_word, Ordering::Acquire);
+        let head = driver::completion_head(self.page, self.head_word);
         let published = head.wrapping_sub(consumed);
         if published > self.in_flight() {
             return Err(DriverError::HeadJump { published, in_flight: self.in_flight() });

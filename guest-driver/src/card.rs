@@ -5,10 +5,9 @@
 use crate::dma::{DmaMemory, SharedMemory};
 use crate::{DriverError, PlatformError};
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
-use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::driver;
 use dmus_interface::regs::{self, Register, control, feature};
 use dmus_interface::time::RefTime;
 
@@ -92,27 +91,22 @@ impl<P: Platform> Card<P> {
 
     /// The master clock as the card last published it (`IMasterClock::GetTime`), without a trap.
     pub fn get_time(&self) -> RefTime {
-        let time = self.platform.doorbell().load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
-        RefTime(time as i64)
+        driver::master_time(self.platform.doorbell())
     }
 
     /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.
     pub fn grant(&self, until: RefTime) {
         if until > self.granted.get() {
             self.granted.set(until);
-            // Release: the tails were stored before it.
-            self.platform.doorbell().store_u64(doorbell::GRANT, until.0 as u64, Ordering::Release);
+            driver::publish_grant(self.platform.doorbell(), until);
         }
         self.ring_if_asleep();
     }
 
-    /// Wakes a sleeping card, once a sleep.
+    /// Wakes a card that sleeps through the tail or grant just stored, once a sleep.
     pub(crate) fn ring_if_asleep(&self) {
-        // Store-load: the tail or grant must be out before the card's word is read, as the card arms and then re-checks.
-        fence(Ordering::SeqCst);
-        let armed = self.platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Relaxed);
-        if armed != 0 && armed != self.rung.get() {
-            self.rung.set(armed);
+        if let Some(sleep) = driver::armed_sleep(self.platform.doorbell(), self.rung.get()) {
+            self.rung.set(sleep);
             self.write(regs::WAKE, 1);
         }
     }

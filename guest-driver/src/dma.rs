@@ -6,6 +6,8 @@
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page;
 
 /// A range of memory shared with the device.
 ///
@@ -127,6 +129,28 @@ impl SharedMemory {
     }
 }
 
+impl Page for SharedMemory {
+    #[inline]
+    fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.load_u32(offset, order)
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        self.store_u32(offset, value, order);
+    }
+
+    #[inline]
+    fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.load_u64(offset, order)
+    }
+
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        self.store_u64(offset, value, order);
+    }
+}
+
 /// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
 /// read again.
 ///
@@ -189,12 +213,35 @@ impl SlotPlace<'_> {
         unsafe { self.base.as_ptr().add(WORD).write(value.to_le()) };
     }
 
-    /// Stores a half of a word: 0 the lower, 1 the upper.
+    /// Stores the lower half of a word.
     #[inline]
-    pub(crate) fn store_half<const WORD: usize, const HALF: usize>(&self, value: u32) {
-        const { assert!(WORD * 8 < Pool::STRIDE && HALF < 2) };
+    pub(crate) fn store_half<const WORD: usize>(&self, value: u32) {
+        const { assert!(WORD * 8 < Pool::STRIDE) };
         // SAFETY: as in `store`.
-        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2 + HALF).write(value.to_le()) };
+        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2).write(value.to_le()) };
+    }
+
+    /// Stores a pointer or inline data, at the place for it in events of this width. What is beyond a narrow event does not count.
+    #[inline]
+    pub(crate) fn store_data(&self, at: DataPlace, value: u64) {
+        const { assert!(DataPlace::LAST + 8 <= Pool::STRIDE) };
+        // SAFETY: as in `store`, with any alignment.
+        unsafe { self.base.as_ptr().byte_add(at.0).write_unaligned(value.to_le()) };
+    }
+}
+
+/// Bytes from the start of an event to its uData.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataPlace(usize);
+
+impl DataPlace {
+    const LAST: usize = 32;
+
+    pub(crate) const fn of(width: PointerWidth) -> Self {
+        Self(match width {
+            PointerWidth::Four => 28,
+            PointerWidth::Eight => Self::LAST,
+        })
     }
 }
 

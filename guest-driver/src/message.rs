@@ -6,6 +6,7 @@
 use crate::dma::SlotPlace;
 use crate::shadow::{Carried, Links};
 use crate::{Allocator, DriverError};
+use core::cell::Cell;
 use core::mem;
 use dmus_interface::event::{DONT_HOLD, INCOMPLETE, PACKAGE, PointerWidth};
 use dmus_interface::ring::Slot;
@@ -18,8 +19,9 @@ mod view;
 pub struct Message<'a> {
     allocator: &'a Allocator<'a>,
     place: SlotPlace<'a>,
+    /// Its word in the shadow, which has what it carries only once the handle is gone.
+    shadow: &'a Cell<Carried>,
     slot: u32,
-    /// What goes home with it. The shadow has it only once the handle is gone.
     carried: Carried,
     event_bytes: u16,
     channel_group: u16,
@@ -45,13 +47,26 @@ mod header {
 impl<'a> Message<'a> {
     /// A handle on a slot that the caller owns, zeroed but for cbStruct.
     #[inline]
-    pub(crate) fn new(allocator: &'a Allocator<'a>, place: SlotPlace<'a>, slot: u32) -> Self {
+    pub(crate) fn new(
+        allocator: &'a Allocator<'a>,
+        place: SlotPlace<'a>,
+        shadow: &'a Cell<Carried>,
+        slot: u32,
+    ) -> Self {
         place.store::<{ word::TIME }>(0);
         place.store::<{ word::BYTE_POSITION }>(0);
         place.store::<{ word::NEXT }>(0);
         place.store::<{ word::DATA }>(0);
-        let message =
-            Self { allocator, place, slot, carried: Carried::MESSAGE, event_bytes: 0, channel_group: 0, flags: 0 };
+        let message = Self {
+            allocator,
+            place,
+            shadow,
+            slot,
+            carried: Carried::MESSAGE,
+            event_bytes: 0,
+            channel_group: 0,
+            flags: 0,
+        };
         message.store_header();
         message
     }
@@ -91,7 +106,7 @@ impl<'a> Message<'a> {
     /// Gives the event its data: in the event itself up to the pointer size, else in a buffer.
     #[inline]
     pub fn set_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
-        if bytes.len() > self.allocator.width.bytes() {
+        if bytes.len() > self.allocator.inline_limit {
             self.expect_empty()?;
             let buffer = self.allocator.fill_buffer(bytes)?;
             self.carry(buffer, bytes.len());
@@ -150,7 +165,7 @@ impl<'a> Message<'a> {
         let iova = allocator.pool.iova(appended);
         match (allocator.pool.slot(last), allocator.width) {
             (Some(place), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
-            (Some(place), PointerWidth::Four) => place.store_half::<{ word::NEXT }, 0>(iova as u32),
+            (Some(place), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
             (None, _) => {}
         }
         let end = allocator.tail_of(appended);
@@ -187,7 +202,7 @@ impl<'a> Message<'a> {
     #[inline]
     fn into_shadow(self) -> u32 {
         let slot = self.slot;
-        self.allocator.carried(slot).set(self.carried);
+        self.shadow.set(self.carried);
         mem::forget(self);
         slot
     }
@@ -195,10 +210,9 @@ impl<'a> Message<'a> {
     /// Gives up the handle to the card.
     #[inline]
     pub(crate) fn submit(self) {
-        let (slot, carried) = (self.slot, self.carried);
-        let allocator = self.allocator;
-        mem::forget(self);
-        allocator.submit(slot, carried);
+        let message = mem::ManuallyDrop::new(self);
+        message.shadow.set(message.carried.submitted());
+        message.allocator.submit(message.slot);
     }
 
     #[inline]
@@ -245,10 +259,7 @@ impl<'a> Message<'a> {
     /// Stores uData.
     #[inline]
     fn store_data(&self, data: u64) {
-        match self.allocator.width {
-            PointerWidth::Eight => self.place.store::<{ word::DATA }>(data),
-            PointerWidth::Four => self.place.store_half::<{ word::NEXT }, 1>(data as u32),
-        }
+        self.place.store_data(self.allocator.data_place, data);
     }
 
     fn update_links(&self, change: impl FnOnce(&mut Links)) {

@@ -21,7 +21,7 @@ impl Carried {
     pub(crate) const MESSAGE: Self = Self(1);
 
     /// Submitted: the head of a submission.
-    const SUBMITTED: u32 = 1 << 31;
+    const SUBMITTED: u32 = 1 << 28;
     /// It has a buffer: [`Links::buffer`].
     const BUFFER: u32 = 1 << 30;
     /// Other slots go home with it: [`Links::next`], [`Links::package`].

@@ -8,11 +8,12 @@ use crate::card::ANSWER_LIMIT;
 use crate::dma::{DmaMemory, Pool};
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
+use dmus_interface::protocol::driver;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
 use dmus_interface::time::RefTime;
@@ -81,7 +82,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
         let stream = Self { card, index, config, allocator, published: Cell::new(0), transitions: Cell::new(0) };
         // The card keeps counting across streams in one block.
-        stream.transitions.set(stream.word(doorbell::TRANSITIONS));
+        let word = doorbell::at(index, doorbell::TRANSITIONS);
+        stream.transitions.set(card.platform.doorbell().load_u32(word, Ordering::Relaxed));
         stream.create()?;
         Ok(stream)
     }
@@ -112,9 +114,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         let tail = self.allocator.tail.get();
         if tail != self.published.get() {
             self.published.set(tail);
-            let word = doorbell::at(self.index, doorbell::SUBMISSION_TAIL);
-            // Release: the entries and events were written before it.
-            self.card.platform.doorbell().store_u32(word, tail, Ordering::Release);
+            driver::publish_tail(self.card.platform.doorbell(), self.index, tail);
             self.card.ring_if_asleep();
         }
     }
@@ -131,16 +131,9 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
     pub fn wait(&self, completions: u32, limit: Duration) -> bool {
-        let allocator = self.allocator();
-        let event = allocator.consumed().wrapping_add(completions.max(1)).wrapping_sub(1);
-        let word = doorbell::at(self.index, doorbell::COMPLETION_EVENT);
-        let page = self.card.platform.doorbell();
-        page.store_u32(word, event, Ordering::Relaxed);
-        // Store-load: the card must see the event, or we its completions.
-        fence(Ordering::SeqCst);
-        let head = page.load_u32(doorbell::at(self.index, doorbell::COMPLETION_HEAD), Ordering::Acquire);
-        let there = head.wrapping_sub(allocator.consumed());
-        there >= completions.max(1) || self.card.platform.wait(self.index as u16, limit)
+        let (page, consumed) = (self.card.platform.doorbell(), self.allocator.consumed());
+        driver::await_completions(page, self.index, consumed, completions.max(1))
+            || self.card.platform.wait(self.index as u16, limit)
     }
 
     /// Master time at this stream's time zero, while it runs.
@@ -186,8 +179,10 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         self.card.write(self.register(register), value);
         let platform = &self.card.platform;
         let deadline = platform.now() + ANSWER_LIMIT;
-        // Acquire inside `word`: the refusal was written before the count.
-        while self.word(doorbell::TRANSITIONS) != expected {
+        let refusal = loop {
+            if let Some(refusal) = driver::answer(platform.doorbell(), self.index, expected) {
+                break refusal;
+            }
             let left = deadline.saturating_sub(platform.now());
             if left.is_zero() {
                 return Err(match self.card.read(dmus_interface::regs::MAGIC) {
@@ -196,9 +191,9 @@ impl<'c, P: Platform> RenderStream<'c, P> {
                 });
             }
             platform.wait(self.index as u16, left);
-        }
+        };
         self.transitions.set(expected);
-        match self.word(doorbell::REFUSAL) {
+        match refusal {
             0 => Ok(()),
             code => Err(Fault::decode(code).map_or(DriverError::UnknownRefusal(code), DriverError::Refused)),
         }
@@ -206,10 +201,6 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     fn register(&self, register: Register) -> Register {
         stream::at(self.index, register)
-    }
-
-    fn word(&self, word: usize) -> u32 {
-        self.card.platform.doorbell().load_u32(doorbell::at(self.index, word), Ordering::Acquire)
     }
 }
 

@@ -6,7 +6,7 @@ use dmus_tests::programs::{self, Running, descendants, guest, run, runs, said, s
 use dmus_tests::songs;
 use serde_json::Value;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 /// Plays, and gives the summary.
@@ -104,30 +104,46 @@ fn a_guest_without_a_song_or_a_card_says_so_and_fails() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[test]
-fn memory_that_is_not_shared_is_named_by_card_and_guest() -> anyhow::Result<()> {
+/// Boots the player with ordinary memory, which is not shared, on a card behind this server; gives what QEMU and the card printed. The
+/// song is `song.mid` in `dir`, the audio `out.wav`.
+fn boot_unshared(dir: &Path, transport: &str) -> anyhow::Result<(Output, Output)> {
     let guest = guest()?;
+    let arguments = "serve --once --clock virtual --socket card.sock --sink wav:out.wav --transport";
+    let card = Running::start(programs::card()?.args(arguments.split(' ')).arg(transport).current_dir(dir))?;
+    until("the socket", Duration::from_secs(20), || dir.join("card.sock").exists())?;
+    let device = serde_json::json!({
+        "driver": "vfio-user-pci", "rombar": 0, "x-msg-timeout": 60_000,
+        "socket": { "type": "unix", "path": dir.join("card.sock") },
+    });
+    let song = format!("name=opt/dmus/song,file={}", dir.join("song.mid").display());
+    let mut qemu = script("qemu");
+    qemu.args(["-M", "q35", "-accel", "tcg", "-m", "512M", "-nodefaults", "-display", "none", "-vga", "none"]);
+    qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
+    let done = run(qemu.args(["-device", &device.to_string(), "-fw_cfg", &song]).arg("-kernel").arg(&guest))?;
+    Ok((done, card.output()?))
+}
+
+#[test]
+fn memory_that_is_not_shared_is_reached_by_messages_and_plays_the_same_bytes() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let song = dir.path().join("song.mid");
-    std::fs::write(&song, songs::busy(10))?;
-    for transport in ["own", "crate"] {
-        let socket = dir.path().join("card.sock");
-        let arguments = ["serve", "--once", "--transport", transport, "--socket"];
-        let card = Running::start(programs::card()?.args(arguments).arg(&socket))?;
-        until("the socket", Duration::from_secs(20), || socket.exists())?;
-        let device = serde_json::json!({
-            "driver": "vfio-user-pci", "rombar": 0, "x-msg-timeout": 60_000, "socket": { "type": "unix", "path": socket },
-        });
-        let mut qemu = script("qemu");
-        qemu.args(["-M", "q35", "-accel", "tcg", "-m", "128M", "-nodefaults", "-display", "none", "-vga", "none"]);
-        qemu.args(["-net", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4"]);
-        qemu.args(["-device", &device.to_string(), "-fw_cfg", &format!("name=opt/dmus/song,file={}", song.display())]);
-        let done = run(qemu.arg("-kernel").arg(&guest))?;
-        assert_eq!(done.status.code(), Some(33), "{}", said(&done));
-        assert!(said(&done).contains("outside the memory that the guest shares"), "{}", said(&done));
-        let card = card.output()?;
-        assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
-    }
+    std::fs::write(dir.path().join("song.mid"), songs::busy(20_000))?;
+    let (qemu, card) = boot_unshared(dir.path(), "own")?;
+    assert_eq!(qemu.status.code(), Some(99), "{}\n{}", said(&qemu), said(&card));
+    assert!(said(&qemu).contains("submitted=20000 presented=20000 late=0 rejected=0"), "{}", said(&qemu));
+    assert_eq!(said(&card).matches("slower").count(), 1, "{}", said(&card));
+    assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
+    assert!(std::fs::read(dir.path().join("out.wav"))? == rendered(dir.path(), &["song.mid"])?);
+    Ok(())
+}
+
+#[test]
+fn memory_that_is_not_shared_is_refused_behind_the_crates_server_by_card_and_guest() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(10))?;
+    let (qemu, card) = boot_unshared(dir.path(), "crate")?;
+    assert_eq!(qemu.status.code(), Some(33), "{}", said(&qemu));
+    assert!(said(&qemu).contains("outside the memory that the guest shares"), "{}", said(&qemu));
+    assert!(said(&card).contains("memory-backend-memfd"), "{}", said(&card));
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 mod common;
 
 use common::*;
-use dmus_card::device::{Device, DmaMap, Region};
+use dmus_card::device::{Device, DmaMap, Region, RemoteMemory};
 use dmus_card::transport::server::{ClientMemoryError, Connection, Limits, serve_connection};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 struct Counting;
@@ -82,6 +82,8 @@ impl Device for Strict {
     fn write(&mut self, _: Region, offset: u64, data: &[u8]) {
         assert!(!data.is_empty() && offset + data.len() as u64 <= 4096);
     }
+
+    fn offer_memory(&mut self, _: Arc<dyn RemoteMemory>) {}
 
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
         assert!(map.size > 0 && (map.iova | map.size | map.offset).is_multiple_of(4096));

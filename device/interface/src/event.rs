@@ -259,26 +259,63 @@ pub fn is_message(bytes: &[u8]) -> bool {
     } else {
         return false;
     };
-    // Without an early end, so that it is done sixteen bytes at a time.
-    data.iter().fold(0, |all, byte| all | byte) < 0x80
+    all_data(data)
+}
+
+/// Whether all bytes are below 0x80. Without an early end, so that many are looked at in one step; the last step overlaps the one before.
+fn all_data(data: &[u8]) -> bool {
+    const STEP: usize = 64;
+    let Some(last) = data.last_chunk::<STEP>() else {
+        return data.iter().fold(0, |all, byte| all | byte) < 0x80;
+    };
+    let mut all = *last;
+    for step in data.as_chunks::<STEP>().0 {
+        for (all, byte) in all.iter_mut().zip(step) {
+            *all |= byte;
+        }
+    }
+    all.iter().fold(0, |all, byte| all | byte) < 0x80
 }
 
 /// [`is_message`] of the lowest `len` bytes of a little-endian word, without a loop: inline data.
 #[inline]
 pub const fn is_short_message(word: u64, len: usize) -> bool {
-    // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 0 where there is no such
-    // message.
-    const CHANNEL: u64 = 0x0322_3333_0000_0000;
-    const SYSTEM: u64 = 0x1101_1101_0100_2320;
-    if len > 8 {
-        return false;
+    ShortForm::of_length(len).is_message(word)
+}
+
+/// What inline data of some length has to look like to be one complete message: for judging many of the same length.
+#[derive(Clone, Copy, Debug)]
+pub struct ShortForm {
+    len: u64,
+    /// The upper bits of the bytes after the first.
+    high_bits: u64,
+    /// Which bits are fixed in SysEx, and how.
+    sysex_mask: u64,
+    sysex: u64,
+}
+
+impl ShortForm {
+    /// The form of `len` bytes. No word is a message of 0 bytes, or of more than 8.
+    #[inline]
+    pub const fn of_length(len: usize) -> Self {
+        let index = if len > 8 { 0 } else { len };
+        Self { len: index as u64, high_bits: HIGH_BITS[index], sysex_mask: SYSEX_MASK[index], sysex: SYSEX[index] }
     }
-    let status = word as u8;
-    if status == 0xF0 {
-        return word & SYSEX_MASK[len] == SYSEX[len];
+
+    /// Whether the bytes of a little-endian word are one complete message.
+    #[inline]
+    pub const fn is_message(&self, word: u64) -> bool {
+        // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 15 where there is no
+        // such message.
+        const CHANNEL: u64 = 0xF322_3333_FFFF_FFFF;
+        const SYSTEM: u64 = 0x11F1_11F1_F1FF_232F;
+        let status = word as u8;
+        if status == 0xF0 {
+            return word & self.sysex_mask == self.sysex;
+        }
+        let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
+        length == self.len && word & self.high_bits == 0
     }
-    let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
-    length == len as u64 && len != 0 && word & HIGH_BITS[len] == 0
 }
 
 /// By length: the upper bits of the bytes after the first.
@@ -401,6 +438,22 @@ mod tests {
                 bytes[len - 1] = 0xF7;
             }
             prop_assert_eq!(is_short_message(u64::from_le_bytes(bytes), len), is_message(&bytes[..len]));
+        }
+    }
+
+    #[test]
+    fn a_status_byte_anywhere_in_sysex_makes_it_no_message() {
+        for len in 2..300 {
+            let mut bytes = [0x7F; 300];
+            let bytes = &mut bytes[..len];
+            bytes[0] = 0xF0;
+            bytes[len - 1] = 0xF7;
+            assert!(is_message(bytes));
+            for at in 1..len - 1 {
+                bytes[at] = 0x80;
+                assert!(!is_message(bytes), "{at} of {len}");
+                bytes[at] = 0x7F;
+            }
         }
     }
 

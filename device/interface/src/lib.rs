@@ -1,7 +1,7 @@
 //! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
 //!
 //! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
-//! layouts, numbers and arithmetic only: no memory access, no state. All multi-byte values on the card are little endian.
+//! layouts, numbers, arithmetic, and the order of the steps on the doorbell page: no state. All multi-byte values on the card are little endian.
 //!
 //! # Programming the card
 //!
@@ -59,6 +59,7 @@
 pub mod doorbell;
 pub mod event;
 pub mod pci;
+pub mod protocol;
 pub mod regs;
 pub mod ring;
 pub mod time;

@@ -3,121 +3,182 @@
 //! Fed with the submission ring by the stream's section; feeds the synthesizer and the completion ring with what is due, and the sequencer with
 //! the rest. Whatever is out of the ordinary it leaves where it is, to the stream's thorough path: what it takes, it has fully checked.
 
+use super::Stream;
 use super::hold::{Buffers, Data, OWNED};
-use super::{Now, Stream};
 use crate::dma::StreamMemory;
 use crate::link::{Link, Shared};
-use dmus_interface::event::{PointerWidth, is_message, is_short_message};
+use crate::stats::Stats;
+use dmus_interface::event::{PointerWidth, ShortForm, is_message};
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Completion, Status};
 
-/// Where cbStruct and usFlags are in the first word of an event.
-const FIXED: u64 = 0xFFFF_0000_0000_FF00;
+/// What the first word of an event says, checked: most events have the same as the one before.
+#[derive(Clone, Copy)]
+struct Header {
+    word: u64,
+    channel_group: u16,
+    /// Bytes of data.
+    len: usize,
+    form: ShortForm,
+}
+
+impl Header {
+    /// No event has it: its cbStruct is 0.
+    const NONE: Self = Self { word: 0, channel_group: 0, len: 0, form: ShortForm::of_length(0) };
+
+    /// The header of a plain event, else `None`.
+    #[inline]
+    fn check(word: u64, width: PointerWidth, channel_groups: u16) -> Option<Self> {
+        // Where cbStruct and usFlags are: the right size, and COMPLETE.
+        const FIXED: u64 = 0xFFFF_0000_0000_FF00;
+        let channel_group = (word >> 32) as u16;
+        let plain = word & FIXED == (width.event_size() as u64) << 8 && channel_group < channel_groups;
+        let len = usize::from((word >> 16) as u16);
+        plain.then(|| Self { word, channel_group, len, form: ShortForm::of_length(len) })
+    }
+}
 
 impl Stream {
     /// Fetches up to `limit` plain events, until one is not.
     #[inline]
-    pub(super) fn fetch_plain(&mut self, link: &Link, shared: &Shared, now: &Now, limit: u32) {
-        match self.config.width {
-            PointerWidth::Eight => self.fetch_plain_as::<true>(link, shared, now, limit),
-            PointerWidth::Four => self.fetch_plain_as::<false>(link, shared, now, limit),
+    pub(super) fn fetch_plain(&mut self, link: &Link, shared: &Shared, limit: u32) {
+        if let (true, Some(view)) = (self.intake.is_idle(), shared.memory.view(&self.windows)) {
+            let (first, written) = (self.fetched, self.written);
+            let end = first.wrapping_add(limit.min(self.tail.wrapping_sub(first)));
+            match self.config.width {
+                PointerWidth::Eight => self.fetch_plain_from::<true>(&link.stats, view, end),
+                PointerWidth::Four => self.fetch_plain_from::<false>(&link.stats, view, end),
+            }
+            let presented = u64::from(self.written.wrapping_sub(written));
+            let taken = u64::from(self.fetched.wrapping_sub(first));
+            link.stats.take_slots(taken, taken - presented);
+            if presented > 0 {
+                link.stats.note_presented(presented);
+            }
         }
     }
 
-    #[inline(always)]
-    fn fetch_plain_as<const WIDE: bool>(&mut self, link: &Link, shared: &Shared, now: &Now, limit: u32) {
-        let width = if WIDE { PointerWidth::Eight } else { PointerWidth::Four };
-        // COMPLETE, and of the right size.
-        let fixed = (width.event_size() as u64) << 8;
-        if shared.memory.is_stale(&self.windows) {
-            self.windows = shared.memory.translate(&self.config.layout());
+    fn fetch_plain_from<const WIDE: bool>(&mut self, stats: &Stats, view: StreamMemory<'_>, end: u32) {
+        while self.fetched != end {
+            self.present_run::<WIDE>(view, end);
+            // Events of a kind come together.
+            while self.fetched != end {
+                match self.fetch_other::<WIDE>(stats, view) {
+                    None => return,
+                    Some(Data::Buffer(..)) => {}
+                    Some(_) => break,
+                }
+            }
         }
-        let (true, Some(view)) = (self.intake.is_idle(), shared.view(&self.windows)) else {
+    }
+
+    /// Presents events that come at their very sample and carry their data inline, until one does not.
+    #[inline(never)]
+    fn present_run<const WIDE: bool>(&mut self, view: StreamMemory<'_>, end: u32) {
+        let Self { intake, synth, clock, .. } = self;
+        let section = intake.hold.section;
+        let Some(marks) = intake.hold.marks.get_mut(..view.slots() as usize) else {
             return;
         };
-        let groups = self.intake.channel_groups;
-        let hold = &mut self.intake.hold;
-        let section = hold.section;
-        let Some(marks) = hold.marks.get_mut(..view.slots() as usize) else {
-            return;
-        };
-        // In stream time. What would overtake a completion that waits to be written has to wait, too.
-        let at_once = self.state == State::Run && self.completions.is_empty();
-        let reached = if at_once { now.reached.saturating_sub(self.base).0.saturating_add(1).max(0) } else { 0 };
-        let passed = now.passed.saturating_sub(self.base).0;
-        let start = now.start.saturating_sub(self.base).0;
-        // Times below it are due, and before all that is held. Of unsigned numbers, so that DONT_HOLD is not.
-        let mut due = self.sequencer.next_time().map_or(reached, |next| reached.min(next).max(0)) as u64;
-        let first = self.fetched;
-        let waiting = self.tail.wrapping_sub(first).min(limit);
-        let (mut index, end) = (first, first.wrapping_add(waiting));
-        let (mut written, mut late) = (self.written, 0);
+        // What would overtake a completion that waits to be written, or an event that is held, has to wait, too.
+        let reached = if self.completions.is_empty() { clock.reached } else { 0 };
+        let due = self.sequencer.next_time().map_or(reached, |next| reached.min(next.max(0) as u64));
+        // Both bounds at once; of unsigned numbers, so that DONT_HOLD is outside.
+        let from = clock.passed.saturating_add(1).max(0) as u64;
+        let span = due.saturating_sub(from);
+        let (mut index, mut written) = (self.fetched, self.written);
+        let mut header = Header::NONE;
         while index != end {
             let slot = view.submission(index);
             let Some(mark) = marks.get_mut(slot as usize).filter(|mark| **mark < section) else {
                 break;
             };
-            let Some([header, time, next, word]) = view.event(slot) else {
+            let Some(Words { first, time, next, word }) = read::<WIDE>(&view, slot) else {
                 break;
             };
-            let (next, word) = if WIDE { (next, word) } else { (next & 0xFFFF_FFFF, next >> 32) };
-            let group = (header >> 32) as u16;
-            if (header ^ fixed) & FIXED | next != 0 || group >= groups {
+            if first != header.word {
+                match Header::check(first, width::<WIDE>(), intake.channel_groups) {
+                    Some(other) if other.len <= width::<WIDE>().bytes() => header = other,
+                    _ => break,
+                }
+            }
+            if next != 0 || time.wrapping_sub(from) >= span || !header.form.is_message(word) {
                 break;
             }
-            let len = usize::from((header >> 16) as u16);
-            let inline = len <= width.bytes();
-            let mut buffer = 0;
-            if inline {
-                if !is_short_message(word, len) {
-                    break;
-                }
-            } else {
-                let Some(found) = copy_message(&mut hold.buffers, &view, word, len, section) else {
-                    break;
-                };
-                buffer = found;
-            }
-            if time < due {
-                match inline {
-                    true => self.synth.message(group, &word.to_le_bytes()[..len]),
-                    false => self.synth.message(group, hold.buffers.bytes(buffer, len)),
-                }
-                *mark = section;
-                let time = time as i64;
-                let (status, time) = match time > passed {
-                    true => (Status::Presented, time),
-                    false => (Status::Late, start.saturating_sub(time)),
-                };
-                late += u64::from(status == Status::Late);
-                view.complete(written, Completion::words(slot, status, 0, time));
-                written = written.wrapping_add(1);
-            } else if time as i64 >= 0 && self.state != State::Stop {
-                *mark = OWNED;
-                hold.owned += 1;
-                let data = match inline {
-                    true => Data::Inline(word.to_le_bytes(), len as u8),
-                    false => Data::Buffer(buffer, len as u32),
-                };
-                hold.slots.carry(slot, group, data);
-                hold.buffers.own(&data);
-                self.sequencer.push(time as i64, slot);
-                due = due.min(time);
-            } else {
-                break;
-            }
+            synth.message(header.channel_group, &word.to_le_bytes()[..header.len]);
+            *mark = section;
+            view.complete(written, Completion::words(slot, Status::Presented, 0, time as i64));
+            written = written.wrapping_add(1);
             index = index.wrapping_add(1);
         }
-        let presented = u64::from(written.wrapping_sub(self.written));
-        let taken = u64::from(index.wrapping_sub(first));
         self.fetched = index;
         self.written = written;
-        link.stats.take_slots(taken, taken - presented);
-        if presented > 0 {
-            link.stats.note_presented(presented);
-            link.stats.late.add(late);
-        }
     }
+
+    /// Fetches one event that is plain but has long data, is late, or has to wait for its time, and says what it carries. `None` leaves it to
+    /// the thorough path.
+    #[inline(never)]
+    fn fetch_other<const WIDE: bool>(&mut self, stats: &Stats, view: StreamMemory<'_>) -> Option<Data> {
+        let hold = &mut self.intake.hold;
+        let section = hold.section;
+        let slot = view.submission(self.fetched);
+        let mark = hold.marks.get_mut(slot as usize).filter(|mark| **mark < section)?;
+        let Words { first, time, next, word } = read::<WIDE>(&view, slot)?;
+        let Header { channel_group, len, form, .. } =
+            Header::check(first, width::<WIDE>(), self.intake.channel_groups).filter(|_| next == 0)?;
+        let time = time as i64;
+        if time < 0 || self.state == State::Stop {
+            return None;
+        }
+        let data = match len <= width::<WIDE>().bytes() {
+            true if form.is_message(word) => Data::Inline(word.to_le_bytes(), len as u8),
+            true => return None,
+            false => Data::Buffer(copy_message(&mut hold.buffers, &view, word, len, section)?, len as u32),
+        };
+        let is_next = self.sequencer.next_time().is_none_or(|next| time < next);
+        if is_next && (time as u64) < self.clock.reached && self.completions.is_empty() {
+            *mark = section;
+            self.synth.message(channel_group, hold.bytes(slot, &data));
+            let completion = match time > self.clock.passed {
+                true => Completion::words(slot, Status::Presented, 0, time),
+                false => {
+                    stats.late.add(1);
+                    Completion::words(slot, Status::Late, 0, self.clock.start.saturating_sub(time))
+                }
+            };
+            view.complete(self.written, completion);
+            self.written = self.written.wrapping_add(1);
+        } else {
+            *mark = OWNED;
+            hold.owned += 1;
+            hold.slots.carry(slot, channel_group, data);
+            hold.buffers.own(&data);
+            self.sequencer.push(time, slot);
+        }
+        self.fetched = self.fetched.wrapping_add(1);
+        Some(data)
+    }
+}
+
+const fn width<const WIDE: bool>() -> PointerWidth {
+    if WIDE { PointerWidth::Eight } else { PointerWidth::Four }
+}
+
+/// An event's words, once: the first, the time, pNextEvt and uData.
+struct Words {
+    first: u64,
+    time: u64,
+    next: u64,
+    word: u64,
+}
+
+#[inline]
+fn read<const WIDE: bool>(view: &StreamMemory<'_>, slot: u32) -> Option<Words> {
+    let [first, time, next, word] = view.event(slot)?;
+    Some(match WIDE {
+        true => Words { first, time, next, word },
+        false => Words { first, time, next: next & 0xFFFF_FFFF, word: next >> 32 },
+    })
 }
 
 /// Copies what must be one message out of the buffer at `iova`, and gives the buffer's number. The buffer is free again once this section

@@ -121,6 +121,7 @@ impl Connection {
     /// See [`ServeError`].
     pub fn serve(mut self, device: &mut dyn Device) -> Result<(), ServeError> {
         self.session.memory.served_here();
+        device.offer_memory(Arc::new(self.session.memory.clone()));
         while self.inbox.receive(&self.socket)? {
             loop {
                 let outcome = match self.inbox.next() {

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use dmus_interface::event::{INCOMPLETE, PACKAGE};
 use dmus_interface::ring::{Completion, Slot};
 use dmus_interface::time::RefTime;

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
-use dmus_card::device::{Device, DmaMap, Region};
+use dmus_card::device::{Device, DmaMap, Region, RemoteMemory};
 use dmus_card::transport::server::{ClientMemory, Connection, Limits, ServeError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -117,6 +117,8 @@ impl Device for Recorder {
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
         self.add(Call::Write(region, offset, data.to_vec()));
     }
+
+    fn offer_memory(&mut self, _memory: Arc<dyn RemoteMemory>) {}
 
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let mut record = self.record.lock().unwrap();

@@ -1,6 +1,7 @@
 //! DMA_READ and DMA_WRITE to the client, from other threads.
 
 use crate::common::*;
+use dmus_card::device::{RemoteError, RemoteMemory};
 use dmus_card::transport::server::{ClientMemory, ClientMemoryError, Limits};
 use rustix::io::Errno;
 use std::thread::{JoinHandle, spawn};
@@ -108,6 +109,52 @@ fn the_clients_own_limit_splits_too() {
         client.send_bytes(&read_reply(&request));
     }
     assert_eq!(reader.join().unwrap().unwrap(), pattern(0x100, 1000));
+}
+
+#[test]
+fn ranges_are_asked_for_at_once_and_put_one_behind_the_other() {
+    let mut client = Client::new();
+    let memory = client.memory.clone();
+    let ranges = [(0x9000, 5), (0x100, 0), (0x2000, 70_000), (u64::MAX, 1)];
+    let reader = spawn(move || {
+        let mut data = vec![0xEE; 70_006];
+        let passed = std::cell::RefCell::new(vec![]);
+        let gate = |iova, count, send: &mut dyn FnMut()| {
+            passed.borrow_mut().push((iova, count));
+            send();
+            true
+        };
+        memory.fetch(&ranges, &mut data, &gate).map(|()| (data, passed.into_inner()))
+    });
+    let requests: Vec<_> = (0..4).map(|_| client.receive()).collect();
+    for request in requests.iter().rev() {
+        let reply = match u64_at(&request.payload, 0) {
+            u64::MAX => message(request.id, DMA_READ, REPLY, &[&request.payload[..], &[7]].concat()),
+            _ => read_reply(request),
+        };
+        client.send_bytes(&reply);
+    }
+    let (data, passed) = reader.join().unwrap().unwrap();
+    assert!(data == [pattern(0x9000, 5), pattern(0x2000, 70_000), vec![7]].concat());
+    assert_eq!(passed, [(0x9000, 5), (0x2000, 65_536), (0x12000, 4464), (u64::MAX, 1)]);
+}
+
+#[test]
+fn what_the_gate_holds_back_is_not_sent_and_takes_no_room() {
+    let mut client = Client::new();
+    let memory = client.memory.clone();
+    let refused = spawn(move || {
+        // More than there is room for at once.
+        (0..200)
+            .all(|_| memory.fetch(&[(0x1000, 65_536)], &mut [0; 65_536], &|_, _, _| false) == Err(RemoteError::Refused))
+    });
+    assert!(refused.join().unwrap());
+    client.expect_alive();
+    let reader = reading(&client.memory, 0x5000, 4);
+    let request = client.receive();
+    assert_eq!(u64_at(&request.payload, 0), 0x5000, "nothing came before");
+    client.send_bytes(&read_reply(&request));
+    assert_eq!(reader.join().unwrap().unwrap(), pattern(0x5000, 4));
 }
 
 #[test]

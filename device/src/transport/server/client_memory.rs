@@ -4,6 +4,7 @@
 
 use super::link::Link;
 use super::protocol::{HEADER, Header, MAX_TRANSFER, command, u32_at, u64_at};
+use crate::device::{Gate, RemoteError, RemoteMemory};
 use rustix::io::Errno;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -13,6 +14,11 @@ use std::time::{Duration, Instant};
 const SLOTS: usize = 64;
 /// Bytes of data that may be under way. A client whose socket fills up with replies may lose its place in the stream.
 const WINDOW: usize = 128 << 10;
+/// For accesses that nobody can forbid.
+const OPEN: Gate<'static> = &|_, _, send| {
+    send();
+    true
+};
 /// Bytes of address and count before the data.
 const RANGE: usize = 16;
 
@@ -36,6 +42,14 @@ pub enum ClientMemoryError {
         /// First address.
         iova: u64,
         /// Bytes.
+        size: usize,
+    },
+    /// The gate did not let a request pass.
+    #[error("{size:#x} bytes at {iova:#x} may not be accessed any more: drop what was to be transferred")]
+    Withdrawn {
+        /// First address of the part that was not asked for.
+        iova: u64,
+        /// Bytes of that part.
         size: usize,
     },
     /// The client replied with an error.
@@ -67,9 +81,10 @@ pub enum ClientMemoryError {
 }
 
 /// Access to the client's memory. Clones reach the same client; they outlive it safely.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ClientMemory(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     link: Arc<Link>,
     exchange: Mutex<Exchange>,
@@ -79,6 +94,7 @@ struct Shared {
 }
 
 /// Who awaits what. A slot is free, or under way (in no set), or done, or abandoned while under way.
+#[derive(Debug)]
 struct Exchange {
     /// Bytes that a message may carry; 0 before the client said.
     transfer: usize,
@@ -94,12 +110,14 @@ struct Exchange {
     slots: Vec<Slot>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Slot {
     id: u16,
     command: u16,
     iova: u64,
     count: usize,
+    /// Where it belongs in the data of the whole access.
+    at: usize,
     /// What was read.
     data: Vec<u8>,
     outcome: Result<(), ClientMemoryError>,
@@ -129,7 +147,7 @@ impl Data<'_> {
 
 impl ClientMemory {
     pub(super) fn new(link: Arc<Link>, limit: Duration) -> Self {
-        let slot = Slot { id: 0, command: 0, iova: 0, count: 0, data: Vec::new(), outcome: Ok(()) };
+        let slot = Slot { id: 0, command: 0, iova: 0, count: 0, at: 0, data: Vec::new(), outcome: Ok(()) };
         let exchange = Exchange {
             transfer: 0,
             serving: None,
@@ -149,7 +167,7 @@ impl ClientMemory {
     /// # Errors
     /// See [`ClientMemoryError`]. `data` may be filled in part.
     pub fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), ClientMemoryError> {
-        self.access(iova, Data::Read(data))
+        self.access(&[(iova, data.len())], Data::Read(data), OPEN)
     }
 
     /// Writes to the client's memory. On return the client has written it.
@@ -157,45 +175,62 @@ impl ClientMemory {
     /// # Errors
     /// See [`ClientMemoryError`]. A part may have been written.
     pub fn write(&self, iova: u64, data: &[u8]) -> Result<(), ClientMemoryError> {
-        self.access(iova, Data::Write(data))
+        self.access(&[(iova, data.len())], Data::Write(data), OPEN)
     }
 
-    fn access(&self, iova: u64, mut data: Data<'_>) -> Result<(), ClientMemoryError> {
-        let size = data.len();
-        let Some(last) = (size as u64).checked_sub(1) else { return Ok(()) };
-        iova.checked_add(last).ok_or(ClientMemoryError::Range { iova, size })?;
+    /// Transfers ranges of addresses to or from `data`, where they are one behind the other.
+    fn access(&self, ranges: &[(u64, usize)], mut data: Data<'_>, gate: Gate<'_>) -> Result<(), ClientMemoryError> {
+        for &(iova, size) in ranges {
+            let end = iova.checked_add((size as u64).saturating_sub(1));
+            end.ok_or(ClientMemoryError::Range { iova, size })?;
+        }
+        let size = ranges.iter().map(|(_, size)| size).sum::<usize>().min(data.len());
         let deadline = Instant::now() + self.0.limit;
         let mut held = Held { memory: self, slots: 0 };
+        let mut ranges = ranges.iter().copied().filter(|(_, size)| *size > 0);
+        let (mut iova, mut left) = (0, 0);
         let (mut asked, mut answered) = (0, 0);
         while answered < size {
             while asked < size {
-                let at = iova + asked as u64;
-                let Some((id, count)) = self.claim(&mut held, data.command(), at, size - asked, deadline)? else {
+                if left == 0 {
+                    (iova, left) = ranges.next().unwrap_or_default();
+                }
+                let part = (iova, left.min(size - asked));
+                let Some((id, count)) = self.claim(&mut held, data.command(), part, asked, deadline)? else {
                     break;
                 };
-                self.request(id, at, count, asked, &data)?;
+                let mut sent = Ok(());
+                if !gate(iova, count, &mut || sent = self.request(id, iova, count, asked, &data)) {
+                    self.cancel(&mut held, id);
+                    return Err(ClientMemoryError::Withdrawn { iova, size: count });
+                }
+                sent?;
+                // The last byte may be at the last address.
+                iova = iova.wrapping_add(count as u64);
+                left -= count;
                 asked += count;
             }
-            answered += self.collect(&mut held, iova, &mut data, deadline)?;
+            answered += self.collect(&mut held, &mut data, deadline)?;
         }
         Ok(())
     }
 
-    /// Takes a slot for the first part of what remains. `None`: there is no room before one of those held is answered.
+    /// Takes a slot for the first bytes of a part of a range, which belong to the data at `at`. `None`: there is no room before one of
+    /// those held is answered.
     fn claim(
         &self,
         held: &mut Held<'_>,
         command: u16,
-        iova: u64,
-        remaining: usize,
+        (iova, size): (u64, usize),
+        at: usize,
         deadline: Instant,
     ) -> Result<Option<(u16, usize)>, ClientMemoryError> {
         let mut exchange = self.exchange();
         loop {
             exchange.usable()?;
-            let count = remaining.min(exchange.transfer);
+            let count = size.min(exchange.transfer);
             if exchange.free != 0 && exchange.under_way + count <= WINDOW {
-                let (id, bit) = exchange.take(command, iova, count);
+                let (id, bit) = exchange.take(command, iova, count, at);
                 held.slots |= bit;
                 return Ok(Some((id, count)));
             }
@@ -204,6 +239,17 @@ impl ClientMemory {
             }
             exchange = self.wait(exchange, deadline)?;
         }
+    }
+
+    /// Gives a slot back for which nothing was sent.
+    fn cancel(&self, held: &mut Held<'_>, id: u16) {
+        let index = usize::from(id) % SLOTS;
+        let mut exchange = self.exchange();
+        held.slots &= !(1 << index);
+        exchange.under_way -= exchange.slots[index].count;
+        exchange.release(1 << index);
+        drop(exchange);
+        self.0.changed.notify_all();
     }
 
     fn request(&self, id: u16, iova: u64, count: usize, at: usize, data: &Data<'_>) -> Result<(), ClientMemoryError> {
@@ -223,13 +269,7 @@ impl ClientMemory {
     }
 
     /// Waits until one of the slots held is answered. Returns the bytes that it was about.
-    fn collect(
-        &self,
-        held: &mut Held<'_>,
-        iova: u64,
-        data: &mut Data<'_>,
-        deadline: Instant,
-    ) -> Result<usize, ClientMemoryError> {
+    fn collect(&self, held: &mut Held<'_>, data: &mut Data<'_>, deadline: Instant) -> Result<usize, ClientMemoryError> {
         let mut exchange = self.exchange();
         loop {
             let ready = exchange.done & held.slots;
@@ -240,8 +280,7 @@ impl ClientMemory {
                 let slot = &exchange.slots[index];
                 slot.outcome?;
                 if let Data::Read(data) = data {
-                    let at = (slot.iova - iova) as usize;
-                    data[at..at + slot.count].copy_from_slice(&slot.data);
+                    data[slot.at..slot.at + slot.count].copy_from_slice(&slot.data);
                 }
                 return Ok(slot.count);
             }
@@ -293,6 +332,33 @@ impl ClientMemory {
     }
 }
 
+impl RemoteMemory for ClientMemory {
+    fn fetch(&self, ranges: &[(u64, usize)], out: &mut [u8], gate: Gate<'_>) -> Result<(), RemoteError> {
+        self.access(ranges, Data::Read(out), gate).map_err(RemoteError::from)
+    }
+
+    fn store(&self, iova: u64, bytes: &[u8], gate: Gate<'_>) -> Result<(), RemoteError> {
+        self.access(&[(iova, bytes.len())], Data::Write(bytes), gate).map_err(RemoteError::from)
+    }
+}
+
+impl From<ClientMemoryError> for RemoteError {
+    fn from(error: ClientMemoryError) -> Self {
+        match error {
+            ClientMemoryError::TimedOut { .. } => {
+                tracing::warn!("{error}");
+                Self::Lost
+            }
+            ClientMemoryError::Disconnected => Self::Lost,
+            // What the client refuses it can be made to refuse without end.
+            _ => {
+                tracing::debug!("{error}");
+                Self::Refused
+            }
+        }
+    }
+}
+
 impl Exchange {
     fn usable(&self) -> Result<(), ClientMemoryError> {
         if self.closed {
@@ -307,7 +373,7 @@ impl Exchange {
     }
 
     /// Takes the lowest free slot, so that few buffers grow. Returns its id and its bit.
-    fn take(&mut self, command: u16, iova: u64, count: usize) -> (u16, u64) {
+    fn take(&mut self, command: u16, iova: u64, count: usize, at: usize) -> (u16, u64) {
         let index = self.free.trailing_zeros() as usize;
         let bit = 1 << index;
         self.free &= !bit;
@@ -315,7 +381,7 @@ impl Exchange {
         self.generation = self.generation.wrapping_add(1);
         let slot = &mut self.slots[index];
         let id = self.generation.wrapping_mul(SLOTS as u16) + index as u16;
-        (slot.id, slot.command, slot.iova, slot.count) = (id, command, iova, count);
+        (slot.id, slot.command, slot.iova, slot.count, slot.at) = (id, command, iova, count, at);
         slot.data.clear();
         if command == command::DMA_READ {
             // Here, so that the serving thread does not allocate.

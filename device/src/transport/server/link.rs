@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The socket, for sending.
+#[derive(Debug)]
 pub(super) struct Link {
     /// `None` once the connection is over: handles that are still around must not keep the socket open.
     socket: Mutex<Option<Arc<UnixStream>>>,

@@ -1,0 +1,154 @@
+//! What can be wrong with a file of instruments, and where.
+
+use super::riff::{self, Name};
+
+/// Why a file holds no usable collection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}, byte {offset}: {problem}")]
+pub struct CollectionError {
+    /// The chunks around the place, outermost first: `DLS/lins/ins[3]/insh`.
+    pub path: String,
+    /// Offset in the file.
+    pub offset: usize,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// What is wrong with a collection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The file is something else.
+    #[error("neither a DLS collection (RIFF 'DLS ') nor a SoundFont 2 bank (RIFF 'sfbk')")]
+    NotABank,
+    /// A chunk reaches past the end of what it lies in: the file is cut off, or the size is wrong.
+    #[error("a chunk of {size} bytes where {room} are left: the file is truncated or damaged")]
+    Overrun {
+        /// What the chunk says.
+        size: usize,
+        /// What there is.
+        room: usize,
+    },
+    /// A chunk ends too early.
+    #[error("{needs} bytes are needed and {holds} are left: the file is truncated or damaged")]
+    Short {
+        /// For the next field.
+        needs: usize,
+        /// What is left of the chunk.
+        holds: usize,
+    },
+    /// A chunk that must be there is not.
+    #[error("there is no '{0}' chunk here")]
+    Missing(Name),
+    /// A chunk that may occur once occurs again.
+    #[error("this chunk is a second one of its kind")]
+    Repeated,
+    /// A count disagrees with what is there.
+    #[error("says {says} {what}, and there are {holds}")]
+    Count {
+        /// What is counted.
+        what: &'static str,
+        /// The count in the file.
+        says: u32,
+        /// What is there, or what there is room for.
+        holds: usize,
+    },
+    /// A number outside its limits.
+    #[error("{what} is {value}, not {limits}")]
+    Value {
+        /// What the number is.
+        what: &'static str,
+        /// The number.
+        value: i64,
+        /// What it may be.
+        limits: &'static str,
+    },
+    /// An index that leads nowhere.
+    #[error("refers to {what} {index} of {count}")]
+    Reference {
+        /// What is referred to.
+        what: &'static str,
+        /// Counted from 0.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A pool table entry that is not the beginning of a wave.
+    #[error("cue {cue} points at byte {offset} of the wave pool, where no wave begins")]
+    Cue {
+        /// Counted from 0.
+        cue: usize,
+        /// From the start of the pool.
+        offset: u32,
+    },
+    /// A region plays a wave that is left out by its condition.
+    #[error("refers to a wave that its own condition leaves out")]
+    LeftOut,
+    /// A loop outside of its wave, or of no length.
+    #[error("a loop of {length} samples at {start} in a wave of {samples}")]
+    Loop {
+        /// First sample.
+        start: u32,
+        /// Samples.
+        length: u32,
+        /// Of the wave.
+        samples: usize,
+    },
+    /// Sampling formats other than PCM of 8 or 16 bits and one channel.
+    #[error(
+        "wave format {tag} with {channels} channels of {bits} bits; only PCM (1) with one channel of 8 or 16 bits can be played"
+    )]
+    Format {
+        /// `wFormatTag`.
+        tag: u16,
+        /// Channels.
+        channels: u16,
+        /// Bits of a sample.
+        bits: u16,
+    },
+    /// A condition (`cdl`) that cannot be evaluated.
+    #[error("a condition that {0}")]
+    Condition(&'static str),
+    /// The collection's condition says that it is not for this card.
+    #[error("the collection's own condition says that it is not for a DLS2 synthesizer")]
+    NotForUs,
+    /// Preset and instrument zones of a SoundFont multiply beyond what a file of its size can mean.
+    #[error("the zones multiply to more regions than a file of this size can mean")]
+    TooComplex,
+    /// A RIFF file holds less than 4 GiB.
+    #[error("the collection does not fit the 4 GiB of a RIFF file")]
+    TooLarge,
+}
+
+/// A problem at an offset, before anyone has looked up which chunk that is.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    offset: usize,
+    problem: Problem,
+}
+
+impl Fault {
+    pub(super) fn new(offset: usize, problem: Problem) -> Self {
+        Self { offset, problem }
+    }
+
+    pub(super) fn locate(self, file: &[u8]) -> CollectionError {
+        let Self { offset, problem } = self;
+        CollectionError { path: riff::path(file, offset), offset, problem }
+    }
+}
+
+/// A number within its limits, as the type that just holds it.
+pub(super) fn limited<T: TryFrom<i64>>(
+    what: &'static str,
+    value: impl Into<i64>,
+    allowed: std::ops::RangeInclusive<i64>,
+    limits: &'static str,
+) -> Result<T, Problem> {
+    let value = value.into();
+    let wrong = Problem::Value { what, value, limits };
+    if !allowed.contains(&value) {
+        return Err(wrong);
+    }
+    T::try_from(value).map_err(|_| wrong)
+}

@@ -1,0 +1,269 @@
+//! SoundFonts: zones, generators and modulators in the terms of DLS, and what is wrong with them.
+
+use super::hostile::{find, patched};
+use super::*;
+
+/// A zone: generators (number, amount) and modulators (source, destination, amount, control, transform).
+type Zone = (Vec<(u16, i16)>, Vec<[i16; 5]>);
+
+/// A bank of one preset, one instrument and one sample of 100 in a pool of 150.
+pub(super) struct Bank {
+    preset: Vec<Zone>,
+    instrument: Vec<Zone>,
+}
+
+/// With a sample that loops, and nothing else.
+pub(super) fn bank() -> Bank {
+    Bank { preset: vec![zone(&[(41, 0)])], instrument: vec![zone(&[(54, 1), (53, 0)])] }
+}
+
+fn zone(generators: &[(u16, i16)]) -> Zone {
+    (generators.to_vec(), vec![])
+}
+
+impl Bank {
+    /// One instrument zone with these generators besides.
+    fn with(generators: &[(u16, i16)]) -> Self {
+        let mut bank = bank();
+        bank.instrument[0].0.splice(0..0, generators.iter().copied());
+        bank
+    }
+
+    pub(super) fn file(&self) -> Vec<u8> {
+        let name = |text: &str| {
+            let mut name = text.as_bytes().to_vec();
+            name.resize(20, 0);
+            name
+        };
+        let zones = |zones: &[Zone], names: [&[u8; 4]; 3]| {
+            let (mut bags, mut generators, mut modulators) = (vec![], vec![], vec![]);
+            let mut count = (0, 0);
+            for (own, mods) in zones {
+                bags.extend(words(&[count.0, count.1]));
+                count = (count.0 + own.len() as u16, count.1 + mods.len() as u16);
+                own.iter().for_each(|&(number, amount)| generators.extend(words(&[number, amount as u16])));
+                mods.iter().for_each(|fields| modulators.extend(words(&fields.map(|field| field as u16))));
+            }
+            bags.extend(words(&[count.0, count.1]));
+            generators.extend([0; 4]);
+            modulators.extend([0; 10]);
+            [chunk(names[0], &bags), chunk(names[2], &modulators), chunk(names[1], &generators)]
+        };
+        let preset = |first| [name("Preset"), words(&[3, 2, first]), vec![0; 12]].concat();
+        let presets = [preset(0), preset(self.preset.len() as u16)].concat();
+        let instrument = |first| [name("Instrument"), words(&[first])].concat();
+        let instruments = [instrument(0), instrument(self.instrument.len() as u16)].concat();
+        let sample = [name("Sample"), numbers(&[10, 110, 20, 60, 44_100]), vec![61, 0xfb], words(&[0, 1])].concat();
+        let samples = [sample, vec![0; 46]].concat();
+        let pool: Vec<u8> = (0..150u16).flat_map(u16::to_le_bytes).collect();
+        let preset_zones = zones(&self.preset, [b"pbag", b"pgen", b"pmod"]);
+        let instrument_zones = zones(&self.instrument, [b"ibag", b"igen", b"imod"]);
+        let mut data = vec![chunk(b"phdr", &presets)];
+        data.extend(preset_zones);
+        data.push(chunk(b"inst", &instruments));
+        data.extend(instrument_zones);
+        data.push(chunk(b"shdr", &samples));
+        riff(
+            b"sfbk",
+            &[
+                list(b"INFO", &[chunk(b"INAM", b"Bank\0")]),
+                list(b"sdta", &[chunk(b"smpl", &pool)]),
+                list(b"pdta", &data),
+            ],
+        )
+    }
+
+    fn read(&self) -> Collection {
+        Collection::read(&self.file()).expect("a collection")
+    }
+
+    fn region(&self) -> Region {
+        self.read().instruments[0].regions[0].clone()
+    }
+
+    fn blocks(&self) -> Vec<Connection> {
+        self.region().connections.expect("an articulation")
+    }
+
+    fn refused(&self) -> Problem {
+        Collection::read(&self.file()).expect_err("a fault").problem
+    }
+}
+
+#[test]
+fn a_plain_bank() {
+    let read = bank().read();
+    assert_eq!(read.info.name(), "Bank");
+    let instrument = &read.instruments[0];
+    assert_eq!(
+        (instrument.info.name(), instrument.bank, instrument.program, instrument.drum),
+        ("Preset", 2 << 7, 3, false)
+    );
+    let wave = &read.waves[0];
+    assert_eq!((wave.info.name(), wave.rate, wave.samples[0], wave.samples.len()), ("Sample", 44_100, 10, 100));
+    let sampling = instrument.regions[0].sampling.expect("a sampling");
+    assert_eq!((sampling.unity_note, sampling.fine_tune, sampling.gain), (61, -5, 0));
+    assert_eq!(sampling.looped, Some(Loop { kind: LoopKind::Forward, start: 10, length: 40 }));
+    // The defaults that DLS has otherwise, and the oscillator that they need; nothing else.
+    let c = Source::controller;
+    let vibrato = |control| {
+        Connection::from(Source::VIBRATO, Destination::PITCH, Transform::BIPOLAR, 50 << 16).controlled(control)
+    };
+    let send = |source, destination| Connection::from(source, destination, Transform::NONE, 200 << 16);
+    let expected = [
+        vibrato(Source::CHANNEL_PRESSURE),
+        vibrato(c(1)),
+        send(c(91), Destination::REVERB),
+        send(c(93), Destination::CHORUS),
+        Connection::constant(Destination::VIBRATO_FREQUENCY, 0),
+        Connection::constant(Destination::VIBRATO_DELAY, i32::MIN),
+    ];
+    assert_eq!(bank().blocks(), expected);
+}
+
+#[test]
+fn zones_meet_in_their_ranges_and_offsets_make_waves_of_their_own() {
+    let range = |low: u8, high: u8| i16::from_le_bytes([low, high]);
+    let bank = Bank {
+        preset: vec![zone(&[(43, range(40, 80))]), zone(&[(41, 0)]), zone(&[(43, range(0, 9)), (41, 0)])],
+        instrument: vec![
+            zone(&[(44, range(10, 127)), (58, 50)]),
+            zone(&[(43, range(0, 60)), (53, 0)]),
+            zone(&[(43, range(61, 127)), (44, range(0, 20)), (0, 5), (1, -10), (54, 3), (57, 7), (53, 0)]),
+        ],
+    };
+    let read = bank.read();
+    let regions = &read.instruments[0].regions;
+    let ranges: Vec<_> = regions.iter().map(|r| (r.keys, r.velocities, r.link.wave, r.key_group)).collect();
+    assert_eq!(ranges, [((40, 60), (10, 127), 0, 0), ((61, 80), (0, 20), 1, 7), ((0, 9), (10, 127), 0, 0)]);
+    assert_eq!(read.waves.iter().map(|w| (w.samples[0], w.samples.len())).collect::<Vec<_>>(), [(10, 100), (15, 85)]);
+    let sampling = regions[1].sampling.expect("a sampling");
+    assert_eq!(sampling.looped, Some(Loop { kind: LoopKind::Release, start: 5, length: 40 }));
+    assert_eq!(sampling.unity_note, 50);
+}
+
+#[test]
+fn generators_keep_their_meaning() {
+    let value =
+        |generators: &[(u16, i16)], source, destination| sum(&Bank::with(generators).blocks(), source, destination);
+    use Destination as D;
+    for (generators, source, destination, expected) in [
+        (&[(34, -1200)][..], Source::NONE, D::EG1_ATTACK, -1200.0),
+        // 100 dB in a second is 96 dB in 0.96 s, which is -70.67 time cents.
+        (&[(36, 0)], Source::NONE, D::EG1_DECAY, -70.672),
+        (&[(38, 1200)], Source::NONE, D::EG1_RELEASE, 1129.328),
+        (&[(28, 100)], Source::NONE, D::EG2_DECAY, 100.0),
+        (&[(37, 480)], Source::NONE, D::EG1_SUSTAIN, 500.0),
+        (&[(37, 1440)], Source::NONE, D::EG1_SUSTAIN, 0.0),
+        (&[(29, 300)], Source::NONE, D::EG2_SUSTAIN, 700.0),
+        (&[(17, -250)], Source::NONE, D::PAN, -250.0),
+        (&[(8, 6900)], Source::NONE, D::CUTOFF, 6900.0),
+        (&[(8, 6900), (9, 120)], Source::NONE, D::RESONANCE, 120.0),
+        (&[(11, -2400)], Source::EG2, D::CUTOFF, -2400.0),
+        (&[(11, -2400)], Source::NONE, D::CUTOFF, 13_500.0),
+        (&[(7, 700)], Source::EG2, D::PITCH, 700.0),
+        (&[(13, 60)], Source::LFO, D::GAIN, 60.0),
+        (&[(13, 60), (22, -900)], Source::NONE, D::LFO_FREQUENCY, -900.0),
+        // A key below 60 decays longer: 100 time cents a key.
+        (&[(36, 0), (40, 100)], Source::KEY, D::EG1_DECAY, -12_800.0),
+        (&[(36, 0), (40, 100)], Source::NONE, D::EG1_DECAY, 6000.0 - 70.672),
+        // Half of the scale, about the root key 61.
+        (&[(56, 50)], Source::KEY, D::PITCH, 6400.0),
+        (&[(56, 50)], Source::NONE, D::PITCH, 3050.0),
+        (&[(46, 40)], Source::NONE, D::KEY, 4000.0),
+    ] {
+        let found = value(generators, source, destination);
+        assert!((found - expected).abs() < 0.01, "{generators:?}: {found}, not {expected}");
+    }
+    let bank = Bank { preset: vec![zone(&[(48, 50), (51, 1), (41, 0)])], ..Bank::with(&[(48, 100), (52, 20)]) };
+    let sampling = bank.region().sampling.expect("a sampling");
+    // Presets add; of the attenuation 0.4 counts: 15 dB become 6.
+    assert_eq!(f64::from(sampling.gain) / 655_360.0, -6.0);
+    assert_eq!(sampling.fine_tune, 115);
+    // A scale of nothing differs from the default that says nothing.
+    let flat = Bank::with(&[(56, 0)]).blocks();
+    assert!(flat.contains(&Connection::from(Source::KEY, D::PITCH, Transform::NONE, 0)));
+}
+
+#[test]
+fn modulators_become_blocks() {
+    let with = |modulators: &[[i16; 5]]| {
+        let mut bank = bank();
+        bank.instrument[0].1 = modulators.to_vec();
+        bank.blocks()
+    };
+    use Destination as D;
+    let joins = |blocks: &[Connection], source, destination| {
+        blocks.iter().filter(|b| b.source == source && b.destination == destination).copied().collect::<Vec<_>>()
+    };
+    // Velocity to level is as in DLS until something else comes; then all of it is said.
+    assert!(joins(&with(&[]), Source::VELOCITY, D::GAIN).is_empty());
+    let silent = joins(&with(&[[0x0502, 48, 0, 0, 0]]), Source::VELOCITY, D::GAIN);
+    assert_eq!(silent.iter().map(|b| b.scale).collect::<Vec<_>>(), [0], "a default that is turned off");
+    let both = joins(&with(&[[0x0002, 48, 100, 0, 0]]), Source::VELOCITY, D::GAIN);
+    assert_eq!(both.iter().map(|b| b.scale).collect::<Vec<_>>(), [-960 << 16, -100 << 16]);
+    // CC74 (bipolar, convex, downwards) by poly pressure to the cutoff; the base that it starts from is said too.
+    let cutoff = with(&[[0x0bca_u16 as i16, 8, 1200, 0x000a, 0]]);
+    let block = joins(&cutoff, Source::controller(74), D::CUTOFF)[0];
+    assert_eq!((block.control, block.scale), (Source::POLY_PRESSURE, 1200 << 16));
+    assert_eq!(block.transform.source(), Input { invert: true, bipolar: true, shape: Shape::Convex });
+    assert_eq!(sum(&cutoff, Source::NONE, D::CUTOFF), 13_500.0);
+    // A controller of an oscillator's depth.
+    let depth = joins(&with(&[[0x0082, 5, 30, 0, 0]]), Source::LFO, D::PITCH);
+    assert_eq!((depth[0].control, depth[0].transform), (Source::controller(2), Transform::BIPOLAR));
+    // What no block can say is left out: links, two controllers of a depth, absolute values, sample addresses.
+    let plain = with(&[]).len();
+    for lost in [[0x007f, 8, 9, 0, 0], [0x0082, 5, 30, 0x0083, 0], [0x0082, 8, 9, 0, 2], [0x0082, 0, 9, 0, 0]] {
+        assert_eq!(with(&[lost]).len(), plain, "{lost:?}");
+    }
+    // Presets add to what the instrument has.
+    let mut bank = bank();
+    bank.preset[0].1 = vec![[0x0081, 6, 25, 0, 0]];
+    let wheel = joins(&bank.blocks(), Source::VIBRATO, D::PITCH);
+    assert!(wheel.iter().any(|b| b.control == Source::controller(1) && b.scale == 75 << 16), "{wheel:?}");
+}
+
+#[test]
+fn references_and_samples_that_are_wrong() {
+    let instrument = |index| Bank { preset: vec![zone(&[(41, index)])], ..bank() };
+    assert_eq!(instrument(1).refused(), Problem::Reference { what: "instrument", index: 1, count: 1 });
+    assert_eq!(instrument(-1).refused(), Problem::Reference { what: "instrument", index: 0xffff, count: 1 });
+    let sample = Bank { instrument: vec![zone(&[(53, 1)])], ..bank() };
+    assert_eq!(sample.refused(), Problem::Reference { what: "sample", index: 1, count: 1 });
+    for offsets in [[(0, 200)], [(1, 41)], [(1, -100)], [(4, -1)], [(12, 32_767)]] {
+        assert!(
+            matches!(Bank::with(&offsets).refused(), Problem::Value { what: "the sample's end", .. }),
+            "{offsets:?}"
+        );
+    }
+    for offsets in [[(2, 40)], [(2, -11)], [(3, -40)], [(3, 51)], [(45, -32_768)], [(50, 32_767)]] {
+        assert!(matches!(Bank::with(&offsets).refused(), Problem::Loop { samples: 100, .. }), "{offsets:?}");
+    }
+    let file = bank().file();
+    let header = find(&file, b"shdr", 0);
+    let kind = Collection::read(&patched(&file, header + 42, 0x8001_0000)).expect_err("a sample in a ROM");
+    assert!(matches!(kind.problem, Problem::Value { what: "the kind of sample", .. }), "{kind}");
+    assert_eq!(kind.path, "sfbk/pdta/shdr");
+    for (name, at) in [(b"phdr", 38 + 24), (b"inst", 22 + 20), (b"ibag", 4), (b"pbag", 4)] {
+        let at = find(&file, name, 0) + at;
+        let file = patched(&file, at - 2, 0xffff_0000 | u32::from(file[at - 2]));
+        let error = Collection::read(&file).expect_err("an index out of range");
+        assert!(matches!(error.problem, Problem::Reference { .. }), "{error}");
+    }
+    let crowd = Bank { instrument: vec![zone(&[(17, 0); 300])], ..bank() };
+    assert!(matches!(crowd.refused(), Problem::Value { what: "the number of generators", value: 300, .. }));
+}
+
+#[test]
+fn zones_that_multiply_are_refused_before_they_fill_the_memory() {
+    let many = Bank { preset: vec![zone(&[(41, 0)]); 5000], instrument: vec![zone(&[(53, 0)]); 5000] };
+    assert_eq!(many.refused(), Problem::TooComplex);
+    // So are those whose ranges never meet: they cost time alone.
+    let apart =
+        Bank { preset: vec![zone(&[(43, 0), (41, 0)]); 5000], instrument: vec![zone(&[(43, 0x0101), (53, 0)]); 5000] };
+    assert_eq!(apart.refused(), Problem::TooComplex);
+    // And few that are slow to put together.
+    let modulators: Vec<[i16; 5]> = (0..100).map(|n| [2, 8, n, n, 0]).collect();
+    let slow = Bank { preset: vec![zone(&[(41, 0)]); 20], instrument: vec![(vec![(53, 0)], modulators); 300] };
+    assert_eq!(slow.refused(), Problem::TooComplex);
+}

@@ -1,0 +1,217 @@
+//! `bank`: what a bank of instruments holds, and the built-in one as a file.
+//!
+//! Fed by files of instruments; feeds the terminal, or a DLS file.
+
+use anyhow::Context;
+use dmus_card::bank::Bank;
+use dmus_card::collection::{Collection, CollectionError, Instrument, LoopKind, Region, Sampling, Wave};
+use serde_json::{Value, json};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// List what a bank of instruments holds, or write the built-in one as a DLS file.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    List(List),
+    Export(Export),
+}
+
+/// List the instruments, regions, waves and loops of a DLS collection (.dls) or SoundFont 2 bank (.sf2).
+///
+/// Instruments are named by bank (CC0.CC32) and program, as programs count from 0, with "drums" for percussion. Regions say the keys and velocities
+/// that play them, the wave, its unity note (the key at which it sounds as recorded), fine tuning in cents, gain in dB and loop in samples.
+///
+/// The file is checked in full. What is wrong with it is said with the chunk and the byte; then the exit code is 3.
+#[derive(clap::Args)]
+struct List {
+    /// The .dls or .sf2 file.
+    file: PathBuf,
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Write a bank as a DLS Level 2 collection, which other synthesizers and editors can read.
+///
+/// The same bank always gives the same bytes.
+#[derive(clap::Args)]
+struct Export {
+    /// The bank: a .dls or .sf2 file [default: the built-in General MIDI bank].
+    bank: Option<PathBuf>,
+    /// The DLS file to write.
+    #[arg(long, value_name = "FILE")]
+    dls: PathBuf,
+}
+
+/// A bank that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BankFile {
+    #[error("cannot read {0}: {1}")]
+    Unreadable(String, std::io::Error),
+    #[error("cannot use {0}: {1}")]
+    Unusable(String, CollectionError),
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::List(list) => {
+            let collection = load(&list.file)?;
+            // A reader that has seen enough may close the pipe.
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            let written = match list.json {
+                true => writeln!(out, "{:#}", as_json(&collection)).and_then(|()| out.flush()),
+                false => tables(&collection, &mut out).and_then(|()| out.flush()),
+            };
+            match written {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(error).context("cannot write the list")
+                }
+                _ => Ok(ExitCode::SUCCESS),
+            }
+        }
+        Command::Export(export) => {
+            let collection = match &export.bank {
+                Some(path) => load(path)?,
+                None => Collection::from(&Bank::general_midi()),
+            };
+            let name = export.bank.as_ref().map_or("the built-in bank".into(), |path| path.display().to_string());
+            let file = collection.to_dls().map_err(|error| BankFile::Unusable(name, error))?;
+            let path = export.dls.display();
+            std::fs::write(&export.dls, &file).with_context(|| format!("cannot write {path}"))?;
+            let (instruments, waves) = (collection.instruments.len(), collection.waves.len());
+            println!("{path}: {instruments} instruments, {waves} waves, {} bytes", file.len());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Reads a bank. Of a file that is none, no more than its beginning is read.
+fn load(path: &Path) -> Result<Collection, BankFile> {
+    let name = || path.display().to_string();
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let mut bytes = Vec::new();
+        (&file).take(8).read_to_end(&mut bytes)?;
+        if let [b'R', b'I', b'F', b'F', size @ ..] = &bytes[..]
+            && let Ok(size) = <[u8; 4]>::try_from(size)
+        {
+            (&file).take(u32::from_le_bytes(size).into()).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| BankFile::Unreadable(name(), error))?;
+    Collection::read(&bytes).map_err(|error| BankFile::Unusable(name(), error))
+}
+
+/// What a region plays by: its own, the wave's, or the default.
+fn sampling(region: &Region, wave: &Wave) -> Sampling {
+    region.sampling.or(wave.sampling).unwrap_or(Sampling::DEFAULT)
+}
+
+fn decibels(gain: i32) -> f64 {
+    (f64::from(gain) / 655_360.0 * 100.0).round() / 100.0
+}
+
+fn loop_name(kind: LoopKind) -> &'static str {
+    match kind {
+        LoopKind::Forward => "forward",
+        LoopKind::Release => "release",
+    }
+}
+
+fn sampling_json(sampling: &Sampling) -> Value {
+    json!({
+        "unity_note": sampling.unity_note,
+        "fine_tune_cents": sampling.fine_tune,
+        "gain_db": decibels(sampling.gain),
+        "loop": sampling.looped.map(|l| json!({ "kind": loop_name(l.kind), "start": l.start, "length": l.length })),
+    })
+}
+
+fn as_json(collection: &Collection) -> Value {
+    let region = |instrument: &Instrument, region: &Region| {
+        json!({
+            "keys": [region.keys.0, region.keys.1],
+            "velocities": [region.velocities.0, region.velocities.1],
+            "wave": region.link.wave,
+            "sampling": sampling_json(&sampling(region, &collection.waves[region.link.wave])),
+            "exclusive_class": region.key_group,
+            "self_exclusive": region.self_exclusive,
+            "phase_group": region.link.phase_group,
+            "channels": region.link.channels,
+            "connections": instrument.articulation(region).len(),
+        })
+    };
+    let instrument = |i: &Instrument| {
+        json!({
+            "name": i.info.name(),
+            "drums": i.drum,
+            "bank": [i.bank >> 7, i.bank & 0x7f],
+            "program": i.program,
+            "regions": i.regions.iter().map(|r| region(i, r)).collect::<Vec<Value>>(),
+        })
+    };
+    let wave = |wave: &Wave| {
+        json!({
+            "name": wave.info.name(),
+            "rate": wave.rate,
+            "samples": wave.samples.len(),
+            "sampling": wave.sampling.as_ref().map(sampling_json),
+        })
+    };
+    json!({
+        "name": collection.info.name(),
+        "instruments": collection.instruments.iter().map(instrument).collect::<Vec<Value>>(),
+        "waves": collection.waves.iter().map(wave).collect::<Vec<Value>>(),
+    })
+}
+
+/// A name from a file, fit for a terminal.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn sampling_row(sampling: &Sampling) -> String {
+    let looped = sampling.looped.map_or("-".into(), |l| format!("{} {}+{}", loop_name(l.kind), l.start, l.length));
+    let Sampling { unity_note, fine_tune, .. } = sampling;
+    format!("{unity_note:>5} {fine_tune:>6} {:>7.2}  {looped}", decibels(sampling.gain))
+}
+
+fn tables(collection: &Collection, out: &mut impl Write) -> std::io::Result<()> {
+    let regions: usize = collection.instruments.iter().map(|i| i.regions.len()).sum();
+    let (instruments, waves) = (collection.instruments.len(), collection.waves.len());
+    let name = printable(collection.info.name());
+    writeln!(out, "{name}: {instruments} instruments, {regions} regions, {waves} waves\n")?;
+    for instrument in &collection.instruments {
+        let (high, low) = (instrument.bank >> 7, instrument.bank & 0x7f);
+        let drums = if instrument.drum { ", drums" } else { "" };
+        let name = printable(instrument.info.name());
+        writeln!(out, "program {}, bank {high}.{low}{drums}: {name}", instrument.program)?;
+        writeln!(out, "  {:>7} {:>7} {:>5} {:>5} {:>6} {:>7}  loop", "keys", "veloc.", "wave", "unity", "cents", "dB")?;
+        for region in &instrument.regions {
+            let range = |(low, high): (u8, u8)| format!("{low}-{high}");
+            let wave = region.link.wave;
+            let sampling = sampling_row(&sampling(region, &collection.waves[wave]));
+            writeln!(out, "  {:>7} {:>7} {wave:>5} {sampling}", range(region.keys), range(region.velocities))?;
+        }
+    }
+    writeln!(
+        out,
+        "\n{:>5} {:>8} {:>9} {:>5} {:>6} {:>7}  loop, name",
+        "wave", "Hz", "samples", "unity", "cents", "dB"
+    )?;
+    for (number, wave) in collection.waves.iter().enumerate() {
+        let sampling = sampling_row(&wave.sampling.unwrap_or(Sampling::DEFAULT));
+        let name = printable(wave.info.name());
+        writeln!(out, "{number:>5} {:>8} {:>9} {sampling}, {name}", wave.rate, wave.samples.len())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! Guest memory without a descriptor: the card asks the client for every byte, and plays the same; and what it makes of answers that are
+//! wrong, late or never come.
+
+use dmus_card::bank::Bank;
+use dmus_driver::{Card, Platform, RenderStream, StreamConfig, play};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::stream::State;
+use dmus_interface::regs::{self, Fault, control};
+use dmus_interface::ring::{Reject, Status};
+use dmus_song::Song;
+use dmus_tests::loopback::MemorySink;
+use dmus_tests::memory::{RAM, RAM_IOVA};
+use dmus_tests::plain::{Answer, Plain, PlainHost, Request, Seen};
+use dmus_tests::raw::{Bus, Completed, RawStream, STRIDE, seconds};
+use dmus_tests::songs;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longer than a client that means well takes.
+const PATIENT: Duration = Duration::from_secs(10);
+const NOTE: [u8; 3] = [0x90, 60, 100];
+const SYSEX: [u8; 12] = [0xF0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0xF7];
+const PAGE: u64 = 4096;
+
+fn offline(song: &Song) -> Vec<i16> {
+    let mut sink = MemorySink::default();
+    dmus_card::offline::render(song, Arc::new(Bank::general_midi()), &mut sink, |_| {});
+    sink.samples()
+}
+
+/// Plays in virtual time and gives the audio; everything must be presented on time and come home.
+fn play_all(song: &Song, width: PointerWidth, arrange: impl Fn(&Plain)) -> anyhow::Result<Vec<i16>> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    arrange(&client);
+    let stats = Arc::clone(&host.stats);
+    let card = Card::open(client, width)?;
+    {
+        let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+        let played = play(&stream, song.messages(), song.duration(), |_| {})?;
+        assert_eq!(played.counts.presented, song.len() as u64, "{played:?}");
+        assert_eq!(stream.allocator().free_slots(), StreamConfig::default().slots as usize);
+        assert_eq!(stream.allocator().free_buffers(), StreamConfig::default().buffers as usize);
+    }
+    assert_eq!(stats.presented.get(), song.len() as u64);
+    let trouble =
+        (stats.late.get(), stats.rejected.get(), stats.discarded.get(), stats.in_flight.get(), stats.faults.get());
+    assert_eq!(trouble, (0, 0, 0, 0, 0));
+    let requests = requests(&card.platform().seen(), 0);
+    assert!(!requests.is_empty() && requests.iter().all(|request| request.iova >= RAM_IOVA));
+    // Whole batches, not events, cost messages.
+    assert!(requests.len() < song.len(), "{} requests for {} events", requests.len(), song.len());
+    drop(card);
+    Ok(host.finish()?.samples())
+}
+
+#[test]
+fn a_song_in_plain_memory_sounds_as_it_is_rendered_offline() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::busy(5000))?;
+    let expected = offline(&song);
+    for width in [PointerWidth::Eight, PointerWidth::Four] {
+        assert!(play_all(&song, width, |_| {})? == expected, "the audio differs with {width:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn memory_that_is_shared_in_part_sounds_the_same() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::busy(5000))?;
+    let expected = offline(&song);
+    // The first pages have pool, buffers and rings.
+    for shared in [[true, false], [false, true]] {
+        let arrange = |client: &Plain| {
+            client.unmap(RAM_IOVA, RAM as u64);
+            for page in 0..8 {
+                let at = page * PAGE;
+                client.map(RAM_IOVA + at, PAGE, shared[page as usize % 2].then_some(at));
+            }
+            client.map(RAM_IOVA + 8 * PAGE, RAM as u64 - 8 * PAGE, Some(8 * PAGE));
+        };
+        assert!(play_all(&song, PointerWidth::Eight, arrange)? == expected, "the audio differs");
+    }
+    Ok(())
+}
+
+fn requests(seen: &[Seen], from: usize) -> Vec<Request> {
+    let requests = seen[from..].iter().filter_map(|seen| match seen {
+        Seen::Request(request) => Some(request.clone()),
+        Seen::Reply(_) => None,
+    });
+    requests.collect()
+}
+
+fn presented(completed: Completed) {
+    assert_eq!(completed.status, Status::Presented, "{completed:?}");
+}
+
+/// A new client can play, and a stream of the old one's leaves nothing behind.
+fn next_client_plays(host: &PlainHost) -> anyhow::Result<()> {
+    let client = host.connect()?;
+    let stream = RawStream::running(&client, PointerWidth::Eight)?;
+    stream.submit(3, stream.long(0, 2, &SYSEX), seconds(1));
+    presented(stream.completion()?);
+    assert_eq!(host.stats.in_flight.get(), 0);
+    Ok(())
+}
+
+#[test]
+fn memory_may_be_shared_and_unshared_while_it_plays() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    let stream = RawStream::running(&client, PointerWidth::Eight)?;
+    for round in 0..200u32 {
+        let before = client.seen().len();
+        for i in 0..8 {
+            let slot = (round * 8 + i) % 64;
+            let time = seconds(i64::from(round));
+            stream.fill(slot, if i % 2 == 0 { stream.inline(time, &NOTE) } else { stream.long(time, i, &SYSEX) });
+            stream.put(slot);
+        }
+        stream.publish();
+        stream.grant(seconds(i64::from(round)));
+        for _ in 0..8 {
+            presented(stream.completion()?);
+        }
+        let asked = requests(&client.seen(), before).len();
+        assert_eq!(asked == 0, round % 2 == 1, "{asked} requests in round {round}");
+        client.unmap(RAM_IOVA, RAM as u64);
+        client.map(RAM_IOVA, RAM as u64, (round % 2 == 0).then_some(0));
+    }
+    Ok(())
+}
+
+#[test]
+fn memory_outside_every_map_is_never_asked_for() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    // So that a page has slots 0 to 31, and the next one the others.
+    client.ram.allocate(PAGE as usize - 32 * STRIDE as usize, 64)?;
+    let stream = RawStream::running(&client, PointerWidth::Eight)?;
+    let hole = stream.slot_iova(32);
+    assert!(hole.is_multiple_of(PAGE), "{hole:#x}");
+    client.unmap(RAM_IOVA, RAM as u64);
+    client.map(RAM_IOVA, hole - RAM_IOVA, None);
+    let end = RAM_IOVA + RAM as u64;
+    // The rings are behind the hole, in the page after it or later.
+    let behind = (stream.buffers.iova + PAGE) & !(PAGE - 1);
+    assert!(stream.submissions.iova >= behind, "the rings are in the hole");
+    client.map(behind, end - behind, None);
+    let before = client.seen().len();
+    for slot in [31, 32, 63, 30] {
+        stream.fill(slot, stream.inline(0, &NOTE));
+        stream.put(slot);
+    }
+    stream.publish();
+    stream.grant(seconds(1));
+    let mut outcomes = Vec::new();
+    for _ in 0..4 {
+        let Completed { slot, status, reason, .. } = stream.completion()?;
+        outcomes.push((slot, status, reason));
+    }
+    outcomes.sort_unstable_by_key(|(slot, ..)| *slot);
+    let fine = |slot| (slot, Status::Presented, None);
+    let refused = |slot| (slot, Status::Rejected, Some(Reject::NotMapped));
+    assert_eq!(outcomes, [fine(30), fine(31), refused(32), refused(63)]);
+    let asked = requests(&client.seen(), before);
+    assert!(!asked.iter().any(|request| request.touches(hole, (behind - hole) as usize)), "{asked:?}");
+    Ok(())
+}
+
+/// Which of the card's accesses a manner is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Entry,
+    Slot,
+    Buffer,
+    Completion,
+}
+
+const PARTS: [Part; 4] = [Part::Entry, Part::Slot, Part::Buffer, Part::Completion];
+
+fn place(stream: &RawStream<'_, Plain>, part: Part) -> (u64, usize) {
+    let memory = match part {
+        Part::Entry => &stream.submissions,
+        Part::Slot => &stream.pool,
+        Part::Buffer => &stream.buffers,
+        Part::Completion => &stream.completions,
+    };
+    (memory.iova, memory.memory.len())
+}
+
+/// Accesses to one part are answered so, all others as they should be.
+fn behave(client: &Plain, stream: &RawStream<'_, Plain>, part: Part, answer: Answer) {
+    let (iova, len) = place(stream, part);
+    client.behave(move |request| if request.touches(iova, len) { answer } else { Answer::Serve });
+}
+
+#[test]
+fn wrong_answers_cost_the_event_or_the_stream_and_nothing_else() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    for answer in [Answer::Error(19), Answer::Short, Answer::Long, Answer::OtherPlace, Answer::OtherCount] {
+        for part in PARTS {
+            client.ram.restart();
+            let stream = RawStream::running(&client, PointerWidth::Eight)?;
+            behave(&client, &stream, part, answer);
+            stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+            if matches!(part, Part::Entry | Part::Completion) {
+                stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
+                assert_eq!(stream.take_fault(), Some(Fault::RingFault), "{part:?} {answer:?}");
+                assert!(stream.is_drained());
+            } else {
+                let completed = stream.completion()?;
+                let expected = (Status::Rejected, Some(Reject::NotMapped));
+                assert_eq!((completed.status, completed.reason), expected, "{part:?} {answer:?}");
+                // The next event is a new chance.
+                client.behave(|_| Answer::Serve);
+                stream.submit(1, stream.long(seconds(1), 0, &SYSEX), seconds(2));
+                presented(stream.completion()?);
+            }
+            client.behave(|_| Answer::Serve);
+        }
+    }
+    drop(client);
+    next_client_plays(&host)?;
+    host.finish()?;
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_never_comes_is_a_ring_fault_and_holds_nobody_up() -> anyhow::Result<()> {
+    let host = PlainHost::start(Duration::from_millis(300))?;
+    let client = host.connect()?;
+    for part in PARTS {
+        client.ram.restart();
+        let stream = RawStream::running(&client, PointerWidth::Eight)?;
+        behave(&client, &stream, part, Answer::Hold);
+        let before = client.seen().len();
+        stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+        let (iova, len) = place(&stream, part);
+        client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+        // The transport goes on meanwhile.
+        assert_eq!(client.read32(regs::MAGIC.offset), regs::MAGIC_VALUE);
+        stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
+        assert_eq!(stream.take_fault(), Some(Fault::RingFault), "{part:?}");
+        client.behave(|_| Answer::Serve);
+        // Late answers are to nothing.
+        assert_eq!(client.answer_held(), 1, "{part:?}");
+    }
+    drop(client);
+    next_client_plays(&host)
+}
+
+#[test]
+fn a_client_may_leave_in_the_middle_of_anything() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    for part in PARTS {
+        for held in [true, false] {
+            let client = host.connect()?;
+            let stream = RawStream::running(&client, PointerWidth::Eight)?;
+            behave(&client, &stream, part, if held { Answer::Hold } else { Answer::Leave });
+            let before = client.seen().len();
+            stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+            let (iova, len) = place(&stream, part);
+            client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+            drop(client);
+            next_client_plays(&host)?;
+        }
+    }
+    host.finish()?;
+    Ok(())
+}
+
+/// What takes the card's right to access memory away.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Reset,
+    GuestReset,
+    FunctionReset,
+    Unmap,
+    BusMasterOff,
+}
+
+#[test]
+fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    for end in [End::Reset, End::GuestReset, End::FunctionReset, End::Unmap, End::BusMasterOff] {
+        for part in PARTS {
+            client.ram.restart();
+            let stream = RawStream::running(&client, PointerWidth::Eight)?;
+            let epoch_resets = host.stats.resets.get();
+            behave(&client, &stream, part, Answer::Hold);
+            let before = client.seen().len();
+            // More than a section, so that there is always more to ask for.
+            for slot in 0..32 {
+                stream.fill(slot, stream.long(0, slot % 8, &SYSEX));
+                stream.put(slot);
+            }
+            stream.publish();
+            stream.grant(seconds(1));
+            let (iova, len) = place(&stream, part);
+            client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+            match end {
+                End::Reset => client.device_reset(),
+                End::GuestReset => stream.write_global(regs::CONTROL, control::RESET),
+                // Of the PCI Express capability's device control.
+                End::FunctionReset => client.write_config(0x48, &0x8000u16.to_le_bytes()),
+                End::Unmap => client.unmap(RAM_IOVA, RAM as u64),
+                End::BusMasterOff => client.write_config(4, &[0x02, 0x00]),
+            }
+            // Nothing else was asked of the card since.
+            let seen = client.seen();
+            let after = seen.iter().rposition(|seen| matches!(seen, Seen::Reply(_))).map_or(0, |reply| reply + 1);
+            // Whatever comes next is answered, and the card goes on from here.
+            client.behave(|_| Answer::Serve);
+            assert!(client.answer_held() >= 1);
+            match end {
+                End::Unmap | End::BusMasterOff => {
+                    stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
+                    assert_eq!(stream.take_fault(), Some(Fault::RingFault), "{end:?} {part:?}");
+                }
+                _ => assert!(host.stats.resets.get() > epoch_resets),
+            }
+            // Of what was there before, nothing is left that could ask.
+            let probe = RawStream::prepare(&client, PointerWidth::Eight)?;
+            if matches!(end, End::Unmap) {
+                client.map(RAM_IOVA, RAM as u64, None);
+            }
+            client.write_config(4, &[0x06, 0x00]);
+            // The engine answers these: behind them, all that was under way is over.
+            probe.create()?;
+            probe.set_state(State::Run)?;
+            assert_eq!(requests(&client.seen(), after), [], "{end:?} {part:?}");
+        }
+    }
+    drop(client);
+    next_client_plays(&host)
+}
