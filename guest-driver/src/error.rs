@@ -1,5 +1,6 @@
 //! What can go wrong: typed, so that a caller can tell a busy card from a lying one.
 
+use crate::port::BufferError;
 use core::time::Duration;
 use dmus_interface::regs::Fault;
 
@@ -74,6 +75,9 @@ pub enum DriverError {
         /// The status.
         status: u16,
     },
+    /// A port buffer cannot be read, or takes no more.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
     /// The platform failed.
     #[error(transparent)]
     Platform(#[from] PlatformError),

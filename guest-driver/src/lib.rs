@@ -29,7 +29,9 @@ mod card;
 pub mod dma;
 mod error;
 mod message;
+mod pending;
 mod player;
+pub mod port;
 mod shadow;
 mod stream;
 

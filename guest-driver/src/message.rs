@@ -12,6 +12,8 @@ use dmus_interface::event::{DONT_HOLD, INCOMPLETE, PACKAGE, PointerWidth};
 use dmus_interface::ring::Slot;
 use dmus_interface::time::RefTime;
 
+mod view;
+
 /// An event of the pool, owned by the application. Dropping it recycles it.
 #[derive(Debug)]
 pub struct Message<'a> {

@@ -3,6 +3,7 @@
 //! Fed by an iterator of [`TimedMessage`]s in the order of their times; feeds a [`RenderStream`]. It fills the pool, grants
 //! time up to the first message that did not fit, and goes on when half of the pool is home: recycling is what makes it play.
 
+use crate::pending::Pending;
 use crate::{Card, Counts, DriverError, Platform, RenderStream};
 use core::time::Duration;
 use dmus_interface::regs::stream::State;
@@ -36,17 +37,17 @@ pub fn play<'m, P: Platform>(
     let card = stream.card();
     stream.set_state(State::Run)?;
     let base = stream.time_base();
-    let mut messages = messages.map(Pending::new).peekable();
+    let mut messages = messages.map(|message| Pending::new(message.time, 0, message.bytes)).peekable();
     let mut watch = Watch::new(card);
     loop {
         while let Some(pending) = messages.peek_mut() {
-            if !pending.send(stream)? {
+            if !pending.send(allocator, |message| stream.put_message(message))? {
                 break;
             }
             messages.next();
         }
         stream.flush();
-        let next = messages.peek().map(|pending| pending.message.time);
+        let next = messages.peek().map(Pending::time);
         card.grant(base.saturating_add(next.unwrap_or(end)));
 
         let now = card.get_time().saturating_sub(base);
@@ -64,45 +65,6 @@ pub fn play<'m, P: Platform>(
     stream.set_state(State::Stop)?;
     allocator.reclaim()?;
     Ok(Played { counts: allocator.counts(), end })
-}
-
-/// A message on its way, perhaps in fragments.
-struct Pending<'m> {
-    message: TimedMessage<'m>,
-    sent: usize,
-}
-
-impl<'m> Pending<'m> {
-    fn new(message: TimedMessage<'m>) -> Self {
-        Self { message, sent: 0 }
-    }
-
-    /// Sends as much as there are slots and buffers for; true when all of it is sent.
-    fn send<P: Platform>(&mut self, stream: &RenderStream<'_, P>) -> Result<bool, DriverError> {
-        let allocator = stream.allocator();
-        let most = allocator.get_buffer_size();
-        while self.sent < self.message.bytes.len() {
-            let rest = &self.message.bytes[self.sent..];
-            let piece = &rest[..rest.len().min(most)];
-            let mut message = match allocator.get_message() {
-                Ok(message) => message,
-                Err(DriverError::NoMessage) => return Ok(false),
-                Err(error) => return Err(error),
-            };
-            message.set_time(self.message.time);
-            match message.set_data(piece) {
-                Ok(()) => {}
-                Err(DriverError::NoBuffer) => return Ok(false),
-                Err(error) => return Err(error),
-            }
-            if piece.len() < rest.len() {
-                message.set_incomplete();
-            }
-            stream.put_message(message)?;
-            self.sent += piece.len();
-        }
-        Ok(true)
-    }
 }
 
 /// Notices a card that stands still.

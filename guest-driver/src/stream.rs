@@ -124,6 +124,11 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         self.transition(stream::STATE, state as u32)
     }
 
+    /// The state that is in force; `None` if the card has gone.
+    pub fn state(&self) -> Option<State> {
+        State::decode(self.card.read(self.register(stream::STATE)))
+    }
+
     /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
     pub fn wait(&self, completions: u32, limit: Duration) -> bool {
         let (page, consumed) = (self.card.platform.doorbell(), self.allocator.consumed());

@@ -2,6 +2,7 @@
 
 pub mod attack;
 pub mod bench;
+pub mod conformance;
 pub mod direct;
 pub mod liar;
 pub mod loopback;

@@ -1,0 +1,127 @@
+//! The conformance table: each statement of the DDI that a test names, and the tests that show it.
+//!
+//! Fed by the doc comments of tests, in which a line `DDI: <statement>` names what the test shows; feeds `docs/conformance.md`, which a test holds
+//! against the sources.
+
+use anyhow::{Context, ensure};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where sources with tests are, below the repository.
+const SOURCES: [&str; 4] = ["device", "guest-driver", "images", "tests"];
+/// What a line that names a statement begins with.
+const MARK: &str = "/// DDI: ";
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
+}
+
+/// The file that the table is in.
+pub fn file() -> PathBuf {
+    repository().join("docs/conformance.md")
+}
+
+/// Makes the table from the sources.
+pub fn table() -> anyhow::Result<String> {
+    let repository = repository();
+    let mut sources = Vec::new();
+    for folder in SOURCES {
+        collect(&repository.join(folder), &mut sources)?;
+    }
+    sources.sort();
+    // By file, then statement, as the sources have them; a statement may have several tests.
+    let mut statements: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for source in sources {
+        let text = fs::read_to_string(&source).with_context(|| format!("{}", source.display()))?;
+        let path = source.strip_prefix(&repository)?.display().to_string();
+        for (statement, test) in named(&text).with_context(|| path.clone())? {
+            let key = (path.clone(), statement);
+            if !statements.contains_key(&key) {
+                order.push(key.clone());
+            }
+            statements.entry(key).or_default().push(test);
+        }
+    }
+    let mut table = String::from(
+        "# Conformance\n\nWhat the tests show of the DirectMusic DDI, in our words, each statement with its tests. Made from the tests by \
+         `cargo run -p dmus-tests --bin conformance`: do not edit.\n",
+    );
+    let mut section = String::new();
+    for key in &order {
+        let (path, statement) = key;
+        if *path != section {
+            section.clone_from(path);
+            write!(table, "\n## {path}\n\n| statement | tests |\n|---|---|\n")?;
+        }
+        let tests: Vec<String> = statements[key].iter().map(|test| format!("`{test}`")).collect();
+        writeln!(table, "| {} | {} |", statement.replace('|', "\\|"), tests.join("<br>"))?;
+    }
+    Ok(table)
+}
+
+/// Rust files below a folder, but not what is built.
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let entry = entry?;
+        let path = entry.path();
+        // Links could lead in circles, or out.
+        let kind = entry.file_type()?;
+        if kind.is_dir() && entry.file_name() != "target" {
+            collect(&path, into)?;
+        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The statements of a source file, each with the test that names it.
+fn named(source: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut waiting: Vec<&str> = Vec::new();
+    let mut is_test = false;
+    for (number, line) in source.lines().map(str::trim).enumerate() {
+        if let Some(statement) = line.strip_prefix(MARK) {
+            waiting.push(statement.trim());
+        } else if line == "#[test]" {
+            is_test = true;
+        } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next()) {
+            ensure!(waiting.is_empty() || is_test, "line {}: {name} names a statement, and is no test", number + 1);
+            found.extend(waiting.drain(..).map(|statement| (statement.to_owned(), name.to_owned())));
+            is_test = false;
+        } else {
+            let between = line.starts_with("///") || line.starts_with("#[");
+            ensure!(waiting.is_empty() || between, "line {}: a statement without a test after it", number + 1);
+        }
+    }
+    ensure!(waiting.is_empty(), "the last statement has no test after it");
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_go_with_the_test_below_them() -> anyhow::Result<()> {
+        let mark = MARK;
+        let source = format!(
+            "{mark}first\n{mark}second\n#[test]\nfn one() {{}}\nproptest! {{\n    {mark}first\n    /// More.\n    #[test]\n    fn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
+        );
+        let found = named(&source)?;
+        let expected = [("first", "one"), ("second", "one"), ("first", "two")];
+        assert!(found.iter().map(|(statement, test)| (statement.as_str(), test.as_str())).eq(expected), "{found:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn statements_without_a_test_are_errors() {
+        for lost in ["fn helper() {}\n", "struct S;\n", ""] {
+            assert!(named(&format!("{MARK}first\n{lost}")).is_err(), "{lost:?}");
+        }
+    }
+}
