@@ -279,11 +279,11 @@ impl Core {
     }
 
     /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
-    /// if a reset has made void what this turn is doing.
+    /// if a reset has made void what this turn is doing, or a ring is away.
     #[inline]
     fn serve<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Option<MutexGuard<'a, Shared>> {
         loop {
-            let mut left = false;
+            let (mut left, mut away) = (false, false);
             for stream in &mut self.streams {
                 if !stream.has_work() {
                     continue;
@@ -296,10 +296,19 @@ impl Core {
                     if shared.epoch != self.epoch || shared.shutdown {
                         return None;
                     }
+                } else if stream.is_away(link, &shared) {
+                    away = true;
+                    continue;
                 } else {
                     stream.serve(link, &mut shared);
                 }
                 left |= stream.has_work();
+            }
+            if away && !left {
+                // Nothing is rendered before what is granted is fetched. The transport needs the lock to bring the rings back.
+                drop(shared);
+                std::thread::yield_now();
+                return None;
             }
             if !left {
                 return Some(shared);
@@ -364,9 +373,12 @@ impl Core {
                     result = Err(Fault::Closed);
                 }
                 // What STOP discards is complete before the state reads back.
-                let shared = link.lock();
-                if shared.epoch != self.epoch || self.serve(link, shared).is_none() {
-                    return;
+                while self.has_work() {
+                    let shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return;
+                    }
+                    let _ = self.serve(link, shared);
                 }
             }
         }

@@ -22,6 +22,7 @@ use dmus_interface::time::{RefTime, SampleTime};
 use intake::{Intake, Outcome};
 use sequencer::Sequencer;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 const SECTION: usize = 128;
@@ -103,6 +104,8 @@ pub(crate) struct Stream {
     completions: VecDeque<[u64; 2]>,
     /// A ring could not be accessed, or was overrun: the stream stands still until it is closed.
     broken: bool,
+    /// Since when a ring is away, while the client may be moving it.
+    away: Option<Instant>,
 }
 
 impl Stream {
@@ -126,6 +129,7 @@ impl Stream {
             published: 0,
             completions: VecDeque::with_capacity(slots),
             broken: false,
+            away: None,
         }
     }
 
@@ -215,8 +219,33 @@ impl Stream {
     pub(crate) fn is_remote(&mut self, shared: &Shared) -> bool {
         if shared.memory.is_stale(&self.windows) {
             self.windows = shared.translate(&self.config.layout());
+            self.away = None;
         }
         self.windows.is_remote()
+    }
+
+    /// Whether a ring is away, but may come back: [`Self::serve`] has to wait.
+    #[inline]
+    pub(crate) fn is_away(&mut self, link: &Link, shared: &Shared) -> bool {
+        match self.windows.is_whole() {
+            true => false,
+            false => self.look_for_rings(link, shared),
+        }
+    }
+
+    #[cold]
+    fn look_for_rings(&mut self, link: &Link, shared: &Shared) -> bool {
+        let rings = [
+            (self.config.submission_base, self.config.submission_entries, SUBMISSION_SIZE, false),
+            (self.config.completion_base, self.config.completion_entries, COMPLETION_SIZE, true),
+        ];
+        let here = |(iova, entries, size, write)| shared.memory.covers(iova, u64::from(entries) * size as u64, write);
+        if rings.into_iter().all(here) {
+            self.away = None;
+            return false;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        link.is_remapping(since)
     }
 
     /// A section: fetches and publishes some; call while [`Self::has_work`]. What is due already is presented at once.
