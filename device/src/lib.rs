@@ -23,6 +23,7 @@ pub mod engine;
 mod identity;
 mod link;
 pub mod offline;
+pub mod sample_clock;
 pub mod sandbox;
 pub mod sink;
 pub mod stats;
