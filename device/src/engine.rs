@@ -77,6 +77,7 @@ pub struct Engine {
 struct Core {
     bank: Arc<Bank>,
     sink: Box<dyn Sink>,
+    sink_ready: bool,
     clock: Clock,
     clock_mode: ClockMode,
     epoch: u64,
@@ -114,6 +115,7 @@ impl Engine {
         let mut core = Core {
             bank,
             sink,
+            sink_ready: true,
             clock: Clock::new(clock_mode),
             clock_mode,
             epoch: 0,
@@ -150,7 +152,11 @@ impl Engine {
             match self.turn() {
                 Turn::Worked => self.core.quiet_since = None,
                 Turn::Quiet => self.core.rest(&self.link),
-                Turn::Shutdown => return self.core.sink.finish(),
+                Turn::Shutdown => {
+                    let finished = self.core.sink.finish();
+                    self.core.count_losses(&self.link);
+                    return finished;
+                }
             }
         }
     }
@@ -182,6 +188,9 @@ impl Core {
             shared = again;
         }
         self.look_at_clock();
+        if !self.sink_ready {
+            self.sink_ready = self.sink.ready();
+        }
         if self.has_to_render() {
             drop(shared);
             worked |= self.render(link);
@@ -415,6 +424,7 @@ impl Core {
     fn frames(&self) -> usize {
         let ahead = self.horizon_sample.0.saturating_sub(self.now.position.0);
         let frames = match self.clock.is_virtual() {
+            _ if !self.sink_ready => 0,
             true => ahead,
             false if ahead >= PERIOD && self.any_runs() => ahead,
             false => 0,
@@ -446,6 +456,8 @@ impl Core {
                 *frame = [to_s16(*l), to_s16(*r)];
             }
             self.sink.write(pcm);
+            self.sink_ready = self.sink.ready();
+            self.count_losses(link);
             link.stats.samples.add(frames as u64);
             self.move_to(SampleTime(self.now.position.0 + frames as u64));
         }
@@ -456,6 +468,12 @@ impl Core {
         }
         self.move_to(self.now.position);
         frames > 0
+    }
+
+    fn count_losses(&self, link: &Link) {
+        let losses = self.sink.losses();
+        link.stats.dropped_samples.set(losses.dropped);
+        link.stats.underruns.set(losses.underruns);
     }
 
     /// Publishes the clocks, then the reaching of a grant: whoever sees one sees the completions before it. Says whether a grant was reached.
@@ -484,15 +502,15 @@ impl Core {
     fn rest(&mut self, link: &Link) {
         let since = *self.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
-        let realtime_runs = !self.clock.is_virtual() && self.any_runs();
-        if quiet < SPIN && !realtime_runs {
+        let runs = !self.sink_ready || !self.clock.is_virtual() && self.any_runs();
+        if quiet < SPIN && !runs {
             std::hint::spin_loop();
             return;
         }
-        let step = if realtime_runs { LONGEST_SLEEP } else { quiet / 4 };
+        let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
         let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
         let shared = link.lock();
-        if quiet < WATCH || realtime_runs {
+        if quiet < WATCH || runs {
             drop(link.sleep(shared, Some(step)));
             return;
         }
