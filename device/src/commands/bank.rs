@@ -3,7 +3,7 @@
 //! Fed by files of instruments; feeds the terminal, or a DLS file.
 
 use anyhow::Context;
-use dmus_card::bank::Bank;
+use dmus_card::bank;
 use dmus_card::collection::{Collection, CollectionError, Instrument, LoopKind, Region, Sampling, Wave};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Read, Write};
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Export(export) => {
             let collection = match &export.bank {
                 Some(path) => load(path)?,
-                None => Collection::from(&Bank::general_midi()),
+                None => bank::built_in(),
             };
             let name = export.bank.as_ref().map_or("the built-in bank".into(), |path| path.display().to_string());
             let file = collection.to_dls().map_err(|error| BankFile::Unusable(name, error))?;

@@ -60,6 +60,11 @@ impl Tables {
         lerp(&self.decibels, at)
     }
 
+    /// The amplitude of a gain in dB, at most 48.
+    pub(crate) fn gain(&self, decibels: f32) -> f32 {
+        if decibels > 0.0 { 1.0 / self.amplitude(decibels.min(48.0)) } else { self.amplitude(-decibels) }
+    }
+
     /// The sine of a phase in turns (any finite number).
     pub(crate) fn sine(&self, turns: f32) -> f32 {
         lerp(&self.sine, (turns - turns.floor()) * SINE_STEPS as f32)
