@@ -51,6 +51,8 @@ pub struct Synth {
     following: bool,
     mix: Box<Mix>,
     effects: Effects,
+    /// Nothing is sent to the effects.
+    dry: bool,
     interpolation: Interpolation,
     code: Code,
     /// Note-ons so far.
@@ -89,6 +91,7 @@ impl Synth {
             following: false,
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
+            dry: false,
             interpolation: Interpolation::default(),
             code: Code::best(),
             notes: 0,
@@ -98,6 +101,12 @@ impl Synth {
     /// Finds samples between those of a wave another way: linear is cheaper, cubic (the default) is cleaner.
     pub fn with_interpolation(mut self, interpolation: Interpolation) -> Self {
         self.interpolation = interpolation;
+        self
+    }
+
+    /// Without reverb and chorus, whatever is sent to them.
+    pub fn without_effects(mut self) -> Self {
+        self.dry = true;
         self
     }
 
@@ -413,11 +422,11 @@ impl Synth {
     fn segment(&mut self, left: &mut [f32], right: &mut [f32]) {
         let samples = left.len();
         let groups = &mut self.groups[..self.used];
-        let sends = groups.iter().any(|group| group.sending != 0);
+        let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
         if !groups.is_empty() {
             self.mix.clear(samples, sends);
             for group in groups.iter_mut().filter(|group| group.active != 0) {
-                group.render(self.bank.pool(), &mut self.mix, samples, self.interpolation, self.code);
+                group.render(self.bank.pool(), &mut self.mix, samples, (self.interpolation, sends), self.code);
             }
             self.mix.add_to(left, right);
         }

@@ -242,6 +242,9 @@ impl Group {
         self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
         self.right_step[lane] = (goal.1 - self.right[lane]) * scale;
         (self.left_goal[lane], self.right_goal[lane]) = goal;
+        if self.filtered & (1 << lane) == 0 {
+            return;
+        }
         // A filter that rings out would end in denormal numbers, which cost a hundred times as much.
         if self.w1[lane].abs() < 1e-12 && self.w2[lane].abs() < 1e-12 {
             self.w1[lane] = 0.0;
@@ -269,19 +272,19 @@ impl Group {
         self.at[lane] < SILENCE as i32
     }
 
-    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix.
+    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix, with their sends or without.
     pub(crate) fn render(
         &mut self,
         pool: &[i16],
         mix: &mut Mix,
         samples: usize,
-        interpolation: Interpolation,
+        (interpolation, sends): (Interpolation, bool),
         code: Code,
     ) {
         let samples = samples.min(PERIOD);
-        let cubic = interpolation == Interpolation::Cubic;
+        let variant = (interpolation == Interpolation::Cubic, self.filtered != 0, sends && self.sending != 0);
         match code {
-            Code::Portable => match (cubic, self.filtered != 0, self.sending != 0) {
+            Code::Portable => match variant {
                 (false, false, false) => self.blend::<false, false, false>(pool, mix, samples),
                 (false, false, true) => self.blend::<false, false, true>(pool, mix, samples),
                 (false, true, false) => self.blend::<false, true, false>(pool, mix, samples),
@@ -292,7 +295,7 @@ impl Group {
                 (true, true, true) => self.blend::<true, true, true>(pool, mix, samples),
             },
             #[cfg(target_arch = "x86_64")]
-            Code::Avx2(available) => available.render(self, pool, mix, samples, cubic),
+            Code::Avx2(available) => available.render(self, pool, mix, samples, variant),
         }
     }
 

@@ -32,14 +32,18 @@ impl Oscillator {
             self.wait -= samples;
             return;
         }
-        // What is left of a wait that ends within these samples is a part of a sample.
-        self.phase = self.phase.wrapping_add((f64::from(run) * f64::from(self.step)) as u64 as u32);
-        self.wait = 0.0;
+        if self.wait == 0.0 {
+            self.phase = self.phase.wrapping_add(self.step.wrapping_mul(samples as u32));
+        } else {
+            // A wait may end within a sample.
+            self.phase = (f64::from(run) * f64::from(self.step)) as u64 as u32;
+            self.wait = 0.0;
+        }
     }
 
     /// -1..=1.
     pub(crate) fn value(&self, tables: &Tables) -> f32 {
-        tables.sine((self.phase >> 8) as f32 * (1.0 / (1 << 24) as f32))
+        tables.sine_at(self.phase)
     }
 }
 

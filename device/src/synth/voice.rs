@@ -201,11 +201,12 @@ impl Voice {
         self.take_in(patch, context);
         self.sides = self.side_goals(context);
         self.sends = self.send_goals;
-        group.start(lane, channel, sound, self.gains(context));
+        let drivers = self.drivers_now(context.tables);
+        group.start(lane, channel, sound, self.gains(context, &drivers));
         group.set_sends(lane, self.sends);
-        self.steer(context, group, lane);
+        self.steer(context, &drivers, group, lane);
         self.advance(until_tick as f32);
-        group.ramp(lane, self.gains(context), until_tick);
+        group.ramp(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
     }
 
     /// Sets envelopes and oscillators up.
@@ -307,7 +308,11 @@ impl Voice {
         }
     }
 
-    fn driver_values(&self, tables: &Tables) -> [f32; DRIVERS] {
+    /// Where the drivers stand that move something.
+    fn drivers_now(&self, tables: &Tables) -> [f32; DRIVERS] {
+        if self.moving == 0 {
+            return [0.0; DRIVERS];
+        }
         let value = |o: usize| if self.moving & (1 << o) != 0 { self.oscillators[o].value(tables) } else { 0.0 };
         [value(0), value(1), self.amplitude.fraction(), self.modulation.fraction()]
     }
@@ -323,15 +328,15 @@ impl Voice {
         if self.version != context.channel.version {
             self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
         }
+        let drivers = self.drivers_now(context.tables);
         if self.intricate {
             let patch = context.bank.patch(context.bank.region(self.region).patch);
-            let seen = self.seen(patch, context, self.driver_values(context.tables));
-            let sums = patch.moved(&self.sums.steady, &seen);
+            let sums = patch.moved(&self.sums.steady, &self.seen(patch, context, drivers));
             self.settle(&sums, context);
         }
-        self.steer(context, group, lane);
+        self.steer(context, &drivers, group, lane);
         self.approach(context, group, lane);
-        let mut goal = self.gains(context);
+        let mut goal = self.gains(context, &drivers);
         if self.state == State::Fading {
             self.fade = self.fade.saturating_sub(1);
             let part = f32::from(self.fade) / f32::from(self.fade_ticks);
@@ -357,18 +362,17 @@ impl Voice {
     }
 
     /// Sets pitch and filter of the lane, when they change.
-    fn steer(&mut self, context: &Context<'_>, group: &mut Group, lane: usize) {
+    fn steer(&mut self, context: &Context<'_>, drivers: &[f32; DRIVERS], group: &mut Group, lane: usize) {
         let steady = &self.sums.steady;
         let (mut cents, mut cutoff) = (self.cents + steady[patch::PITCH], steady[patch::CUTOFF]);
         if self.moving != 0 {
-            let drivers = self.driver_values(context.tables);
             if self.intricate {
                 let patch = context.bank.patch(context.bank.region(self.region).patch);
-                let sums = patch.moved(steady, &self.seen(patch, context, drivers));
+                let sums = patch.moved(steady, &self.seen(patch, context, *drivers));
                 (cents, cutoff) = (self.cents + sums[patch::PITCH], sums[patch::CUTOFF]);
             }
-            cents += self.driven(patch::PITCH, &drivers);
-            cutoff += self.driven(patch::CUTOFF, &drivers);
+            cents += self.driven(patch::PITCH, drivers);
+            cutoff += self.driven(patch::CUTOFF, drivers);
         }
         // Also true for the initial NaN, and for none that follows.
         if cents != self.last_cents && self.leader.is_none() {
@@ -383,10 +387,10 @@ impl Voice {
     }
 
     /// The levels that the voice should have now, left and right.
-    fn gains(&self, context: &Context<'_>) -> (f32, f32) {
+    fn gains(&self, context: &Context<'_>, drivers: &[f32; DRIVERS]) -> (f32, f32) {
         let mut gain = self.amplitude.amplitude(context.tables);
         if self.moving != 0 {
-            let tenths = self.driven(patch::GAIN, &self.driver_values(context.tables));
+            let tenths = self.driven(patch::GAIN, drivers);
             if tenths != 0.0 {
                 gain *= context.tables.gain(tenths / 10.0);
             }
@@ -403,6 +407,9 @@ impl Voice {
     /// Brings sides and sends nearer to where controllers have put them.
     fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize) {
         let goals = self.side_goals(context);
+        if self.sides == goals && self.sends == self.send_goals {
+            return;
+        }
         let near = CLOSE * HEADROOM;
         self.sides = (approach(self.sides.0, goals.0, near), approach(self.sides.1, goals.1, near));
         if self.sends != self.send_goals {

@@ -15,12 +15,18 @@ impl Available {
         std::arch::is_x86_feature_detected!("avx2").then_some(Self(()))
     }
 
-    pub(super) fn render(self, group: &mut Group, pool: &[i16], mix: &mut Mix, samples: usize, cubic: bool) {
-        let filter = group.filtered != 0;
-        let send = group.sending != 0;
+    /// Renders cubic or linear, with filters or without, with sends or without.
+    pub(super) fn render(
+        self,
+        group: &mut Group,
+        pool: &[i16],
+        mix: &mut Mix,
+        samples: usize,
+        variant: (bool, bool, bool),
+    ) {
         // SAFETY: `self` exists only where `detect` found AVX2.
         unsafe {
-            match (cubic, filter, send) {
+            match variant {
                 (false, false, false) => blend::<false, false, false>(group, pool, mix, samples),
                 (false, false, true) => blend::<false, false, true>(group, pool, mix, samples),
                 (false, true, false) => blend::<false, true, false>(group, pool, mix, samples),
