@@ -1,12 +1,11 @@
 //! `render`: a song to a WAV file, without a guest.
 
+use super::bank::Banks;
 use super::{load_song, song_bar};
 use dmus_card::SAMPLE_RATE;
-use dmus_card::bank::Bank;
 use dmus_card::sink::{Sink, WavSink};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Render a MIDI file to a WAV file without a guest.
 ///
@@ -19,13 +18,15 @@ pub(crate) struct Args {
     /// The WAV file to write.
     #[arg(short, long, default_value = "out.wav")]
     output: PathBuf,
+    #[command(flatten)]
+    banks: Banks,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?.song;
+    let bank = args.banks.load()?;
     let bar = song_bar(&song)?.with_message("rendering");
     let mut sink = WavSink::create(&args.output, SAMPLE_RATE)?;
-    let bank = Arc::new(Bank::general_midi());
     dmus_card::offline::render(&song, bank, &mut sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();
     sink.finish()?;

@@ -15,7 +15,7 @@ use dmus_tests::bench::{
 };
 use dmus_tests::{programs, songs};
 use fluidsynth::FluidSynth;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ fn counted(who: &str) -> anyhow::Result<f64> {
     })
 }
 
-fn fluidsynth_counted(interpolation: Interpolation, bank: &PathBuf) -> anyhow::Result<f64> {
+fn fluidsynth_counted(interpolation: Interpolation, bank: &Path) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("callgrind");
     per_operation(COUNTED, |seconds| {
@@ -110,7 +110,7 @@ fn engine_time(who: &str, bank: &[u8]) -> anyhow::Result<f64> {
     })
 }
 
-fn fluidsynth_time(interpolation: Interpolation, bank: &PathBuf) -> anyhow::Result<f64> {
+fn fluidsynth_time(interpolation: Interpolation, bank: &Path) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     per_second(|seconds| FluidSynth::new(dir.path(), bank, interpolation, &song(seconds))?.run())
 }
