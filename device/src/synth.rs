@@ -440,7 +440,10 @@ impl Synth {
             left[sample] += a;
             right[sample] += b;
         }
-        self.effects.fade(samples);
+        // Counted from the last sample that was sent, wherever the stream is cut.
+        if !sends {
+            self.effects.fade(samples);
+        }
     }
 
     fn tick(&mut self) {

@@ -266,3 +266,22 @@ fn sends_echo_and_end_in_exact_silence() {
         assert_eq!(play(100, true), (0.0, 0.0, 0));
     }
 }
+
+#[test]
+fn echoes_end_at_one_sample_however_the_stream_is_cut() {
+    let play = |block: usize| {
+        let mut s = with(&[]);
+        send(&mut s, &[[0xb0, 91, 127], [0x90, 69, 127]]);
+        let (mut left, mut right) = (vec![0.0; 48_000 * 4], vec![0.0; 48_000 * 4]);
+        s.render(&mut left[..100], &mut right[..100]);
+        send(&mut s, &[[0x80, 69, 0]]);
+        for (l, r) in left[100..].chunks_mut(block).zip(right[100..].chunks_mut(block)) {
+            s.render(l, r);
+        }
+        left.iter().chain(&right).map(|x| x.to_bits()).collect::<Vec<u32>>()
+    };
+    let whole = play(48_000 * 4);
+    for block in [1, 31, 77, 480] {
+        assert!(play(block) == whole, "blocks of {block}");
+    }
+}
