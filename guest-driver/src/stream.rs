@@ -79,7 +79,14 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         let memory = allocate(card, shape.sizes())?;
         let allocator = Allocator::new(card.platform.doorbell(), shape, memory)
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
-        let stream = Self { card, index, config, allocator, published: Cell::new(0), transitions: Cell::new(0) };
+        let stream = Self {
+            card,
+            index,
+            config,
+            allocator,
+            published: Cell::new(0),
+            transitions: Cell::new(0),
+        };
         // The card keeps counting across streams in one block.
         stream.transitions.set(stream.word(doorbell::TRANSITIONS));
         stream.create()?;
@@ -157,7 +164,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     }
 
     fn create(&self) -> Result<(), DriverError> {
-        let registers = [stream::POOL_BASE, stream::BUFFER_BASE, stream::SUBMISSION_BASE, stream::COMPLETION_BASE];
+        let registers =
+            [stream::POOL_BASE, stream::BUFFER_BASE, stream::SUBMISSION_BASE, stream::COMPLETION_BASE];
         for (register, iova) in registers.into_iter().zip(self.allocator.iovas()) {
             self.card.write64(self.register(register), iova);
         }

@@ -4,11 +4,11 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
+use zerocopy::IntoBytes;
 use dmus_interface::event::{INCOMPLETE, PACKAGE};
 use dmus_interface::ring::{Completion, Slot};
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
-use zerocopy::IntoBytes;
 
 const SLOTS: u32 = 16;
 const BUFFERS: u32 = 6;
@@ -18,7 +18,14 @@ const BUFFER_IOVA: u64 = 0x20_000;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
     let page = Box::leak(Box::new(leak(4096, 0).memory));
-    let shape = Shape { stream: 0, width, slots: SLOTS, buffers: BUFFERS, buffer_size: BUFFER_SIZE, entries: SLOTS };
+    let shape = Shape {
+        stream: 0,
+        width,
+        slots: SLOTS,
+        buffers: BUFFERS,
+        buffer_size: BUFFER_SIZE,
+        entries: SLOTS,
+    };
     let iovas = [POOL_IOVA, BUFFER_IOVA, 0x28_000, 0x30_000];
     let mut memories = shape.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
     Allocator::new(page, shape, core::array::from_fn(|_| memories.next().expect("four"))).expect("an allocator")
