@@ -336,23 +336,19 @@ impl Synth {
 
     /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it is one.
     fn lock_phases(&mut self, note: u64) {
-        let region = |voice: &Voice| voice.region(&self.bank);
-        let of_note =
-            || (0..self.used * LANES).filter(|&v| self.voices[v].state != State::Idle && self.voices[v].note == note);
-        let mut found: Vec<(usize, usize)> = Vec::new();
-        for follower in of_note() {
-            let own = region(&self.voices[follower]);
-            let mut group = of_note().filter(|&v| region(&self.voices[v]).phase_group == own.phase_group);
+        for follower in 0..self.used * LANES {
+            let phase_group = |v: usize| {
+                let voice = &self.voices[v];
+                let region = (voice.state != State::Idle && voice.note == note).then(|| voice.region(&self.bank))?;
+                (region.phase_group != 0).then_some((region.phase_group, region.phase_master))
+            };
+            let Some((own, _)) = phase_group(follower) else {
+                continue;
+            };
+            let mut group = (0..self.used * LANES).filter(|&v| phase_group(v).is_some_and(|(group, _)| group == own));
             let first = group.clone().next();
-            let leader = group.find(|&v| region(&self.voices[v]).phase_master).or(first);
-            if own.phase_group != 0
-                && let Some(leader) = leader.filter(|&leader| leader != follower)
-            {
-                found.push((follower, leader));
-            }
-        }
-        for (follower, leader) in found {
-            self.voices[follower].leader = Some(leader);
+            let leader = group.find(|&v| phase_group(v).is_some_and(|(_, master)| master)).or(first);
+            self.voices[follower].leader = leader.filter(|&leader| leader != follower);
         }
         self.follow();
     }
