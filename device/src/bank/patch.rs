@@ -1,7 +1,7 @@
 //! An articulation, sorted by what can change it: nothing, the note and its channel, or an oscillator or envelope.
 //!
-//! Fed by a region's connection blocks and the defaults of DLS Level 2; evaluated for a voice at note-on, when something on its channel changes, and, for
-//! the little that then remains, at each control tick.
+//! Fed by a region's connection blocks and the defaults of DLS Level 2; evaluated for a voice at note-on, when something on its channel
+//! changes, and, for the little that then remains, at each control tick.
 
 use crate::collection::connection::{Connection, DEFAULTS, Destination, Input, Shape, Source};
 

@@ -1,7 +1,7 @@
 //! The sample-rate part of eight voices: fetch, interpolate, filter, pan and mix.
 //!
-//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a [`Mix`]. The code here runs anywhere;
-//! `avx2` does the same sums in the same order, eight at once, and so gives the same bits.
+//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a [`Mix`]. The code here
+//! runs anywhere; `avx2` does the same sums in the same order, eight at once, and so gives the same bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
