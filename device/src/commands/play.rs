@@ -5,6 +5,7 @@
 mod guest;
 mod scene;
 
+use super::bank::Banks;
 use super::{NamedSong, load_song, song_bar};
 use anyhow::Context;
 use dmus_card::sink::AudioFile;
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     /// QEMU's accelerator.
     #[arg(long, default_value = "tcg")]
     accel: String,
+    #[command(flatten)]
+    banks: Banks,
     /// Keep the card out of its sandbox (see serve --help), to debug it.
     #[arg(long)]
     no_sandbox: bool,
@@ -76,6 +79,8 @@ impl Image {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?;
+    // The card reads them again. A fault is told here, before anything starts.
+    args.banks.read()?;
     let started = Instant::now();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
