@@ -118,7 +118,7 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "interrupts": card["interrupts"],
         "audio_seconds": card["audio_seconds"],
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
-        "output": output.display().to_string(),
+        "wav": output.display().to_string(),
         "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
         "clock": if args.realtime { "realtime" } else { "virtual" },
         "image": args.image.name(),
