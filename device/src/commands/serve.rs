@@ -146,6 +146,8 @@ fn counters(stats: &Stats) -> serde_json::Value {
         "late": stats.late.get(),
         "rejected": stats.rejected.get(),
         "discarded": stats.discarded.get(),
+        "captured": stats.captured.get(),
+        "capture_overruns": stats.capture_overruns.get(),
         "peak_in_flight": stats.peak_in_flight.get(),
         "in_flight": stats.in_flight.get(),
         "pool_slots": stats.pool_slots.get(),
