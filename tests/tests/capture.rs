@@ -3,7 +3,7 @@
 use dmus_card::ClockMode;
 use dmus_card::capture::inputs::Input;
 use dmus_card::transport::Transport;
-use dmus_driver::{CaptureSink, CaptureStream, Card, Platform, RenderStream, StreamConfig};
+use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, INCOMPLETE, PointerWidth};
 use dmus_interface::regs::Fault;
@@ -12,6 +12,7 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::loopback::{HostedCard, Loopback};
+use dmus_tests::programs::{self, Running};
 use dmus_tests::raw::{BUFFER_SIZE, Completed, RawStream, STRIDE, seconds};
 use dmus_tests::songs;
 use std::io::Write;
@@ -427,5 +428,116 @@ fn after_a_reset_in_the_middle_the_song_begins_anew_and_nothing_was_written() ->
         stream.restore()?;
         assert_eq!(stream.at_home(), (64, 16));
     }
+    Ok(())
+}
+
+/// The card's writes are overwritten before the driver looks: as a card that lies would have written them.
+#[test]
+fn each_lie_about_a_captured_event_is_a_typed_error_and_loses_no_slot() -> anyhow::Result<()> {
+    let lies: [(usize, &[u8]); 8] = [
+        (2, &[0, 0]),
+        (2, &[0xFF, 0xFF]),
+        (2, &[1, 1]),
+        // More than fits inline: the note is taken for a pointer, then it points into the middle of the buffer, then to another.
+        (2, &[9, 0]),
+        (6, &[2, 0]),
+        (6, &[0, 0x80]),
+        (24, &[8]),
+        (28, &[1]),
+    ];
+    for (number, (place, bytes)) in lies.into_iter().enumerate() {
+        let song = song_of(&[(10, &[0x90, 1, 1]), (10, &[0x90, 2, 1])])?;
+        let end = song.end();
+        let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song)])?;
+        let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+        let config = StreamConfig { slots: 2, buffers: 2, buffer_size: 256 };
+        let mut stream = CaptureStream::open(&card, 0, config, true)?;
+        stream.set_state(State::Run)?;
+        card.grant(end);
+        let deadline = Instant::now() + LIMIT;
+        while card.get_time() < end {
+            anyhow::ensure!(Instant::now() < deadline, "the clock stands");
+            stream.wait(Duration::from_millis(5));
+        }
+        // The pool is the first memory that was allocated.
+        card.platform().ram.scribble(place, bytes);
+        let got = stream.receive();
+        assert!(matches!(got, Err(DriverError::BadCapture { slot: 0, .. })), "lie {number}: {got:?}");
+        assert_eq!(stream.receive()?.map(|event| event.bytes.to_vec()), Some(vec![0x90, 2, 1]));
+        stream.set_state(State::Stop)?;
+        while stream.receive()?.is_some() {}
+        assert_eq!(stream.at_home(), (2, 2));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_buffer_stays_the_one_that_was_posted_whatever_comes_back() -> anyhow::Result<()> {
+    let long = sysex(200);
+    let song = song_of(&[(10, &long), (10, &long), (10, &long)])?;
+    let end = song.end();
+    let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song)])?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let mut stream = CaptureStream::open(&card, 0, StreamConfig { slots: 3, buffers: 3, buffer_size: 256 }, true)?;
+    stream.set_state(State::Run)?;
+    card.grant(end);
+    let deadline = Instant::now() + LIMIT;
+    while card.get_time() < end {
+        anyhow::ensure!(Instant::now() < deadline, "the clock stands");
+        stream.wait(Duration::from_millis(5));
+    }
+    // The first says that it is short, the second that it has the third's buffer.
+    let mut third = [0; 8];
+    let pool = &card.platform().ram;
+    pool.scribble(2, &[3, 0]);
+    third.copy_from_slice(&(dmus_tests::memory::RAM_IOVA + 3 * 64 + 2 * 256).to_le_bytes());
+    pool.scribble(64 + 32, &third);
+    assert_eq!(stream.receive()?.map(|event| event.bytes.len()), Some(3));
+    assert!(matches!(stream.receive(), Err(DriverError::BadCapture { slot: 1, .. })));
+    assert_eq!(stream.receive()?.map(|event| event.bytes.to_vec()), Some(long));
+    stream.set_state(State::Stop)?;
+    assert!(stream.receive()?.is_none());
+    assert_eq!(stream.at_home(), (3, 3));
+    Ok(())
+}
+
+/// Live bytes into the program that serves, in its sandbox, from one sender after the other.
+#[test]
+fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let arguments = ["serve", "--socket", "card.sock", "--clock", "realtime", "--json", "card.json"];
+    let inputs = ["--midi-in", "unix:midi.sock", "--midi-in", "fd:0"];
+    let (mut pipe, standard_input) = UnixStream::pair()?;
+    let mut command = programs::card()?;
+    command.args(arguments).args(inputs).current_dir(dir.path());
+    let server = Running::start_with(&mut command, std::os::fd::OwnedFd::from(standard_input))?;
+    let socket = dir.path().join("card.sock");
+    programs::until("the socket", LIMIT, || socket.exists() && dir.path().join("midi.sock").exists())?;
+    {
+        let card = Card::open(Loopback::new(&socket)?, PointerWidth::Eight)?;
+        let mut stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
+        stream.set_state(State::Run)?;
+        for (group, key) in [(0, 1), (0, 2), (1, 3)] {
+            match group {
+                0 => UnixStream::connect(dir.path().join("midi.sock"))?.write_all(&[0x90, key, 1])?,
+                _ => pipe.write_all(&[0x90, key, 1])?,
+            }
+            let deadline = Instant::now() + LIMIT;
+            loop {
+                anyhow::ensure!(Instant::now() < deadline, "note {key} does not come");
+                if let Some(event) = stream.receive()? {
+                    assert_eq!((event.channel_group, event.bytes), (group, &[0x90, key, 1][..]));
+                    break;
+                }
+                stream.wait(Duration::from_millis(10));
+            }
+        }
+    }
+    programs::signal(server.id(), "INT");
+    let done = server.output()?;
+    assert_eq!(done.status.code(), Some(130), "{}", programs::said(&done));
+    assert!(!socket.exists() && !dir.path().join("midi.sock").exists());
+    let counters: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
+    assert_eq!((&counters["captured"], &counters["capture_overruns"]), (&3.into(), &0.into()));
     Ok(())
 }
