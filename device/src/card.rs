@@ -399,6 +399,7 @@ impl Part {
 
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
+        self.link.set_remapping(false);
         match region {
             Region::Config => self.config.read(offset, data),
             Region::Registers => self.register_read(offset, data),
@@ -412,6 +413,7 @@ impl Device for Card {
     }
 
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
+        self.link.set_remapping(false);
         match region {
             Region::Config => {
                 let effect = self.config.write(offset, data);
@@ -449,6 +451,7 @@ impl Device for Card {
 
     fn unmap(&mut self, iova: u64, size: u64) {
         self.link.lock().memory.unmap(iova, size);
+        self.link.set_remapping(true);
         self.link.stats.unmaps.add(1);
     }
 

@@ -211,6 +211,12 @@ impl Windows {
     /// Nothing is translated yet.
     pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None, remote: false };
 
+    /// Whether every part is accessible in one piece.
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.places.is_some()
+    }
+
     /// Whether the client has some of these parts and does not share it.
     #[inline]
     pub(crate) fn is_remote(&self) -> bool {

@@ -81,6 +81,7 @@ pub struct Engine {
 struct Core {
     bank: Arc<Bank>,
     sink: Box<dyn Sink>,
+    sink_ready: bool,
     clock: Clock,
     clock_mode: ClockMode,
     epoch: u64,
@@ -128,6 +129,7 @@ impl Engine {
         let mut core = Core {
             bank,
             sink,
+            sink_ready: true,
             clock: Clock::new(clock_mode),
             clock_mode,
             epoch: 0,
@@ -168,7 +170,11 @@ impl Engine {
             match self.turn() {
                 Turn::Worked => self.core.quiet_since = None,
                 Turn::Quiet => self.core.rest(&self.link),
-                Turn::Shutdown => return self.core.sink.finish(),
+                Turn::Shutdown => {
+                    let finished = self.core.sink.finish();
+                    self.core.count_losses(&self.link);
+                    return finished;
+                }
             }
         }
     }
@@ -200,6 +206,9 @@ impl Core {
             shared = again;
         }
         self.look_at_clock();
+        if !self.sink_ready {
+            self.sink_ready = self.sink.ready();
+        }
         if self.has_to_render() {
             drop(shared);
             worked |= self.render(link);
@@ -366,11 +375,11 @@ impl Core {
     }
 
     /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
-    /// if a reset has made void what this turn is doing.
+    /// if a reset has made void what this turn is doing, or a ring is away.
     #[inline]
     fn serve<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Option<MutexGuard<'a, Shared>> {
         loop {
-            let mut left = false;
+            let (mut left, mut away) = (false, false);
             for stream in &mut self.streams {
                 if !stream.rings.has_work() {
                     continue;
@@ -383,6 +392,9 @@ impl Core {
                     if shared.epoch != self.epoch || shared.shutdown {
                         return None;
                     }
+                } else if stream.rings.is_away(link, &shared) {
+                    away = true;
+                    continue;
                 } else {
                     stream.serve(link, &mut shared);
                 }
@@ -399,10 +411,19 @@ impl Core {
                     if shared.epoch != self.epoch || shared.shutdown {
                         return None;
                     }
+                } else if stream.rings.is_away(link, &shared) {
+                    away = true;
+                    continue;
                 } else {
                     stream.serve(link, &mut shared);
                 }
                 left |= stream.has_work();
+            }
+            if away && !left {
+                // Nothing is rendered before what is granted is fetched. The transport needs the lock to bring the rings back.
+                drop(shared);
+                std::thread::yield_now();
+                return None;
             }
             if !left {
                 return Some(shared);
@@ -480,9 +501,12 @@ impl Core {
                     result = Err(Fault::Closed);
                 }
                 // What STOP discards is complete before the state reads back.
-                let shared = link.lock();
-                if shared.epoch != self.epoch || self.serve(link, shared).is_none() {
-                    return;
+                while self.has_work() {
+                    let shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return;
+                    }
+                    let _ = self.serve(link, shared);
                 }
             }
         }
@@ -519,6 +543,7 @@ impl Core {
     fn frames(&self) -> usize {
         let ahead = self.horizon_sample.0.saturating_sub(self.now.position.0);
         let frames = match self.clock.is_virtual() {
+            _ if !self.sink_ready => 0,
             true => ahead,
             false if ahead >= PERIOD && self.any_runs() => ahead,
             false => 0,
@@ -562,6 +587,8 @@ impl Core {
                 *frame = [to_s16(*l), to_s16(*r)];
             }
             self.sink.write(pcm);
+            self.sink_ready = self.sink.ready();
+            self.count_losses(link);
             link.stats.samples.add(frames as u64);
             self.move_to(SampleTime(self.now.position.0 + frames as u64));
         }
@@ -572,6 +599,12 @@ impl Core {
         }
         self.move_to(self.now.position);
         frames > 0
+    }
+
+    fn count_losses(&self, link: &Link) {
+        let losses = self.sink.losses();
+        link.stats.dropped_samples.set(losses.dropped);
+        link.stats.underruns.set(losses.underruns);
     }
 
     /// Publishes the clocks, then the reaching of a grant: whoever sees one sees the completions before it. Says whether a grant was reached.
@@ -602,15 +635,15 @@ impl Core {
     fn rest(&mut self, link: &Link) {
         let since = *self.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
-        let realtime_runs = !self.clock.is_virtual() && self.any_runs();
-        if quiet < SPIN && !realtime_runs {
+        let runs = !self.sink_ready || !self.clock.is_virtual() && self.any_runs();
+        if quiet < SPIN && !runs {
             std::hint::spin_loop();
             return;
         }
-        let step = if realtime_runs { LONGEST_SLEEP } else { quiet / 4 };
+        let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
         let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
         let shared = link.lock();
-        if quiet < WATCH || realtime_runs {
+        if quiet < WATCH || runs {
             drop(link.sleep(shared, Some(step)));
             return;
         }

@@ -9,7 +9,7 @@
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
-//! The synth plays the built-in [`bank`]; a [`collection`] is any bank of instruments as DLS describes them, read from files and written to them.
+//! A wave sink's clock follows the master clock in [`sample_clock`]. The synth plays the built-in [`bank`]; a [`collection`] is any bank of instruments as DLS describes them, read from files and written to them.
 //!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
@@ -26,6 +26,7 @@ mod identity;
 mod link;
 pub mod offline;
 mod remote;
+pub mod sample_clock;
 pub mod sandbox;
 pub mod sink;
 pub mod stats;

@@ -17,9 +17,12 @@ use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::RefTime;
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How long rings may be away while the client rearranges its maps.
+const REMAP_LIMIT: Duration = Duration::from_secs(1);
 /// Faults that the log tells of; the rest are only counted.
 const MAX_LOGGED: u64 = 100;
 
@@ -110,6 +113,8 @@ pub(crate) struct Shared {
 pub(crate) struct Link {
     shared: Mutex<Shared>,
     bell: Condvar,
+    /// Maps were taken back, and the client has done nothing but change maps since.
+    remapping: AtomicBool,
     pub(crate) stats: Arc<Stats>,
 }
 
@@ -132,12 +137,28 @@ impl Link {
             shutdown: false,
             vectors: [const { None }; VECTORS as usize],
         };
-        Ok(Self { shared: Mutex::new(shared), bell: Condvar::new(), stats: Arc::default() })
+        Ok(Self {
+            shared: Mutex::new(shared),
+            bell: Condvar::new(),
+            remapping: AtomicBool::new(false),
+            stats: Arc::default(),
+        })
     }
 
     /// Begins a section.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no fault.
+    pub(crate) fn set_remapping(&self, remapping: bool) {
+        // Only a hint of how long to wait: nothing is ordered by it.
+        self.remapping.store(remapping, Ordering::Relaxed);
+    }
+
+    /// Whether what has been away since then may still come back.
+    pub(crate) fn is_remapping(&self, since: Instant) -> bool {
+        self.remapping.load(Ordering::Relaxed) && since.elapsed() < REMAP_LIMIT
     }
 
     /// Wakes the engine.

@@ -1,40 +1,88 @@
 //! Where the rendered audio goes.
 //!
-//! Fed by the engine (or the offline renderer) with interleaved stereo S16; feeds a WAV file or nothing.
+//! Fed by the engine (or the offline renderer) with interleaved stereo S16; feeds a [`wav`] or [`flac`] file, a [`pipe`], the host's
+//! sound device (`audio`, a feature of the build), or nothing. What it takes to open a sink is done when it is made: one that is
+//! fed opens nothing, since by then the card is in its sandbox.
 
+#[cfg(feature = "audio")]
+pub mod audio;
+pub mod flac;
+pub mod pipe;
+pub mod wav;
+
+use crate::identity::SAMPLE_RATE;
+use flac::FlacSink;
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufWriter, Seek, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use wav::WavSink;
 
-/// Frames after which the WAV header is refreshed, so that even a killed card leaves a valid file: one second.
-const REFRESH: u64 = 48_000;
-/// Largest audio a WAV file can hold: its length fields are 32 bits wide.
-const MAX_BYTES: u64 = u32::MAX as u64 - 64;
+/// Samples of a stereo frame.
+const CHANNELS: usize = 2;
 
-/// A consumer of audio.
+/// A consumer of audio. None of its calls blocks for long: the engine that makes them also answers the guest.
 pub trait Sink: Send {
-    /// Takes interleaved stereo frames.
+    /// Whether it has room for a block. As long as it says no, audio time waits, and it is asked again about each millisecond. A sink
+    /// that plays in realtime, where time cannot wait, always says yes.
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    /// Takes interleaved stereo frames. What there is no room for is dropped, and counted.
     fn write(&mut self, frames: &[i16]);
+
+    /// What of the audio has not reached its listener so far.
+    fn losses(&self) -> Losses {
+        Losses::default()
+    }
+
     /// Completes the output. Returns the first error that this sink met, at any time.
     fn finish(&mut self) -> Result<(), SinkError>;
+}
+
+/// What a listener missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Frames for which there was no room, or no listener.
+    pub dropped: u64,
+    /// Times that a sound device ran out of audio before there was more.
+    pub underruns: u64,
 }
 
 /// Audio could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The file could not be created, written or completed.
-    #[error("cannot write {path}: {error}; what was written so far is a valid WAV file")]
+    #[error("cannot write {path}: {error}; what was written so far is a valid file")]
     File {
         /// The file.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
-    /// More audio than a WAV file can hold.
-    #[error("{path} is full: a WAV file holds at most 4 GiB; the rest was dropped")]
+    /// More audio than the format can hold.
+    #[error("{path} is full: {limit}; the rest was dropped")]
     Full {
         /// The file.
         path: PathBuf,
+        /// What the format holds at most.
+        limit: &'static str,
+    },
+    /// The pipe could not be opened or written.
+    #[error("cannot write raw audio to {name}: {why}")]
+    Pipe {
+        /// Its path, or that it is standard output.
+        name: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The host's sound device cannot be used.
+    #[error("cannot play on this machine's sound device: {why}")]
+    Device {
+        /// What is wrong, and what to do.
+        why: String,
     },
 }
 
@@ -50,93 +98,72 @@ impl Sink for NullSink {
     }
 }
 
-/// A WAV file: 16 bits, stereo. It only ever grows; resets and new connections go on where the last audio ended.
-pub struct WavSink<W: Write + Seek + Send = BufWriter<File>> {
-    path: PathBuf,
-    writer: Option<hound::WavWriter<W>>,
-    bytes: u64,
-    unrefreshed: u64,
-    error: Option<SinkError>,
+/// How a file holds audio; the samples are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// As it is.
+    Wav,
+    /// Compressed, without loss.
+    Flac,
 }
 
-impl WavSink {
+/// A file to be written, in the format that its name says: parsed from a path that ends in `.wav`, `.flac` or no extension (a WAV).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AudioFile {
+    /// Where.
+    pub path: PathBuf,
+    /// How.
+    pub format: Format,
+}
+
+impl AudioFile {
     /// Creates (or overwrites) the file.
-    pub fn create(path: &Path, rate: u32) -> Result<Self, SinkError> {
-        let failed = |error| SinkError::File { path: path.to_owned(), error };
-        let file = File::create(path).map_err(failed)?;
-        Self::new(path, BufWriter::with_capacity(1 << 16, file), rate)
+    pub fn create(&self) -> Result<Box<dyn Sink>, SinkError> {
+        Ok(match self.format {
+            Format::Wav => Box::new(WavSink::create(&self.path, SAMPLE_RATE)?),
+            Format::Flac => Box::new(FlacSink::create(&self.path, SAMPLE_RATE)?),
+        })
     }
-}
 
-impl<W: Write + Seek + Send> WavSink<W> {
-    fn new(path: &Path, inner: W, rate: u32) -> Result<Self, SinkError> {
-        let spec = hound::WavSpec {
-            channels: 2,
-            sample_rate: rate,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
+    /// How much audio the file holds, as its header tells; `None` if it cannot be read.
+    pub fn seconds(&self) -> Option<f64> {
+        let frames = match self.format {
+            Format::Wav => u64::from(hound::WavReader::open(&self.path).ok()?.duration()),
+            Format::Flac => flac::frames(&mut File::open(&self.path).ok()?)?,
         };
-        let failed = |error| SinkError::File { path: path.to_owned(), error: into_io(error) };
-        let mut writer = hound::WavWriter::new(inner, spec).map_err(failed)?;
-        writer.flush().map_err(failed)?;
-        Ok(Self { path: path.to_owned(), writer: Some(writer), bytes: 0, unrefreshed: 0, error: None })
+        Some(frames as f64 / f64::from(SAMPLE_RATE))
     }
+}
 
-    fn try_write(&mut self, frames: &[i16]) -> Result<(), SinkError> {
-        let Some(writer) = &mut self.writer else {
-            return Ok(());
+impl FromStr for AudioFile {
+    type Err = UnknownFormat;
+
+    fn from_str(path: &str) -> Result<Self, Self::Err> {
+        let extension = Path::new(path).extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let format = match extension.as_deref() {
+            None | Some("wav") => Format::Wav,
+            Some("flac") => Format::Flac,
+            Some(other) => return Err(UnknownFormat(other.to_owned())),
         };
-        self.bytes += size_of_val(frames) as u64;
-        if self.bytes > MAX_BYTES {
-            return Err(SinkError::Full { path: self.path.clone() });
-        }
-        let written = write_samples(writer, frames).and_then(|()| {
-            self.unrefreshed += frames.len() as u64 / 2;
-            if self.unrefreshed < REFRESH {
-                return Ok(());
-            }
-            self.unrefreshed = 0;
-            writer.flush()
-        });
-        written.map_err(|error| SinkError::File { path: self.path.clone(), error: into_io(error) })
+        Ok(Self { path: path.into(), format })
     }
 }
 
-fn write_samples<W: Write + Seek>(writer: &mut hound::WavWriter<W>, frames: &[i16]) -> hound::Result<()> {
-    let mut block = writer.get_i16_writer(frames.len() as u32);
-    for sample in frames {
-        block.write_sample(*sample);
-    }
-    block.flush()
-}
-
-fn into_io(error: hound::Error) -> io::Error {
-    match error {
-        hound::Error::IoError(error) => error,
-        other => io::Error::other(other),
+/// As `--sink` has it.
+impl fmt::Display for AudioFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = match self.format {
+            Format::Wav => "wav",
+            Format::Flac => "flac",
+        };
+        write!(f, "{format}:{}", self.path.display())
     }
 }
 
-impl<W: Write + Seek + Send> Sink for WavSink<W> {
-    fn write(&mut self, frames: &[i16]) {
-        if let Err(error) = self.try_write(frames) {
-            tracing::error!("{error}");
-            self.error = Some(error);
-            // The header says what was there at the last refresh. Dropping the writer would try again, and only fail again.
-            std::mem::forget(self.writer.take());
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), SinkError> {
-        if let Some(writer) = self.writer.take()
-            && let Err(error) = writer.finalize()
-        {
-            let error = SinkError::File { path: self.path.clone(), error: into_io(error) };
-            self.error.get_or_insert(error);
-        }
-        self.error.take().map_or(Ok(()), Err)
-    }
-}
+/// A file name that says no format.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0} files cannot be written: name it .wav or .flac")]
+pub struct UnknownFormat(String);
 
 /// What 1.0 of the synthesizer becomes: 6 dB below full scale, so that dense songs do not clip.
 const UNITY: f32 = 16_384.0;
@@ -151,23 +178,34 @@ pub fn to_s16(sample: f32) -> i16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Cursor, SeekFrom};
+    use std::io::{Cursor, Seek, SeekFrom, Write};
     use std::sync::{Arc, Mutex};
 
     /// A disk of limited size whose contents outlive its writer.
     #[derive(Clone)]
-    struct Disk {
+    pub(super) struct Disk {
         contents: Arc<Mutex<Cursor<Vec<u8>>>>,
         size: usize,
+    }
+
+    impl Disk {
+        pub(super) fn new(size: usize) -> Self {
+            Self { contents: Arc::default(), size }
+        }
+
+        pub(super) fn contents(&self) -> Vec<u8> {
+            self.contents.lock().expect("lock").get_ref().clone()
+        }
     }
 
     impl Write for Disk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut contents = self.contents.lock().expect("lock");
-            if contents.position() as usize + bytes.len() > self.size {
-                return Err(io::ErrorKind::StorageFull.into());
+            let room = self.size.saturating_sub(contents.position() as usize).min(bytes.len());
+            match contents.write(&bytes[..room])? {
+                0 if !bytes.is_empty() => Err(io::ErrorKind::StorageFull.into()),
+                written => Ok(written),
             }
-            contents.write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -181,37 +219,29 @@ mod tests {
         }
     }
 
-    fn samples_in(disk: &Disk) -> usize {
-        let contents = disk.contents.lock().expect("lock").get_ref().clone();
-        let reader = hound::WavReader::new(Cursor::new(contents)).expect("a valid WAV file");
-        reader.into_samples::<i16>().filter(Result::is_ok).count()
-    }
-
-    fn disk(size: usize) -> Disk {
-        Disk { contents: Arc::default(), size }
+    /// Something like music: two tones, some noise, silence, and full scale.
+    pub(super) fn music(frames: usize) -> Vec<i16> {
+        let mut noise = 1u32;
+        let mut samples = Vec::with_capacity(frames * CHANNELS);
+        for n in 0..frames {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let phase = n as f64 / 48_000.0 * std::f64::consts::TAU;
+            let left = (phase * 440.0).sin() * 12_000.0 + f64::from(noise >> 24);
+            let right = if n % 20_000 < 5000 { 0.0 } else { (phase * 660.0).sin() * 40_000.0 };
+            samples.extend([left as i16, right as i16]);
+        }
+        samples
     }
 
     #[test]
-    fn a_killed_card_leaves_a_valid_file_of_all_but_the_last_second() {
-        let disk = disk(usize::MAX);
-        let mut sink = WavSink::new(Path::new("x.wav"), disk.clone(), 48_000).expect("sink");
-        for _ in 0..150 {
-            sink.write(&[0; 960]);
+    fn a_file_has_the_format_that_its_name_says() {
+        let format = |path: &str| path.parse().map(|file: AudioFile| file.format);
+        for wav in ["out.wav", "a.b/OUT.WAV", "out", ".wav"] {
+            assert_eq!(format(wav), Ok(Format::Wav), "{wav}");
         }
-        // As SIGKILL would: nothing is finished.
-        std::mem::forget(sink);
-        assert_eq!(samples_in(&disk), 96_000);
-    }
-
-    #[test]
-    fn a_full_disk_is_reported_once_and_leaves_a_valid_file() {
-        let disk = disk(500_000);
-        let mut sink = WavSink::new(Path::new("x.wav"), disk.clone(), 48_000).expect("sink");
-        for _ in 0..1000 {
-            sink.write(&[7; 960]);
-        }
-        assert!(matches!(sink.finish(), Err(SinkError::File { .. })));
-        assert_eq!(samples_in(&disk), 192_000);
+        assert_eq!(format("my song.Flac"), Ok(Format::Flac));
+        let refused = format("out.mp3").expect_err("no such format").to_string();
+        assert_eq!(refused, "mp3 files cannot be written: name it .wav or .flac");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub struct Stats {
     pub interrupts: Counter,
     /// Samples given to the sink.
     pub samples: Counter,
+    /// Of these, samples that the sink dropped.
+    pub dropped_samples: Counter,
+    /// Times that the host's sound device ran out of audio.
+    pub underruns: Counter,
     /// Faults recorded.
     pub faults: Counter,
     /// Resets of the function: by the host, and by the guest through configuration space or CONTROL.

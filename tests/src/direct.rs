@@ -54,6 +54,18 @@ impl Direct {
         Ok(Self { card, engine, page, ram, vectors, started: Instant::now(), stats })
     }
 
+    /// Takes all memory back from the card.
+    pub fn unmap(&self) {
+        self.card.borrow_mut().unmap(RAM_IOVA, RAM as u64);
+    }
+
+    /// Gives it back.
+    pub fn map(&self) -> anyhow::Result<()> {
+        let file = Some(self.ram.file.try_clone()?);
+        let map = DmaMap { iova: RAM_IOVA, size: RAM as u64, offset: 0, file, writable: true };
+        Ok(self.card.borrow_mut().map(map)?)
+    }
+
     /// Turns the engine until it has nothing more to do.
     pub fn settle(&self) {
         while self.turn() == Turn::Worked {}

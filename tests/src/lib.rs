@@ -14,3 +14,4 @@ pub mod programs;
 pub mod raw;
 pub mod soak;
 pub mod songs;
+pub mod wire;

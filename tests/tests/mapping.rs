@@ -2,7 +2,12 @@
 
 use dmus_card::ClockMode;
 use dmus_card::transport::Transport;
+use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::{self, stream::State};
+use dmus_interface::time::RefTime;
 use dmus_tests::attack::next_driver_plays;
+use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::memory::{RAM, RAM_IOVA};
 use dmus_tests::moving::Moving;
@@ -33,4 +38,42 @@ fn a_page_that_is_gone_is_refused_and_one_that_is_back_is_read_where_it_is_now()
 #[test]
 fn the_same_holds_behind_the_other_server() -> anyhow::Result<()> {
     rounds(Transport::Crate, 0x7F4A_7C15, 500)
+}
+
+/// A client that rearranges its maps takes memory back for a moment; one that goes on without it has taken it away.
+#[test]
+fn rings_that_come_back_before_anything_else_happens_were_never_away() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let direct = card.platform();
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    stream.set_state(State::Run)?;
+    let send = |time| -> anyhow::Result<()> {
+        let mut message = stream.allocator().get_message()?;
+        message.set_time(time);
+        message.set_data(&[0x90, 60, 100])?;
+        stream.put_message(message)?;
+        stream.flush();
+        Ok(())
+    };
+    send(RefTime::from_secs(1))?;
+    direct.unmap();
+    card.grant(RefTime::from_secs(2));
+    for _ in 0..100 {
+        direct.turn();
+    }
+    assert_eq!((direct.stats.samples.get(), direct.stats.faults.get()), (0, 0), "nothing is rendered without it");
+    direct.map()?;
+    direct.settle();
+    stream.allocator().reclaim()?;
+    let counts = stream.allocator().counts();
+    assert_eq!((counts.presented, counts.late, direct.stats.faults.get()), (1, 0, 0));
+
+    send(RefTime::from_secs(3))?;
+    direct.unmap();
+    direct.read32(regs::MAGIC.offset);
+    direct.settle();
+    assert_eq!(direct.stats.faults.get(), 1);
+    direct.map()?;
+    card.reset()?;
+    Ok(stream.restore()?)
 }

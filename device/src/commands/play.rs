@@ -1,12 +1,13 @@
 //! `play`: the whole path. A card, QEMU with the player guest on it, and somebody who watches both.
 //!
-//! Fed by the command line; feeds the terminal, a WAV file and a JSON summary. The processes are run by [`scene`], what the guest says is read by [`guest`].
+//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`scene`], what the guest says is read by [`guest`].
 
 mod guest;
 mod scene;
 
 use super::{NamedSong, load_song, song_bar};
 use anyhow::Context;
+use dmus_card::sink::AudioFile;
 use guest::GuestReport;
 use scene::Scene;
 use serde_json::{Value, json};
@@ -19,14 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV file.
+/// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC file.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Standard MIDI file, format 0 or 1 [default: the bundled song].
     song: Option<PathBuf>,
-    /// The WAV file to write.
-    #[arg(short, long, default_value = "out.wav")]
-    output: PathBuf,
+    /// The audio file to write: a .wav, or a .flac of the same samples.
+    #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
+    output: AudioFile,
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -97,7 +98,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Everything worth knowing, under the names of the JSON file.
 fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
-    let wav = &args.output;
+    let output = &args.output.path;
     let played = guest.played.as_ref().context("the guest gave no summary")?;
     Ok(json!({
         "song": song.name,
@@ -112,8 +113,8 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "interrupts": card["interrupts"],
         "audio_seconds": card["audio_seconds"],
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
-        "wav": wav.display().to_string(),
-        "sha256": sha256(wav).with_context(|| format!("cannot read {}", wav.display()))?,
+        "output": output.display().to_string(),
+        "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
         "clock": if args.realtime { "realtime" } else { "virtual" },
         "image": args.image.name(),
     }))

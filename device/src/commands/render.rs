@@ -1,14 +1,13 @@
-//! `render`: a song to a WAV file, without a guest.
+//! `render`: a song to a WAV or FLAC file, without a guest.
 
 use super::{load_song, song_bar};
-use dmus_card::SAMPLE_RATE;
 use dmus_card::bank::Bank;
-use dmus_card::sink::{Sink, WavSink};
+use dmus_card::sink::AudioFile;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// Render a MIDI file to a WAV file without a guest.
+/// Render a MIDI file to a WAV or FLAC file without a guest.
 ///
 /// The samples are those that a guest's playing of the same file in virtual time gives: 48 kHz, stereo, 16 bits, three
 /// seconds past the last event.
@@ -16,19 +15,19 @@ use std::sync::Arc;
 pub(crate) struct Args {
     /// Standard MIDI file, format 0 or 1 [default: the bundled song].
     song: Option<PathBuf>,
-    /// The WAV file to write.
-    #[arg(short, long, default_value = "out.wav")]
-    output: PathBuf,
+    /// The audio file to write: a .wav, or a .flac of the same samples.
+    #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
+    output: AudioFile,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?.song;
     let bar = song_bar(&song)?.with_message("rendering");
-    let mut sink = WavSink::create(&args.output, SAMPLE_RATE)?;
+    let mut sink = args.output.create()?;
     let bank = Arc::new(Bank::general_midi());
-    dmus_card::offline::render(&song, bank, &mut sink, |time| bar.set_position(time.0 as u64 / 10_000));
+    dmus_card::offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();
     sink.finish()?;
-    println!("{}: {} events, {:.3} s of audio", args.output.display(), song.len(), song.duration().as_secs_f64());
+    println!("{}: {} events, {:.3} s of audio", args.output.path.display(), song.len(), song.duration().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }

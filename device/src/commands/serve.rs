@@ -7,7 +7,8 @@ use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sandbox;
-use dmus_card::sink::{NullSink, Sink, WavSink};
+use dmus_card::sink::pipe::PipeSink;
+use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
 use dmus_card::stats::Stats;
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
@@ -30,7 +31,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Without the memory-backend-memfd, whose memory the card shares, it asks QEMU for memory by messages: slower, and not with
 /// --transport crate.
 ///
-/// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the WAV file grows from one to the next.
+/// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the audio file grows from one to the next.
+///
+/// A pipe carries raw S16 samples, little-endian, stereo, 48 kHz. A slow reader holds virtual time up; with the realtime clock it misses
+/// what it cannot take. The sound device needs a card that was built with it (--features audio), and --no-sandbox.
 ///
 /// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries what it has no
 /// use for is killed (SIGSYS), and the kernel's log says which system call that was. A kernel without Landlock brings a warning;
@@ -44,7 +48,7 @@ pub(crate) struct Args {
     /// Serve on this descriptor, a listening Unix socket that the card was started with (systemd passes 3).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     fd: Option<RawFd>,
-    /// Where the audio goes: wav:FILE or null.
+    /// Where the audio goes: wav:FILE, flac:FILE, pipe:FIFO, pipe:- (standard output), audio (the sound device) or null.
     #[arg(long, default_value = "null")]
     sink: SinkArg,
     /// Where MIDI comes from, for capture streams: FILE.mid (from the first RUN on), unix:PATH (raw bytes of whoever connects there), fd:N (raw
@@ -83,7 +87,10 @@ enum TransportArg {
 #[derive(Clone)]
 enum SinkArg {
     Null,
-    Wav(PathBuf),
+    File(AudioFile),
+    Pipe(PathBuf),
+    Stdout,
+    Audio,
 }
 
 impl FromStr for SinkArg {
@@ -91,10 +98,36 @@ impl FromStr for SinkArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
-            Some(("wav", path)) if !path.is_empty() => Ok(Self::Wav(path.into())),
+            Some(("wav", path)) if !path.is_empty() => {
+                Ok(Self::File(AudioFile { path: path.into(), format: Format::Wav }))
+            }
+            Some(("flac", path)) if !path.is_empty() => {
+                Ok(Self::File(AudioFile { path: path.into(), format: Format::Flac }))
+            }
+            Some(("pipe", "-")) => Ok(Self::Stdout),
+            Some(("pipe", path)) if !path.is_empty() => Ok(Self::Pipe(path.into())),
+            None if text == "audio" => Ok(Self::Audio),
             None if text == "null" => Ok(Self::Null),
-            _ => Err("expected wav:FILE or null"),
+            _ => Err("expected wav:FILE, flac:FILE, pipe:FIFO, pipe:-, audio or null"),
         }
+    }
+}
+
+impl SinkArg {
+    fn open(&self, clock: ClockMode) -> anyhow::Result<Box<dyn Sink>> {
+        Ok(match self {
+            Self::Null => Box::new(NullSink),
+            Self::File(file) => file.create()?,
+            Self::Pipe(path) => Box::new(PipeSink::open(path, clock)?),
+            Self::Stdout => Box::new(PipeSink::stdout(clock)?),
+            #[cfg(feature = "audio")]
+            Self::Audio => Box::new(dmus_card::sink::audio::AudioSink::open()?),
+            #[cfg(not(feature = "audio"))]
+            Self::Audio => anyhow::bail!(
+                "this card was built without live sound: build it with cargo build --release -p dmus-card --features audio \
+                 (which needs libasound2-dev)"
+            ),
+        })
     }
 }
 
@@ -161,6 +194,8 @@ fn counters(stats: &Stats) -> serde_json::Value {
         "resets": stats.resets.get(),
         "maps": stats.maps.get(),
         "unmaps": stats.unmaps.get(),
+        "dropped_samples": stats.dropped_samples.get(),
+        "underruns": stats.underruns.get(),
         "audio_seconds": stats.samples.get() as f64 / f64::from(SAMPLE_RATE),
         "first_presented_unix_seconds": stats.first_presented().map(|time| time.as_secs_f64()),
     })
@@ -171,6 +206,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ClockArg::Virtual => ClockMode::Virtual,
         ClockArg::Realtime => ClockMode::Realtime,
     };
+    // The sound system is spoken to all the time: with sockets, device files and calls of its own, which the sandbox exists to take away.
+    if matches!(args.sink, SinkArg::Audio) && !args.no_sandbox {
+        anyhow::bail!("--sink audio cannot work inside the card's sandbox: add --no-sandbox");
+    }
     // From here on a signal is kept until somebody can complete the output.
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let transport = match args.transport {
@@ -185,10 +224,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(fd)) => (transport::inherit(fd)?, vec![], format!("descriptor {fd}")),
         (None, None) => anyhow::bail!("neither --socket nor --fd is given"),
     };
-    let sink: Box<dyn Sink> = match &args.sink {
-        SinkArg::Null => Box::new(NullSink),
-        SinkArg::Wav(path) => Box::new(WavSink::create(path, SAMPLE_RATE)?),
-    };
+    let sink = args.sink.open(clock)?;
     let json = args.json.clone().map(Report::create).transpose()?;
     anyhow::ensure!(args.midi_in.len() <= MAX_INPUTS, "--midi-in may be given {MAX_INPUTS} times at most");
     let mut inputs = Vec::new();

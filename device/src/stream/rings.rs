@@ -8,10 +8,11 @@ use crate::dma::Windows;
 use crate::link::{Guest, Link, Shared, StreamConfig};
 use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
-use dmus_interface::regs::stream::State;
+use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::ring::{COMPLETION_SIZE, Completion, SUBMISSION_SIZE, Status};
 use dmus_interface::time::RefTime;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// See the module.
 pub(crate) struct Rings {
@@ -29,6 +30,8 @@ pub(crate) struct Rings {
     pub(crate) completions: VecDeque<[u64; 2]>,
     /// A ring could not be accessed, or was overrun: the stream stands still until it is closed.
     pub(crate) broken: bool,
+    /// Since when a part is away, while the client may be moving it.
+    away: Option<Instant>,
 }
 
 /// The number of the ring entry that could not be accessed.
@@ -46,6 +49,7 @@ impl Rings {
             published: 0,
             completions: VecDeque::with_capacity(config.slots as usize),
             broken: false,
+            away: None,
         }
     }
 
@@ -80,8 +84,39 @@ impl Rings {
     pub(crate) fn is_remote(&mut self, shared: &Shared) -> bool {
         if shared.memory.is_stale(&self.windows) {
             self.windows = shared.translate(&self.config.layout());
+            self.away = None;
         }
         self.windows.is_remote()
+    }
+
+    /// Whether a ring, or what is captured into, is away, but may come back: the stream has to wait.
+    #[inline]
+    pub(crate) fn is_away(&mut self, link: &Link, shared: &Shared) -> bool {
+        match self.windows.is_whole() {
+            true => false,
+            false => self.look_for_parts(link, shared),
+        }
+    }
+
+    #[cold]
+    fn look_for_parts(&mut self, link: &Link, shared: &Shared) -> bool {
+        let config = &self.config;
+        let bytes = |count: u32, size: u32| u64::from(count) * u64::from(size);
+        let rings = [
+            (config.submission_base, bytes(config.submission_entries, SUBMISSION_SIZE as u32), false),
+            (config.completion_base, bytes(config.completion_entries, COMPLETION_SIZE as u32), true),
+        ];
+        let captured_into = [
+            (config.pool_base, bytes(config.slots, config.stride), true),
+            (config.buffer_base, bytes(config.buffers, config.buffer_size), true),
+        ];
+        let needed = if config.kind == Type::Render { &[][..] } else { &captured_into };
+        if rings.iter().chain(needed).all(|(iova, len, write)| shared.memory.covers(*iova, *len, *write)) {
+            self.away = None;
+            return false;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        link.is_remapping(since)
     }
 
     /// Reads the next entry of the submission ring, which is below the tail. `Err` means that it is not there.

@@ -96,7 +96,7 @@ impl<'a> Scene<'a> {
             "--socket".into(),
             text(&socket),
             "--sink".into(),
-            format!("wav:{}", text(&self.args.output)),
+            self.args.output.to_string(),
             "--clock".into(),
             if self.args.realtime { "realtime" } else { "virtual" }.into(),
             "--json".into(),
@@ -263,11 +263,10 @@ impl<'a> Scene<'a> {
 
     /// Adds what is left of the audio to an error.
     pub(crate) fn with_remains(&self, error: anyhow::Error) -> anyhow::Error {
-        let Ok(reader) = hound::WavReader::open(&self.args.output) else {
+        let Some(seconds) = self.args.output.seconds() else {
             return error;
         };
-        let seconds = f64::from(reader.duration()) / f64::from(reader.spec().sample_rate);
-        let remains = format!("{} holds the {seconds:.1} s that were rendered", self.args.output.display());
+        let remains = format!("{} holds the {seconds:.1} s that were rendered", self.args.output.path.display());
         match error.downcast_ref::<Failure>() {
             Some(failure) => Failure::new(failure.exit, format!("{}; {remains}", failure.message)).into(),
             None => anyhow::anyhow!("{error:#}; {remains}"),
