@@ -39,6 +39,8 @@ pub struct Card {
 /// What a guest has written to a stream's block.
 #[derive(Clone, Copy, Debug, Default)]
 struct StreamRegisters {
+    /// The type that was last created.
+    kind: u32,
     pool_base: u64,
     slot_count: u32,
     slot_stride: u32,
@@ -154,7 +156,7 @@ impl Card {
         let shared = self.link.lock();
         let view = shared.views.get(index).copied().unwrap_or_default();
         match register {
-            stream::TYPE if view.open => Type::Render.value().into(),
+            stream::TYPE if view.open => block.kind.into(),
             stream::TYPE => stream::CLOSED.into(),
             stream::STATE => view.state as u64,
             stream::POOL_BASE => block.pool_base,
@@ -278,15 +280,18 @@ impl Card {
                 true => Ok(Request::Close),
                 false => Err(Fault::NotStopped),
             }
-        } else if Type::decode(value).is_none() {
-            Err(Fault::BadValue)
-        } else if view.open {
-            Err(Fault::NotStopped)
         } else {
-            self.check_stream(index, &shared).map(Request::Open)
+            match Type::decode(value) {
+                None => Err(Fault::BadValue),
+                Some(_) if view.open => Err(Fault::NotStopped),
+                Some(kind) => self.check_stream(index, kind, &shared).map(Request::Open),
+            }
         };
         match request {
             Ok(request) => {
+                if let (Request::Open(config), Some(block)) = (request, self.streams.get_mut(index)) {
+                    block.kind = config.kind.value();
+                }
                 shared.views[index].busy = true;
                 shared.requests[index] = Some(request);
                 link.ring(&mut shared);
@@ -296,7 +301,7 @@ impl Card {
     }
 
     /// Holds a stream's registers against the data sheet and the guest's memory.
-    fn check_stream(&self, index: usize, shared: &Shared) -> Result<StreamConfig, Fault> {
+    fn check_stream(&self, index: usize, kind: Type, shared: &Shared) -> Result<StreamConfig, Fault> {
         if !self.enabled || !shared.bus_master {
             return Err(Fault::NotEnabled);
         }
@@ -309,10 +314,12 @@ impl Card {
         {
             return Err(Fault::BadPool);
         }
+        let captures = matches!(kind, Type::Capture { .. });
         let buffer_bytes = u64::from(block.buffer_count) * u64::from(block.buffer_size);
         let sized = (8..=stream::MAX_BUFFER_SIZE).contains(&block.buffer_size) && block.buffer_size.is_multiple_of(8);
         if block.buffer_count > stream::MAX_SLOTS
             || block.buffer_count > 0 && !sized
+            || block.buffer_count == 0 && captures
             || buffer_bytes > MAX_BUFFER_AREA
             || !block.buffer_base.is_multiple_of(8)
         {
@@ -341,8 +348,8 @@ impl Card {
         let submission_bytes = u64::from(block.submission_size) * SUBMISSION_SIZE as u64;
         let completion_bytes = u64::from(block.completion_size) * COMPLETION_SIZE as u64;
         for (base, bytes, write) in [
-            (block.pool_base, pool_bytes, false),
-            (block.buffer_base, buffer_bytes, false),
+            (block.pool_base, pool_bytes, captures),
+            (block.buffer_base, buffer_bytes, captures),
             (block.submission_base, submission_bytes, false),
             (block.completion_base, completion_bytes, true),
         ] {
@@ -355,6 +362,7 @@ impl Card {
             }
         }
         Ok(StreamConfig {
+            kind,
             width: self.width,
             pool_base: block.pool_base,
             slots: block.slot_count,

@@ -2,6 +2,7 @@
 
 pub(crate) mod bank;
 pub(crate) mod leash;
+mod midi_in;
 pub(crate) mod play;
 pub(crate) mod render;
 pub(crate) mod serve;

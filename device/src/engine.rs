@@ -4,18 +4,20 @@
 //! is: sections to look around, fetch, and present what is due already; one block of audio with no lock held; and sections to publish.
 
 use crate::bank::Bank;
+use crate::capture::CaptureStream;
+use crate::capture::inputs::Inputs;
 use crate::clock::Clock;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Request, Shared, StreamView};
 use crate::sink::{Sink, SinkError, to_s16};
-use crate::stream::{Now, Span, Stream};
+use crate::stream::{Now, Span, Stream, Tap};
 use crate::synth::Synth;
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::Page;
 use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::Fault;
-use dmus_interface::regs::stream::State;
+use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::{RefTime, SampleTime};
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
@@ -27,6 +29,8 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 1024;
 /// Fewest frames of a turn in realtime: 2 ms.
 const PERIOD: u64 = 96;
+/// Most messages that a turn takes from the inputs.
+const SECTION: usize = 128;
 
 /// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped wake.
 const SPIN: Duration = Duration::from_micros(40);
@@ -81,8 +85,12 @@ struct Core {
     clock: Clock,
     clock_mode: ClockMode,
     epoch: u64,
-    /// The open streams, by their index.
+    /// The open render streams, by their index.
     streams: Vec<Stream>,
+    /// The open capture streams, and what they hear.
+    captures: Vec<CaptureStream>,
+    inputs: Inputs,
+    tap: Tap,
     /// Synthesizers of closed streams, to be used again.
     spare: Vec<Synth>,
     now: Now,
@@ -111,7 +119,13 @@ pub enum Turn {
 }
 
 impl Engine {
-    pub(crate) fn new(link: Arc<Link>, clock_mode: ClockMode, bank: Arc<Bank>, sink: Box<dyn Sink>) -> Self {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        clock_mode: ClockMode,
+        bank: Arc<Bank>,
+        sink: Box<dyn Sink>,
+        inputs: Inputs,
+    ) -> Self {
         let mut core = Core {
             bank,
             sink,
@@ -120,6 +134,9 @@ impl Engine {
             clock_mode,
             epoch: 0,
             streams: Vec::with_capacity(STREAMS),
+            captures: Vec::new(),
+            inputs,
+            tap: Vec::new(),
             spare: Vec::new(),
             now: Now::at(SampleTime(0), RefTime::ZERO, SAMPLE_RATE),
             horizon: RefTime::ZERO,
@@ -139,6 +156,7 @@ impl Engine {
     /// Goes on in a thread of its own.
     pub fn spawn(mut self) -> std::io::Result<EngineHandle> {
         let link = Arc::clone(&self.link);
+        self.core.inputs.start(&link)?;
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || self.run())?;
         Ok(EngineHandle { link, thread })
     }
@@ -208,6 +226,14 @@ impl Core {
         } else if self.moved {
             self.move_to(self.now.position);
         }
+        if self.captures.is_empty() {
+            self.tap.clear();
+        } else {
+            let Some(again) = self.capture(link, shared, &mut worked) else {
+                return Turn::Worked;
+            };
+            shared = again;
+        }
         if std::mem::take(&mut self.moved) {
             worked |= self.publish_clocks(link, &mut shared);
         }
@@ -243,14 +269,18 @@ impl Core {
         self.clock.grant(look.grant());
         let mut work = false;
         for stream in &mut self.streams {
-            stream.look_at_tail(look, link, shared);
+            stream.rings.look_at_tail(look, link, shared);
+            work |= stream.rings.has_work();
+        }
+        for stream in &mut self.captures {
+            stream.rings.look_at_tail(look, link, shared);
             work |= stream.has_work();
         }
         work
     }
 
     fn has_work(&self) -> bool {
-        self.streams.iter().any(Stream::has_work)
+        self.streams.iter().any(|stream| stream.rings.has_work()) || self.captures.iter().any(CaptureStream::has_work)
     }
 
     /// Forgets everything, as the registers already have.
@@ -261,6 +291,9 @@ impl Core {
             synth.reset();
             self.spare.push(synth);
         }
+        self.captures.clear();
+        self.inputs.reset();
+        self.tap.clear();
         self.clock = Clock::new(self.clock_mode);
         self.horizon = RefTime::ZERO;
         self.horizon_sample = SampleTime(0);
@@ -279,12 +312,66 @@ impl Core {
     /// How far events are due by now.
     #[inline]
     fn look_at_clock(&mut self) {
-        let horizon = self.clock.horizon();
+        let horizon = self.limit_horizon(self.clock.horizon());
         if horizon != self.horizon {
             self.horizon = horizon;
             self.horizon_sample = horizon.to_sample(SAMPLE_RATE);
             self.moved = true;
         }
+    }
+
+    /// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot.
+    fn limit_horizon(&self, horizon: RefTime) -> RefTime {
+        if self.captures.is_empty() || !self.clock.is_virtual() {
+            horizon
+        } else if self.is_stalled() {
+            self.horizon
+        } else {
+            self.inputs.next_time().map_or(horizon, |next| horizon.min(next))
+        }
+    }
+
+    /// Whether time stands for want of posted slots.
+    fn is_stalled(&self) -> bool {
+        self.clock.is_virtual() && self.captures.iter().any(CaptureStream::is_stalled)
+    }
+
+    /// Takes from the inputs what is due by now, and gives it to the capture streams. `None` if a reset has made it void.
+    fn capture<'a>(
+        &mut self,
+        link: &'a Link,
+        mut shared: MutexGuard<'a, Shared>,
+        worked: &mut bool,
+    ) -> Option<MutexGuard<'a, Shared>> {
+        let now = self.master_time();
+        let captures = &mut self.captures;
+        self.inputs.take_tap(&mut self.tap, |input, time, bytes| {
+            captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+        });
+        // Bounded, as everything in a turn.
+        for _ in 0..SECTION {
+            if self.is_stalled() {
+                break;
+            }
+            let captures = &mut self.captures;
+            let hear = |input, time, bytes: &[u8]| {
+                captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+            };
+            if !self.inputs.take_one(now, hear) {
+                break;
+            }
+            *worked = true;
+        }
+        if self.has_work() {
+            *worked = true;
+            shared = self.serve(link, shared)?;
+        }
+        if !self.clock.is_virtual() {
+            for stream in &mut self.captures {
+                stream.drop_excess(link, &mut shared);
+            }
+        }
+        Some(shared)
     }
 
     /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
@@ -294,10 +381,10 @@ impl Core {
         loop {
             let (mut left, mut away) = (false, false);
             for stream in &mut self.streams {
-                if !stream.has_work() {
+                if !stream.rings.has_work() {
                     continue;
                 }
-                if stream.is_remote(&shared) {
+                if stream.rings.is_remote(&shared) {
                     // The transport, which receives the client's answers, must not wait for one that waits for them.
                     drop(shared);
                     stream.serve_remote(link, self.epoch);
@@ -305,7 +392,26 @@ impl Core {
                     if shared.epoch != self.epoch || shared.shutdown {
                         return None;
                     }
-                } else if stream.is_away(link, &shared) {
+                } else if stream.rings.is_away(link, &shared) {
+                    away = true;
+                    continue;
+                } else {
+                    stream.serve(link, &mut shared);
+                }
+                left |= stream.rings.has_work();
+            }
+            for stream in &mut self.captures {
+                if !stream.has_work() {
+                    continue;
+                }
+                if stream.rings.is_remote(&shared) {
+                    drop(shared);
+                    stream.serve_remote(link, self.epoch);
+                    shared = link.lock();
+                    if shared.epoch != self.epoch || shared.shutdown {
+                        return None;
+                    }
+                } else if stream.rings.is_away(link, &shared) {
                     away = true;
                     continue;
                 } else {
@@ -331,7 +437,7 @@ impl Core {
     }
 
     fn stream(&mut self, index: usize) -> Option<&mut Stream> {
-        self.streams.iter_mut().find(|stream| stream.index == index)
+        self.streams.iter_mut().find(|stream| stream.rings.index == index)
     }
 
     fn new_synth(&self) -> Synth {
@@ -356,16 +462,21 @@ impl Core {
         let mut result = Ok(());
         match request {
             Request::Open(config) => {
-                link.stats.pool_slots.raise_to(u64::from(config.slots));
-                let synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
-                let place = self.streams.partition_point(|stream| stream.index < index);
-                self.streams.insert(place, Stream::new(index, config, synth));
+                if let Type::Capture { .. } = config.kind {
+                    self.captures.push(CaptureStream::new(index, config));
+                } else {
+                    link.stats.pool_slots.raise_to(u64::from(config.slots));
+                    let synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
+                    let place = self.streams.partition_point(|stream| stream.rings.index < index);
+                    self.streams.insert(place, Stream::new(index, config, synth, self.inputs.hears_render()));
+                }
                 view.open = true;
             }
             Request::Close => {
-                if let Some(place) = self.streams.iter().position(|stream| stream.index == index) {
+                if let Some(place) = self.streams.iter().position(|stream| stream.rings.index == index) {
                     self.spare.push(self.streams.remove(place).abandon(&link.stats));
                 }
+                self.captures.retain(|stream| stream.rings.index != index);
             }
             Request::SetState(state) => {
                 if state == State::Run && !self.any_runs() && !self.clock.is_virtual() {
@@ -375,6 +486,14 @@ impl Core {
                 let position = self.now;
                 if let Some(stream) = self.stream(index) {
                     stream.set_state(state, now, &position, &link.stats);
+                    view.open = true;
+                    view.state = state;
+                    view.time_base = stream.time_base();
+                } else if let Some(stream) = self.captures.iter_mut().find(|stream| stream.rings.index == index) {
+                    if state == State::Run {
+                        self.inputs.begin(now);
+                    }
+                    stream.set_state(state, now, &link.stats);
                     view.open = true;
                     view.state = state;
                     view.time_base = stream.time_base();
@@ -407,7 +526,7 @@ impl Core {
     }
 
     fn any_runs(&self) -> bool {
-        self.streams.iter().any(|stream| stream.state == State::Run)
+        self.streams.iter().any(|stream| stream.state == State::Run) || self.captures.iter().any(CaptureStream::listens)
     }
 
     /// Master time now: of the horizon once it is rendered, else of the next sample.
@@ -429,12 +548,24 @@ impl Core {
             false if ahead >= PERIOD && self.any_runs() => ahead,
             false => 0,
         };
-        frames.min(BLOCK as u64) as usize
+        frames.min(self.until_heard()).min(BLOCK as u64) as usize
+    }
+
+    /// Frames until something is presented that is captured, too: in virtual time the clock has to be able to stop there.
+    fn until_heard(&self) -> u64 {
+        if self.captures.is_empty() || !self.clock.is_virtual() {
+            return u64::MAX;
+        }
+        let ahead = |stream: &Stream| Some(stream.next_sample(SAMPLE_RATE)?.0.saturating_sub(self.now.position.0));
+        self.streams.iter().filter_map(ahead).min().unwrap_or(u64::MAX)
     }
 
     /// Whether there are samples to render, or events to present before the next one.
     #[inline]
     fn has_to_render(&self) -> bool {
+        if self.is_stalled() {
+            return false;
+        }
         let due = self.horizon.min(self.now.position_time());
         self.frames() > 0 || self.streams.iter().any(|stream| stream.is_due(due))
     }
@@ -449,7 +580,7 @@ impl Core {
             let span = Span { now: self.now, frames, due: self.horizon, rate: SAMPLE_RATE };
             // Stream order: the sum is the same whatever the streams do.
             for stream in &mut self.streams {
-                stream.render(span, left, right, &link.stats);
+                stream.render(span, left, right, &link.stats, &mut self.tap);
             }
             let pcm = &mut self.pcm[..frames * 2];
             for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
@@ -464,7 +595,7 @@ impl Core {
         // Events at the horizon itself, before any sample at it.
         let span = Span { now: self.now, frames: 0, due: self.horizon, rate: SAMPLE_RATE };
         for stream in &mut self.streams {
-            stream.render(span, &mut [], &mut [], &link.stats);
+            stream.render(span, &mut [], &mut [], &link.stats, &mut self.tap);
         }
         self.move_to(self.now.position);
         frames > 0
@@ -488,8 +619,10 @@ impl Core {
         }
         self.clock.announce();
         let mut raised = false;
-        for stream in self.streams.iter().filter(|stream| stream.state != State::Stop) {
-            link.raise(shared, stream.index as u16);
+        let streams = self.streams.iter().map(|stream| (stream.rings.index, stream.state));
+        let captures = self.captures.iter().map(|stream| (stream.rings.index, stream.state));
+        for (index, _) in streams.chain(captures).filter(|(_, state)| *state != State::Stop) {
+            link.raise(shared, index as u16);
             raised = true;
         }
         if !raised {
@@ -531,6 +664,10 @@ impl Core {
 
     /// Whether the driver has stored anything that a turn would act on.
     fn moved_in(&self, look: Look, shared: &Shared) -> bool {
-        self.clock.would_move(look.grant()) || self.streams.iter().any(|stream| stream.tail_moved(look, shared))
+        self.clock.would_move(look.grant()) || {
+            let render = self.streams.iter().map(|stream| &stream.rings);
+            let mut rings = render.chain(self.captures.iter().map(|stream| &stream.rings));
+            rings.any(|rings| rings.tail_moved(look, shared))
+        }
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! QEMU -> transport -> card -> link -> engine: stream (rings -> intake -> sequencer -> synth) -> sink
+//! MIDI inputs -> engine: capture (streams of posted slots) -> link
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
 pub mod bank;
+pub mod capture;
 pub mod card;
 mod clock;
 pub mod collection;
@@ -36,6 +38,7 @@ pub mod transport;
 pub use identity::{ClockMode, SAMPLE_RATE};
 
 use bank::Bank;
+use capture::inputs::{Input, Inputs};
 use card::Card;
 use engine::{Engine, EngineHandle};
 use sink::Sink;
@@ -44,13 +47,18 @@ use std::sync::Arc;
 
 /// Makes a card that plays the built-in bank into `sink`, and its engine, which the caller turns.
 pub fn assemble(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, Engine)> {
-    assemble_with(Arc::new(Bank::general_midi()), clock, sink)
+    assemble_with(Arc::new(Bank::general_midi()), clock, sink, Vec::new())
 }
 
-/// As [`assemble`], with another bank.
-pub fn assemble_with(bank: Arc<Bank>, clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, Engine)> {
+/// As [`assemble`], with another bank, and with MIDI inputs (16 at most). Live ones are read once the engine has a thread.
+pub fn assemble_with(
+    bank: Arc<Bank>,
+    clock: ClockMode,
+    sink: Box<dyn Sink>,
+    inputs: Vec<Input>,
+) -> io::Result<(Card, Engine)> {
     let link = Arc::new(link::Link::new()?);
-    let engine = Engine::new(Arc::clone(&link), clock, bank, sink);
+    let engine = Engine::new(Arc::clone(&link), clock, bank, sink, Inputs::new(inputs));
     Ok((Card::new(link, clock), engine))
 }
 

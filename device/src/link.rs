@@ -13,7 +13,7 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
 use dmus_interface::protocol::card;
 use dmus_interface::regs::Fault;
-use dmus_interface::regs::stream::State;
+use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::RefTime;
 use std::fs::File;
 use std::io::{self, Write};
@@ -29,6 +29,7 @@ const MAX_LOGGED: u64 = 100;
 /// A stream's registers, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamConfig {
+    pub(crate) kind: Type,
     pub(crate) width: PointerWidth,
     pub(crate) pool_base: u64,
     pub(crate) slots: u32,

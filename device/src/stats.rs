@@ -16,6 +16,10 @@ pub struct Stats {
     pub rejected: Counter,
     /// Messages discarded by STOP.
     pub discarded: Counter,
+    /// Events captured into posted slots.
+    pub captured: Counter,
+    /// Captured events dropped for want of posted slots.
+    pub capture_overruns: Counter,
     /// Most slots that the card owned at once.
     pub peak_in_flight: Counter,
     /// Slots of the largest pool.

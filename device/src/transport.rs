@@ -113,7 +113,7 @@ pub fn inherit(fd: RawFd) -> Result<UnixListener, SocketError> {
 }
 
 /// An owned duplicate of a descriptor of which only the number is known: the process sends it to itself, and the kernel checks it.
-fn own(fd: RawFd) -> io::Result<OwnedFd> {
+pub fn own(fd: RawFd) -> io::Result<OwnedFd> {
     let (sender, receiver) = UnixStream::pair()?;
     let as_io = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
     sender.send_with_fd(&[0][..], fd).map_err(as_io)?;

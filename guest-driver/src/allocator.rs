@@ -267,6 +267,32 @@ impl<'c> Allocator<'c> {
         self.judge(entry, slot, cell).map(Some)
     }
 
+    /// Takes the completion of a slot that was posted for capture: the slot and its buffer, which are the caller's, and the entry's first half.
+    pub(crate) fn take_posted(&self) -> Result<Option<(u32, u32, u64)>, DriverError> {
+        let consumed = self.consumed.get();
+        if self.head.get() == consumed && !self.look_at_head()? {
+            return Ok(None);
+        }
+        let entry = self.completions.load(consumed);
+        let slot = entry as u32;
+        let posted = |cell: &&Cell<Carried>| cell.get().is_submitted() && cell.get().has_buffer();
+        let cell = self.carried.get(slot as usize).filter(posted).ok_or(DriverError::ForgedCompletion(slot))?;
+        let status = (entry >> 32) as u16;
+        let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
+            return Err(DriverError::UnknownStatus { slot, status });
+        };
+        ended.set(ended.get() + 1);
+        cell.set(Carried::NOTHING);
+        self.consumed.set(consumed.wrapping_add(1));
+        Ok(Some((slot, self.links(slot).replace(Links::NONE).buffer, entry)))
+    }
+
+    /// Takes home a slot and a buffer that are the caller's.
+    pub(crate) fn take_home(&self, slot: u32, buffer: u32) {
+        self.free_buffers.push(buffer);
+        self.free_slots.push(slot);
+    }
+
     /// Takes the completion `entry` of a slot, whatever it says.
     fn judge<'a>(
         &self,

@@ -190,6 +190,11 @@ impl Pool {
         Some(SlotPlace { base, memory: PhantomData })
     }
 
+    /// Copies the start of a slot out; whether it was there.
+    pub(crate) fn read(&self, slot: u32, bytes: &mut [u8]) -> bool {
+        slot < self.slots && bytes.len() <= Self::STRIDE && self.memory.memory.read(slot as usize * Self::STRIDE, bytes)
+    }
+
     /// The device's address of a slot.
     pub(crate) fn iova(&self, slot: u32) -> u64 {
         self.memory.iova + u64::from(slot) * Self::STRIDE as u64

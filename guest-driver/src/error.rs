@@ -3,6 +3,7 @@
 use crate::port::BufferError;
 use core::time::Duration;
 use dmus_interface::regs::Fault;
+use dmus_interface::ring::Reject;
 
 /// What a platform can fail at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,22 @@ pub enum DriverError {
     /// A port buffer cannot be read, or takes no more.
     #[error(transparent)]
     Buffer(#[from] BufferError),
+    /// The card refused a slot that was posted for capture.
+    #[error("the card refused slot {slot}, posted for capture: {reason:?}")]
+    PostRefused {
+        /// The slot.
+        slot: u32,
+        /// Why, if the data sheet has it.
+        reason: Option<Reject>,
+    },
+    /// The card lied: a captured event that contradicts itself, or what was posted.
+    #[error("the card filled slot {slot} with nonsense: {what}")]
+    BadCapture {
+        /// The slot.
+        slot: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// The platform failed.
     #[error(transparent)]
     Platform(#[from] PlatformError),

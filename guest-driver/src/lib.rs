@@ -25,6 +25,7 @@
 extern crate alloc;
 
 mod allocator;
+mod capture;
 mod card;
 pub mod dma;
 mod error;
@@ -36,6 +37,7 @@ mod shadow;
 mod stream;
 
 pub use allocator::{Allocator, Counts};
+pub use capture::{CaptureSink, CaptureStream, Captured};
 pub use card::{Card, Platform};
 pub use error::{DriverError, PlatformError};
 pub use message::{Buffer, Message};

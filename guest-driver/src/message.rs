@@ -207,6 +207,16 @@ impl<'a> Message<'a> {
         slot
     }
 
+    /// Gives up the handle to the card, empty, with a buffer for what is captured.
+    pub(crate) fn post(mut self, buffer: Buffer<'_>) {
+        let allocator = self.allocator;
+        let buffer = buffer.into_index();
+        self.store_data(allocator.buffers.iova + (buffer as usize * allocator.buffer_size) as u64);
+        self.carried = self.carried.with_buffer();
+        self.update_links(|links| links.buffer = buffer);
+        self.submit();
+    }
+
     /// Gives up the handle to the card.
     #[inline]
     pub(crate) fn submit(self) {

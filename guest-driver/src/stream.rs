@@ -56,6 +56,7 @@ pub struct RenderStream<'c, P: Platform> {
     card: &'c Card<P>,
     index: usize,
     config: StreamConfig,
+    kind: Type,
     allocator: Allocator<'c>,
     published: Cell<u32>,
     /// Transitions that the card has answered.
@@ -65,6 +66,16 @@ pub struct RenderStream<'c, P: Platform> {
 impl<'c, P: Platform> RenderStream<'c, P> {
     /// `NewStream`: creates render stream number `index` of the card.
     pub fn open(card: &'c Card<P>, index: usize, config: StreamConfig) -> Result<Self, DriverError> {
+        Self::open_as(card, index, config, Type::Render)
+    }
+
+    /// Creates a stream of any type: what is here beneath the messages is the same for all.
+    pub(crate) fn open_as(
+        card: &'c Card<P>,
+        index: usize,
+        config: StreamConfig,
+        kind: Type,
+    ) -> Result<Self, DriverError> {
         let config = config.check()?;
         if index >= STREAMS {
             return Err(DriverError::BadConfig("the card has streams 0 to 7"));
@@ -80,7 +91,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         let memory = allocate(card, shape.sizes())?;
         let allocator = Allocator::new(card.platform.doorbell(), shape, memory)
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
-        let stream = Self { card, index, config, allocator, published: Cell::new(0), transitions: Cell::new(0) };
+        let stream = Self { card, index, config, kind, allocator, published: Cell::new(0), transitions: Cell::new(0) };
         // The card keeps counting across streams in one block.
         let word = doorbell::at(index, doorbell::TRANSITIONS);
         stream.transitions.set(card.platform.doorbell().load_u32(word, Ordering::Relaxed));
@@ -170,7 +181,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         ] {
             self.card.write(self.register(register), value);
         }
-        self.transition(stream::TYPE, Type::Render.value())
+        self.transition(stream::TYPE, self.kind.value())
     }
 
     /// Writes TYPE or STATE and waits for the answer.

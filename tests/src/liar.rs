@@ -5,9 +5,9 @@
 
 use crate::memory::{Page, Ram};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
-use dmus_driver::{Card, DriverError, Platform, PlatformError, RenderStream, StreamConfig};
+use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, PlatformError, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
-use dmus_interface::event::PointerWidth;
+use dmus_interface::event::{PointerWidth, is_message};
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, control};
 use dmus_interface::ring::COMPLETION_SIZE;
@@ -121,6 +121,29 @@ impl Platform for Liar {
         self.now.set(self.now.get() + Duration::from_millis(400));
         self.now.get()
     }
+}
+
+/// Drives a capture stream against the script. Fails only if the driver does not keep its own.
+pub fn capture(script: &[u8]) -> anyhow::Result<()> {
+    let liar = Liar::new(script)?;
+    let _ = (|| -> Result<(), DriverError> {
+        let card = Card::open(liar, PointerWidth::Eight)?;
+        let mut stream = CaptureStream::open(&card, 0, CONFIG, card.platform().next() & 1 == 0)?;
+        let mut sink = CaptureSink::default();
+        let _ = stream.set_state(State::Run);
+        for _ in 0..24u8 {
+            stream.wait(Duration::from_millis(1));
+            if let Ok(Some(event)) = stream.receive() {
+                assert!((1..=CONFIG.buffer_size as usize).contains(&event.bytes.len()));
+                sink.put_message(&event, |message| assert!(is_message(message)));
+            }
+        }
+        let _ = card.reset();
+        let _ = stream.restore();
+        assert_eq!(stream.at_home(), (CONFIG.slots as usize, CONFIG.buffers as usize));
+        Ok(())
+    })();
+    Ok(())
 }
 
 /// Drives a stream against the script. Fails only if the driver does not keep its own.

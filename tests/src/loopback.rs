@@ -6,6 +6,8 @@ use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
+use dmus_card::capture::inputs::Input;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{Sink, SinkError};
 use dmus_card::stats::Stats;
@@ -68,10 +70,17 @@ impl HostedCard {
 
     /// Starts it behind a server.
     pub fn start_behind(transport: Transport, clock: ClockMode) -> anyhow::Result<Self> {
+        Self::start_with(transport, clock, Vec::new())
+    }
+
+    /// Starts it behind a server, with MIDI inputs.
+    pub fn start_with(transport: Transport, clock: ClockMode, inputs: Vec<Input>) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("card.sock");
         let audio = MemorySink::default();
-        let (mut card, engine) = dmus_card::start(clock, Box::new(audio.clone()))?;
+        let (mut card, engine) =
+            dmus_card::assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(audio.clone()), inputs)?;
+        let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;
         let server = std::thread::spawn(move || transport::serve(transport, listener, &mut card, true));

@@ -222,7 +222,7 @@ fn streams_with_wrong_registers_are_not_created() -> anyhow::Result<()> {
     let s = RawStream::prepare(&platform, PointerWidth::Four)?;
     s.write64(stream::POOL_BASE, 1 << 32);
     assert_eq!(s.transition(stream::TYPE, 0)?, Some(Fault::BadPool));
-    for kind in [1, 2, 3, 1 << 31] {
+    for kind in [2, 3, 1 | 1 << 9, 1 << 31] {
         assert_eq!(s.transition(stream::TYPE, kind)?, Some(Fault::BadValue), "type {kind}");
     }
     platform.write_config(4, &[2]);

@@ -1,7 +1,7 @@
 //! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
 //!
 //! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
-//! layouts, numbers, arithmetic, and the order of the steps on the doorbell page: no state. All multi-byte values on the card are little endian.
+//! layouts, numbers, arithmetic, the order of the steps on the doorbell page, and the reader of raw [`midi`] bytes. All multi-byte values on the card are little endian.
 //!
 //! # Programming the card
 //!
@@ -49,6 +49,32 @@
 //! ([`event::MAX_MESSAGE`]). A chain ([`event::Event::next`]) or package ([`event::PACKAGE`]) is one submission and one
 //! completion; it is applied atomically, and rejected as a whole. Members of a chain have one time stamp. Counters count messages.
 //!
+//! # Capture
+//!
+//! A capture stream ([`regs::stream::Type`]) brings what the card's MIDI inputs receive. Its ring takes empty slots: an event with cbStruct, whose
+//! other fields are 0 but for uData, the IOVA of a free buffer of the buffer area. Slot and buffer belong to the card until their completion; pool
+//! and buffers must be writable, and there must be at least one buffer. The card fills the posted slots in their order:
+//!
+//! - cbEvent: bytes of data. Up to the pointer size they are in the event, and uData does not lead to the buffer any more; else they are in the
+//!   posted buffer, and uData is as it was. So a driver keeps in mind itself which buffer a slot was posted with.
+//! - usChannelGroup: the number of the input, from 0 in the order in which the card was given them.
+//! - usFlags: [`event::COMPLETE`] or [`event::INCOMPLETE`].
+//! - Time: stream time of the last byte; it never decreases in a stream.
+//! - Byte position: bytes of data captured before it since STOP. What an overrun lost is counted: a position that is not the end of the event
+//!   before it means that something is missing there.
+//!
+//! bReserved and cbStruct stay as they are, pNextEvt is 0. The completion is [`ring::Status::Presented`] with the event's time.
+//!
+//! *Cooked*, an event is a complete message with its status byte. SysEx longer than a buffer fills several, INCOMPLETE but for the last;
+//! real-time messages inside SysEx are events of their own, perhaps between these. Any other message after an INCOMPLETE event means that the SysEx is
+//! left unfinished. *Uncooked*, events are INCOMPLETE and their bytes are as they came; [`midi::Parser`] reads them.
+//!
+//! Inputs know nothing of streams: every capture stream gets what comes while it is in RUN or PAUSE (in PAUSE stream time stands), and in STOP and ACQUIRE it is thrown
+//! away. A timed file begins to play at the first RUN of a capture stream after a reset, in master time. With the virtual clock, time stands while something
+//! captured has no posted slot: nothing is ever lost. In realtime a bounded number of events waits; then the oldest
+//! are dropped, SysEx as a whole, and [`regs::Fault::CaptureOverrun`] says so once until the stream goes through STOP. STOP discards the posted slots, with
+//! completions, and what waits for some; a slot posted in STOP is discarded, too: post in ACQUIRE, then RUN.
+//!
 //! # What the card refuses
 //!
 //! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags), [`regs::Fault`] for
@@ -58,6 +84,7 @@
 
 pub mod doorbell;
 pub mod event;
+pub mod midi;
 pub mod pci;
 pub mod protocol;
 pub mod regs;

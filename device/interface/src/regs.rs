@@ -188,11 +188,19 @@ pub mod stream {
     /// Value of [`TYPE`] for no stream (after reset).
     pub const CLOSED: u32 = u32::MAX;
 
+    /// Flag in [`TYPE`]: a capture stream gives raw bytes rather than messages.
+    pub const UNCOOKED: u32 = 1 << 8;
+
     /// Stream types (`DMUS_STREAM_TYPE`).
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum Type {
         /// MIDI from guest to synthesizer (`DMUS_STREAM_MIDI_RENDER`).
         Render,
+        /// MIDI from the card's inputs to the guest (`DMUS_STREAM_MIDI_CAPTURE`).
+        Capture {
+            /// Complete messages; else the bytes as they come ([`UNCOOKED`] is set in the register).
+            cooked: bool,
+        },
     }
 
     impl Type {
@@ -200,6 +208,8 @@ pub mod stream {
         pub const fn value(self) -> u32 {
             match self {
                 Self::Render => 0,
+                Self::Capture { cooked: true } => 1,
+                Self::Capture { cooked: false } => 1 | UNCOOKED,
             }
         }
 
@@ -207,12 +217,14 @@ pub mod stream {
         pub const fn decode(value: u32) -> Option<Self> {
             match value {
                 0 => Some(Self::Render),
+                1 => Some(Self::Capture { cooked: true }),
+                value if value == 1 | UNCOOKED => Some(Self::Capture { cooked: false }),
                 _ => None,
             }
         }
     }
 
-    /// Stream states (`KSSTATE`). Any state may follow any other.
+    /// Stream states (`KSSTATE`). Any state may follow any other. Here for render streams; for the others see [`crate`], "Capture".
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum State {
         /// What is held and what is given is discarded; stream time is zero; the synthesizer is silent and reset.
@@ -350,11 +362,14 @@ pub enum Fault {
     /// A SysEx message in fragments was left unfinished.
     #[error("SysEx message in fragments left unfinished")]
     UnfinishedMessage = 18,
+    /// Something captured had no posted slot for too long, in realtime: the oldest was dropped.
+    #[error("captured MIDI was dropped for want of posted slots")]
+    CaptureOverrun = 19,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -373,6 +388,7 @@ impl Fault {
         Self::BadSlot,
         Self::SlotInFlight,
         Self::UnfinishedMessage,
+        Self::CaptureOverrun,
     ];
 
     /// Decodes a register value.

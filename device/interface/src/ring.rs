@@ -41,7 +41,7 @@ pub const SUBMISSION_SIZE: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Status {
-    /// Applied to the synthesizer at its exact sample.
+    /// Applied to the synthesizer at its exact sample; in a capture stream: filled.
     Presented = 1,
     /// Applied, but its sample had passed.
     Late = 2,
@@ -122,11 +122,14 @@ pub enum Reject {
     /// An empty package.
     #[error("the package is empty")]
     EmptyPackage = 16,
+    /// A slot posted to a capture stream carries data: cbEvent, usFlags or pNextEvt is not 0.
+    #[error("the slot posted for capture is not empty: cbEvent, usFlags or pNextEvt is not 0")]
+    NotEmpty = 17,
 }
 
 impl Reject {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NotMapped,
         Self::BadStructSize,
         Self::BadFlags,
@@ -143,6 +146,7 @@ impl Reject {
         Self::BadMessage,
         Self::MessageTooLong,
         Self::EmptyPackage,
+        Self::NotEmpty,
     ];
 
     /// Decodes an entry's flags.

@@ -2,8 +2,10 @@
 
 use super::Exit;
 use super::bank::Banks;
+use super::midi_in::MidiIn;
 use super::sweep::Sweeper;
 use anyhow::Context;
+use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sandbox;
 use dmus_card::sink::pipe::PipeSink;
@@ -50,6 +52,10 @@ pub(crate) struct Args {
     /// Where the audio goes: wav:FILE, flac:FILE, pipe:FIFO, pipe:- (standard output), audio (the sound device) or null.
     #[arg(long, default_value = "null")]
     sink: SinkArg,
+    /// Where MIDI comes from, for capture streams: FILE.mid (from the first RUN on), unix:PATH (raw bytes of whoever connects there), fd:N (raw
+    /// bytes of that descriptor) or loopback (what render streams present). May be given up to 16 times; the first is input 0.
+    #[arg(long, value_name = "SOURCE")]
+    midi_in: Vec<MidiIn>,
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
@@ -136,7 +142,7 @@ struct Ending {
 
 struct Left {
     engine: EngineHandle,
-    sweeper: Option<Sweeper>,
+    sweepers: Vec<Sweeper>,
     json: Option<Report>,
 }
 
@@ -148,9 +154,7 @@ impl Ending {
             return Ok(());
         };
         let finished = left.engine.finish();
-        if let Some(sweeper) = left.sweeper {
-            sweeper.finish();
-        }
+        left.sweepers.into_iter().for_each(Sweeper::finish);
         if let Some(report) = left.json {
             report.write(&self.stats)?;
         }
@@ -182,6 +186,8 @@ fn counters(stats: &Stats) -> serde_json::Value {
         "late": stats.late.get(),
         "rejected": stats.rejected.get(),
         "discarded": stats.discarded.get(),
+        "captured": stats.captured.get(),
+        "capture_overruns": stats.capture_overruns.get(),
         "peak_in_flight": stats.peak_in_flight.get(),
         "in_flight": stats.in_flight.get(),
         "pool_slots": stats.pool_slots.get(),
@@ -214,17 +220,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         TransportArg::Own => Transport::Own,
         TransportArg::Crate => Transport::Crate,
     };
-    let (listener, sweeper, place) = match (&args.socket, args.fd) {
+    let (listener, mut sweepers, place) = match (&args.socket, args.fd) {
         (Some(path), _) => {
             let listener = transport::listen(path)?;
-            (listener, Some(Sweeper::start(path)?), path.display().to_string())
+            (listener, vec![Sweeper::start(path)?], path.display().to_string())
         }
-        (None, Some(fd)) => (transport::inherit(fd)?, None, format!("descriptor {fd}")),
+        (None, Some(fd)) => (transport::inherit(fd)?, vec![], format!("descriptor {fd}")),
         (None, None) => anyhow::bail!("neither --socket nor --fd is given"),
     };
     let sink = args.sink.open(clock)?;
     let json = args.json.clone().map(Report::create).transpose()?;
-    let (mut card, engine) = dmus_card::assemble_with(bank, clock, sink).context("cannot make the card")?;
+    anyhow::ensure!(args.midi_in.len() <= MAX_INPUTS, "--midi-in may be given {MAX_INPUTS} times at most");
+    let mut inputs = Vec::new();
+    for source in &args.midi_in {
+        inputs.push(source.open()?);
+        if let MidiIn::Unix(path) = source {
+            sweepers.push(Sweeper::start(path)?);
+        }
+    }
+    let (mut card, engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     match args.no_sandbox {
         true => tracing::warn!("the card serves without its sandbox"),
@@ -232,7 +246,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let engine = engine.spawn().context("cannot start the engine")?;
     let stats = card.stats();
-    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweeper, json })), stats });
+    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json })), stats });
 
     let at_signal = Arc::clone(&ending);
     std::thread::spawn(move || {

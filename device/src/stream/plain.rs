@@ -42,15 +42,15 @@ impl Stream {
     /// Fetches up to `limit` plain events, until one is not.
     #[inline]
     pub(super) fn fetch_plain(&mut self, link: &Link, shared: &Shared, limit: u32) {
-        if let (true, Some(view)) = (self.intake.is_idle(), shared.memory.view(&self.windows)) {
-            let (first, written) = (self.fetched, self.written);
-            let end = first.wrapping_add(limit.min(self.tail.wrapping_sub(first)));
-            match self.config.width {
+        if let (true, Some(view)) = (self.intake.is_idle(), shared.memory.view(&self.rings.windows)) {
+            let (first, written) = (self.rings.fetched, self.rings.written);
+            let end = first.wrapping_add(limit.min(self.rings.tail.wrapping_sub(first)));
+            match self.rings.config.width {
                 PointerWidth::Eight => self.fetch_plain_from::<true>(&link.stats, view, end),
                 PointerWidth::Four => self.fetch_plain_from::<false>(&link.stats, view, end),
             }
-            let presented = u64::from(self.written.wrapping_sub(written));
-            let taken = u64::from(self.fetched.wrapping_sub(first));
+            let presented = u64::from(self.rings.written.wrapping_sub(written));
+            let taken = u64::from(self.rings.fetched.wrapping_sub(first));
             link.stats.take_slots(taken, taken - presented);
             if presented > 0 {
                 link.stats.note_presented(presented);
@@ -59,10 +59,10 @@ impl Stream {
     }
 
     fn fetch_plain_from<const WIDE: bool>(&mut self, stats: &Stats, view: StreamMemory<'_>, end: u32) {
-        while self.fetched != end {
+        while self.rings.fetched != end {
             self.present_run::<WIDE>(view, end);
             // Events of a kind come together.
-            while self.fetched != end {
+            while self.rings.fetched != end {
                 match self.fetch_other::<WIDE>(stats, view) {
                     None => return,
                     Some(Data::Buffer(..)) => {}
@@ -81,12 +81,12 @@ impl Stream {
             return;
         };
         // What would overtake a completion that waits to be written, or an event that is held, has to wait, too.
-        let reached = if self.completions.is_empty() { clock.reached } else { 0 };
+        let reached = if self.rings.completions.is_empty() { clock.reached } else { 0 };
         let due = self.sequencer.next_time().map_or(reached, |next| reached.min(next.max(0) as u64));
         // Both bounds at once; of unsigned numbers, so that DONT_HOLD is outside.
         let from = clock.passed.saturating_add(1).max(0) as u64;
         let span = due.saturating_sub(from);
-        let (mut index, mut written) = (self.fetched, self.written);
+        let (mut index, mut written) = (self.rings.fetched, self.rings.written);
         let mut header = Header::NONE;
         while index != end {
             let slot = view.submission(index);
@@ -111,8 +111,8 @@ impl Stream {
             written = written.wrapping_add(1);
             index = index.wrapping_add(1);
         }
-        self.fetched = index;
-        self.written = written;
+        self.rings.fetched = index;
+        self.rings.written = written;
     }
 
     /// Fetches one event that is plain but has long data, is late, or has to wait for its time, and says what it carries. `None` leaves it to
@@ -121,7 +121,7 @@ impl Stream {
     fn fetch_other<const WIDE: bool>(&mut self, stats: &Stats, view: StreamMemory<'_>) -> Option<Data> {
         let hold = &mut self.intake.hold;
         let section = hold.section;
-        let slot = view.submission(self.fetched);
+        let slot = view.submission(self.rings.fetched);
         let mark = hold.marks.get_mut(slot as usize).filter(|mark| **mark < section)?;
         let Words { first, time, next, word } = read::<WIDE>(&view, slot)?;
         let Header { channel_group, len, form, .. } =
@@ -136,7 +136,7 @@ impl Stream {
             false => Data::Buffer(copy_message(&mut hold.buffers, &view, word, len, section)?, len as u32),
         };
         let is_next = self.sequencer.next_time().is_none_or(|next| time < next);
-        if is_next && (time as u64) < self.clock.reached && self.completions.is_empty() {
+        if is_next && (time as u64) < self.clock.reached && self.rings.completions.is_empty() {
             *mark = section;
             self.synth.message(channel_group, hold.bytes(slot, &data));
             let completion = match time > self.clock.passed {
@@ -146,8 +146,8 @@ impl Stream {
                     Completion::words(slot, Status::Late, 0, self.clock.start.saturating_sub(time))
                 }
             };
-            view.complete(self.written, completion);
-            self.written = self.written.wrapping_add(1);
+            view.complete(self.rings.written, completion);
+            self.rings.written = self.rings.written.wrapping_add(1);
         } else {
             *mark = OWNED;
             hold.owned += 1;
@@ -155,7 +155,7 @@ impl Stream {
             hold.buffers.own(&data);
             self.sequencer.push(time, slot);
         }
-        self.fetched = self.fetched.wrapping_add(1);
+        self.rings.fetched = self.rings.fetched.wrapping_add(1);
         Some(data)
     }
 }

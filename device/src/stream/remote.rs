@@ -4,6 +4,7 @@
 //! slots, then their buffers; what is not read ahead (the slots further down a chain) is read when it is needed.
 
 use super::intake::Outcome;
+use super::rings::RingFailed;
 use super::{SECTION, Stream};
 use crate::link::{Guest, Link};
 use crate::remote::Remote;
@@ -14,9 +15,6 @@ use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 const GAP: u64 = 1024;
 /// Bytes of buffers that are read ahead at most.
 const MAX_AHEAD: usize = 256 << 10;
-
-/// The number of the ring entry that could not be accessed.
-struct RingFailed(u32);
 
 impl Stream {
     /// As [`Self::serve`], for [`Self::is_remote`] streams; takes the lock in between, never while it waits for the client.
@@ -30,29 +28,29 @@ impl Stream {
             return;
         };
         if let Err(RingFailed(entry)) = done {
-            self.fail(link, &mut shared, entry);
+            self.rings.fail(link, &mut shared, entry);
         }
-        if self.written != self.published {
-            self.publish(link, &shared);
+        if self.rings.written != self.rings.published {
+            self.rings.publish(link, &shared);
         }
     }
 
     fn fetch_remote(&mut self, link: &Link, remote: &mut Remote<'_>) -> Result<(), RingFailed> {
-        let count = self.tail.wrapping_sub(self.fetched).min(SECTION as u32);
+        let count = self.rings.tail.wrapping_sub(self.rings.fetched).min(SECTION as u32);
         if count == 0 {
             return Ok(());
         }
-        let entries_mask = self.config.submission_entries - 1;
+        let entries_mask = self.rings.config.submission_entries - 1;
         let entry = |index: u32| index & entries_mask;
         let mut entries = vec![[0; SUBMISSION_SIZE]; count as usize];
         let ranges = runs(
-            self.config.submission_base,
+            self.rings.config.submission_base,
             SUBMISSION_SIZE,
-            entry(self.fetched),
+            entry(self.rings.fetched),
             count,
-            self.config.submission_entries,
+            self.rings.config.submission_entries,
         );
-        remote.fetch(&ranges, entries.as_flattened_mut()).map_err(|_| RingFailed(entry(self.fetched)))?;
+        remote.fetch(&ranges, entries.as_flattened_mut()).map_err(|_| RingFailed(entry(self.rings.fetched)))?;
         let heads: Vec<u32> = entries.into_iter().map(u32::from_le_bytes).collect();
         self.read_ahead(remote, &heads);
         for head in heads {
@@ -63,9 +61,9 @@ impl Stream {
                 if let Ok(Outcome::Accepted { .. }) = taken {
                     self.intake.hold.release(head);
                 }
-                return Err(RingFailed(entry(self.fetched)));
+                return Err(RingFailed(entry(self.rings.fetched)));
             };
-            self.fetched = self.fetched.wrapping_add(1);
+            self.rings.fetched = self.rings.fetched.wrapping_add(1);
             self.settle(link, &mut shared, head, taken, owned);
         }
         Ok(())
@@ -73,12 +71,12 @@ impl Stream {
 
     /// Reads the slots, and then the buffers that they point to. Nothing of it is judged here: that is up to the intake.
     fn read_ahead(&self, remote: &mut Remote<'_>, heads: &[u32]) {
-        let size = self.config.width.event_size();
+        let size = self.rings.config.width.event_size();
         let hold = &self.intake.hold;
         let mut slots: Vec<u32> = heads.iter().copied().filter(|head| hold.is_free(*head) == Some(true)).collect();
         slots.sort_unstable();
         slots.dedup();
-        let place = |slot: u32| self.config.pool_base + u64::from(slot) * u64::from(self.config.stride);
+        let place = |slot: u32| self.rings.config.pool_base + u64::from(slot) * u64::from(self.rings.config.stride);
         let mut ranges: Vec<(u64, usize)> = Vec::new();
         for iova in slots.iter().copied().map(place) {
             match ranges.last_mut().map(|last| (iova - last.0, last)) {
@@ -89,7 +87,7 @@ impl Stream {
         remote.read_ahead(&ranges);
         let mut total = 0;
         let buffer = |slot| {
-            let event = Event::decode(remote.ahead(place(slot), size)?, self.config.width).ok()?;
+            let event = Event::decode(remote.ahead(place(slot), size)?, self.rings.config.width).ok()?;
             let event::Data::Buffer(iova) = event.data else {
                 return None;
             };
@@ -102,18 +100,18 @@ impl Stream {
     }
 
     fn write_completions_remote(&mut self, remote: &Remote<'_>) -> Result<(), RingFailed> {
-        let count = self.completions.len().min(SECTION);
-        let entries = self.config.completion_entries;
-        let first = self.written & (entries - 1);
-        let words: Vec<u64> = self.completions.drain(..count).flatten().collect();
+        let count = self.rings.completions.len().min(SECTION);
+        let entries = self.rings.config.completion_entries;
+        let first = self.rings.written & (entries - 1);
+        let words: Vec<u64> = self.rings.completions.drain(..count).flatten().collect();
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         let mut rest = &bytes[..];
-        for (iova, len) in runs(self.config.completion_base, COMPLETION_SIZE, first, count as u32, entries) {
+        for (iova, len) in runs(self.rings.config.completion_base, COMPLETION_SIZE, first, count as u32, entries) {
             let (here, behind) = rest.split_at(len);
             remote.write(iova, here).map_err(|_| RingFailed(first))?;
             rest = behind;
         }
-        self.written = self.written.wrapping_add(count as u32);
+        self.rings.written = self.rings.written.wrapping_add(count as u32);
         Ok(())
     }
 }

@@ -178,6 +178,13 @@ impl Song {
         })
     }
 
+    /// A message by its number.
+    pub fn get(&self, index: usize) -> Option<TimedMessage<'_>> {
+        let &(time, end) = self.messages.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.messages[before].1 as usize);
+        Some(TimedMessage { time, bytes: &self.bytes[start..end as usize] })
+    }
+
     /// Number of messages: channel messages and SysEx.
     pub fn len(&self) -> usize {
         self.messages.len()

@@ -1,0 +1,191 @@
+//! The card's MIDI inputs: a file that plays, bytes that come live, or what the card itself plays.
+//!
+//! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was presented; feeds the
+//! capture streams, through the engine, with bytes and their master times.
+
+use crate::link::Link;
+use crate::stream::Tap;
+use dmus_interface::time::RefTime;
+use dmus_song::Song;
+use std::io::{self, Read};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Most inputs of a card.
+pub const MAX_INPUTS: usize = 16;
+/// Bytes that a live input reads at once, and how many such pieces may wait for the engine: then its sender has to.
+const PIECE: usize = 1024;
+const QUEUE: usize = 16;
+
+/// Where MIDI comes from.
+pub enum Input {
+    /// A song, which begins at the first RUN of a capture stream.
+    Song(Song),
+    /// Bytes as they come, until the end.
+    Live(Box<dyn Read + Send>),
+    /// Bytes of whoever connects, one after the other.
+    Listener(UnixListener),
+    /// What the render streams present.
+    Loopback,
+}
+
+/// An input with its state.
+enum Source {
+    Song {
+        song: Song,
+        /// The next message, and where in the song's list it is.
+        next: usize,
+    },
+    /// A live input before its thread runs.
+    Idle(Input),
+    Live(Receiver<Box<[u8]>>),
+    Loopback,
+}
+
+/// All inputs of a card.
+pub(crate) struct Inputs {
+    sources: Vec<Source>,
+    /// Master time at which songs began.
+    began: Option<RefTime>,
+}
+
+impl Inputs {
+    pub(crate) fn new(inputs: Vec<Input>) -> Self {
+        let source = |input| match input {
+            Input::Song(song) => Source::Song { song, next: 0 },
+            Input::Loopback => Source::Loopback,
+            live => Source::Idle(live),
+        };
+        Self { sources: inputs.into_iter().take(MAX_INPUTS).map(source).collect(), began: None }
+    }
+
+    /// Starts the threads of the live inputs; they end with their input, or when the engine has.
+    pub(crate) fn start(&mut self, link: &Arc<Link>) -> io::Result<()> {
+        for source in &mut self.sources {
+            if matches!(source, Source::Idle(_)) {
+                let (sender, receiver) = sync_channel(QUEUE);
+                let Source::Idle(input) = std::mem::replace(source, Source::Live(receiver)) else {
+                    continue;
+                };
+                let link = Arc::clone(link);
+                std::thread::Builder::new().name("midi-in".into()).spawn(move || match input {
+                    Input::Listener(listener) => listen(&listener, &sender, &link),
+                    Input::Live(mut bytes) => {
+                        forward(&mut bytes, &sender, &link);
+                    }
+                    Input::Song(_) | Input::Loopback => {}
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether some input hears what is rendered.
+    pub(crate) fn hears_render(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, Source::Loopback))
+    }
+
+    /// A capture stream runs: songs begin now if they have not.
+    pub(crate) fn begin(&mut self, now: RefTime) {
+        self.began.get_or_insert(now);
+    }
+
+    /// As after power-on; live bytes go on.
+    pub(crate) fn reset(&mut self) {
+        self.began = None;
+        for source in &mut self.sources {
+            if let Source::Song { next, .. } = source {
+                *next = 0;
+            }
+        }
+    }
+
+    /// Master time of the next message of a song.
+    pub(crate) fn next_time(&self) -> Option<RefTime> {
+        let began = self.began?;
+        let times = self.sources.iter().filter_map(|source| match source {
+            Source::Song { song, next } => song.get(*next).map(|message| began.saturating_add(message.time)),
+            _ => None,
+        });
+        times.min()
+    }
+
+    /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master time.
+    pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, &[u8])) -> bool {
+        let next = self.next_time().filter(|time| *time <= now);
+        for (number, source) in (0..).zip(&mut self.sources) {
+            match source {
+                Source::Live(bytes) => {
+                    if let Ok(bytes) = bytes.try_recv() {
+                        hear(number, now, &bytes);
+                        return true;
+                    }
+                }
+                Source::Song { song, next: place } => {
+                    let message = song.get(*place);
+                    let time = |time| self.began.map(|began| began.saturating_add(time));
+                    if let (Some(message), Some(due)) = (message, next)
+                        && time(message.time) == Some(due)
+                    {
+                        *place += 1;
+                        hear(number, due, message.bytes);
+                        return true;
+                    }
+                }
+                Source::Idle(_) | Source::Loopback => {}
+            }
+        }
+        false
+    }
+
+    /// Shows what the render streams presented to `hear`, by time, once for each input that hears it.
+    pub(crate) fn take_tap(&self, tap: &mut Tap, mut hear: impl FnMut(u16, RefTime, &[u8])) {
+        tap.sort_by_key(|(time, _)| *time);
+        for (time, bytes) in tap.drain(..) {
+            for (number, source) in (0..).zip(&self.sources) {
+                if matches!(source, Source::Loopback) {
+                    hear(number, time, &bytes);
+                }
+            }
+        }
+    }
+}
+
+fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, link: &Link) {
+    loop {
+        match listener.accept() {
+            Ok((mut client, _)) => {
+                if !forward(&mut client, sender, link) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::error!("a MIDI input ends, it cannot accept connections: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Passes bytes on until their end; false if nobody takes them any more.
+fn forward(bytes: &mut dyn Read, sender: &SyncSender<Box<[u8]>>, link: &Link) -> bool {
+    let mut piece = [0; PIECE];
+    loop {
+        match bytes.read(&mut piece) {
+            Ok(0) => return true,
+            Ok(len) => {
+                if sender.send(piece[..len].into()).is_err() {
+                    return false;
+                }
+                link.ring(&mut link.lock());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!("a MIDI input's sender is gone: {error}");
+                return true;
+            }
+        }
+    }
+}
