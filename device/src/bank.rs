@@ -1,298 +1,378 @@
-//! Instruments as DLS describes them: waves, regions, articulations, and the built-in General MIDI set.
+//! What a synthesizer plays: collections of instruments, made ready.
 //!
-//! Fed by generators (`gm`) or by whoever loads instruments; read by the voices of `crate::synth`.
+//! Fed by collections, the built-in one (which `gm` computes) last; read by the voices of `crate::synth`. Waves are copied into one pool in which an
+//! interpolator can never read outside its wave, and articulations are sorted by what can change them.
 
+pub(crate) mod draft;
 mod drums;
 mod gm;
 mod kit;
+pub(crate) mod patch;
 mod programs;
 mod spectrum;
 mod tone;
 mod tones;
 
-/// Silent samples before and after every wave, and copied samples after a loop, so that an interpolator may read ahead.
-pub const GUARD: usize = 8;
-/// The longest wave, in samples; longer ones are cut.
-pub const MAX_WAVE: usize = 1 << 30;
+use crate::collection::{self, Collection, LoopKind, Samples, Sampling, WaveLink};
+use draft::Draft;
+use patch::Patch;
+use std::collections::HashMap;
 
-/// A loop within a wave, in samples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loop {
-    /// First sample of the loop.
-    pub start: usize,
-    /// Samples in the loop.
-    pub length: usize,
-    /// DLS "loop and release": after note-off the rest of the wave is played instead.
-    pub until_release: bool,
+/// Samples that an interpolator may read beyond the one that it stands at.
+pub(crate) const GUARD: usize = 4;
+/// The most samples that a voice moves on for one of its output: eight octaves above the wave's own pitch.
+pub(crate) const MAX_STEP: usize = 255;
+/// Silence at the start of the pool. What has come to its end goes there, and is stopped before it gets across.
+pub(crate) const SILENCE: usize = GUARD + (MAX_STEP + 1) * (crate::synth::PERIOD + 2);
+/// Positions in the pool are 32-bit numbers with a sign, and so is a position that a step has taken past its end.
+const MAX_POOL: usize = 1 << 30;
+/// Each loop of a wave has a copy of its own. A file may ask for so many times the samples that it has,
+const EXPANSION: usize = 4;
+/// and for so many besides.
+const ALLOWANCE: usize = 4 << 20;
+
+/// Why collections cannot be played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BankError {
+    /// Waves with all their loops need too much memory.
+    #[error("the waves, played with so many different loops, need more than {0} samples: split the bank")]
+    TooLarge(usize),
+    /// A region names a wave that is not there, or a loop that does not fit.
+    #[error("region {region} of instrument {instrument} has no such wave, or its loop lies outside")]
+    Wave {
+        /// By place in its collection.
+        instrument: usize,
+        /// By place in its instrument.
+        region: usize,
+    },
 }
 
-/// How a wave relates to keys and levels (a DLS `wsmp` chunk).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// The key at which the wave plays at its own rate, 0..=127.
-    pub unity_key: u8,
-    /// Added to the pitch, cents.
-    pub fine_tune: i16,
-    /// Added to the level, dB.
-    pub gain: f32,
-    /// What repeats while the note sounds; `None` plays once.
-    pub looped: Option<Loop>,
-}
-
-/// One recording; its samples are in the bank's pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Wave {
-    /// First sample, as an index into [`Bank::samples`].
-    pub start: usize,
-    /// Length in samples.
-    pub length: usize,
-    /// Samples per second.
-    pub rate: u32,
-    /// How it plays where a region says nothing else.
-    pub sampling: Sampling,
-}
-
-/// The keys and velocities that play a wave, and how.
-#[derive(Clone, Debug)]
-pub struct Region {
-    /// Lowest and highest key.
-    pub keys: (u8, u8),
-    /// Lowest and highest velocity.
-    pub velocities: (u8, u8),
-    /// Index into [`Bank::waves`].
-    pub wave: usize,
-    /// Index into [`Bank::articulations`].
-    pub articulation: usize,
-    /// Exclusive class: a note silences the other notes of its class on its channel. 0: none.
-    pub key_group: u16,
-    /// A second note on the same key silences the first.
-    pub self_exclusive: bool,
-    /// Replaces the wave's own.
-    pub sampling: Option<Sampling>,
-}
-
-/// Times and levels of an envelope generator.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Envelope {
-    /// Seconds.
-    pub delay: f32,
-    /// Seconds from silence to the peak, linear in amplitude.
-    pub attack: f32,
-    /// Seconds at the peak.
-    pub hold: f32,
-    /// Seconds for the whole range: 96 dB (EG1, linear in dB) or 100 % (EG2).
-    pub decay: f32,
-    /// EG1: attenuation in dB, 96 is silence. EG2: how far it falls, in percent.
-    pub sustain: f32,
-    /// Seconds for the whole range, as for `decay`.
-    pub release: f32,
-    /// Added to the attack at velocity 128, time cents.
-    pub velocity_to_attack: f32,
-    /// Added to the decay at key 128, time cents.
-    pub key_to_decay: f32,
-}
-
-impl Envelope {
-    /// On while the key is down.
-    pub const GATE: Self = Self {
-        delay: 0.0,
-        attack: 0.0,
-        hold: 0.0,
-        decay: 0.0,
-        sustain: 0.0,
-        release: 0.0,
-        velocity_to_attack: 0.0,
-        key_to_decay: 0.0,
-    };
-}
-
-/// A low-frequency oscillator (sine).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Lfo {
-    /// Hz.
-    pub rate: f32,
-    /// Seconds from note-on until it starts.
-    pub delay: f32,
-    /// Peak pitch change, cents.
-    pub pitch: f32,
-    /// Peak pitch change that a full modulation wheel adds, cents.
-    pub wheel_pitch: f32,
-    /// Peak level change, dB.
-    pub gain: f32,
-}
-
-impl Lfo {
-    /// Vibrato by modulation wheel only, as General MIDI wants it.
-    pub const WHEEL: Self = Self { rate: 5.2, delay: 0.0, pitch: 0.0, wheel_pitch: 50.0, gain: 0.0 };
-    /// Does nothing.
-    pub const OFF: Self = Self { wheel_pitch: 0.0, ..Self::WHEEL };
-}
-
-/// A resonant low-pass filter of two poles.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Filter {
-    /// Absolute pitch cents: 6900 is 440 Hz.
-    pub cutoff: f32,
-    /// Height of the resonance, dB.
-    pub resonance: f32,
-    /// Added to the cutoff at velocity 127, cents; less, in proportion, below.
-    pub velocity: f32,
-    /// Cents of cutoff per key above middle C.
-    pub key: f32,
-    /// Added to the cutoff at the peak of EG2, cents.
-    pub envelope: f32,
-}
-
-/// Everything that shapes a note besides its wave.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Articulation {
-    /// EG1: level.
-    pub amplitude: Envelope,
-    /// EG2: pitch and filter.
-    pub modulation: Envelope,
-    /// Pitch change at the peak of EG2, cents.
-    pub modulation_pitch: f32,
-    /// Pitch oscillator.
-    pub vibrato: Lfo,
-    /// Level oscillator.
-    pub tremolo: Lfo,
-    /// Low-pass filter; `None` passes everything.
-    pub filter: Option<Filter>,
-    /// Cents of pitch per key; DLS and General MIDI say 100.
-    pub key_pitch: f32,
-    /// Percent, -50 left to +50 right.
-    pub pan: f32,
-    /// Added to the level, dB.
-    pub gain: f32,
-}
-
-impl Articulation {
-    /// What DLS gives an instrument that has no articulation of its own.
-    pub const DEFAULT: Self = Self {
-        amplitude: Envelope::GATE,
-        modulation: Envelope::GATE,
-        modulation_pitch: 0.0,
-        vibrato: Lfo::WHEEL,
-        tremolo: Lfo::OFF,
-        filter: None,
-        key_pitch: 100.0,
-        pan: 0.0,
-        gain: 0.0,
-    };
-}
-
-/// What a program number selects.
-#[derive(Clone, Debug)]
-pub struct Instrument {
-    /// CC0 x 128 + CC32.
-    pub bank: u16,
-    /// MIDI program, 0..=127.
-    pub program: u8,
-    /// Played by the percussion channel.
-    pub drum: bool,
-    /// All that match a note sound.
-    pub regions: Vec<Region>,
-}
-
-impl Instrument {
-    fn order(drum: bool, bank: u16, program: u8) -> u32 {
-        u32::from(drum) << 24 | u32::from(bank) << 8 | u32::from(program)
-    }
-}
-
-/// A set of instruments with all that they refer to.
-#[derive(Clone, Debug, Default)]
+/// Instruments of one or more collections.
+#[derive(Debug, Default)]
 pub struct Bank {
-    samples: Vec<i16>,
-    waves: Vec<Wave>,
-    articulations: Vec<Articulation>,
-    /// Sorted by [`Instrument::order`].
+    pool: Vec<i16>,
+    sounds: Vec<Sound>,
+    patches: Vec<Patch>,
+    regions: Vec<Region>,
+    /// Sorted by address; of two with the same one the first counts.
     instruments: Vec<Instrument>,
 }
 
+/// What a channel's program selects.
+#[derive(Debug)]
+struct Instrument {
+    address: u32,
+    /// In the bank's list.
+    regions: core::ops::Range<usize>,
+}
+
+/// A wave in the pool, with a way to go on at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sound {
+    /// First sample.
+    pub(crate) base: u32,
+    /// At this sample and past it a voice goes back,
+    pub(crate) end: u32,
+    /// by so many samples: into the loop, or into the silence that starts the pool.
+    pub(crate) turn: u32,
+    /// Where the loop begins, counted from `base`, and its length (0: none).
+    pub(crate) looped: (u32, u32),
+    /// Samples per second.
+    pub(crate) rate: u32,
+}
+
+/// Where a voice is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    Panned,
+    Left,
+    Right,
+    Both,
+}
+
+/// A region, ready to be played.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Region {
+    keys: (u8, u8),
+    velocities: (u8, u8),
+    pub(crate) self_exclusive: bool,
+    pub(crate) key_group: u16,
+    pub(crate) speaker: Speaker,
+    /// Voices of one note in one group run at the rate of their master. 0: alone.
+    pub(crate) phase_group: u16,
+    pub(crate) phase_master: bool,
+    pub(crate) sound: usize,
+    /// What is played from the release on, of a loop that is left then: the same wave without it.
+    pub(crate) tail: Option<usize>,
+    pub(crate) patch: usize,
+    /// Added to the sum of pitches, cents: fine tuning less the unity note.
+    pub(crate) cents: f32,
+    /// As an amplitude.
+    pub(crate) gain: f32,
+}
+
+impl Region {
+    /// Whether a key, struck like this, plays it.
+    pub(crate) fn holds(&self, key: u8, velocity: u8) -> bool {
+        let within = |(low, high): (u8, u8), value| (low..=high).contains(&value);
+        within(self.keys, key) && within(self.velocities, velocity)
+    }
+}
+
+fn address(drum: bool, bank: u16, program: u8) -> u32 {
+    u32::from(drum) << 24 | u32::from(bank) << 8 | u32::from(program)
+}
+
+/// The built-in General MIDI instruments and drum kit, computed: no two calls differ by a bit.
+pub fn built_in() -> Collection {
+    Collection::from(&Draft::general_midi())
+}
+
 impl Bank {
-    /// The General MIDI instruments and drum kit, computed: no two calls differ by a bit.
+    /// The built-in instruments alone.
+    #[expect(clippy::expect_used, reason = "what the program made itself fits; the tests play all of it")]
     pub fn general_midi() -> Self {
-        gm::build()
+        Self::new(&[built_in()]).expect("a bank that can be played")
     }
 
-    /// Adds a wave and returns its index. `rate` is in Hz; a loop that does not fit the samples is dropped.
-    pub fn add_wave(&mut self, samples: &[i16], rate: u32, sampling: Sampling) -> usize {
-        let samples = &samples[..samples.len().min(MAX_WAVE)];
-        let looped = sampling
-            .looped
-            .filter(|l| l.length > 0 && l.start.checked_add(l.length).is_some_and(|end| end <= samples.len()));
-        self.samples.extend_from_slice(&[0; GUARD]);
-        let start = self.samples.len();
-        let mut length = samples.len();
-        if let Some(l) = looped.filter(|l| !l.until_release) {
-            length = l.start + l.length;
+    /// Collections, the first one first: it is asked before the others for each instrument.
+    ///
+    /// # Errors
+    /// They do not fit, or one refers to what it has not.
+    pub fn new(collections: &[Collection]) -> Result<Self, BankError> {
+        let mut bank = Self { pool: vec![0; SILENCE], ..Self::default() };
+        for collection in collections {
+            Loading::new(&mut bank, collection).load()?;
         }
-        self.samples.extend_from_slice(&samples[..length]);
-        match looped {
-            // Nothing behind a plain loop is ever played: its guard is the loop's own beginning.
-            Some(l) if !l.until_release => {
-                let round = samples[l.start..length].iter().cycle().take(GUARD);
-                self.samples.extend(round);
-            }
-            _ => self.samples.extend_from_slice(&[0; GUARD]),
-        }
-        self.waves.push(Wave { start, length, rate, sampling: Sampling { looped, ..sampling } });
-        self.waves.len() - 1
+        // Stable: what came first stays first.
+        bank.instruments.sort_by_key(|instrument| instrument.address);
+        bank.pool.extend_from_slice(&[0; GUARD]);
+        bank.pool.shrink_to_fit();
+        Ok(bank)
     }
 
-    /// Adds an articulation and returns its index.
-    pub fn add_articulation(&mut self, articulation: Articulation) -> usize {
-        self.articulations.push(articulation);
-        self.articulations.len() - 1
-    }
-
-    /// Adds an instrument; it replaces one with the same bank, program and kind.
-    pub fn add_instrument(&mut self, instrument: Instrument) {
-        let order = Instrument::order(instrument.drum, instrument.bank, instrument.program);
-        match self.find(order) {
-            Ok(at) => self.instruments[at] = instrument,
-            Err(at) => self.instruments.insert(at, instrument),
-        }
-    }
-
-    fn find(&self, order: u32) -> Result<usize, usize> {
-        self.instruments.binary_search_by_key(&order, |i| Instrument::order(i.drum, i.bank, i.program))
-    }
-
-    /// The instrument that a channel plays: the very one, else the same program of bank 0, else (drums) program 0.
-    pub fn instrument(&self, drum: bool, bank: u16, program: u8) -> Option<&Instrument> {
-        let at = |bank, program| self.find(Instrument::order(drum, bank, program)).ok();
+    /// What a channel plays: the very instrument, else the same program of bank 0, else (drums) program 0.
+    pub(crate) fn instrument(&self, drum: bool, bank: u16, program: u8) -> core::ops::Range<usize> {
+        let at = |bank, program| {
+            let address = address(drum, bank, program);
+            let index = self.instruments.partition_point(|i| i.address < address);
+            self.instruments.get(index).filter(|i| i.address == address)
+        };
         let found = at(bank, program).or_else(|| at(0, program));
         let found = found.or_else(|| if drum { at(0, 0) } else { None });
-        found.map(|at| &self.instruments[at])
+        found.map_or(0..0, |instrument| instrument.regions.clone())
     }
 
-    /// All samples of all waves, with guards between them.
-    pub fn samples(&self) -> &[i16] {
-        &self.samples
+    pub(crate) fn region(&self, index: usize) -> &Region {
+        &self.regions[index]
     }
 
-    /// All waves, by index.
-    pub fn waves(&self) -> &[Wave] {
-        &self.waves
+    pub(crate) fn sound(&self, index: usize) -> &Sound {
+        &self.sounds[index]
     }
 
-    /// All articulations, by index.
-    pub fn articulations(&self) -> &[Articulation] {
-        &self.articulations
+    pub(crate) fn patch(&self, index: usize) -> &Patch {
+        &self.patches[index]
     }
 
-    /// All instruments.
-    pub fn instruments(&self) -> &[Instrument] {
-        &self.instruments
+    /// All samples, beginning with [`SILENCE`] zeros.
+    pub(crate) fn pool(&self) -> &[i16] {
+        &self.pool
+    }
+}
+
+/// A wave and the part of it that repeats.
+type Key = (usize, Option<(u32, u32)>);
+
+/// A collection on its way into a bank.
+struct Loading<'a> {
+    bank: &'a mut Bank,
+    collection: &'a Collection,
+    /// The longest pool there may be.
+    limit: usize,
+    sounds: HashMap<Key, usize>,
+    patches: HashMap<&'a [collection::connection::Connection], usize>,
+}
+
+impl<'a> Loading<'a> {
+    fn new(bank: &'a mut Bank, collection: &'a Collection) -> Self {
+        let samples: usize = collection.waves.iter().map(|wave| wave.samples.len()).sum();
+        let more = samples.saturating_mul(EXPANSION).saturating_add(ALLOWANCE);
+        let limit = bank.pool.len().saturating_add(more).min(MAX_POOL);
+        Self { bank, collection, limit, sounds: HashMap::new(), patches: HashMap::new() }
     }
 
-    /// Memory that the bank holds, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.samples.capacity() * 2
-            + size_of_val(&self.waves[..])
-            + size_of_val(&self.articulations[..])
-            + self.instruments.iter().map(|i| size_of_val(&i.regions[..])).sum::<usize>()
+    fn load(&mut self) -> Result<(), BankError> {
+        for (number, instrument) in self.collection.instruments.iter().enumerate() {
+            let first = self.bank.regions.len();
+            for (r, region) in instrument.regions.iter().enumerate() {
+                let missing = BankError::Wave { instrument: number, region: r };
+                let loaded = self.region(instrument, region, missing)?;
+                self.bank.regions.push(loaded);
+            }
+            self.bank.instruments.push(Instrument {
+                address: address(instrument.drum, instrument.bank, instrument.program),
+                regions: first..self.bank.regions.len(),
+            });
+        }
+        Ok(())
+    }
+
+    fn region(
+        &mut self,
+        instrument: &'a collection::Instrument,
+        region: &'a collection::Region,
+        missing: BankError,
+    ) -> Result<Region, BankError> {
+        let link = region.link;
+        let wave = self.collection.waves.get(link.wave).ok_or(missing)?;
+        let sampling = region.sampling.or(wave.sampling).unwrap_or(Sampling::DEFAULT);
+        let looped = sampling.looped.map(|l| (l.start, l.length));
+        let sound = self.sound((link.wave, looped), missing)?;
+        let tail = match sampling.looped.map(|l| l.kind) {
+            Some(LoopKind::Release) => Some(self.sound((link.wave, None), missing)?),
+            _ => None,
+        };
+        let blocks = instrument.articulation(region);
+        let patch = *self.patches.entry(blocks).or_insert_with(|| {
+            self.bank.patches.push(Patch::new(blocks));
+            self.bank.patches.len() - 1
+        });
+        let speaker = match (link.multichannel, link.channels & WaveLink::LEFT, link.channels & WaveLink::RIGHT) {
+            (false, _, _) | (true, 0, 0) => Speaker::Panned,
+            (true, _, 0) => Speaker::Left,
+            (true, 0, _) => Speaker::Right,
+            (true, _, _) => Speaker::Both,
+        };
+        // 96 dB below is silence, and what a file can add has some limit.
+        let decibels = (f64::from(sampling.gain) / 655_360.0).clamp(-96.0, 48.0);
+        Ok(Region {
+            keys: region.keys,
+            velocities: region.velocities,
+            self_exclusive: region.self_exclusive,
+            key_group: region.key_group,
+            speaker,
+            phase_group: link.phase_group,
+            phase_master: link.phase_master,
+            sound,
+            tail,
+            patch,
+            cents: f32::from(sampling.fine_tune) - 100.0 * f32::from(sampling.unity_note),
+            gain: libm::exp10(decibels / 20.0) as f32,
+        })
+    }
+
+    /// The sound of a wave with a loop, put into the pool if it is not there yet.
+    fn sound(&mut self, key: Key, missing: BankError) -> Result<usize, BankError> {
+        if let Some(&known) = self.sounds.get(&key) {
+            return Ok(known);
+        }
+        let (wave, looped) = key;
+        let wave = self.collection.waves.get(wave).ok_or(missing)?;
+        let samples: &Samples = &wave.samples;
+        let played = match looped {
+            None => samples.len(),
+            Some((start, length)) => {
+                let end = start as usize + length as usize;
+                if length == 0 || end > samples.len() {
+                    return Err(missing);
+                }
+                end
+            }
+        };
+        let pool = &mut self.bank.pool;
+        if pool.len().saturating_add(played + 2 * (GUARD + MAX_STEP)) > self.limit {
+            return Err(BankError::TooLarge(self.limit));
+        }
+        // So that whoever reads before the wave finds silence, and not the end of another.
+        pool.extend_from_slice(&[0; GUARD]);
+        let base = pool.len();
+        pool.extend_from_slice(&samples[..played]);
+        let (end, turn) = match looped {
+            None => (pool.len(), pool.len() - GUARD),
+            Some((start, length)) => {
+                // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the place where
+                // it lands is the loop's end, too.
+                let turn = (length as usize) * (MAX_STEP + 1).div_ceil(length as usize);
+                let all = &samples[start as usize..played];
+                pool.extend(all.iter().cycle().take(turn - length as usize + 1 + GUARD));
+                (base + start as usize + turn + 1, turn)
+            }
+        };
+        self.bank.sounds.push(Sound {
+            base: base as u32,
+            end: end as u32,
+            turn: turn as u32,
+            looped: looped.unwrap_or((0, 0)),
+            rate: wave.rate,
+        });
+        self.sounds.insert(key, self.bank.sounds.len() - 1);
+        Ok(self.bank.sounds.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collection::{Info, Loop, Wave};
+
+    fn collection(samples: Vec<i16>, loops: &[(u32, u32)]) -> Collection {
+        let wave =
+            Wave { id: None, info: Info::default(), rate: 48_000, samples: Samples::new(samples), sampling: None };
+        let region = |&(start, length): &(u32, u32)| collection::Region {
+            sampling: Some(Sampling {
+                looped: Some(Loop { kind: LoopKind::Forward, start, length }),
+                ..Sampling::DEFAULT
+            }),
+            ..collection::Region::of(0)
+        };
+        let regions = loops.iter().map(region).collect();
+        let instrument = collection::Instrument { regions, ..collection::Instrument::default() };
+        Collection { waves: vec![wave], instruments: vec![instrument], ..Collection::default() }
+    }
+
+    #[test]
+    fn positions_never_leave_their_wave_and_loops_repeat_to_the_sample() {
+        let samples: Vec<i16> = (1..=300).collect();
+        let loops = [(0, 300), (0, 1), (299, 1), (100, 7), (44, 256)];
+        let bank = Bank::new(&[collection(samples.clone(), &loops)]).expect("a bank");
+        for (sound, (start, length)) in bank.sounds.iter().zip(loops) {
+            let (base, end, turn) = (sound.base as usize, sound.end as usize, sound.turn as usize);
+            assert!(turn > MAX_STEP && end + GUARD <= bank.pool.len() && end - turn > base);
+            let at = |index: usize| {
+                let (start, length) = (start as usize, length as usize);
+                samples[if index < start { index } else { start + (index - start) % length }]
+            };
+            // Wherever a voice stands, its neighbours are the loop's.
+            for position in 0..end - base {
+                for near in 0..=2 {
+                    assert_eq!(bank.pool[base + position + near], at(position + near));
+                }
+            }
+            assert_eq!(bank.pool[end - turn - 1], at(end - base - 1));
+            assert_eq!(bank.pool[base - 1], 0);
+        }
+    }
+
+    #[test]
+    fn a_wave_with_too_many_loops_or_one_outside_is_refused() {
+        let many: Vec<(u32, u32)> = (0..2000).map(|start| (start, 60_000 - start)).collect();
+        let error = Bank::new(&[collection(vec![0; 60_000], &many)]).expect_err("too large");
+        assert!(matches!(error, BankError::TooLarge(_)));
+        for bad in [(0, 0), (0, 11), (10, 1), (u32::MAX, 1), (1, u32::MAX)] {
+            let error = Bank::new(&[collection(vec![0; 10], &[bad])]).expect_err("outside");
+            assert_eq!(error, BankError::Wave { instrument: 0, region: 0 });
+        }
+    }
+
+    #[test]
+    fn the_first_collection_is_asked_first() {
+        let (a, b) = (collection(vec![1; 10], &[(0, 10)]), collection(vec![2; 10], &[(0, 10)]));
+        let bank = Bank::new(&[a, b]).expect("a bank");
+        let region = bank.region(bank.instrument(false, 0, 0).start);
+        assert_eq!(bank.pool[bank.sound(region.sound).base as usize], 1);
+        assert_eq!(bank.instrument(false, 5, 0), bank.instrument(false, 0, 0));
+        assert!(bank.instrument(false, 0, 1).is_empty() && bank.instrument(true, 0, 0).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! A collection: instruments, regions, articulations and waves as DLS Level 1 and 2 define them.
 //!
-//! Fed by [`Collection::read`] (DLS files and SoundFont 2 banks) and by `From<&Bank>` (the built-in instruments); feeds
+//! Fed by [`Collection::read`] (DLS files and SoundFont 2 banks) and by `bank` (the built-in instruments); feeds
 //! [`Collection::to_dls`], the `bank` commands, and a synthesizer that plays it. What a file says is held exactly, in the file's own units;
 //! what a synthesizer makes of it is said here.
 //!

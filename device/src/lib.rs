@@ -9,7 +9,8 @@
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
-//! A wave sink's clock follows the master clock in [`sample_clock`]. The synth plays the built-in [`bank`]; a [`collection`] is any bank of instruments as DLS describes them, read from files and written to them.
+//! A wave sink's clock follows the master clock in [`sample_clock`]. The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
+//! as DLS describes them, built in or read from a file.
 //!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
@@ -46,13 +47,17 @@ use std::sync::Arc;
 
 /// Makes a card that plays the built-in bank into `sink`, and its engine, which the caller turns.
 pub fn assemble(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, Engine)> {
-    assemble_with(clock, sink, Vec::new())
+    assemble_with(Arc::new(Bank::general_midi()), clock, sink, Vec::new())
 }
 
-/// As [`assemble`], with MIDI inputs (16 at most). Live ones are read once the engine has a thread.
-pub fn assemble_with(clock: ClockMode, sink: Box<dyn Sink>, inputs: Vec<Input>) -> io::Result<(Card, Engine)> {
+/// As [`assemble`], with another bank, and MIDI inputs (16 at most). Live ones are read once the engine has a thread.
+pub fn assemble_with(
+    bank: Arc<Bank>,
+    clock: ClockMode,
+    sink: Box<dyn Sink>,
+    inputs: Vec<Input>,
+) -> io::Result<(Card, Engine)> {
     let link = Arc::new(link::Link::new()?);
-    let bank = Arc::new(Bank::general_midi());
     let engine = Engine::new(Arc::clone(&link), clock, bank, sink, Inputs::new(inputs));
     Ok((Card::new(link, clock), engine))
 }

@@ -1,31 +1,32 @@
 //! The voice engine of one render stream: MIDI messages in, two planes of samples out.
 //!
-//! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`]; adds to the stream's mix.
+//! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`] of DLS instruments; adds to the stream's mix.
 //!
 //! Everything at control rate (envelopes, oscillators, controllers, ends of voices) happens at sample positions divisible
 //! by 32, gains run in straight lines between them, and notes start at once. So the output does not depend on
-//! how it is cut into calls.
+//! how it is cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
 
 mod channel;
+mod effects;
 mod envelope;
 mod lanes;
+mod oscillator;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod voice;
 
+use crate::bank::{Bank, Region};
+use channel::{CHANNELS, Channel};
+use effects::Effects;
+pub use lanes::Interpolation;
+use lanes::{Code, Group, LANES, Mix};
 use std::sync::Arc;
-
-use crate::bank::Bank;
-use channel::Channel;
-use lanes::{Group, LANES, Mix, PERIOD};
 use tables::Tables;
 use voice::{Context, State, Voice};
 
-/// MIDI channels in a channel group.
-const CHANNELS: usize = 16;
-/// The percussion channel of each group (channel 10, counted from 1).
-const PERCUSSION: usize = 9;
+/// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
+pub(crate) const PERIOD: usize = 32;
 /// The most voices a synth can have.
 const MAX_VOICES: usize = 4096;
 
@@ -37,18 +38,38 @@ pub struct Synth {
     rate: f32,
     /// Samples rendered so far, modulo [`PERIOD`].
     phase: usize,
-    /// Sixteen a group.
-    channels: Vec<Channel>,
-    /// Master volume of each group, as a gain.
-    masters: Vec<f32>,
+    /// Channel groups; one that no message has reached yet is as the power came on, and takes no room.
+    sets: Vec<Option<Box<Set>>>,
     /// How many may sound; there are twice as many lanes, so that stolen voices have a place to fade out.
     limit: usize,
     voices: Vec<Voice>,
     /// Lanes of `voices`, eight a group.
     groups: Vec<Group>,
+    /// Of `groups`: behind these, none is active.
+    used: usize,
+    /// Some voice may follow another one's rate.
+    following: bool,
     mix: Box<Mix>,
+    effects: Effects,
+    /// Nothing is sent to the effects.
+    dry: bool,
+    interpolation: Interpolation,
+    code: Code,
     /// Note-ons so far.
     notes: u64,
+}
+
+/// Sixteen channels.
+struct Set {
+    channels: [Channel; CHANNELS],
+    /// Master volume as a gain.
+    master: f32,
+}
+
+impl Set {
+    fn new() -> Self {
+        Self { channels: core::array::from_fn(Channel::new), master: 1.0 }
+    }
 }
 
 impl Synth {
@@ -56,39 +77,57 @@ impl Synth {
     pub fn new(bank: Arc<Bank>, sample_rate: u32, groups: u16, voices: usize) -> Self {
         let limit = voices.clamp(1, MAX_VOICES);
         let lane_groups = (2 * limit).div_ceil(LANES);
-        let channels = 0..usize::from(groups) * CHANNELS;
+        let rate = sample_rate.max(1) as f32;
         Self {
             bank,
             tables: Tables::new(),
-            rate: sample_rate.max(1) as f32,
+            rate,
             phase: 0,
-            channels: channels.map(|c| Channel::new(c % CHANNELS == PERCUSSION)).collect(),
-            masters: vec![1.0; usize::from(groups)],
+            sets: (0..groups).map(|_| None).collect(),
             limit,
             voices: vec![Voice::IDLE; lane_groups * LANES],
             groups: vec![Group::SILENT; lane_groups],
+            used: 0,
+            following: false,
             mix: Box::new(Mix::new()),
+            effects: Effects::new(rate),
+            dry: false,
+            interpolation: Interpolation::default(),
+            code: Code::best(),
             notes: 0,
         }
     }
 
+    /// Finds samples between those of a wave another way: linear is cheaper, cubic (the default) is cleaner.
+    pub fn with_interpolation(mut self, interpolation: Interpolation) -> Self {
+        self.interpolation = interpolation;
+        self
+    }
+
+    /// Without reverb and chorus, whatever is sent to them.
+    pub fn without_effects(mut self) -> Self {
+        self.dry = true;
+        self
+    }
+
     /// Channel groups.
     pub fn groups(&self) -> u16 {
-        self.masters.len() as u16
+        self.sets.len() as u16
     }
 
     /// Voices that are not silent, fading ones included.
     pub fn sounding(&self) -> usize {
-        self.groups.iter().map(|g| g.active.count_ones() as usize).sum()
+        self.groups[..self.used].iter().map(|g| g.active.count_ones() as usize).sum()
     }
 
     /// Silences everything at once and sets all channels back to power-on state. The sample position stays.
     pub fn reset(&mut self) {
-        self.voices.fill(Voice::IDLE);
-        self.groups.fill(Group::SILENT);
-        self.masters.fill(1.0);
-        for (c, channel) in self.channels.iter_mut().enumerate() {
-            *channel = Channel::new(c % CHANNELS == PERCUSSION);
+        self.voices[..self.used * LANES].fill(Voice::IDLE);
+        self.groups[..self.used].fill(Group::SILENT);
+        self.used = 0;
+        self.effects.clear();
+        for set in self.sets.iter_mut().flatten() {
+            **set = Set::new();
         }
     }
 
@@ -111,22 +150,29 @@ impl Synth {
     }
 
     fn channel_message(&mut self, group: u16, message: &[u8]) {
-        let group = usize::from(group);
-        let [status, data @ ..] = message else {
+        let [status @ 0x80..=0xef, data @ ..] = message else {
             return;
         };
-        if group >= self.masters.len() || data.iter().any(|&byte| byte > 127) {
+        if usize::from(group) >= self.sets.len() || data.iter().any(|&byte| byte > 127) {
             return;
         }
-        let channel = group * CHANNELS + usize::from(status & 0x0f);
+        let channel = usize::from(group) * CHANNELS + usize::from(status & 0x0f);
         match (status & 0xf0, data) {
             (0x80, &[key, _]) | (0x90, &[key, 0]) => self.note_off(channel, key),
             (0x90, &[key, velocity]) => self.note_on(channel, key, velocity),
+            (0xa0, &[key, pressure]) => self.press(channel, key, pressure),
             (0xb0, &[controller, value]) => self.control(channel, controller, value),
-            (0xc0, &[program]) => self.channels[channel].change_program(program),
-            (0xe0, &[low, high]) => self.channels[channel].set_bend(low, high),
+            (0xc0, &[program]) => self.channel_mut(channel).change_program(program),
+            (0xd0, &[pressure]) => self.channel_mut(channel).set_pressure(pressure),
+            (0xe0, &[low, high]) => self.channel_mut(channel).set_bend(low, high),
             _ => {}
         }
+    }
+
+    /// A channel of a group that exists.
+    fn channel_mut(&mut self, channel: usize) -> &mut Channel {
+        let set = self.sets[channel / CHANNELS].get_or_insert_with(|| Box::new(Set::new()));
+        &mut set.channels[channel % CHANNELS]
     }
 
     /// Universal SysEx: GM and GM2 System On, and master volume.
@@ -135,69 +181,101 @@ impl Synth {
         let [0xf0, body @ .., 0xf7] = message else {
             return;
         };
-        if group >= self.masters.len() {
+        if group >= self.sets.len() {
             return;
         }
         match *body {
-            [0x7e, _, 0x09, 0x01 | 0x03] => {
-                self.masters[group] = 1.0;
+            [0x7e, _, 0x09, system @ (0x01 | 0x03)] => {
+                let mut set = Set::new();
+                if system == 0x03 {
+                    set.channels = set.channels.map(Channel::general_midi_2);
+                }
+                self.sets[group] = Some(Box::new(set));
                 for channel in group * CHANNELS..(group + 1) * CHANNELS {
-                    self.each_voice(channel, |voice, _, _| voice.silence());
-                    self.channels[channel] = Channel::new(channel % CHANNELS == PERCUSSION);
+                    self.each_voice(channel, |voice, _, _, _| voice.silence());
                 }
             }
             [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
                 let part = (f32::from(high) * 128.0 + f32::from(low)) / 16_383.0;
-                self.masters[group] = part * part;
+                self.sets[group].get_or_insert_with(|| Box::new(Set::new())).master = part * part;
             }
             _ => {}
         }
     }
 
     fn control(&mut self, channel: usize, controller: u8, value: u8) {
-        self.channels[channel].control(controller, value);
+        let state = self.channel_mut(channel);
         match controller {
-            120 => self.each_voice(channel, |voice, _, _| voice.silence()),
+            // Mode messages are not controllers.
+            120 => self.each_voice(channel, |voice, _, _, _| voice.silence()),
             121 => {
-                self.channels[channel].reset_controllers();
-                self.lift_pedal(channel);
+                state.reset_controllers();
+                self.lift_pedals(channel);
             }
-            64 if value < 64 => self.lift_pedal(channel),
             // The mode messages 124 to 127 end all notes too.
             123..=127 => {
-                let sustain = self.channels[channel].sustain;
-                self.each_voice(channel, |voice, group, lane| key_up(voice, group, lane, sustain));
+                match controller {
+                    126 => state.mono = true,
+                    127 => state.mono = false,
+                    _ => {}
+                }
+                let pedals = (state.sustains(), state.holds_some());
+                self.each_voice(channel, |voice, bank, group, lane| key_up(voice, (bank, group, lane), pedals));
             }
-            _ => {}
+            _ => {
+                let held_some = state.holds_some();
+                state.control(controller, value);
+                match (controller, value >= 64) {
+                    (64 | 66, false) => self.lift_pedals(channel),
+                    (66, true) if !held_some => {
+                        self.each_voice(channel, |voice, _, _, _| voice.caught = voice.state == State::Held);
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 
     fn note_off(&mut self, channel: usize, key: u8) {
-        let sustain = self.channels[channel].sustain;
-        self.each_voice(channel, |voice, group, lane| {
+        let Some(set) = &self.sets[channel / CHANNELS] else {
+            return;
+        };
+        let state = &set.channels[channel % CHANNELS];
+        let pedals = (state.sustains(), state.holds_some());
+        self.each_voice(channel, |voice, bank, group, lane| {
             if voice.key == key {
-                key_up(voice, group, lane, sustain);
+                key_up(voice, (bank, group, lane), pedals);
             }
         });
     }
 
-    fn lift_pedal(&mut self, channel: usize) {
-        self.each_voice(channel, |voice, group, lane| {
+    fn press(&mut self, channel: usize, key: u8, pressure: u8) {
+        let state = self.channel_mut(channel).clone();
+        self.each_voice(channel, |voice, _, _, _| {
+            if voice.key == key {
+                voice.press(pressure, &state);
+            }
+        });
+    }
+
+    /// A pedal has gone up, or both: ends what nothing holds any more.
+    fn lift_pedals(&mut self, channel: usize) {
+        let state = self.channel_mut(channel);
+        let pedals = (state.sustains(), state.holds_some());
+        self.each_voice(channel, |voice, bank, group, lane| {
             if voice.state == State::Sustained {
-                voice.release(group, lane);
+                key_up(voice, (bank, group, lane), pedals);
             }
         });
     }
 
-    /// Calls `act` with each sounding voice of a channel, its lane group and its lane.
-    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &mut Group, usize)) {
-        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(&mut self.groups) {
-            if group.active == 0 {
-                continue;
-            }
+    /// Calls `act` with each sounding voice of a channel, the bank, the voice's lane group and its lane.
+    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &Bank, &mut Group, usize)) {
+        let groups = self.groups[..self.used].iter_mut();
+        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
             for (lane, voice) in voices.iter_mut().enumerate() {
-                if voice.state != State::Idle && voice.channel == channel {
-                    act(voice, group, lane);
+                if group.channel[lane] as usize == channel {
+                    act(voice, &self.bank, group, lane);
                 }
             }
         }
@@ -206,54 +284,110 @@ impl Synth {
     /// Starts a voice for every region that the key and the velocity are in.
     fn note_on(&mut self, channel: usize, key: u8, velocity: u8) {
         let bank = Arc::clone(&self.bank);
-        let state = &self.channels[channel];
-        let Some(instrument) = bank.instrument(state.drum, state.bank, state.program) else {
+        let state = self.channel_mut(channel);
+        let (regions, mono) = (bank.instrument(state.drum, state.bank, state.program), state.mono);
+        if regions.is_empty() {
             return;
-        };
+        }
+        if mono {
+            self.each_voice(channel, |voice, bank, group, lane| voice.release(bank, group, lane));
+        }
         self.notes += 1;
-        let note = self.notes;
-        let within = |(low, high): (u8, u8), value| (low..=high).contains(&value);
-        for region in &instrument.regions {
-            if !within(region.keys, key) || !within(region.velocities, velocity) {
-                continue;
+        let mut locked = false;
+        for index in regions {
+            let region = bank.region(index);
+            if region.holds(key, velocity) {
+                locked |= region.phase_group != 0;
+                self.start(channel, (key, velocity, self.notes), (index, region));
             }
-            self.each_voice(channel, |voice, _, _| {
+        }
+        if locked {
+            self.lock_phases(self.notes);
+        }
+    }
+
+    fn start(&mut self, channel: usize, (key, velocity, note): (u8, u8, u64), (index, region): (usize, &Region)) {
+        if region.key_group != 0 || region.self_exclusive {
+            self.each_voice(channel, |voice, _, _, _| {
                 let rival = region.key_group != 0 && voice.key_group == region.key_group
                     || region.self_exclusive && voice.key == key;
                 if rival && voice.note != note {
-                    voice.choke();
+                    voice.shut_down();
                 }
             });
-            let Some(index) = self.free_lane() else {
-                return;
+        }
+        let Some(place) = self.free_lane() else {
+            return;
+        };
+        let Some(set) = &self.sets[channel / CHANNELS] else {
+            return;
+        };
+        let context = Context {
+            tables: &self.tables,
+            bank: &self.bank,
+            channel: &set.channels[channel % CHANNELS],
+            master: set.master,
+            rate: self.rate,
+        };
+        let lane = (&mut self.groups[place / LANES], place % LANES, channel as u32);
+        self.voices[place].start((key, velocity, note), (index, region), &context, lane, PERIOD - self.phase);
+        self.used = self.used.max(place / LANES + 1);
+    }
+
+    /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it is one.
+    fn lock_phases(&mut self, note: u64) {
+        for follower in 0..self.used * LANES {
+            let phase_group = |v: usize| {
+                let voice = &self.voices[v];
+                let region = (voice.state != State::Idle && voice.note == note).then(|| voice.region(&self.bank))?;
+                (region.phase_group != 0).then_some((region.phase_group, region.phase_master))
             };
-            let context = Context {
-                tables: &self.tables,
-                channel: &self.channels[channel],
-                master: self.masters[channel / CHANNELS],
-                rate: self.rate,
+            let Some((own, _)) = phase_group(follower) else {
+                continue;
             };
-            let voice = &mut self.voices[index];
-            (voice.channel, voice.note) = (channel, note);
-            let lane = (&mut self.groups[index / LANES], index % LANES);
-            voice.start((key, velocity), (&bank, region), &context, lane, PERIOD - self.phase);
+            let mut group = (0..self.used * LANES).filter(|&v| phase_group(v).is_some_and(|(group, _)| group == own));
+            let first = group.clone().next();
+            let leader = group.find(|&v| phase_group(v).is_some_and(|(_, master)| master)).or(first);
+            self.voices[follower].leader = leader.filter(|&leader| leader != follower);
+        }
+        self.follow();
+    }
+
+    /// Gives voices the rates of their leaders.
+    fn follow(&mut self) {
+        self.following = false;
+        for follower in 0..self.used * LANES {
+            let voice = &self.voices[follower];
+            let Some(leader) = voice.leader.filter(|_| voice.state != State::Idle) else {
+                continue;
+            };
+            let ahead = &self.voices[leader];
+            if ahead.note == voice.note && ahead.counts() {
+                let rate = self.groups[leader / LANES].rate(leader % LANES);
+                self.groups[follower / LANES].follow(follower % LANES, rate);
+                self.following = true;
+            } else {
+                self.voices[follower].leader = None;
+            }
         }
     }
 
     /// The first idle lane, after a voice has been stolen if all are in use. None if even the fading ones fill the lanes:
     /// then losing the new note is the lesser evil, since cutting one would click.
     fn free_lane(&mut self) -> Option<usize> {
-        let lane = self.voices.iter().position(|v| v.state == State::Idle)?;
-        let counting = self.voices.iter().filter(|v| v.counts());
-        if counting.clone().count() >= self.limit {
-            let ranked = self.voices.iter().enumerate().filter(|(_, v)| v.counts());
-            let worth = |v: &Voice| v.worth(&self.tables);
-            let victim = ranked.min_by(|(_, a), (_, b)| {
+        let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
+        let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
+        if self.sounding() >= self.limit {
+            let counting = || (0..self.used * LANES).filter(|&v| self.voices[v].counts());
+            let worth = |v: usize| self.voices[v].worth(&self.tables);
+            let victim = counting().min_by(|&a, &b| {
                 let (a, b) = (worth(a), worth(b));
-                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2))
+                (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
             });
-            if let Some((victim, _)) = victim {
-                self.voices[victim].silence();
+            if let Some(victim) = victim
+                && counting().count() >= self.limit
+            {
+                self.voices[victim].shut_down();
             }
         }
         Some(lane)
@@ -264,6 +398,10 @@ impl Synth {
         let length = left.len().min(right.len());
         let mut done = 0;
         while done < length {
+            if self.used == 0 && !self.effects.sounding() {
+                self.phase = (self.phase + (length - done)) % PERIOD;
+                return;
+            }
             let samples = (PERIOD - self.phase).min(length - done);
             let range = done..done + samples;
             self.segment(&mut left[range.clone()], &mut right[range]);
@@ -278,44 +416,67 @@ impl Synth {
 
     /// Renders up to the next tick or less.
     fn segment(&mut self, left: &mut [f32], right: &mut [f32]) {
-        let mut silent = true;
-        for group in self.groups.iter_mut().filter(|g| g.active != 0) {
-            if silent {
-                self.mix.clear();
-                silent = false;
+        let samples = left.len();
+        let groups = &mut self.groups[..self.used];
+        let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
+        if !groups.is_empty() {
+            self.mix.clear(samples, sends);
+            for group in groups.iter_mut().filter(|group| group.active != 0) {
+                group.render(self.bank.pool(), &mut self.mix, samples, (self.interpolation, sends), self.code);
             }
-            group.render(self.bank.samples(), &mut self.mix, left.len());
-        }
-        if !silent {
             self.mix.add_to(left, right);
+        }
+        if sends {
+            self.effects.wake();
+        }
+        let samples = self.effects.remaining(samples);
+        for sample in 0..samples {
+            let sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+            let (a, b) = self.effects.next(sent, &self.tables);
+            left[sample] += a;
+            right[sample] += b;
+        }
+        // Counted from the last sample that was sent, wherever the stream is cut.
+        if !sends {
+            self.effects.fade(samples);
         }
     }
 
     fn tick(&mut self) {
-        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(&mut self.groups) {
-            if group.active == 0 {
-                continue;
-            }
+        let groups = self.groups[..self.used].iter_mut();
+        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
             for (lane, voice) in voices.iter_mut().enumerate() {
-                if voice.state != State::Idle {
+                if group.active & (1 << lane) == 0 {
+                    continue;
+                }
+                let channel = group.channel[lane] as usize;
+                // A voice's channel has been written to by its note-on at the latest.
+                if let Some(set) = &self.sets[channel / CHANNELS] {
                     let context = Context {
                         tables: &self.tables,
-                        channel: &self.channels[voice.channel],
-                        master: self.masters[voice.channel / CHANNELS],
+                        bank: &self.bank,
+                        channel: &set.channels[channel % CHANNELS],
+                        master: set.master,
                         rate: self.rate,
                     };
                     voice.tick(&context, group, lane);
                 }
             }
         }
+        if self.following {
+            self.follow();
+        }
+        while self.used > 0 && self.groups[self.used - 1].active == 0 {
+            self.used -= 1;
+        }
     }
 }
 
-/// A key goes up: the note ends, or the pedal holds it.
-fn key_up(voice: &mut Voice, group: &mut Group, lane: usize, sustain: bool) {
-    if sustain && voice.state == State::Held {
+/// A key goes up: the note ends, or a pedal (sustain, sostenuto) holds it.
+fn key_up(voice: &mut Voice, (bank, group, lane): (&Bank, &mut Group, usize), (sustain, some): (bool, bool)) {
+    if !(sustain || some && voice.caught) {
+        voice.release(bank, group, lane);
+    } else if voice.state == State::Held {
         voice.state = State::Sustained;
-    } else if !sustain {
-        voice.release(group, lane);
     }
 }

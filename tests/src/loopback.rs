@@ -6,6 +6,7 @@ use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::{Sink, SinkError};
@@ -77,7 +78,8 @@ impl HostedCard {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("card.sock");
         let audio = MemorySink::default();
-        let (mut card, engine) = dmus_card::assemble_with(clock, Box::new(audio.clone()), inputs)?;
+        let (mut card, engine) =
+            dmus_card::assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(audio.clone()), inputs)?;
         let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;

@@ -1,5 +1,6 @@
 //! The command line, right and wrong: every failure is one clear sentence and its exit code.
 
+use dmus_card::collection::{Collection, Samples};
 use dmus_interface::event::PointerWidth;
 use dmus_song::Song;
 use dmus_tests::loopback::Loopback;
@@ -40,6 +41,37 @@ fn render_writes_exactly_the_song_and_three_seconds() -> anyhow::Result<()> {
         (expected, 2, 48_000)
     );
     assert!(std::fs::read(dir.path().join("one.wav"))? == std::fs::read(dir.path().join("two.wav"))?);
+    Ok(())
+}
+
+#[test]
+fn a_bank_replaces_what_it_has_and_a_bad_one_is_refused() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    write(dir.path(), "song.mid", &songs::busy(200))?;
+    write(dir.path(), "bad.dls", b"RIFF\x04\0\0\0DLS ")?;
+    // The built-in bank as a file, and as a file whose instruments are all silent waves.
+    let done = run(&mut card(&["bank", "export", "--dls", "same.dls"], dir.path())?)?;
+    assert!(done.status.success(), "{}", said(&done));
+    let mut collection = Collection::read(&std::fs::read(dir.path().join("same.dls"))?)?;
+    for wave in &mut collection.waves {
+        wave.samples = Samples::new(vec![0; wave.samples.len()]);
+    }
+    std::fs::write(dir.path().join("silent.dls"), collection.to_dls()?)?;
+    let render = |banks: &[&str], output: &str| -> anyhow::Result<Vec<u8>> {
+        let options = banks.iter().flat_map(|bank| ["--bank", bank]);
+        let arguments: Vec<&str> = ["render", "song.mid", "-o", output].into_iter().chain(options).collect();
+        let done = run(&mut card(&arguments, dir.path())?)?;
+        anyhow::ensure!(done.status.success(), "{}", said(&done));
+        Ok(std::fs::read(dir.path().join(output))?)
+    };
+    let built_in = render(&[], "a.wav")?;
+    assert!(render(&["same.dls"], "b.wav")? == built_in);
+    assert!(render(&["silent.dls", "same.dls"], "c.wav")? == built_in, "the later bank comes first");
+    assert!(render(&["same.dls", "silent.dls"], "d.wav")?[44..].iter().all(|byte| *byte == 0));
+    for command in [&["render", "song.mid", "--bank", "bad.dls"][..], &["serve", "--socket", "s", "--bank", "no.sf2"]] {
+        let done = run(&mut card(command, dir.path())?)?;
+        assert_eq!(done.status.code(), Some(3), "{}", said(&done));
+    }
     Ok(())
 }
 

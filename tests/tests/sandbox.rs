@@ -82,7 +82,8 @@ fn of_threads(pid: u32, field: &str) -> anyhow::Result<Vec<String>> {
 fn serve(dir: &Path, more: &[&str]) -> anyhow::Result<Running> {
     let arguments = ["serve", "--socket", "card.sock", "--clock", "virtual", "--sink", "wav:out.wav"];
     let card = Running::start(programs::card()?.args(arguments).args(more).current_dir(dir))?;
-    until("the socket", SHORT, || dir.join("card.sock").exists())?;
+    // The card makes its file when somebody watches over its socket.
+    until("the socket and the file", SHORT, || dir.join("card.sock").exists() && dir.join("out.wav").exists())?;
     Ok(card)
 }
 

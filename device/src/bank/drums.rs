@@ -3,9 +3,9 @@
 //! Fed by the table in `kit`; `gm` puts the results into the bank. A drum is a sum of up to a few layers that die
 //! exponentially: a sliding tone, ringing modes and filtered noise.
 
+use super::draft::{Articulation, Draft, Envelope, Lfo, Region, Sampling};
 use super::spectrum::{Noise, hearing};
 use super::tone::quantise;
-use super::{Articulation, Bank, Envelope, Lfo, Region, Sampling};
 
 /// Waves of drums, Hz.
 const RATE: f32 = 32_000.0;
@@ -37,7 +37,7 @@ pub(crate) struct Drum {
 }
 
 /// The wave and region of a drum.
-pub(crate) fn build(drum: &Drum, bank: &mut Bank) -> Region {
+pub(crate) fn build(drum: &Drum, bank: &mut Draft) -> Region {
     let wave = render(drum);
     let start = &wave[..wave.len().min(RATE as usize / 8)];
     let (samples, gain) = quantise(&wave, loudness(start));

@@ -3,8 +3,8 @@
 //! Fed by the table in `tones`; `gm` puts the waves into the bank. A wave is a periodic sum of partials that loops for good,
 //! preceded (struck and plucked tones) by the same partials with a brighter, dying layer and the noise of the stroke.
 
+use super::draft::{Draft, Loop, Sampling};
 use super::spectrum::{Fourier, MAX_LENGTH, Noise, Pair, hearing};
-use super::{Bank, Loop, Sampling};
 
 /// Strength of the partials of a tone, before its body colours them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +33,7 @@ pub(crate) struct Knock {
 pub(crate) struct Zone {
     /// Lowest and highest key.
     pub(crate) keys: (u8, u8),
-    /// Index into [`Bank::waves`].
+    /// Index into [`Draft::waves`].
     pub(crate) wave: usize,
 }
 
@@ -147,7 +147,7 @@ impl Tone {
     }
 
     /// Adds the waves of the tone to a bank.
-    pub(crate) fn build(&self, bank: &mut Bank, fourier: &Fourier) -> Vec<Zone> {
+    pub(crate) fn build(&self, bank: &mut Draft, fourier: &Fourier) -> Vec<Zone> {
         let zone = |&(low, high, centre): &(u8, u8, u8)| Zone {
             keys: (low, high),
             wave: self.wave(bank, fourier, high, centre),
@@ -155,7 +155,7 @@ impl Tone {
         self.zones().iter().map(zone).collect()
     }
 
-    fn wave(&self, bank: &mut Bank, fourier: &Fourier, high: u8, centre: u8) -> usize {
+    fn wave(&self, bank: &mut Draft, fourier: &Fourier, high: u8, centre: u8) -> usize {
         let pitch = |key: u8| 440.0 * libm::exp2f((f32::from(key) - 69.0) / 12.0);
         let hz = pitch(centre);
         // The loop holds a whole, even number of periods: with the rate adapted to it the pitch is exact.

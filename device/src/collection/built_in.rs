@@ -1,11 +1,11 @@
 //! The built-in instruments as a collection.
 //!
-//! Fed with a [`Bank`]; what that holds in dB, seconds and hertz becomes the fixed-point units of DLS. Levels that belong to an articulation go
+//! Fed with a [`Draft`]; what that holds in dB, seconds and hertz becomes the fixed-point units of DLS. Levels that belong to an articulation go
 //! into the wave sample of its regions, where every player looks for them.
 
 use super::connection::{Connection, Destination, PITCH_OF_440_HZ, Source, Transform};
 use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
-use crate::bank::{self, Articulation, Bank, Envelope};
+use crate::bank::draft::{self, Articulation, Draft, Envelope};
 use std::sync::Arc;
 
 /// General MIDI's names of its programs.
@@ -24,10 +24,10 @@ const PROGRAMS: &str = "Acoustic Grand Piano,Bright Acoustic Piano,Electric Gran
     Steel Drums,Woodblock,Taiko Drum,Melodic Tom,Synth Drum,Reverse Cymbal,Guitar Fret Noise,Breath Noise,Seashore,Bird Tweet,\
     Telephone Ring,Helicopter,Applause,Gunshot";
 
-impl From<&Bank> for Collection {
-    fn from(bank: &Bank) -> Self {
+impl From<&Draft> for Collection {
+    fn from(bank: &Draft) -> Self {
         let pool = Samples::new(Arc::from(bank.samples()));
-        let wave = |(number, wave): (usize, &bank::Wave)| Wave {
+        let wave = |(number, wave): (usize, &draft::Wave)| Wave {
             id: None,
             info: Info::named(&format!("Wave {number}")),
             rate: wave.rate,
@@ -41,7 +41,7 @@ impl From<&Bank> for Collection {
     }
 }
 
-fn instrument(from: &bank::Instrument, bank: &Bank) -> Instrument {
+fn instrument(from: &draft::Instrument, bank: &Draft) -> Instrument {
     let name = match from.drum {
         true => "Standard Kit",
         false => PROGRAMS.split(',').nth(from.program.into()).unwrap_or(""),
@@ -77,8 +77,8 @@ fn instrument(from: &bank::Instrument, bank: &Bank) -> Instrument {
     }
 }
 
-fn sampling(from: &bank::Sampling, level: f32) -> Sampling {
-    let kind = |l: &bank::Loop| if l.until_release { LoopKind::Release } else { LoopKind::Forward };
+fn sampling(from: &draft::Sampling, level: f32) -> Sampling {
+    let kind = |l: &draft::Loop| if l.until_release { LoopKind::Release } else { LoopKind::Forward };
     Sampling {
         unity_note: from.unity_key,
         fine_tune: from.fine_tune,

@@ -5,7 +5,7 @@ mod soundfont;
 
 use super::connection::{Connection, DEFAULTS, Destination, Input, Shape, Source, Transform};
 use super::*;
-use crate::bank::Bank;
+use crate::bank::draft::{self, Draft};
 use proptest::prelude::*;
 
 /// A chunk as it lies in a file.
@@ -90,7 +90,7 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn the_built_in_bank_survives_a_file() {
-    let bank = Bank::general_midi();
+    let bank = Draft::general_midi();
     let collection = Collection::from(&bank);
     let file = collection.to_dls().expect("a file");
     let read = Collection::read(&file).expect("a collection");
@@ -109,7 +109,7 @@ fn sum(blocks: &[Connection], source: Source, destination: Destination) -> f64 {
 
 #[test]
 fn built_in_sounds_keep_their_times_levels_and_pitches() {
-    let bank = Bank::general_midi();
+    let bank = Draft::general_midi();
     let collection = Collection::from(&bank);
     for (instrument, original) in collection.instruments.iter().zip(bank.instruments()) {
         for (region, was) in instrument.regions.iter().zip(&original.regions) {
@@ -137,7 +137,7 @@ fn built_in_sounds_keep_their_times_levels_and_pitches() {
                 near(cutoff, filter.cutoff + filter.velocity);
             }
             near(sum(blocks, Source::NONE, Destination::PAN), a.pan * 10.0);
-            let filter = a.filter.unwrap_or(crate::bank::Filter {
+            let filter = a.filter.unwrap_or(draft::Filter {
                 cutoff: 0.0,
                 resonance: 0.0,
                 velocity: 0.0,

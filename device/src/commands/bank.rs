@@ -3,12 +3,13 @@
 //! Fed by files of instruments; feeds the terminal, or a DLS file.
 
 use anyhow::Context;
-use dmus_card::bank::Bank;
+use dmus_card::bank::{self, Bank, BankError};
 use dmus_card::collection::{Collection, CollectionError, Instrument, LoopKind, Region, Sampling, Wave};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// List what a bank of instruments holds, or write the built-in one as a DLS file.
 #[derive(clap::Args)]
@@ -58,6 +59,31 @@ pub(crate) enum BankFile {
     Unreadable(String, std::io::Error),
     #[error("cannot use {0}: {1}")]
     Unusable(String, CollectionError),
+    #[error("cannot play {0}: {1}")]
+    Unplayable(String, BankError),
+}
+
+/// What the card plays by, for the commands that play.
+#[derive(clap::Args)]
+pub(crate) struct Banks {
+    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and the built-in bank last.
+    #[arg(long = "bank", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Banks {
+    /// Reads the files, those first that are asked first.
+    pub(crate) fn read(&self) -> Result<Vec<Collection>, BankFile> {
+        self.files.iter().rev().map(|path| load(path)).collect()
+    }
+
+    /// Reads the files, makes them ready, and puts the built-in bank behind them.
+    pub(crate) fn load(&self) -> Result<Arc<Bank>, BankFile> {
+        let mut collections = self.read()?;
+        collections.push(bank::built_in());
+        let names = || self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        Bank::new(&collections).map(Arc::new).map_err(|error| BankFile::Unplayable(names(), error))
+    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -80,7 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Export(export) => {
             let collection = match &export.bank {
                 Some(path) => load(path)?,
-                None => Collection::from(&Bank::general_midi()),
+                None => bank::built_in(),
             };
             let name = export.bank.as_ref().map_or("the built-in bank".into(), |path| path.display().to_string());
             let file = collection.to_dls().map_err(|error| BankFile::Unusable(name, error))?;

@@ -5,6 +5,7 @@
 mod guest;
 mod scene;
 
+use super::bank::Banks;
 use super::{NamedSong, load_song, song_bar};
 use anyhow::Context;
 use dmus_card::sink::AudioFile;
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     /// QEMU's accelerator.
     #[arg(long, default_value = "tcg")]
     accel: String,
+    #[command(flatten)]
+    banks: Banks,
     /// Keep the card out of its sandbox (see serve --help), to debug it.
     #[arg(long)]
     no_sandbox: bool,
@@ -76,6 +79,8 @@ impl Image {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?;
+    // The card reads them again. A fault is told here, before anything starts.
+    args.banks.read()?;
     let started = Instant::now();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -113,7 +118,7 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "interrupts": card["interrupts"],
         "audio_seconds": card["audio_seconds"],
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
-        "output": output.display().to_string(),
+        "wav": output.display().to_string(),
         "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
         "clock": if args.realtime { "realtime" } else { "virtual" },
         "image": args.image.name(),

@@ -1,11 +1,10 @@
 //! `render`: a song to a WAV or FLAC file, without a guest.
 
+use super::bank::Banks;
 use super::{load_song, song_bar};
-use dmus_card::bank::Bank;
 use dmus_card::sink::AudioFile;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Render a MIDI file to a WAV or FLAC file without a guest.
 ///
@@ -18,13 +17,15 @@ pub(crate) struct Args {
     /// The audio file to write: a .wav, or a .flac of the same samples.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
+    #[command(flatten)]
+    banks: Banks,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?.song;
+    let bank = args.banks.load()?;
     let bar = song_bar(&song)?.with_message("rendering");
     let mut sink = args.output.create()?;
-    let bank = Arc::new(Bank::general_midi());
     dmus_card::offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();
     sink.finish()?;

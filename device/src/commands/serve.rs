@@ -1,6 +1,7 @@
 //! `serve`: the card on a socket, for a QEMU that somebody else runs.
 
 use super::Exit;
+use super::bank::Banks;
 use super::midi_in::MidiIn;
 use super::sweep::Sweeper;
 use anyhow::Context;
@@ -58,6 +59,8 @@ pub(crate) struct Args {
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
+    #[command(flatten)]
+    banks: Banks,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's.
     #[arg(long, value_enum, default_value = "own")]
     transport: TransportArg,
@@ -210,6 +213,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if matches!(args.sink, SinkArg::Audio) && !args.no_sandbox {
         anyhow::bail!("--sink audio cannot work inside the card's sandbox: add --no-sandbox");
     }
+    let bank = args.banks.load()?;
     // From here on a signal is kept until somebody can complete the output.
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
     let transport = match args.transport {
@@ -234,7 +238,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
-    let (mut card, engine) = dmus_card::assemble_with(clock, sink, inputs).context("cannot make the card")?;
+    let (mut card, engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     match args.no_sandbox {
         true => tracing::warn!("the card serves without its sandbox"),

@@ -1,6 +1,28 @@
 //! A MIDI channel: program, controllers and registered parameters.
 //!
-//! Fed by `Synth::message`; read by voices, at note-on and at control ticks.
+//! Fed by `Synth::message`; read by voices, at note-on and at the control tick after a change.
+
+use crate::bank::patch::Reading;
+use crate::collection::connection::Source;
+
+/// MIDI channels in a channel group.
+pub(crate) const CHANNELS: usize = 16;
+/// The percussion channel of each group (channel 10, counted from 1).
+const PERCUSSION: usize = 9;
+/// DMUS_STANDARD_VOICE_PRIORITY.
+const STANDARD_PRIORITY: u32 = 0x8000_0000;
+const NO_RPN: (u8, u8) = (127, 127);
+
+mod cc {
+    pub(super) const BANK: usize = 0;
+    pub(super) const VOLUME: usize = 7;
+    pub(super) const PAN: usize = 10;
+    pub(super) const EXPRESSION: usize = 11;
+    pub(super) const BANK_LOW: usize = 32;
+    pub(super) const SUSTAIN: usize = 64;
+    pub(super) const SOSTENUTO: usize = 66;
+    pub(super) const REVERB: usize = 91;
+}
 
 /// The state of one channel.
 #[derive(Clone, Debug)]
@@ -8,14 +30,15 @@ pub(crate) struct Channel {
     pub(crate) program: u8,
     /// CC0 x 128 + CC32 as of the last program change.
     pub(crate) bank: u16,
-    bank_msb: u8,
-    bank_lsb: u8,
     pub(crate) drum: bool,
-    volume: u8,
-    expression: u8,
-    pan: u8,
-    pub(crate) modulation: u8,
-    pub(crate) sustain: bool,
+    /// Each note ends the one before.
+    pub(crate) mono: bool,
+    /// Who may be stolen from: the lowest first.
+    pub(crate) priority: u32,
+    /// Counts what voices have to take note of.
+    pub(crate) version: u32,
+    controllers: [u8; 128],
+    pressure: u8,
     /// 14 bits, 8192 in the middle.
     bend: u16,
     /// Registered parameter that data entry goes to; 127, 127 is none.
@@ -28,21 +51,29 @@ pub(crate) struct Channel {
     coarse_tune: u8,
 }
 
-const NO_RPN: (u8, u8) = (127, 127);
-
 impl Channel {
-    pub(crate) fn new(drum: bool) -> Self {
+    /// A channel of a group, 0..=15, as the power comes on.
+    pub(crate) fn new(number: usize) -> Self {
+        let mut controllers = [0; 128];
+        controllers[cc::VOLUME] = 100;
+        controllers[cc::PAN] = 64;
+        controllers[cc::EXPRESSION] = 127;
+        // The sound controllers and those of General MIDI 2 that have a middle.
+        controllers[70..80].fill(64);
+        let offset = match number {
+            PERCUSSION => 15,
+            0..PERCUSSION => 14 - number as u32,
+            _ => 15 - number as u32,
+        };
         Self {
             program: 0,
             bank: 0,
-            bank_msb: 0,
-            bank_lsb: 0,
-            drum,
-            volume: 100,
-            expression: 127,
-            pan: 64,
-            modulation: 0,
-            sustain: false,
+            drum: number == PERCUSSION,
+            mono: false,
+            priority: STANDARD_PRIORITY | offset,
+            version: 0,
+            controllers,
+            pressure: 0,
             bend: 8192,
             rpn: NO_RPN,
             bend_range: (2, 0),
@@ -51,24 +82,27 @@ impl Channel {
         }
     }
 
+    /// As General MIDI 2 starts: with some reverberation.
+    pub(crate) fn general_midi_2(mut self) -> Self {
+        self.controllers[cc::REVERB] = 40;
+        self
+    }
+
     /// Controllers that only set a value; the others are the synth's business.
     pub(crate) fn control(&mut self, controller: u8, value: u8) {
+        self.controllers[usize::from(controller & 0x7f)] = value;
         match controller {
-            0 => self.bank_msb = value,
-            1 => self.modulation = value,
             6 => self.enter_data(value, true),
-            7 => self.volume = value,
-            10 => self.pan = value,
-            11 => self.expression = value,
-            32 => self.bank_lsb = value,
             38 => self.enter_data(value, false),
-            64 => self.sustain = value >= 64,
+            96 => self.step_data(1),
+            97 => self.step_data(-1),
             // A non-registered parameter: data entry must not reach the registered one.
             98 | 99 => self.rpn = NO_RPN,
             100 => self.rpn.1 = value,
             101 => self.rpn.0 = value,
             _ => {}
         }
+        self.version += 1;
     }
 
     fn enter_data(&mut self, value: u8, high: bool) {
@@ -83,82 +117,136 @@ impl Channel {
         }
     }
 
+    /// Data increment and decrement.
+    fn step_data(&mut self, by: i8) {
+        let seven = |old: u8| old.saturating_add_signed(by).min(127);
+        match self.rpn {
+            (0, 0) => self.bend_range.0 = seven(self.bend_range.0),
+            (0, 1) => self.fine_tune = self.fine_tune.saturating_add_signed(by.into()).min(0x3fff),
+            (0, 2) => self.coarse_tune = seven(self.coarse_tune),
+            _ => {}
+        }
+    }
+
+    /// Banks 120 and 121 are percussion and melody in General MIDI 2, whatever the channel's number.
     pub(crate) fn change_program(&mut self, program: u8) {
         self.program = program;
-        self.bank = u16::from(self.bank_msb) << 7 | u16::from(self.bank_lsb);
+        self.bank = u16::from(self.controllers[cc::BANK]) << 7 | u16::from(self.controllers[cc::BANK_LOW]);
+        match self.controllers[cc::BANK] {
+            120 => self.drum = true,
+            121 => self.drum = false,
+            _ => {}
+        }
     }
 
     pub(crate) fn set_bend(&mut self, low: u8, high: u8) {
         self.bend = u16::from(high) << 7 | u16::from(low);
+        self.version += 1;
     }
 
-    /// CC121: everything that a player moves, but not what a song sets up (program, volume, pan, tuning).
+    pub(crate) fn set_pressure(&mut self, value: u8) {
+        self.pressure = value;
+        self.version += 1;
+    }
+
+    /// CC121: everything that a player moves, but not what a song sets up (bank, program, volume, pan, sounds, sends, tuning).
     pub(crate) fn reset_controllers(&mut self) {
-        self.modulation = 0;
-        self.expression = 127;
-        self.sustain = false;
+        for (number, value) in self.controllers.iter_mut().enumerate() {
+            match number {
+                cc::BANK | cc::VOLUME | cc::PAN | cc::BANK_LOW | 70..=79 | 91..=95 => {}
+                cc::EXPRESSION => *value = 127,
+                _ => *value = 0,
+            }
+        }
+        self.pressure = 0;
         self.bend = 8192;
         self.rpn = NO_RPN;
+        self.version += 1;
     }
 
-    /// Volume and expression as a gain: DLS concave curves, 40 log10(x / 127) dB each.
-    pub(crate) fn gain(&self) -> f32 {
-        concave(self.volume) * concave(self.expression)
+    /// The pedal that holds all notes is down.
+    pub(crate) fn sustains(&self) -> bool {
+        self.controllers[cc::SUSTAIN] >= 64
     }
 
-    /// Percent, -50 left to +50 right. 0 and 1 are both hard left, so that 64 is the exact middle.
-    pub(crate) fn pan(&self) -> f32 {
-        (f32::from(self.pan.max(1)) - 64.0) * (50.0 / 63.0)
+    /// The pedal that holds the notes of its moment is down.
+    pub(crate) fn holds_some(&self) -> bool {
+        self.controllers[cc::SOSTENUTO] >= 64
     }
 
-    /// Bend and tuning, cents. Percussion keys are instruments, not pitches, so coarse tuning passes them by.
-    pub(crate) fn cents(&self) -> f32 {
-        let range = f32::from(self.bend_range.0) * 100.0 + f32::from(self.bend_range.1);
-        let bend = (f32::from(self.bend) - 8192.0) / 8192.0 * range;
-        let fine = (f32::from(self.fine_tune) - 8192.0) / 8192.0 * 100.0;
-        let coarse = if self.drum { 0.0 } else { (f32::from(self.coarse_tune) - 64.0) * 100.0 };
-        bend + fine + coarse
+    /// A controller's value less its middle, -64..=63.
+    pub(crate) fn offset(&self, controller: usize) -> f32 {
+        f32::from(self.controllers[controller]) - 64.0
     }
-}
 
-/// The DLS concave curve of a 7-bit value as a gain: 40 log10(x / 127) dB is the square of x / 127.
-pub(crate) fn concave(value: u8) -> f32 {
-    let x = f32::from(value) / 127.0;
-    x * x
+    /// Where a source that belongs to the channel stands.
+    pub(crate) fn read(&self, source: Source) -> Option<Reading> {
+        Some(match source {
+            Source::PITCH_WHEEL => Reading::of_14(self.bend),
+            Source::CHANNEL_PRESSURE => Reading::of_7(self.pressure),
+            Source::BEND_RANGE => {
+                Reading::of((f32::from(self.bend_range.0) + f32::from(self.bend_range.1) / 100.0) / 128.0)
+            }
+            Source::FINE_TUNE => Reading::of_14(self.fine_tune),
+            // Percussion keys are instruments, not pitches, so coarse tuning passes them by.
+            Source::COARSE_TUNE if self.drum => Reading::of(0.5),
+            Source::COARSE_TUNE => Reading::of_7(self.coarse_tune),
+            Source(number @ 0x80..=0xff) => Reading::of_7(self.controllers[usize::from(number & 0x7f)]),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Cents, as the default connections make them.
+    fn cents(c: &Channel) -> f32 {
+        let at = |source| c.read(source).expect("a source").linear;
+        (2.0 * at(Source::PITCH_WHEEL) - 1.0) * at(Source::BEND_RANGE) * 12_800.0
+            + (2.0 * at(Source::FINE_TUNE) - 1.0) * 100.0
+            + (2.0 * at(Source::COARSE_TUNE) - 1.0) * 6400.0
+    }
+
     #[test]
     fn bend_and_tuning_add_up() {
-        let mut c = Channel::new(false);
+        let mut c = Channel::new(0);
         c.set_bend(0, 0);
-        assert_eq!(c.cents(), -200.0);
+        assert_eq!(cents(&c), -200.0);
         for (controller, value) in [(101, 0), (100, 0), (6, 12), (38, 50)] {
             c.control(controller, value);
         }
-        assert_eq!(c.cents(), -1250.0);
+        assert_eq!(cents(&c), -1250.0);
         c.set_bend(0, 64);
         for (controller, value) in [(100, 1), (6, 96), (38, 0), (100, 2), (6, 65)] {
             c.control(controller, value);
         }
-        assert_eq!(c.cents(), 150.0);
+        assert_eq!(cents(&c), 150.0);
+        c.control(97, 0);
+        assert_eq!(cents(&c), 50.0, "a step down");
         c.control(98, 1);
         c.control(6, 0);
-        assert_eq!(c.cents(), 150.0, "data for a non-registered parameter");
+        assert_eq!(cents(&c), 50.0, "data for a non-registered parameter");
     }
 
     #[test]
     fn reset_keeps_what_a_song_sets_up() {
-        let mut c = Channel::new(false);
-        for (controller, value) in [(7, 90), (10, 1), (11, 5), (1, 99), (64, 127)] {
+        let mut c = Channel::new(0);
+        for (controller, value) in [(7, 90), (10, 1), (11, 5), (1, 99), (64, 127), (91, 12)] {
             c.control(controller, value);
         }
         c.set_bend(1, 2);
+        c.set_pressure(77);
         c.reset_controllers();
-        assert_eq!((c.volume, c.expression, c.modulation, c.sustain), (90, 127, 0, false));
-        assert_eq!((c.cents(), c.pan()), (0.0, -50.0));
+        let kept = [7, 10, 11, 1, 91].map(|number| c.controllers[number]);
+        assert_eq!((kept, c.sustains(), c.pressure), ([90, 1, 127, 0, 12], false, 0));
+        assert_eq!(cents(&c), 0.0);
+    }
+
+    #[test]
+    fn channel_ten_goes_before_the_first_and_that_before_the_last() {
+        let offset = |number| Channel::new(number).priority & 0xff;
+        assert_eq!([9, 0, 8, 10, 15].map(offset), [15, 14, 6, 5, 0]);
     }
 }

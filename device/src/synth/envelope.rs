@@ -1,9 +1,25 @@
 //! The DLS envelope generator: delay, attack, hold, decay, sustain, release.
 //!
-//! Fed by an articulation's times at note-on; read by the voice at control ticks, as amplitude (EG1) or as a fraction (EG2).
+//! Fed by the times that an articulation gives a note; read by the voice at control ticks, as amplitude (EG1) or as a fraction (EG2).
 
 use super::tables::{SILENCE_DB, Tables};
-use crate::bank::Envelope as Shape;
+
+/// Times and level of an envelope.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Times {
+    /// Samples.
+    pub(crate) delay: f32,
+    /// Samples from nothing to the peak, linear in amplitude.
+    pub(crate) attack: f32,
+    /// Samples at the peak.
+    pub(crate) hold: f32,
+    /// Samples for the whole range: 96 dB (EG1, linear in dB) or 100 % (EG2).
+    pub(crate) decay: f32,
+    /// How far it falls, 0..=1 of the range.
+    pub(crate) fall: f32,
+    /// As for `decay`.
+    pub(crate) release: f32,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
@@ -47,21 +63,18 @@ impl Envelope {
         release: 0.0,
     };
 
-    /// Starts an envelope. `sustain_fall` is the fall of the sustain level; times become samples at `rate` Hz.
-    pub(crate) fn start(shape: &Shape, sustain_fall: f32, key: u8, velocity: u8, rate: f32) -> Self {
-        let samples = |seconds: f32| clean(seconds, 0.0, 1000.0) * rate;
-        let scaled = |cents: f32, value: u8| {
-            libm::exp2f(clean(cents, -14_400.0, 14_400.0) * f32::from(value) / (128.0 * 1200.0))
-        };
+    /// Starts an envelope.
+    pub(crate) fn start(times: &Times) -> Self {
+        let samples = |samples: f32| clean(samples, 0.0, 1e9);
         let mut envelope = Self {
             stage: Stage::Delay,
             fall: 0.0,
-            delay: samples(shape.delay),
-            attack: samples(shape.attack * scaled(shape.velocity_to_attack, velocity)),
-            hold: samples(shape.hold),
-            decay: samples(shape.decay * scaled(shape.key_to_decay, key)),
-            sustain_fall: clean(sustain_fall, 0.0, 1.0),
-            release: samples(shape.release),
+            delay: samples(times.delay),
+            attack: samples(times.attack),
+            hold: samples(times.hold),
+            decay: samples(times.decay),
+            sustain_fall: clean(times.fall, 0.0, 1.0),
+            release: samples(times.release),
             ..Self::IDLE
         };
         envelope.advance(0.0);
@@ -170,7 +183,7 @@ impl Envelope {
     }
 }
 
-/// Clamps a number from a bank; anything that is not a number becomes `low`.
+/// Clamps a number that comes from a bank; anything that is not a number becomes `low`.
 pub(crate) fn clean(value: f32, low: f32, high: f32) -> f32 {
     if value.is_nan() { low } else { value.clamp(low, high) }
 }
@@ -179,13 +192,13 @@ pub(crate) fn clean(value: f32, low: f32, high: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { delay: 0.1, attack: 0.2, hold: 0.3, decay: 1.0, release: 0.5, ..Shape::GATE };
+    const TIMES: Times = Times { delay: 100.0, attack: 200.0, hold: 300.0, decay: 1000.0, fall: 0.25, release: 500.0 };
 
     #[test]
     fn stages_last_as_long_as_they_say_however_time_is_cut() {
         let tables = Tables::new();
         for chunk in [1.0, 7.0, 32.0, 480.0] {
-            let mut e = Envelope::start(&SHAPE, 0.25, 60, 100, 1000.0);
+            let mut e = Envelope::start(&TIMES);
             let mut now = 0.0;
             let mut seen = |e: &mut Envelope, until: f32| {
                 while now < until {
@@ -213,12 +226,12 @@ mod tests {
     #[test]
     fn release_in_the_attack_starts_at_the_height_reached() {
         let tables = Tables::new();
-        let mut e = Envelope::start(&SHAPE, 0.0, 60, 100, 1000.0);
+        let mut e = Envelope::start(&TIMES);
         e.advance(150.0);
         let before = e.amplitude(&tables);
         e.release_amplitude();
         assert!((e.amplitude(&tables) - before).abs() < 1e-3);
-        let mut e = Envelope::start(&SHAPE, 0.0, 60, 100, 1000.0);
+        let mut e = Envelope::start(&TIMES);
         e.advance(150.0);
         e.release_fraction();
         assert!((e.fraction() - 0.25).abs() < 1e-6);
@@ -227,8 +240,8 @@ mod tests {
     #[test]
     fn numbers_that_are_none_are_harmless() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0] {
-            let shape = Shape { delay: bad, attack: bad, hold: bad, decay: bad, release: bad, ..SHAPE };
-            let mut e = Envelope::start(&shape, bad, 127, 127, 48_000.0);
+            let times = Times { delay: bad, attack: bad, hold: bad, decay: bad, fall: bad, release: bad };
+            let mut e = Envelope::start(&times);
             for _ in 0..10 {
                 e.advance(32.0);
                 assert!(e.amplitude(&Tables::new()).is_finite());

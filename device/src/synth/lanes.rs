@@ -1,38 +1,76 @@
 //! The sample-rate part of eight voices: fetch, interpolate, filter, pan and mix.
 //!
-//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a [`Mix`].
+//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a [`Mix`]. The code here
+//! runs anywhere; `avx2` does the same sums in the same order, eight at once, and so gives the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use super::PERIOD;
+use crate::bank::{GUARD, MAX_STEP, SILENCE, Sound};
 
 /// Voices in a group: one lane each.
 pub(crate) const LANES: usize = 8;
-/// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
-pub(crate) const PERIOD: usize = 32;
+/// Fractions of a position have 31 bits: their sum fits a word, and its top bit is the carry.
+const FRACTION: u32 = 0x7fff_ffff;
+const FRACTION_SCALE: f32 = 1.0 / (1u32 << 31) as f32;
+/// What a centred voice sends is as loud as what it plays on one side.
+const SEND_SCALE: f32 = core::f32::consts::FRAC_1_SQRT_2;
 
 type Lane = [f32; LANES];
 
-/// What a lane plays: samples `base..base + end` of the pool, the last `loop_length` of them again and again (0: once).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Source {
-    pub(crate) base: usize,
-    pub(crate) end: usize,
-    pub(crate) loop_length: usize,
+/// How samples are found between those of a wave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interpolation {
+    /// By straight lines.
+    Linear,
+    /// By curves through four samples.
+    #[default]
+    Cubic,
 }
 
-/// The sums of all groups for up to a period, lane by lane, and the scratch space for fetched samples.
+/// Which code renders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Available),
+}
+
+impl Code {
+    /// The fastest that this processor has.
+    pub(crate) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(available) = avx2::Available::detect() {
+            return Self::Avx2(available);
+        }
+        Self::Portable
+    }
+}
+
+/// The sums of all groups for up to a period, lane by lane.
+#[repr(align(32))]
 pub(crate) struct Mix {
     left: [Lane; PERIOD],
     right: [Lane; PERIOD],
-    /// A sample in the low half and its successor in the high half.
-    pairs: [[u32; LANES]; PERIOD],
+    reverb: [Lane; PERIOD],
+    chorus: [Lane; PERIOD],
 }
 
 impl Mix {
     pub(crate) fn new() -> Self {
-        Self { left: [[0.0; LANES]; PERIOD], right: [[0.0; LANES]; PERIOD], pairs: [[0; LANES]; PERIOD] }
+        let silence = [[0.0; LANES]; PERIOD];
+        Self { left: silence, right: silence, reverb: silence, chorus: silence }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.left = [[0.0; LANES]; PERIOD];
-        self.right = [[0.0; LANES]; PERIOD];
+    /// Makes room for so many samples, with sends or without.
+    pub(crate) fn clear(&mut self, samples: usize, sends: bool) {
+        self.left[..samples].fill([0.0; LANES]);
+        self.right[..samples].fill([0.0; LANES]);
+        if sends {
+            self.reverb[..samples].fill([0.0; LANES]);
+            self.chorus[..samples].fill([0.0; LANES]);
+        }
     }
 
     /// Adds the lane sums to the planes (at most a period of samples), always by the same tree.
@@ -44,30 +82,45 @@ impl Mix {
             *out += sum(lanes);
         }
     }
+
+    /// What is sent to reverb and chorus at a sample.
+    pub(crate) fn sends(&self, sample: usize) -> (f32, f32) {
+        (sum(&self.reverb[sample]), sum(&self.chorus[sample]))
+    }
 }
 
 fn sum(v: &Lane) -> f32 {
     ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
 }
 
-/// Eight lanes as a structure of arrays. A lane that is not active has zero gains and coefficients, so it adds nothing.
+/// Coefficients of a low-pass: w = x - a1 w' - a2 w'', y = b (w + 2 w' + w'').
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LowPass {
+    pub(crate) b: f32,
+    pub(crate) a1: f32,
+    pub(crate) a2: f32,
+}
+
+/// Eight lanes as a structure of arrays. A lane that is not active stands in the silence and has zero gains, so it adds nothing.
 #[derive(Clone)]
+#[repr(align(32))]
 pub(crate) struct Group {
-    /// Bit per lane.
-    pub(crate) active: u8,
-    /// Bit per lane: its filter is not a plain wire.
-    pub(crate) filtered: u8,
-    pub(crate) source: [Source; LANES],
-    /// Position in the wave, samples in 32.32 fixed point.
-    pub(crate) phase: [u64; LANES],
-    /// Advance per output sample, 32.32.
-    pub(crate) step: [u64; LANES],
-    /// Two-pole low-pass: y = k x - b1 y' - b2 y''.
-    pub(crate) k: Lane,
-    pub(crate) b1: Lane,
-    pub(crate) b2: Lane,
-    y1: Lane,
-    y2: Lane,
+    /// Position in the pool, and 31 bits of fraction.
+    at: [i32; LANES],
+    fraction: [i32; LANES],
+    /// Advance per output sample, likewise.
+    step: [i32; LANES],
+    step_fraction: [i32; LANES],
+    /// From `end` on, a position goes back by `turn`.
+    end: [i32; LANES],
+    turn: [i32; LANES],
+    /// All bits set: the lane is filtered.
+    wet: [i32; LANES],
+    b: Lane,
+    a1: Lane,
+    a2: Lane,
+    w1: Lane,
+    w2: Lane,
     /// Gains now, and their change per sample until the next tick.
     left: Lane,
     right: Lane,
@@ -76,35 +129,54 @@ pub(crate) struct Group {
     /// Gains at the next tick.
     left_goal: Lane,
     right_goal: Lane,
+    /// How much of a lane goes to reverb and chorus.
+    reverb: Lane,
+    chorus: Lane,
+    /// The channel that plays in a lane: group x 16 + channel.
+    pub(crate) channel: [u32; LANES],
+    /// Bit per lane.
+    pub(crate) active: u8,
+    /// Bit per lane: it sends to an effect.
+    pub(crate) sending: u8,
+    filtered: u8,
 }
 
 impl Group {
     pub(crate) const SILENT: Self = Self {
-        active: 0,
-        filtered: 0,
-        source: [Source { base: 0, end: 0, loop_length: 0 }; LANES],
-        phase: [0; LANES],
+        at: [GUARD as i32; LANES],
+        fraction: [0; LANES],
         step: [0; LANES],
-        k: [0.0; LANES],
-        b1: [0.0; LANES],
-        b2: [0.0; LANES],
-        y1: [0.0; LANES],
-        y2: [0.0; LANES],
+        step_fraction: [0; LANES],
+        end: [SILENCE as i32; LANES],
+        turn: [(MAX_STEP + 1) as i32; LANES],
+        wet: [0; LANES],
+        b: [0.0; LANES],
+        a1: [0.0; LANES],
+        a2: [0.0; LANES],
+        w1: [0.0; LANES],
+        w2: [0.0; LANES],
         left: [0.0; LANES],
         right: [0.0; LANES],
         left_step: [0.0; LANES],
         right_step: [0.0; LANES],
         left_goal: [0.0; LANES],
         right_goal: [0.0; LANES],
+        reverb: [0.0; LANES],
+        chorus: [0.0; LANES],
+        channel: [u32::MAX; LANES],
+        active: 0,
+        sending: 0,
+        filtered: 0,
     };
 
-    /// Brings a lane to life at the start of `source`, with the given gains and no filter.
-    pub(crate) fn start(&mut self, lane: usize, source: Source, gains: (f32, f32)) {
+    /// Brings a lane to life for a channel at the start of `sound`, with the given gains and no filter.
+    pub(crate) fn start(&mut self, lane: usize, channel: u32, sound: &Sound, gains: (f32, f32)) {
         self.stop(lane);
         self.active |= 1 << lane;
-        self.source[lane] = source;
-        self.phase[lane] = 0;
-        self.k[lane] = 1.0;
+        self.channel[lane] = channel;
+        self.at[lane] = sound.base as i32;
+        self.end[lane] = sound.end as i32;
+        self.turn[lane] = sound.turn as i32;
         (self.left_goal[lane], self.right_goal[lane]) = gains;
     }
 
@@ -112,8 +184,15 @@ impl Group {
     pub(crate) fn stop(&mut self, lane: usize) {
         self.active &= !(1 << lane);
         self.filtered &= !(1 << lane);
-        self.step[lane] = 0;
-        for field in [&mut self.k, &mut self.b1, &mut self.b2, &mut self.y1, &mut self.y2] {
+        self.channel[lane] = u32::MAX;
+        self.at[lane] = GUARD as i32;
+        self.fraction[lane] = 0;
+        self.end[lane] = SILENCE as i32;
+        self.turn[lane] = (MAX_STEP + 1) as i32;
+        self.wet[lane] = 0;
+        self.set_step(lane, 0);
+        self.set_sends(lane, (0.0, 0.0));
+        for field in [&mut self.b, &mut self.a1, &mut self.a2, &mut self.w1, &mut self.w2] {
             field[lane] = 0.0;
         }
         for field in [&mut self.left, &mut self.left_step, &mut self.left_goal] {
@@ -122,6 +201,36 @@ impl Group {
         for field in [&mut self.right, &mut self.right_step, &mut self.right_goal] {
             field[lane] = 0.0;
         }
+    }
+
+    /// Samples of the wave per output sample, 32.32. No more than [`MAX_STEP`] and a fraction.
+    pub(crate) fn set_step(&mut self, lane: usize, step: u64) {
+        let step = step.min((MAX_STEP as u64) << 32);
+        self.step[lane] = (step >> 32) as i32;
+        self.step_fraction[lane] = (step as u32 >> 1) as i32;
+    }
+
+    /// Runs at the rate of another lane.
+    pub(crate) fn follow(&mut self, lane: usize, (step, step_fraction): (i32, i32)) {
+        (self.step[lane], self.step_fraction[lane]) = (step, step_fraction);
+    }
+
+    /// The rate of a lane, for [`Self::follow`].
+    pub(crate) fn rate(&self, lane: usize) -> (i32, i32) {
+        (self.step[lane], self.step_fraction[lane])
+    }
+
+    /// Parts of the lane that go to reverb and chorus.
+    pub(crate) fn set_sends(&mut self, lane: usize, (reverb, chorus): (f32, f32)) {
+        (self.reverb[lane], self.chorus[lane]) = (reverb, chorus);
+        let sends = u8::from(reverb != 0.0 || chorus != 0.0);
+        self.sending = self.sending & !(1 << lane) | sends << lane;
+    }
+
+    pub(crate) fn set_filter(&mut self, lane: usize, filter: LowPass) {
+        (self.b[lane], self.a1[lane], self.a2[lane]) = (filter.b, filter.a1, filter.a2);
+        self.wet[lane] = -1;
+        self.filtered |= 1 << lane;
     }
 
     /// Lets the gains run from the last goal to a new one within `samples`. Starting at the exact goal, not at the
@@ -133,126 +242,115 @@ impl Group {
         self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
         self.right_step[lane] = (goal.1 - self.right[lane]) * scale;
         (self.left_goal[lane], self.right_goal[lane]) = goal;
+        if self.filtered & (1 << lane) == 0 {
+            return;
+        }
         // A filter that rings out would end in denormal numbers, which cost a hundred times as much.
-        if self.y1[lane].abs() < 1e-12 && self.y2[lane].abs() < 1e-12 {
-            self.y1[lane] = 0.0;
-            self.y2[lane] = 0.0;
+        if self.w1[lane].abs() < 1e-12 && self.w2[lane].abs() < 1e-12 {
+            self.w1[lane] = 0.0;
+            self.w2[lane] = 0.0;
         }
     }
 
-    /// Makes the lane forget its loop: the rest of the wave, up to `end`, is played once.
-    pub(crate) fn leave_loop(&mut self, lane: usize, end: usize) {
-        let source = &mut self.source[lane];
-        if source.loop_length > 0 {
-            // The position may be past the loop's end, where the next fetch would have gone round.
-            self.phase[lane] = wrapped(self.phase[lane], source);
-            source.loop_length = 0;
-            source.end = end;
+    /// Goes on at the same place of the same wave without its loop.
+    pub(crate) fn leave_loop(&mut self, lane: usize, sound: &Sound, tail: &Sound) {
+        if self.exhausted(lane) {
+            return;
         }
+        let (start, length) = sound.looped;
+        let mut place = (self.at[lane] as u32).saturating_sub(sound.base);
+        if length > 0 && place >= start {
+            place = start + (place - start) % length;
+        }
+        self.at[lane] = (tail.base + place).min(tail.end - 1) as i32;
+        self.end[lane] = tail.end as i32;
+        self.turn[lane] = tail.turn as i32;
     }
 
     /// A wave without a loop has been played to its end.
     pub(crate) fn exhausted(&self, lane: usize) -> bool {
-        let source = &self.source[lane];
-        source.loop_length == 0 && (self.phase[lane] >> 32) as usize >= source.end
+        self.at[lane] < SILENCE as i32
     }
 
-    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix.
-    pub(crate) fn render(&mut self, pool: &[i16], mix: &mut Mix, samples: usize) {
-        let fraction = core::array::from_fn(|lane| self.phase[lane] as u32);
-        for lane in 0..LANES {
-            if self.active & (1 << lane) != 0 {
-                self.fetch(lane, pool, &mut mix.pairs, samples);
-            }
-        }
-        if self.filtered == 0 {
-            self.blend::<false>(fraction, mix, samples);
-        } else {
-            self.blend::<true>(fraction, mix, samples);
+    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix, with their sends or without.
+    pub(crate) fn render(
+        &mut self,
+        pool: &[i16],
+        mix: &mut Mix,
+        samples: usize,
+        (interpolation, sends): (Interpolation, bool),
+        code: Code,
+    ) {
+        let samples = samples.min(PERIOD);
+        let variant = (interpolation == Interpolation::Cubic, self.filtered != 0, sends && self.sending != 0);
+        match code {
+            Code::Portable => match variant {
+                (false, false, false) => self.blend::<false, false, false>(pool, mix, samples),
+                (false, false, true) => self.blend::<false, false, true>(pool, mix, samples),
+                (false, true, false) => self.blend::<false, true, false>(pool, mix, samples),
+                (false, true, true) => self.blend::<false, true, true>(pool, mix, samples),
+                (true, false, false) => self.blend::<true, false, false>(pool, mix, samples),
+                (true, false, true) => self.blend::<true, false, true>(pool, mix, samples),
+                (true, true, false) => self.blend::<true, true, false>(pool, mix, samples),
+                (true, true, true) => self.blend::<true, true, true>(pool, mix, samples),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Code::Avx2(available) => available.render(self, pool, mix, samples, variant),
         }
     }
 
-    /// Fetches the sample pairs of one lane and moves its phase on.
-    fn fetch(&mut self, lane: usize, pool: &[i16], pairs: &mut [[u32; LANES]; PERIOD], samples: usize) {
-        let source = &self.source[lane];
-        let step = self.step[lane];
-        let mut phase = wrapped(self.phase[lane], source);
-        let wave = pool.get(source.base..source.base + source.end).unwrap_or(&[]);
-        let pairs = &mut pairs[..samples];
-        let last = (phase + step * (samples as u64 - 1)) >> 32;
-        if last as usize + 1 < wave.len() {
-            for row in pairs {
-                let i = (phase >> 32) as usize;
-                // Always in range by the test above.
-                if let Some(&[now, next]) = wave.get(i..i + 2) {
-                    row[lane] = pack(now, next);
-                }
-                phase += step;
+    /// Written lane by lane so that it vectorises where it can. Each sum is also in `avx2`.
+    fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
+        &mut self,
+        pool: &[i16],
+        mix: &mut Mix,
+        samples: usize,
+    ) {
+        for row in 0..samples {
+            let mut fetched = [0.0; LANES];
+            for (lane, x) in fetched.iter_mut().enumerate() {
+                let at = self.at[lane] as usize;
+                let near: [i16; 4] = match pool.get(at.wrapping_sub(1)..at.wrapping_add(3)) {
+                    Some(&[a, b, c, d]) => [a, b, c, d],
+                    _ => [0; 4],
+                };
+                let [before, now, next, after] = near.map(f32::from);
+                let weight = self.fraction[lane] as f32 * FRACTION_SCALE;
+                *x = if CUBIC {
+                    let rise = next - before;
+                    let slope = 0.5 * rise;
+                    let bend = 0.5 * (after - before) + 1.5 * (now - next);
+                    let lift = ((before - now) + slope) - bend;
+                    ((bend * weight + lift) * weight + slope) * weight + now
+                } else {
+                    (next - now) * weight + now
+                };
             }
-        } else {
-            let after = if source.loop_length > 0 {
-                wave.get(source.end - source.loop_length).copied().unwrap_or(0)
-            } else {
-                0
-            };
-            for row in pairs {
-                phase = wrapped(phase, source);
-                let i = (phase >> 32) as usize;
-                let now = wave.get(i).copied().unwrap_or(0);
-                let next = if i + 1 < source.end { wave.get(i + 1).copied().unwrap_or(0) } else { after };
-                row[lane] = pack(now, next);
-                phase += step;
-            }
-        }
-        self.phase[lane] = phase;
-    }
-
-    /// Interpolates, filters and mixes what was fetched. Written lane by lane so that it vectorises.
-    fn blend<const FILTER: bool>(&mut self, mut fraction: [u32; LANES], mix: &mut Mix, samples: usize) {
-        const FRACTION_SCALE: f32 = 1.0 / (1 << 24) as f32;
-        let step: [u32; LANES] = core::array::from_fn(|lane| self.step[lane] as u32);
-        let (mut left, mut right) = (self.left, self.right);
-        let (left_step, right_step) = (self.left_step, self.right_step);
-        let (k, b1, b2) = (self.k, self.b1, self.b2);
-        let (mut y1, mut y2) = (self.y1, self.y2);
-        let rows = mix.left.iter_mut().zip(&mut mix.right).zip(&mix.pairs).take(samples);
-        for ((out_left, out_right), pairs) in rows {
             for lane in 0..LANES {
-                let low = ((pairs[lane] << 16) as i32 >> 16) as f32;
-                let high = (pairs[lane] as i32 >> 16) as f32;
-                let weight = (fraction[lane] >> 8) as i32 as f32 * FRACTION_SCALE;
-                fraction[lane] = fraction[lane].wrapping_add(step[lane]);
-                let mut x = low + (high - low) * weight;
+                let sum = self.fraction[lane] as u32 + self.step_fraction[lane] as u32;
+                self.fraction[lane] = (sum & FRACTION) as i32;
+                let at = self.at[lane] + (self.step[lane] + (sum >> 31) as i32);
+                self.at[lane] = if at >= self.end[lane] { at - self.turn[lane] } else { at };
+            }
+            for (lane, mut x) in fetched.into_iter().enumerate() {
                 if FILTER {
-                    x = k[lane] * x - b1[lane] * y1[lane] - b2[lane] * y2[lane];
-                    y2[lane] = y1[lane];
-                    y1[lane] = x;
+                    let w = x - self.a1[lane] * self.w1[lane] - self.a2[lane] * self.w2[lane];
+                    let y = self.b[lane] * ((w + self.w2[lane]) + (self.w1[lane] + self.w1[lane]));
+                    self.w2[lane] = self.w1[lane];
+                    self.w1[lane] = w;
+                    x = if self.wet[lane] != 0 { y } else { x };
                 }
-                out_left[lane] += x * left[lane];
-                out_right[lane] += x * right[lane];
-                left[lane] += left_step[lane];
-                right[lane] += right_step[lane];
+                let (left, right) = (x * self.left[lane], x * self.right[lane]);
+                mix.left[row][lane] += left;
+                mix.right[row][lane] += right;
+                if SEND {
+                    let both = (left + right) * SEND_SCALE;
+                    mix.reverb[row][lane] += both * self.reverb[lane];
+                    mix.chorus[row][lane] += both * self.chorus[lane];
+                }
+                self.left[lane] += self.left_step[lane];
+                self.right[lane] += self.right_step[lane];
             }
         }
-        (self.left, self.right, self.y1, self.y2) = (left, right, y1, y2);
     }
-}
-
-/// A position at or past the end, brought back into the loop; without one it stays at the end.
-fn wrapped(phase: u64, source: &Source) -> u64 {
-    let index = phase >> 32;
-    let (end, length) = (source.end as u64, source.loop_length as u64);
-    if index < end {
-        phase
-    } else if length == 0 {
-        end << 32
-    } else if index - end < length {
-        phase - (length << 32)
-    } else {
-        phase - ((((index - end) / length + 1) * length) << 32)
-    }
-}
-
-fn pack(now: i16, next: i16) -> u32 {
-    u32::from(now as u16) | u32::from(next as u16) << 16
 }

@@ -6,6 +6,7 @@
 const STEPS_PER_DB: f32 = 8.0;
 /// The deepest attenuation that still sounds, in dB: the range of a DLS envelope.
 pub(crate) const SILENCE_DB: f32 = 96.0;
+const DECIBEL_STEPS: usize = (SILENCE_DB * STEPS_PER_DB) as usize;
 /// Entries of the sine table for one turn.
 const SINE_STEPS: usize = 2048;
 /// Pan positions of the table: -50 % to +50 % in steps of 0.1 %.
@@ -16,8 +17,8 @@ const PITCH_LIMIT: f32 = 12_000.0;
 /// Pitch, level, pan and sine tables.
 pub(crate) struct Tables {
     cents: Vec<f64>,
-    decibels: Vec<f32>,
-    sine: Vec<f32>,
+    decibels: Box<[f32; DECIBEL_STEPS + 2]>,
+    sine: Box<[f32; SINE_STEPS + 1]>,
     pan: Vec<(f32, f32)>,
 }
 
@@ -26,10 +27,10 @@ impl Tables {
         let half_turn = core::f64::consts::PI;
         Self {
             cents: (0..=1200).map(|c| libm::exp2(f64::from(c) / 1200.0)).collect(),
-            decibels: (0..=(SILENCE_DB * STEPS_PER_DB) as i32 + 1)
-                .map(|i| libm::exp10(-f64::from(i) / f64::from(STEPS_PER_DB) / 20.0) as f32)
-                .collect(),
-            sine: (0..=SINE_STEPS).map(|i| libm::sin(2.0 * half_turn * i as f64 / SINE_STEPS as f64) as f32).collect(),
+            decibels: Box::new(core::array::from_fn(|i| {
+                libm::exp10(-(i as f64) / f64::from(STEPS_PER_DB) / 20.0) as f32
+            })),
+            sine: Box::new(core::array::from_fn(|i| libm::sin(2.0 * half_turn * i as f64 / SINE_STEPS as f64) as f32)),
             pan: (0..PAN_STEPS)
                 .map(|i| {
                     let angle = half_turn / 2.0 * i as f64 / (PAN_STEPS - 1) as f64;
@@ -60,9 +61,23 @@ impl Tables {
         lerp(&self.decibels, at)
     }
 
+    /// The amplitude of a gain in dB, at most 48.
+    pub(crate) fn gain(&self, decibels: f32) -> f32 {
+        if decibels > 0.0 { 1.0 / self.amplitude(decibels.min(48.0)) } else { self.amplitude(-decibels) }
+    }
+
     /// The sine of a phase in turns (any finite number).
     pub(crate) fn sine(&self, turns: f32) -> f32 {
         lerp(&self.sine, (turns - turns.floor()) * SINE_STEPS as f32)
+    }
+
+    /// The sine of a phase of 2^32 to a turn.
+    pub(crate) fn sine_at(&self, phase: u32) -> f32 {
+        const SHIFT: u32 = 32 - SINE_STEPS.trailing_zeros();
+        let index = (phase >> SHIFT) as usize;
+        let part = (phase << (32 - SHIFT) >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32);
+        let [low, high] = [self.sine[index], self.sine[index + 1]];
+        low + (high - low) * part
     }
 
     /// Left and right gain of a pan position in percent, -50 (left) to +50: constant power.
@@ -73,8 +88,9 @@ impl Tables {
 }
 
 /// Linear interpolation; `at` is clamped to the table.
-fn lerp(table: &[f32], at: f32) -> f32 {
-    let index = (at as usize).min(table.len() - 2);
+#[inline]
+fn lerp<const N: usize>(table: &[f32; N], at: f32) -> f32 {
+    let index = (at as u32 as usize).min(N - 2);
     table[index] + (table[index + 1] - table[index]) * (at - index as f32)
 }
 

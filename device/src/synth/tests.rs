@@ -2,13 +2,15 @@
 //!
 //! Fed by a test bank of one full-scale sine, so that every level, time and pitch has a known answer.
 
+mod dls;
 mod music;
 mod robust;
 
 use std::sync::{Arc, LazyLock};
 
 use super::*;
-use crate::bank::{Articulation, Envelope, Filter, Instrument, Lfo, Loop, Region, Sampling};
+use crate::bank::draft::{Articulation, Draft, Envelope, Filter, Instrument, Lfo, Loop, Region, Sampling};
+use crate::collection::Collection;
 
 pub(crate) const RATE: u32 = 48_000;
 /// What a full-scale wave at velocity, volume and expression 127 peaks at on a hard-panned side.
@@ -18,7 +20,7 @@ pub(crate) static GM: LazyLock<Arc<Bank>> = LazyLock::new(|| Arc::new(Bank::gene
 
 /// A bank with one instrument, program 0, playing a sine (key 69: 440 Hz) with the given articulation.
 fn sine_bank(articulation: Articulation, change: impl Fn(&mut Region)) -> Arc<Bank> {
-    let mut bank = Bank::default();
+    let mut bank = Draft::default();
     // 40 periods in 4800 samples at 52800 Hz are 440 Hz.
     let turn = |t: usize| core::f64::consts::TAU * 40.0 * t as f64 / 4800.0;
     let samples: Vec<i16> = (0..4800).map(|t| (32_767.0 * libm::sin(turn(t))) as i16).collect();
@@ -40,7 +42,11 @@ fn sine_bank(articulation: Articulation, change: impl Fn(&mut Region)) -> Arc<Ba
         let regions = vec![region.clone()];
         bank.add_instrument(Instrument { bank: 0, program: 0, drum, regions });
     }
-    Arc::new(bank)
+    ready(&bank)
+}
+
+fn ready(draft: &Draft) -> Arc<Bank> {
+    Arc::new(Bank::new(&[Collection::from(draft)]).expect("a bank that can be played"))
 }
 
 fn sine() -> Synth {
@@ -286,7 +292,7 @@ fn exclusive_classes_and_self_exclusion() {
 
 #[test]
 fn a_loop_until_release_lets_the_tail_sound() {
-    let mut bank = Bank::default();
+    let mut bank = Draft::default();
     let mut samples = vec![1000i16; 9600];
     samples[4800..].fill(-2000);
     let looped = Some(Loop { start: 100, length: 4700, until_release: true });
@@ -304,7 +310,7 @@ fn a_loop_until_release_lets_the_tail_sound() {
         sampling: None,
     };
     bank.add_instrument(Instrument { bank: 0, program: 0, drum: false, regions: vec![region] });
-    let mut s = Synth::new(Arc::new(bank), RATE, 1, 4);
+    let mut s = Synth::new(ready(&bank), RATE, 1, 4);
     send(&mut s, &[[0x90, 60, 127]]);
     assert!(render(&mut s, 20_000).0.iter().all(|&x| x > 0.0));
     send(&mut s, &[[0x80, 60, 0]]);

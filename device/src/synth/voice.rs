@@ -1,28 +1,37 @@
 //! The control-rate part of one voice: envelopes, oscillators, pitch, filter and level.
 //!
-//! Fed by a note-on and by its channel's controllers; sets steps, filters and gain ramps of its lane in a `Group`.
+//! Fed by a note-on and by its channel's controllers, through its region's patch; sets steps, filters and gain ramps of its lane in a `Group`.
 
-use super::channel::{Channel, concave};
-use super::envelope::{Envelope, clean};
-use super::lanes::{Group, PERIOD, Source};
+use super::PERIOD;
+use super::channel::Channel;
+use super::envelope::{Envelope, Times, clean};
+use super::lanes::{Group, LowPass};
+use super::oscillator::Oscillator;
 use super::tables::Tables;
-use crate::bank::{Articulation, Bank, Filter, Lfo, Region};
+use crate::bank::patch::{self, DRIVERS, MOVING, Patch, Reading, Sources, Sums};
+use crate::bank::{Bank, Region, Speaker};
+use crate::collection::connection::Source;
 
 /// Gain of a full-scale wave, so that one fortissimo note at default controllers peaks near -12 dBFS.
 const HEADROOM: f32 = 0.57 / 32_768.0;
-/// Control ticks in which a stolen or silenced voice fades: 2.7 ms at 48 kHz.
-const FADE_TICKS: u8 = 4;
-/// Control ticks in which an exclusive class fades: 8 ms at 48 kHz, as a hand chokes a cymbal.
-const CHOKE_TICKS: u8 = 12;
-/// Highest cutoff as a part of the sample rate; a two-pole filter means little above.
-const CUTOFF_LIMIT: f32 = 0.42;
+/// Control ticks in which a silenced voice fades: 2.7 ms at 48 kHz.
+const FADE_TICKS: u16 = 4;
+/// The longest shutdown of a stolen voice, seconds: it holds a lane that another may need.
+const SHUTDOWN_LIMIT: f32 = 0.1;
+/// Part of the whole by which a control may miss its goal.
+const CLOSE: f32 = 1e-5;
+/// Highest cutoff as a part of the sample rate.
+const CUTOFF_LIMIT: f32 = 0.45;
+/// Where levels end that blocks can ask for, 0.1 dB.
+const SILENCE: f32 = -960.0;
+const LOUDEST: f32 = 480.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Idle,
     /// Its key is down.
     Held,
-    /// Its key is up, the pedal is down.
+    /// Its key is up, a pedal is down.
     Sustained,
     Released,
     /// Fading out early; no longer counts as a voice.
@@ -31,35 +40,56 @@ pub(crate) enum State {
     Ending,
 }
 
-/// One voice; its lane has the same index.
+/// One voice; its lane has the same index, and knows the channel.
 #[derive(Clone, Debug)]
 pub(crate) struct Voice {
     pub(crate) state: State,
-    /// Group x 16 + channel.
-    pub(crate) channel: usize,
     pub(crate) key: u8,
+    pub(crate) velocity: u8,
     pub(crate) key_group: u16,
+    /// The sostenuto pedal went down while its key was down.
+    pub(crate) caught: bool,
     /// Counts note-ons, so that voices of one note can be told from older ones.
     pub(crate) note: u64,
-    articulation: Articulation,
+    /// The voice whose rate it runs at: its index, and its note.
+    pub(crate) leader: Option<usize>,
+    priority: u32,
+    /// Index of its region.
+    region: usize,
+    speaker: Speaker,
+    pressure: u8,
+    /// Of the channel, when `sums` were made.
+    version: u32,
     amplitude: Envelope,
     modulation: Envelope,
-    /// Velocity and wave gain.
+    oscillators: [Oscillator; 2],
+    /// Bit per driver that the patch needs.
+    drivers: u8,
+    /// Bit per driver that moves something now.
+    moving: u8,
+    /// Some block is more than a depth.
+    intricate: bool,
+    sums: Sums,
+    /// What `sums` make of the level, before drivers and master volume: wave gain, velocity, volume, expression.
+    level: f32,
+    /// What they make of each side's part of it.
+    pan: (f32, f32),
+    /// Gain of the wave, and of a fade that was begun anew.
     gain: f32,
     /// 32.32 steps per output sample at the wave's own pitch.
     unity_step: f64,
-    /// Interval above the wave's own pitch before controllers, cents.
+    /// Fine tuning less the unity note, cents.
     cents: f32,
-    /// Cutoff before the envelope, absolute cents.
-    cutoff: f32,
-    /// Samples since note-on.
-    age: f32,
-    fade: u8,
-    fade_ticks: u8,
-    /// End of the wave behind a loop that the release leaves.
-    tail: Option<usize>,
-    /// Gains that volume, expression, pan and master volume give each side, on their way to the present values.
+    fade: u16,
+    fade_ticks: u16,
+    shutdown_ticks: u16,
+    /// Gain of each side, on its way to the present value.
     sides: (f32, f32),
+    sends: (f32, f32),
+    send_goals: (f32, f32),
+    filtered: bool,
+    /// 1 / Q and the gain that makes up for the resonance.
+    damping: (f32, f32),
     /// What pitch and filter were last computed from.
     last_cents: f32,
     last_cutoff: f32,
@@ -68,6 +98,7 @@ pub(crate) struct Voice {
 /// What a voice reads at a tick besides itself.
 pub(crate) struct Context<'a> {
     pub(crate) tables: &'a Tables,
+    pub(crate) bank: &'a Bank,
     pub(crate) channel: &'a Channel,
     /// Gain of its channel group.
     pub(crate) master: f32,
@@ -75,79 +106,215 @@ pub(crate) struct Context<'a> {
     pub(crate) rate: f32,
 }
 
+/// Sources as a voice's blocks see them.
+struct Seen<'a> {
+    channel: &'a Channel,
+    key: f32,
+    velocity: u8,
+    pressure: u8,
+    drivers: [f32; DRIVERS],
+}
+
+impl Sources for Seen<'_> {
+    fn read(&self, source: Source) -> Option<Reading> {
+        let [lfo, vibrato, eg1, eg2] = self.drivers;
+        Some(match source {
+            Source::VELOCITY => Reading::of_7(self.velocity),
+            Source::KEY => Reading { linear: self.key * (1.0 / 128.0), full: self.key * (1.0 / 127.0) },
+            Source::POLY_PRESSURE => Reading::of_7(self.pressure),
+            Source::LFO => Reading::of(0.5 + 0.5 * lfo),
+            Source::VIBRATO => Reading::of(0.5 + 0.5 * vibrato),
+            Source::EG1 => Reading::of(eg1),
+            Source::EG2 => Reading::of(eg2),
+            other => return self.channel.read(other),
+        })
+    }
+}
+
 impl Voice {
     pub(crate) const IDLE: Self = Self {
         state: State::Idle,
-        channel: 0,
         key: 0,
+        velocity: 0,
         key_group: 0,
+        caught: false,
         note: 0,
-        articulation: Articulation::DEFAULT,
+        leader: None,
+        priority: 0,
+        region: 0,
+        speaker: Speaker::Panned,
+        pressure: 0,
+        version: 0,
         amplitude: Envelope::IDLE,
         modulation: Envelope::IDLE,
+        oscillators: [Oscillator::OFF; 2],
+        drivers: 0,
+        moving: 0,
+        intricate: false,
+        sums: Sums { steady: [0.0; MOVING], depth: [[0.0; DRIVERS]; patch::DRIVEN] },
+        level: 0.0,
+        pan: (0.0, 0.0),
         gain: 0.0,
         unity_step: 0.0,
         cents: 0.0,
-        cutoff: 0.0,
-        age: 0.0,
         fade: 0,
         fade_ticks: 1,
-        tail: None,
+        shutdown_ticks: 1,
         sides: (0.0, 0.0),
+        sends: (0.0, 0.0),
+        send_goals: (0.0, 0.0),
+        filtered: false,
+        damping: (1.0, 1.0),
         last_cents: f32::NAN,
         last_cutoff: f32::NAN,
     };
 
-    /// Starts a note of `region` in `lane`, `until_tick` samples before the next tick. False if the bank lacks its wave.
+    /// Starts a region in `lane` for a channel (group x 16 + channel), `until_tick` samples before the next tick.
     pub(crate) fn start(
         &mut self,
-        (key, velocity): (u8, u8),
-        (bank, region): (&Bank, &Region),
+        (key, velocity, note): (u8, u8, u64),
+        (index, region): (usize, &Region),
         context: &Context<'_>,
-        (group, lane): (&mut Group, usize),
+        (group, lane, channel): (&mut Group, usize, u32),
         until_tick: usize,
-    ) -> bool {
-        let Some(wave) = bank.waves().get(region.wave) else {
-            return false;
-        };
-        let articulation = bank.articulations().get(region.articulation).copied();
-        let a = articulation.unwrap_or(Articulation::DEFAULT);
-        let sampling = region.sampling.unwrap_or(wave.sampling);
-        let looped = sampling
-            .looped
-            .filter(|l| l.length > 0 && l.start.checked_add(l.length).is_some_and(|end| end <= wave.length));
-        let source = Source {
-            base: wave.start,
-            end: looped.map_or(wave.length, |l| l.start + l.length),
-            loop_length: looped.map_or(0, |l| l.length),
-        };
-        let above = f32::from(key) - f32::from(sampling.unity_key);
-        let level = clean(sampling.gain + a.gain, -96.0, 24.0);
-        let cutoff = |f: Filter| f.cutoff + f.velocity * f32::from(velocity) / 127.0 + f.key * (f32::from(key) - 60.0);
+    ) {
+        let patch = context.bank.patch(region.patch);
+        let sound = context.bank.sound(region.sound);
         *self = Self {
             state: State::Held,
-            channel: self.channel,
             key,
+            velocity,
             key_group: region.key_group,
-            note: self.note,
-            articulation: a,
-            amplitude: Envelope::start(&a.amplitude, a.amplitude.sustain / 96.0, key, velocity, context.rate),
-            modulation: Envelope::start(&a.modulation, a.modulation.sustain / 100.0, key, velocity, context.rate),
-            gain: concave(velocity) * libm::exp10f(level / 20.0) * HEADROOM,
-            unity_step: f64::from(wave.rate) / f64::from(context.rate) * (1u64 << 32) as f64,
-            cents: clean(above * a.key_pitch, -12_700.0, 12_700.0) + f32::from(sampling.fine_tune),
-            cutoff: a.filter.map_or(0.0, cutoff),
-            tail: looped.filter(|l| l.until_release).map(|_| wave.length),
+            note,
+            priority: context.channel.priority,
+            region: index,
+            speaker: region.speaker,
+            drivers: patch.drivers(),
+            intricate: patch.has_others(),
+            gain: region.gain * HEADROOM,
+            unity_step: f64::from(sound.rate) / f64::from(context.rate) * (1u64 << 32) as f64,
+            cents: region.cents,
+            filtered: patch.filters(),
             ..Self::IDLE
         };
+        self.begin(patch, context);
+        self.take_in(patch, context);
         self.sides = self.side_goals(context);
-        group.start(lane, source, self.gains(context));
-        self.steer(context, group, lane);
-        self.amplitude.advance(until_tick as f32);
-        self.modulation.advance(until_tick as f32);
-        self.age = until_tick as f32;
-        group.ramp(lane, self.gains(context), until_tick);
-        true
+        self.sends = self.send_goals;
+        let drivers = self.drivers_now(context.tables);
+        group.start(lane, channel, sound, self.gains(context, &drivers));
+        group.set_sends(lane, self.sends);
+        self.steer(context, &drivers, group, lane);
+        self.advance(until_tick as f32);
+        group.ramp(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
+    }
+
+    /// Sets envelopes and oscillators up.
+    fn begin(&mut self, patch: &Patch, context: &Context<'_>) {
+        let seen = self.seen(patch, context, [0.0; DRIVERS]);
+        let at = |place| patch.at_start(place, &seen);
+        // Time cents. What is less than a sample is no time at all.
+        let samples = |place| {
+            let samples = libm::exp2f(clean(at(place), -30_000.0, 8000.0) / 1200.0) * context.rate;
+            if samples < 1.0 { 0.0 } else { samples }
+        };
+        // Controllers 72, 73 and 75 of General MIDI 2: an eighth to eight times as long.
+        let longer = |controller| libm::exp2f(context.channel.offset(controller) * (3.0 / 64.0));
+        let times = |first| Times {
+            delay: samples(first),
+            attack: samples(first + 1),
+            hold: samples(first + 2),
+            decay: samples(first + 3),
+            fall: 1.0 - at(first + 4) / 1000.0,
+            release: samples(first + 5),
+        };
+        let mut volume = times(patch::ENVELOPES);
+        volume.attack *= longer(73);
+        volume.decay *= longer(75);
+        volume.release *= longer(72);
+        self.amplitude = Envelope::start(&volume);
+        self.modulation = Envelope::IDLE;
+        if self.drivers & 8 != 0 {
+            self.modulation = Envelope::start(&times(patch::ENVELOPES + 6));
+        }
+        let oscillator = |first, faster| {
+            let cents = clean(at(first) + faster, -16_000.0, 12_000.0) - 6900.0;
+            Oscillator::start(440.0 * libm::exp2f(cents / 1200.0), samples(first + 1), context.rate)
+        };
+        if self.drivers & 1 != 0 {
+            self.oscillators[0] = oscillator(patch::OSCILLATORS, 0.0);
+        }
+        if self.drivers & 2 != 0 {
+            // Controller 76: an octave up or down.
+            let faster = context.channel.offset(76) * (1200.0 / 64.0);
+            self.oscillators[1] = oscillator(patch::OSCILLATORS + 2, faster);
+        }
+        let shutdown = samples(patch::SHUTDOWN).min(SHUTDOWN_LIMIT * context.rate);
+        self.shutdown_ticks = ((shutdown / PERIOD as f32 + 0.5) as u16).max(1);
+    }
+
+    fn seen<'a>(&self, patch: &Patch, context: &Context<'a>, drivers: [f32; DRIVERS]) -> Seen<'a> {
+        let (key, velocity, pressure) = (f32::from(self.key), self.velocity, self.pressure);
+        let mut seen = Seen { channel: context.channel, key, velocity, pressure, drivers };
+        seen.key = patch.key(self.key, &seen);
+        seen
+    }
+
+    /// Works out what note and channel say now.
+    fn take_in(&mut self, patch: &Patch, context: &Context<'_>) {
+        self.version = context.channel.version;
+        self.sums = patch.sums(&self.seen(patch, context, [0.0; DRIVERS]));
+        if self.filtered {
+            // Controllers 71 and 74 of General MIDI 2.
+            self.sums.steady[patch::RESONANCE] += context.channel.offset(71) * 2.0;
+            self.sums.steady[patch::CUTOFF] += context.channel.offset(74) * 75.0;
+        }
+        let moves = |driver: usize| self.intricate || self.sums.depth.iter().any(|depth| depth[driver] != 0.0);
+        self.moving = (0..DRIVERS).fold(0, |bits, driver| bits | u8::from(moves(driver)) << driver);
+        let steady = self.sums.steady;
+        self.settle(&steady, context);
+    }
+
+    /// Derives levels, sides, sends and the filter's shape from sums.
+    fn settle(&mut self, sums: &[f32; MOVING], context: &Context<'_>) {
+        let gain = sums[patch::GAIN];
+        self.level = if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) } else { 0.0 };
+        self.pan = match self.speaker {
+            Speaker::Panned => context.tables.pan(clean(sums[patch::PAN] / 10.0, -50.0, 50.0)),
+            Speaker::Left => (1.0, 0.0),
+            Speaker::Right => (0.0, 1.0),
+            Speaker::Both => (1.0, 1.0),
+        };
+        let part = |place: usize| clean(sums[place] / 1000.0, 0.0, 1.0);
+        self.send_goals = (part(patch::REVERB), part(patch::CHORUS));
+        if self.filtered {
+            let resonance = clean(sums[patch::RESONANCE] / 10.0, 0.0, 96.0);
+            // 0 dB is the flattest response; a peak of some height lowers everything by half of it.
+            self.damping =
+                (core::f32::consts::SQRT_2 * libm::exp10f(resonance / -20.0), libm::exp10f(resonance / -40.0));
+            self.last_cutoff = f32::NAN;
+        }
+    }
+
+    fn advance(&mut self, samples: f32) {
+        self.amplitude.advance(samples);
+        if self.drivers & 8 != 0 {
+            self.modulation.advance(samples);
+        }
+        for (bit, oscillator) in [1, 2].into_iter().zip(&mut self.oscillators) {
+            if self.drivers & bit != 0 {
+                oscillator.advance(samples);
+            }
+        }
+    }
+
+    /// Where the drivers stand that move something.
+    fn drivers_now(&self, tables: &Tables) -> [f32; DRIVERS] {
+        if self.moving == 0 {
+            return [0.0; DRIVERS];
+        }
+        let value = |o: usize| if self.moving & (1 << o) != 0 { self.oscillators[o].value(tables) } else { 0.0 };
+        [value(0), value(1), self.amplitude.fraction(), self.modulation.fraction()]
     }
 
     /// A control tick: moves on by a period and sets the lane up for the next one. Ends the voice when it is silent.
@@ -157,116 +324,145 @@ impl Voice {
             group.stop(lane);
             return;
         }
-        self.amplitude.advance(PERIOD as f32);
-        self.modulation.advance(PERIOD as f32);
-        self.age += PERIOD as f32;
-        self.steer(context, group, lane);
-        let sides = self.side_goals(context);
-        self.sides = (approach(self.sides.0, sides.0), approach(self.sides.1, sides.1));
-        let mut goal = self.gains(context);
+        self.advance(PERIOD as f32);
+        if self.version != context.channel.version {
+            self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
+        }
+        let drivers = self.drivers_now(context.tables);
+        if self.intricate {
+            let patch = context.bank.patch(context.bank.region(self.region).patch);
+            let sums = patch.moved(&self.sums.steady, &self.seen(patch, context, drivers));
+            self.settle(&sums, context);
+        }
+        self.steer(context, &drivers, group, lane);
+        self.approach(context, group, lane);
+        let mut goal = self.gains(context, &drivers);
         if self.state == State::Fading {
             self.fade = self.fade.saturating_sub(1);
             let part = f32::from(self.fade) / f32::from(self.fade_ticks);
             goal = (goal.0 * part, goal.1 * part);
         }
         let faded = self.state == State::Fading && self.fade == 0;
-        if faded || self.amplitude.done() || group.exhausted(lane) {
+        let exhausted = group.exhausted(lane);
+        if faded || exhausted || self.amplitude.done() {
             // One more period, in which the level runs down to nothing.
             goal = (0.0, 0.0);
             self.state = State::Ending;
+            if exhausted {
+                group.set_step(lane, 0);
+            }
         }
         group.ramp(lane, goal, PERIOD);
     }
 
-    /// Sets pitch and filter of the lane, when they change.
-    fn steer(&mut self, context: &Context<'_>, group: &mut Group, lane: usize) {
-        let a = &self.articulation;
-        let wheel = f32::from(context.channel.modulation) / 127.0;
-        let depth = a.vibrato.pitch + a.vibrato.wheel_pitch * wheel;
-        let mut cents = self.cents + context.channel.cents();
-        if depth != 0.0 {
-            cents += depth * self.oscillate(&a.vibrato, context);
-        }
-        if a.tremolo.pitch != 0.0 {
-            cents += a.tremolo.pitch * self.oscillate(&a.tremolo, context);
-        }
-        if a.modulation_pitch != 0.0 {
-            cents += a.modulation_pitch * self.modulation.fraction();
-        }
-        // Also true for the initial NaN, and for none that follows.
-        if cents != self.last_cents {
-            self.last_cents = cents;
-            let cents = clean(cents, -12_000.0, 12_000.0);
-            let step = (self.unity_step * context.tables.ratio(cents) + 0.5) as u64;
-            // No more than 1024 samples at a step, so that positions cannot overflow.
-            group.step[lane] = step.min(1 << 42);
-        }
-        if let Some(filter) = a.filter {
-            let cutoff = self.cutoff + filter.envelope * self.modulation.fraction();
-            if cutoff != self.last_cutoff {
-                self.last_cutoff = cutoff;
-                let (k, b1, b2) = low_pass(cutoff, filter.resonance, context);
-                (group.k[lane], group.b1[lane], group.b2[lane]) = (k, b1, b2);
-                group.filtered |= 1 << lane;
-            }
-        }
+    /// What the drivers add to a destination now.
+    fn driven(&self, place: usize, drivers: &[f32; DRIVERS]) -> f32 {
+        let [a, b, c, d] = self.sums.depth[place];
+        (a * drivers[0] + b * drivers[1]) + (c * drivers[2] + d * drivers[3])
     }
 
-    fn oscillate(&self, lfo: &Lfo, context: &Context<'_>) -> f32 {
-        let seconds = self.age / context.rate - lfo.delay;
-        if seconds > 0.0 { context.tables.sine(clean(seconds * lfo.rate, 0.0, 1e6)) } else { 0.0 }
+    /// Sets pitch and filter of the lane, when they change.
+    fn steer(&mut self, context: &Context<'_>, drivers: &[f32; DRIVERS], group: &mut Group, lane: usize) {
+        let steady = &self.sums.steady;
+        let (mut cents, mut cutoff) = (self.cents + steady[patch::PITCH], steady[patch::CUTOFF]);
+        if self.moving != 0 {
+            if self.intricate {
+                let patch = context.bank.patch(context.bank.region(self.region).patch);
+                let sums = patch.moved(steady, &self.seen(patch, context, *drivers));
+                (cents, cutoff) = (self.cents + sums[patch::PITCH], sums[patch::CUTOFF]);
+            }
+            cents += self.driven(patch::PITCH, drivers);
+            cutoff += self.driven(patch::CUTOFF, drivers);
+        }
+        // Also true for the initial NaN, and for none that follows.
+        if cents != self.last_cents && self.leader.is_none() {
+            self.last_cents = cents;
+            let step = self.unity_step * context.tables.ratio(clean(cents, -12_000.0, 12_000.0)) + 0.5;
+            group.set_step(lane, step as u64);
+        }
+        if self.filtered && cutoff != self.last_cutoff {
+            self.last_cutoff = cutoff;
+            group.set_filter(lane, low_pass(cutoff, self.damping, context));
+        }
     }
 
     /// The levels that the voice should have now, left and right.
-    fn gains(&self, context: &Context<'_>) -> (f32, f32) {
-        let tremolo = self.articulation.tremolo;
-        let mut gain = self.gain * self.amplitude.amplitude(context.tables);
-        if tremolo.gain != 0.0 {
-            // Downwards only, so that a tremolo does not eat headroom.
-            let depth = clean(tremolo.gain, -24.0, 24.0);
-            gain *= context.tables.amplitude(depth.abs() - depth * self.oscillate(&tremolo, context));
+    fn gains(&self, context: &Context<'_>, drivers: &[f32; DRIVERS]) -> (f32, f32) {
+        let mut gain = self.amplitude.amplitude(context.tables);
+        if self.moving != 0 {
+            let tenths = self.driven(patch::GAIN, drivers);
+            if tenths != 0.0 {
+                gain *= context.tables.gain(tenths / 10.0);
+            }
         }
         (gain * self.sides.0, gain * self.sides.1)
     }
 
-    /// What the controllers ask of each side now.
+    /// What blocks, controllers and master volume ask of each side.
     fn side_goals(&self, context: &Context<'_>) -> (f32, f32) {
-        let gain = context.channel.gain() * context.master;
-        let pan = context.channel.pan() + self.articulation.pan;
-        let (left, right) = context.tables.pan(clean(pan, -50.0, 50.0));
-        (gain * left, gain * right)
+        let level = self.level * context.master;
+        (level * self.pan.0, level * self.pan.1)
+    }
+
+    /// Brings sides and sends nearer to where controllers have put them.
+    fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize) {
+        let goals = self.side_goals(context);
+        if self.sides == goals && self.sends == self.send_goals {
+            return;
+        }
+        let near = CLOSE * HEADROOM;
+        self.sides = (approach(self.sides.0, goals.0, near), approach(self.sides.1, goals.1, near));
+        if self.sends != self.send_goals {
+            let goals = self.send_goals;
+            self.sends = (approach(self.sends.0, goals.0, CLOSE), approach(self.sends.1, goals.1, CLOSE));
+            group.set_sends(lane, self.sends);
+        }
+    }
+
+    pub(crate) fn region<'a>(&self, bank: &'a Bank) -> &'a Region {
+        bank.region(self.region)
+    }
+
+    /// Pressure on its key.
+    pub(crate) fn press(&mut self, pressure: u8, channel: &Channel) {
+        self.pressure = pressure;
+        // Whatever was taken in is stale.
+        self.version = channel.version.wrapping_sub(1);
     }
 
     /// Note-off, or the end of the pedal that held the note.
-    pub(crate) fn release(&mut self, group: &mut Group, lane: usize) {
+    pub(crate) fn release(&mut self, bank: &Bank, group: &mut Group, lane: usize) {
         if matches!(self.state, State::Held | State::Sustained) {
             self.state = State::Released;
             self.amplitude.release_amplitude();
             self.modulation.release_fraction();
-            if let Some(end) = self.tail {
-                group.leave_loop(lane, end);
+            let region = bank.region(self.region);
+            if let Some(tail) = region.tail {
+                group.leave_loop(lane, bank.sound(region.sound), bank.sound(tail));
             }
         }
     }
 
-    /// Fades the voice out fast: it was stolen, or all sound is off.
+    /// Fades the voice out at once: all sound is off.
     pub(crate) fn silence(&mut self) {
         self.fade_out(FADE_TICKS);
     }
 
-    /// Fades the voice out as its exclusive class demands.
-    pub(crate) fn choke(&mut self) {
-        self.fade_out(CHOKE_TICKS);
+    /// Fades the voice out as its articulation says, since it was stolen or its exclusive class demands it.
+    pub(crate) fn shut_down(&mut self) {
+        self.fade_out(self.shutdown_ticks);
     }
 
-    fn fade_out(&mut self, ticks: u8) {
-        if matches!(self.state, State::Held | State::Sustained | State::Released) {
+    fn fade_out(&mut self, ticks: u16) {
+        if self.counts() {
             self.state = State::Fading;
             (self.fade, self.fade_ticks) = (ticks, ticks);
         } else if self.state == State::Fading && ticks < self.fade {
             // Keeps the level where it is and gets steeper.
             let level = f32::from(self.fade) / f32::from(self.fade_ticks);
             self.gain *= level;
+            self.level *= level;
+            self.sides = (self.sides.0 * level, self.sides.1 * level);
             (self.fade, self.fade_ticks) = (ticks, ticks);
         }
     }
@@ -276,31 +472,29 @@ impl Voice {
         matches!(self.state, State::Held | State::Sustained | State::Released)
     }
 
-    /// Who is stolen first: the released before the rest, the quieter before the louder, the older before the newer.
-    pub(crate) fn worth(&self, tables: &Tables) -> (bool, f32, u64) {
+    /// Who is stolen first: the lower priority before the higher, the released before the rest, the quieter before the louder, the older
+    /// before the newer.
+    pub(crate) fn worth(&self, tables: &Tables) -> (u32, bool, f32, u64) {
         let level = if self.amplitude.rising() { 1.0 } else { self.amplitude.amplitude(tables) };
-        (self.state != State::Released, self.gain * level, self.note)
+        (self.priority, self.state != State::Released, self.level * level, self.note)
     }
 }
 
 /// A quarter of the way at each tick: a fader thrown in an instant makes no click, and is there within 10 ms.
-fn approach(now: f32, goal: f32) -> f32 {
+fn approach(now: f32, goal: f32, near: f32) -> f32 {
     let left = goal - now;
-    if left.abs() < 1e-5 { goal } else { now + 0.25 * left }
+    if left.abs() < near { goal } else { now + 0.25 * left }
 }
 
-/// Coefficients of the DLS low-pass, k, b1 and b2: an analogue pole pair sampled, with unity gain at 0 Hz.
-fn low_pass(cutoff: f32, resonance: f32, context: &Context<'_>) -> (f32, f32, f32) {
-    let tables = context.tables;
+/// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place. `damping` is 1 / Q and a gain.
+fn low_pass(cutoff: f32, damping: (f32, f32), context: &Context<'_>) -> LowPass {
     let limit = CUTOFF_LIMIT * context.rate;
-    let hz = (440.0 * tables.ratio(clean(cutoff, 0.0, 18_000.0) - 6900.0) as f32).min(limit);
+    let hz = (440.0 * context.tables.ratio(clean(cutoff, 1500.0, 20_000.0) - 6900.0) as f32).min(limit);
     let turns = hz / context.rate;
-    // 0 dB of resonance is the flattest response, a quality of 1 / sqrt 2.
-    let damping = core::f32::consts::FRAC_1_SQRT_2 * tables.amplitude(clean(resonance, 0.0, 24.0));
-    // exp(-x) is 8.686 dB of attenuation for each unit of x.
-    let radius = tables.amplitude(core::f32::consts::TAU * turns * damping * 8.685_89);
-    let angle = turns * (1.0 - damping * damping).sqrt();
-    let b1 = -2.0 * radius * tables.sine(angle + 0.25);
-    let b2 = radius * radius;
-    (1.0 + b1 + b2, b1, b2)
+    // Half the angle's sine keeps its digits where the angle is small and its cosine nearly 1.
+    let half = context.tables.sine(0.5 * turns);
+    let alpha = 0.5 * damping.0 * context.tables.sine(turns);
+    let over = 1.0 / (1.0 + alpha);
+    let square = half * half;
+    LowPass { b: square * over * damping.1, a1: (4.0 * square - 2.0) * over, a2: (1.0 - alpha) * over }
 }

@@ -102,6 +102,7 @@ impl<'a> Scene<'a> {
             "--json".into(),
             text(&self.card_json()),
         ];
+        command.extend(self.args.banks.files.iter().flat_map(|file| ["--bank".into(), text(file)]));
         if self.args.no_sandbox {
             command.push("--no-sandbox".into());
         }

@@ -20,21 +20,22 @@ fn song() -> Vec<(usize, [u8; 3])> {
         }
         events.push((at, [0x99, 36 + (step * 5 % 24) as u8, 110]));
         events.push((at + 50, [0xe1, (step * 31 % 128) as u8, (step * 17 % 128) as u8]));
-        events.push((at + 70, [0xb0, [1, 7, 10, 11, 64, 123][step % 6], (step * 41 % 128) as u8]));
+        events.push((at + 70, [0xb0, [1, 7, 10, 11, 64, 123, 91, 93][step % 8], (step * 41 % 128) as u8]));
     }
     events.sort_by_key(|e| e.0);
     events
 }
 
-/// Renders the song in pieces of the lengths that `next` gives.
-fn play(mut next: impl FnMut() -> usize) -> Vec<u32> {
-    let mut s = Synth::new(Arc::clone(&GM), RATE, 1, 24);
+/// Renders the song in pieces of the lengths that `next` gives, on the last of some channel groups.
+fn play_on(mut s: Synth, mut next: impl FnMut() -> usize) -> Vec<u32> {
+    let group = s.groups() - 1;
     let events = song();
     let (mut left, mut right) = (vec![0.0; 24_000], vec![0.0; 24_000]);
     let (mut now, mut event) = (0, 0);
     while now < left.len() {
         while event < events.len() && events[event].0 == now {
-            send(&mut s, &[events[event].1]);
+            let message = &events[event].1;
+            s.message(group, &message[..if message[0] & 0xf0 == 0xc0 { 2 } else { 3 }]);
             event += 1;
         }
         let until = events.get(event).map_or(left.len(), |e| e.0);
@@ -43,6 +44,10 @@ fn play(mut next: impl FnMut() -> usize) -> Vec<u32> {
         now = end;
     }
     left.iter().chain(&right).map(|x| x.to_bits()).collect()
+}
+
+fn play(next: impl FnMut() -> usize) -> Vec<u32> {
+    play_on(Synth::new(Arc::clone(&GM), RATE, 1, 24), next)
 }
 
 #[test]
@@ -57,6 +62,18 @@ fn the_cut_into_calls_does_not_change_a_bit() {
         1 + (seed >> 20) as usize
     };
     assert!(play(random) == whole);
+}
+
+#[test]
+fn groups_and_vectors_do_not_change_a_bit() {
+    for interpolation in [Interpolation::Linear, Interpolation::Cubic] {
+        let synth = |groups| Synth::new(Arc::clone(&GM), RATE, groups, 24).with_interpolation(interpolation);
+        let whole = play_on(synth(1), || 480);
+        assert!(play_on(synth(1000), || 480) == whole, "{interpolation:?}, a thousand groups");
+        let mut portable = synth(1);
+        portable.code = Code::Portable;
+        assert!(play_on(portable, || 480) == whole, "{interpolation:?}, portable code");
+    }
 }
 
 /// The largest third difference: a click is all high frequencies, which this amplifies and a low sine has none of.
@@ -132,27 +149,44 @@ fn more_notes_than_lanes_lose_notes_not_sense() {
 }
 
 #[test]
-fn waves_out_of_range_are_silent() {
-    let bad = [
-        Loop { start: usize::MAX, length: 1, until_release: false },
-        Loop { start: 0, length: 0, until_release: false },
-        Loop { start: 4799, length: 2, until_release: true },
-        Loop { start: 4799, length: 1, until_release: false },
-        Loop { start: 0, length: 4800, until_release: true },
-    ];
-    for looped in bad {
-        let sampling = Sampling { unity_key: 0, fine_tune: i16::MAX, gain: f32::NAN, looped: Some(looped) };
-        let bank = sine_bank(Articulation::DEFAULT, |r| r.sampling = Some(sampling));
-        let mut s = Synth::new(bank, 1, 1, 4);
-        send(&mut s, &[[0x90, 127, 127], [0xe0, 127, 127]]);
-        assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
-        send(&mut s, &[[0x80, 127, 127]]);
-        assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
+fn waves_out_of_range_are_refused_and_extreme_ones_harmless() {
+    let played = |looped, change: fn(&mut Collection)| {
+        let mut draft = Draft::default();
+        let wave =
+            draft.add_wave(&[1000; 4800], 1_000_000, Sampling { unity_key: 60, fine_tune: 0, gain: 0.0, looped: None });
+        let sampling = Some(Sampling { unity_key: 0, fine_tune: i16::MAX, gain: f32::NAN, looped });
+        let articulation = draft.add_articulation(Articulation::DEFAULT);
+        let region = Region {
+            keys: (0, 127),
+            velocities: (0, 127),
+            wave,
+            articulation,
+            key_group: 0,
+            self_exclusive: false,
+            sampling,
+        };
+        draft.add_instrument(Instrument { bank: 0, program: 0, drum: false, regions: vec![region] });
+        let mut collection = Collection::from(&draft);
+        change(&mut collection);
+        Bank::new(&[collection])
+    };
+    for (start, length, until_release) in [(u32::MAX as usize, 1, false), (0, 0, false), (4799, 2, true)] {
+        let looped = Some(Loop { start, length, until_release });
+        played(looped, |_| ()).expect_err("a loop outside its wave");
     }
-    let bank = sine_bank(Articulation::DEFAULT, |r| (r.wave, r.articulation) = (9, 9));
-    let mut s = Synth::new(bank, RATE, 1, 4);
-    send(&mut s, &[[0x90, 60, 127]]);
-    assert_eq!((s.sounding(), peak(&render(&mut s, 480).0)), (0, 0.0));
+    played(None, |c| c.instruments[0].regions[0].link.wave = 9).expect_err("no such wave");
+    for (start, length, until_release) in [(4799, 1, false), (0, 4800, true), (4799, 1, true), (0, 4800, false)] {
+        let looped = Some(Loop { start, length, until_release });
+        for code in [Code::Portable, Code::best()] {
+            let bank = Arc::new(played(looped, |_| ()).expect("a bank"));
+            let mut s = Synth::new(bank, 1, 1, 4);
+            s.code = code;
+            send(&mut s, &[[0x90, 127, 127], [0xe0, 127, 127]]);
+            assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
+            send(&mut s, &[[0x80, 127, 127]]);
+            assert!(render(&mut s, 4800).0.iter().all(|x| x.is_finite()));
+        }
+    }
     let mut s = Synth::new(Arc::new(Bank::default()), RATE, 0, 0);
     send(&mut s, &[[0x90, 60, 127]]);
     assert_eq!((s.groups(), peak(&render(&mut s, 480).0)), (0, 0.0));

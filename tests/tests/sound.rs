@@ -1,0 +1,208 @@
+//! What the card's engine plays, held against FluidSynth with the same SoundFont, note by note; and a SoundFont against itself as DLS.
+//!
+//! Fed by `qemu-scripts/peers`: TimGM6mb and FluidSynth, which runs as a program.
+
+use anyhow::{Context, ensure};
+use dmus_card::bank::Bank;
+use dmus_card::collection::Collection;
+use dmus_card::synth::Synth;
+use dmus_song::Song;
+use dmus_tests::programs::{run, said, script};
+use dmus_tests::songs;
+use std::f64::consts::TAU;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+const RATE: f64 = 48_000.0;
+const KEYS: [u8; 5] = [36, 48, 60, 72, 84];
+/// Ticks of a note, and of the silence after it: a second together.
+const TICKS: (u32, u32) = (154, 38);
+/// Seconds of a note that are compared: past the attack, before the release.
+const HEARD: (f64, f64) = (0.05, 0.75);
+
+/// A program and a key.
+type Note = (u8, u8);
+
+fn notes() -> Vec<Note> {
+    (0..128).flat_map(|program| KEYS.map(|key| (program, key))).collect()
+}
+
+/// All notes, one a second, dry.
+fn song() -> Vec<u8> {
+    let dry = [91, 93].map(|send| (0, vec![0xB0, send, 0]));
+    let play = notes().into_iter().flat_map(|(program, key)| {
+        let (on, off) = TICKS;
+        [
+            (0, vec![0xC0, program]),
+            (0, vec![0x90, key, 100]),
+            (on, vec![0x80, key, 0]),
+            (0, vec![0xB0, 120, 0]),
+            (off, vec![0xB0, 123, 0]),
+        ]
+    });
+    songs::file(dry.into_iter().chain(play))
+}
+
+/// Left and right of some audio.
+type Planes = [Vec<f32>; 2];
+
+/// The song as the card's engine plays it, without effects.
+fn ours(collection: &Collection, song: &[u8]) -> anyhow::Result<Planes> {
+    let bank = Arc::new(Bank::new(std::slice::from_ref(collection))?);
+    let mut synth = Synth::new(bank, RATE as u32, 1, 64).without_effects();
+    let song = Song::parse(song)?;
+    let length = song.duration().to_sample(RATE as u32).0 as usize;
+    let [mut left, mut right] = [vec![0.0; length], vec![0.0; length]];
+    let mut now = 0;
+    for message in song.messages() {
+        let at = message.time.to_sample(RATE as u32).0 as usize;
+        synth.render(&mut left[now..at], &mut right[now..at]);
+        synth.message(0, message.bytes);
+        now = at;
+    }
+    synth.render(&mut left[now..], &mut right[now..]);
+    Ok([left, right])
+}
+
+fn fluidsynth(bank: &Path, song: &[u8]) -> anyhow::Result<Planes> {
+    let dir = tempfile::tempdir()?;
+    let [midi, config, raw] = ["song.mid", "config", "audio"].map(|name| dir.path().join(name));
+    std::fs::write(&midi, song)?;
+    std::fs::write(&config, "interp 4\n")?;
+    let found = run(script("peers").arg("--fluidsynth"))?;
+    ensure!(found.status.success(), "{}", said(&found));
+    let words = String::from_utf8(found.stdout)?;
+    let mut words = words.lines();
+    let mut command = Command::new(words.next().context("a program")?);
+    command.args(words).args(["-n", "-i", "-q", "-R", "0", "-C", "0", "-r", "48000", "-T", "raw", "-O", "float"]);
+    let done = run(command.arg("-F").arg(&raw).arg("-f").arg(&config).arg(bank).arg(&midi))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    let mut planes: Planes = Default::default();
+    for frame in std::fs::read(&raw)?.chunks_exact(8) {
+        for (plane, sample) in planes.iter_mut().zip(frame.chunks_exact(4)) {
+            plane.push(f32::from_le_bytes([sample[0], sample[1], sample[2], sample[3]]));
+        }
+    }
+    Ok(planes)
+}
+
+/// The compared part of a note, by its place in the song.
+fn part(planes: &Planes, index: usize) -> anyhow::Result<[&[f32]; 2]> {
+    // Ticks of 96 to half a second.
+    let second = f64::from(TICKS.0 + TICKS.1) / 192.0;
+    let at = |seconds: f64| ((index as f64 * second + seconds) * RATE) as usize;
+    let [left, right] = planes.each_ref().map(|plane| plane.get(at(HEARD.0)..at(HEARD.1)));
+    Ok([left.context("the song is too short")?, right.context("the song is too short")?])
+}
+
+/// RMS of both sides, dB.
+fn level(sides: [&[f32]; 2]) -> f64 {
+    let power: f64 = sides.iter().flat_map(|side| side.iter()).map(|x| f64::from(*x) * f64::from(*x)).sum();
+    10.0 * (power / sides[0].len() as f64).max(1e-12).log10()
+}
+
+/// A complex number.
+type Complex = (f64, f64);
+
+/// The first times the second's conjugate.
+fn against(a: Complex, b: Complex) -> Complex {
+    (a.0 * b.0 + a.1 * b.1, a.1 * b.0 - a.0 * b.1)
+}
+
+/// A frequency in part of a signal, through a Hann window.
+fn partial(signal: &[f32], from: usize, length: usize, hertz: f64) -> Complex {
+    let (mut re, mut im) = (0.0, 0.0);
+    for t in 0..length {
+        let x = f64::from(signal[from + t]) * (0.5 - 0.5 * (TAU * t as f64 / length as f64).cos());
+        let angle = TAU * hertz * (from + t) as f64 / RATE;
+        re += x * angle.cos();
+        im -= x * angle.sin();
+    }
+    (re, im)
+}
+
+/// How far a partial of one signal is above the same of another, cents: the mean drift of their phases against each other, which the strong
+/// moments decide. What beats or flutters in both alike cancels. None if their phases wander: detuned voices that beat, and noise, have no one pitch,
+/// while a wrong pitch is a steady drift.
+fn drift(one: &[f32], other: &[f32], hertz: f64) -> Option<f64> {
+    const WINDOW: usize = 9600;
+    const HOP: usize = 1200;
+    let starts = (0..=one.len().min(other.len()) - WINDOW).step_by(HOP);
+    let at = |from: usize| against(partial(one, from, WINDOW, hertz), partial(other, from, WINDOW, hertz));
+    let phases: Vec<Complex> = starts.map(at).collect();
+    let turn = phases.windows(2).map(|pair| against(pair[1], pair[0]));
+    let (re, im, all) =
+        turn.fold((0.0, 0.0, 0.0), |sum, turn| (sum.0 + turn.0, sum.1 + turn.1, sum.2 + turn.0.hypot(turn.1)));
+    let cents = 1200.0 * (1.0 + im.atan2(re) / TAU * RATE / HOP as f64 / hertz).log2();
+    (re.hypot(im) > 0.998 * all).then_some(cents)
+}
+
+fn strongest(signal: &[f32], key: u8) -> f64 {
+    let fundamental = 440.0 * 2f64.powf((f64::from(key) - 69.0) / 12.0);
+    let harmonics = (1..=8).map(|n| fundamental * f64::from(n)).filter(|hertz| *hertz < 15_000.0);
+    let strength = |hertz: f64| {
+        let (re, im) = partial(signal, 0, signal.len(), hertz);
+        re.hypot(im)
+    };
+    harmonics.max_by(|a, b| strength(*a).total_cmp(&strength(*b))).unwrap_or(fundamental)
+}
+
+fn soundfont() -> anyhow::Result<PathBuf> {
+    let done = run(script("peers").arg("--bank"))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    Ok(PathBuf::from(String::from_utf8(done.stdout)?.trim()))
+}
+
+#[test]
+fn programs_have_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
+    let path = soundfont()?;
+    let song = song();
+    let collection = Collection::read(&std::fs::read(&path)?)?;
+    let (ours, theirs) = (ours(&collection, &song)?, fluidsynth(&path, &song)?);
+    let mut levels = vec![];
+    let mut pitches = vec![];
+    let mut wandering = vec![];
+    for (index, (program, key)) in notes().into_iter().enumerate() {
+        let (our, their) = (part(&ours, index)?, part(&theirs, index)?);
+        if level(their) < -80.0 && level(our) < -80.0 {
+            continue;
+        }
+        levels.push(((program, key), level(our) - level(their)));
+        let hertz = strongest(their[0], key);
+        match drift(our[0], their[0], hertz) {
+            Some(cents) => pitches.push(((program, key), cents)),
+            None => wandering.push(format!("program {program} key {key}")),
+        }
+    }
+    // The two engines have different full levels.
+    let mut sorted: Vec<f64> = levels.iter().map(|(_, level)| *level).collect();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    levels.iter_mut().for_each(|(_, level)| *level -= median);
+    println!("{} notes beat or are noise: {}", wandering.len(), wandering.join("; "));
+    ensure!(wandering.len() * 8 <= levels.len(), "{} notes cannot be compared in pitch", wandering.len());
+    for (what, found) in [("dB", levels), ("cents", pitches)] {
+        let far: Vec<String> = found
+            .iter()
+            .filter(|(_, off)| off.abs() > 1.0 || off.is_nan())
+            .map(|((program, key), off)| format!("program {program} key {key}: {off:+.1}"))
+            .collect();
+        println!("{} of {} notes are more than 1 {what} off: {}", far.len(), found.len(), far.join("; "));
+        ensure!(far.len() * 20 <= found.len(), "{} of {} notes are more than 1 {what} off", far.len(), found.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_soundfont_sounds_the_same_as_dls() -> anyhow::Result<()> {
+    let collection = Collection::read(&std::fs::read(soundfont()?)?)?;
+    let as_dls = Collection::read(&collection.to_dls()?)?;
+    let song = song();
+    let (one, other) = (ours(&collection, &song)?, ours(&as_dls, &song)?);
+    for (index, (program, key)) in notes().into_iter().enumerate() {
+        let off = level(part(&one, index)?) - level(part(&other, index)?);
+        ensure!(off.abs() < 0.5, "program {program} key {key}: {off:+.2} dB");
+    }
+    Ok(())
+}
