@@ -3,7 +3,7 @@
 //! Fed with what both clocks show, each few milliseconds; feeds whoever converts between them. A phase-locked loop in whole numbers:
 //! the same readings give the same times on any machine. It corrects by speed alone, so that its time neither jumps back nor stands.
 //!
-//! The loop is a proportional and an integral term, critically damped at [`BANDWIDTH`]. Readings of a drift of 500 ppm each 20 ms settle
+//! The loop is a proportional and an integral term, critically damped at `BANDWIDTH`. Readings of a drift of 500 ppm each 20 ms settle
 //! within two seconds, with never more than 70 us of error on the way, and then stay within two samples.
 
 use dmus_interface::time::{RefTime, SampleTime, UNITS_PER_SECOND};
