@@ -3,41 +3,32 @@
 //! Fed by `link` (requests, doorbell page, guest memory); feeds the sink with audio and the guest with completions and interrupts. A turn
 //! is: sections to look around, fetch, and present what is due already; one block of audio with no lock held; and sections to publish.
 
+mod captures;
+mod requests;
+mod rest;
+
 use crate::bank::Bank;
 use crate::capture::CaptureStream;
 use crate::capture::inputs::Inputs;
 use crate::clock::Clock;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
-use crate::link::{Link, Request, Shared, StreamView};
+use crate::link::{Link, Shared};
 use crate::sink::{Sink, SinkError, to_s16};
 use crate::stream::{Now, Span, Stream, Tap};
 use crate::synth::Synth;
-use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
-use dmus_interface::protocol::Page;
 use dmus_interface::protocol::card::{self, Look};
-use dmus_interface::regs::Fault;
-use dmus_interface::regs::stream::{State, Type};
+use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
 use std::num::NonZeroU64;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
 /// Fewest frames of a turn in realtime: 2 ms.
 const PERIOD: u64 = 96;
-/// Most messages that a turn takes from the inputs.
-const SECTION: usize = 128;
-
-/// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped wake.
-const SPIN: Duration = Duration::from_micros(40);
-const WATCH: Duration = Duration::from_millis(20);
-const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
-const LONGEST_SLEEP: Duration = Duration::from_millis(1);
-
 /// The running engine.
 #[derive(Debug)]
 pub struct EngineHandle {
@@ -320,60 +311,6 @@ impl Core {
         }
     }
 
-    /// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot.
-    fn limit_horizon(&self, horizon: RefTime) -> RefTime {
-        if self.captures.is_empty() || !self.clock.is_virtual() {
-            horizon
-        } else if self.is_stalled() {
-            self.horizon
-        } else {
-            self.inputs.next_time().map_or(horizon, |next| horizon.min(next))
-        }
-    }
-
-    /// Whether time stands for want of posted slots.
-    fn is_stalled(&self) -> bool {
-        self.clock.is_virtual() && self.captures.iter().any(CaptureStream::is_stalled)
-    }
-
-    /// Takes from the inputs what is due by now, and gives it to the capture streams. `None` if a reset has made it void.
-    fn capture<'a>(
-        &mut self,
-        link: &'a Link,
-        mut shared: MutexGuard<'a, Shared>,
-        worked: &mut bool,
-    ) -> Option<MutexGuard<'a, Shared>> {
-        let now = self.master_time();
-        let captures = &mut self.captures;
-        self.inputs.take_tap(&mut self.tap, |input, time, bytes| {
-            captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
-        });
-        // Bounded, as everything in a turn.
-        for _ in 0..SECTION {
-            if self.is_stalled() {
-                break;
-            }
-            let captures = &mut self.captures;
-            let hear = |input, time, bytes: &[u8]| {
-                captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
-            };
-            if !self.inputs.take_one(now, hear) {
-                break;
-            }
-            *worked = true;
-        }
-        if self.has_work() {
-            *worked = true;
-            shared = self.serve(link, shared)?;
-        }
-        if !self.clock.is_virtual() {
-            for stream in &mut self.captures {
-                stream.drop_excess(link, &mut shared);
-            }
-        }
-        Some(shared)
-    }
-
     /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
     /// if a reset has made void what this turn is doing, or a ring is away.
     #[inline]
@@ -436,93 +373,8 @@ impl Core {
         }
     }
 
-    fn stream(&mut self, index: usize) -> Option<&mut Stream> {
-        self.streams.iter_mut().find(|stream| stream.rings.index == index)
-    }
-
     fn new_synth(&self) -> Synth {
         Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES)
-    }
-
-    fn carry_out_all(&mut self, link: &Link, requests: [Option<Request>; STREAMS]) -> bool {
-        let mut any = false;
-        for (index, request) in requests.into_iter().enumerate() {
-            if let Some(request) = request {
-                self.look_at_clock();
-                self.carry_out(link, index, request);
-                any = true;
-            }
-        }
-        any
-    }
-
-    fn carry_out(&mut self, link: &Link, index: usize, request: Request) {
-        let now = self.master_time();
-        let mut view = StreamView::default();
-        let mut result = Ok(());
-        match request {
-            Request::Open(config) => {
-                if let Type::Capture { .. } = config.kind {
-                    self.captures.push(CaptureStream::new(index, config));
-                } else {
-                    link.stats.pool_slots.raise_to(u64::from(config.slots));
-                    let synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
-                    let place = self.streams.partition_point(|stream| stream.rings.index < index);
-                    self.streams.insert(place, Stream::new(index, config, synth, self.inputs.hears_render()));
-                }
-                view.open = true;
-            }
-            Request::Close => {
-                if let Some(place) = self.streams.iter().position(|stream| stream.rings.index == index) {
-                    self.spare.push(self.streams.remove(place).abandon(&link.stats));
-                }
-                self.captures.retain(|stream| stream.rings.index != index);
-            }
-            Request::SetState(state) => {
-                if state == State::Run && !self.any_runs() && !self.clock.is_virtual() {
-                    // Nothing was rendered while nothing ran: the audio goes on here.
-                    self.move_to(self.now.position.max(now.to_sample(SAMPLE_RATE)));
-                }
-                let position = self.now;
-                if let Some(stream) = self.stream(index) {
-                    stream.set_state(state, now, &position, &link.stats);
-                    view.open = true;
-                    view.state = state;
-                    view.time_base = stream.time_base();
-                } else if let Some(stream) = self.captures.iter_mut().find(|stream| stream.rings.index == index) {
-                    if state == State::Run {
-                        self.inputs.begin(now);
-                    }
-                    stream.set_state(state, now, &link.stats);
-                    view.open = true;
-                    view.state = state;
-                    view.time_base = stream.time_base();
-                } else {
-                    result = Err(Fault::Closed);
-                }
-                // What STOP discards is complete before the state reads back.
-                while self.has_work() {
-                    let shared = link.lock();
-                    if shared.epoch != self.epoch || shared.shutdown {
-                        return;
-                    }
-                    let _ = self.serve(link, shared);
-                }
-            }
-        }
-        let mut shared = link.lock();
-        if shared.epoch == self.epoch {
-            if matches!(request, Request::Open(_)) {
-                // A stream that was here before may have left its words.
-                for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
-                    shared.page.store_u32(doorbell::at(index, word), 0, Ordering::Relaxed);
-                }
-            }
-            shared.views[index].open = view.open;
-            shared.views[index].state = view.state;
-            shared.views[index].time_base = view.time_base;
-            link.answer(&mut shared, index, result);
-        }
     }
 
     fn any_runs(&self) -> bool {
@@ -629,45 +481,5 @@ impl Core {
             link.raise(shared, CONTROL_VECTOR);
         }
         true
-    }
-
-    /// Nothing to do: look again soon, then in timed sleeps, then not before the driver rings.
-    fn rest(&mut self, link: &Link) {
-        let since = *self.quiet_since.get_or_insert_with(Instant::now);
-        let quiet = since.elapsed();
-        let runs = !self.sink_ready || !self.clock.is_virtual() && self.any_runs();
-        if quiet < SPIN && !runs {
-            std::hint::spin_loop();
-            return;
-        }
-        let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
-        let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
-        let shared = link.lock();
-        if quiet < WATCH || runs {
-            drop(link.sleep(shared, Some(step)));
-            return;
-        }
-        // In realtime a granted time is an alarm.
-        let alarm = match self.clock.awaited() {
-            Some(grant) if !self.clock.is_virtual() => {
-                let left = grant.saturating_sub(self.clock.horizon()).0.max(0) as u64;
-                Some(Duration::from_nanos(left.saturating_mul(100)))
-            }
-            _ => None,
-        };
-        self.sleeps = self.sleeps.wrapping_add(1).max(1);
-        let look = card::arm_sleep(&shared.page, self.sleeps);
-        let shared = if self.moved_in(look, &shared) { shared } else { link.sleep(shared, alarm) };
-        card::end_sleep(&shared.page);
-        self.quiet_since = None;
-    }
-
-    /// Whether the driver has stored anything that a turn would act on.
-    fn moved_in(&self, look: Look, shared: &Shared) -> bool {
-        self.clock.would_move(look.grant()) || {
-            let render = self.streams.iter().map(|stream| &stream.rings);
-            let mut rings = render.chain(self.captures.iter().map(|stream| &stream.rings));
-            rings.any(|rings| rings.tail_moved(look, shared))
-        }
     }
 }

@@ -1,0 +1,331 @@
+//! The guest memory that the card may access: maps by address, and copies to and from them.
+//!
+//! Fed by the transport with maps; feeds intake and rings with checked copies, and windows with places.
+
+use super::SharedMemory;
+use crate::device::DmaMap;
+use memmap2::MmapOptions;
+use rustix::fs::SealFlags;
+use std::io;
+
+/// An address that no map covers, or not with that access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no shared guest memory at {iova:#x}")]
+pub(crate) struct NotMapped {
+    pub(crate) iova: u64,
+}
+
+#[derive(Debug)]
+struct Map {
+    iova: u64,
+    size: u64,
+    writable: bool,
+    /// `None`: the client did not share it.
+    memory: Option<SharedMemory>,
+}
+
+impl Map {
+    fn end(&self) -> u64 {
+        self.iova + self.size
+    }
+}
+
+/// The guest memory that the card may access, ordered by address.
+#[derive(Debug, Default)]
+pub(crate) struct GuestMemory {
+    maps: Vec<Map>,
+    /// Changes with every map: what was translated before is void.
+    pub(super) generation: u64,
+}
+
+impl GuestMemory {
+    /// Adds a map. Overlapping, empty and overflowing ones are refused.
+    pub(crate) fn map(&mut self, map: DmaMap) -> io::Result<()> {
+        let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let Some(end) = map.iova.checked_add(map.size) else {
+            return invalid("the range overflows");
+        };
+        if map.size == 0 {
+            return invalid("the range is empty");
+        }
+        let at = self.maps.partition_point(|m| m.iova < map.iova);
+        let before = at.checked_sub(1).and_then(|i| self.maps.get(i));
+        let after = self.maps.get(at);
+        if before.is_some_and(|m| m.end() > map.iova) || after.is_some_and(|m| m.iova < end) {
+            return invalid("the range overlaps another map");
+        }
+        let memory = match &map.file {
+            Some(file) => Some(Self::open(&map, file)?),
+            None => None,
+        };
+        self.generation += 1;
+        self.maps.insert(at, Map { iova: map.iova, size: map.size, writable: map.writable, memory });
+        Ok(())
+    }
+
+    fn open(map: &DmaMap, file: &std::fs::File) -> io::Result<SharedMemory> {
+        let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "the range does not fit the file");
+        let len = usize::try_from(map.size).map_err(|_| too_large())?;
+        let end = map.offset.checked_add(map.size).ok_or_else(too_large)?;
+        pin_size(file)?;
+        // Beyond the end of the file an access would be a bus error.
+        if file.metadata()?.len() < end {
+            return Err(too_large());
+        }
+        let mut options = MmapOptions::new();
+        options.offset(map.offset).len(len);
+        let map = if map.writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
+        Ok(SharedMemory { map })
+    }
+
+    /// Removes every map that overlaps the range.
+    pub(crate) fn unmap(&mut self, iova: u64, size: u64) {
+        let end = iova.saturating_add(size);
+        self.generation += 1;
+        self.maps.retain(|m| m.end() <= iova || m.iova >= end);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.generation += 1;
+        self.maps.clear();
+    }
+
+    /// Whether the range touches memory that the client has but does not share.
+    pub(super) fn has_unshared(&self, iova: u64, len: u64) -> bool {
+        let first = self.maps.partition_point(|m| m.end() <= iova);
+        let end = iova.saturating_add(len);
+        self.maps[first..].iter().take_while(|m| m.iova < end).any(|m| m.memory.is_none())
+    }
+
+    fn at(&self, iova: u64) -> Option<&Map> {
+        let i = self.maps.partition_point(|m| m.iova <= iova).checked_sub(1)?;
+        self.maps.get(i).filter(|m| iova < m.end())
+    }
+
+    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the offset in it,
+    /// and which bytes of the range these are; it says whether that will do.
+    fn walk(
+        &self,
+        iova: u64,
+        len: usize,
+        write: bool,
+        mut visit: impl FnMut(Option<&SharedMemory>, usize, std::ops::Range<usize>) -> bool,
+    ) -> Result<(), NotMapped> {
+        let mut done = 0;
+        while done < len {
+            let here = iova.checked_add(done as u64).ok_or(NotMapped { iova })?;
+            let map = self.at(here).filter(|m| m.writable || !write).ok_or(NotMapped { iova: here })?;
+            let piece = (len - done).min(usize::try_from(map.end() - here).unwrap_or(usize::MAX));
+            if !visit(map.memory.as_ref(), (here - map.iova) as usize, done..done + piece) {
+                return Err(NotMapped { iova: here });
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Whether the whole range is shared and may be read (and written, with `write`).
+    pub(crate) fn covers(&self, iova: u64, len: u64, write: bool) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |memory, _, _| memory.is_some()).is_ok())
+    }
+
+    /// Whether the whole range may be read (and written, with `write`), be it by messages.
+    pub(crate) fn allows(&self, iova: u64, len: u64, write: bool) -> bool {
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |_, _, _| true).is_ok())
+    }
+
+    /// The memory of a range that one map covers, and the offset in it: nearly every access.
+    pub(super) fn whole(&self, iova: u64, len: usize, write: bool) -> Option<(&SharedMemory, usize)> {
+        let map = self.at(iova).filter(|m| m.end() - iova >= len as u64 && (m.writable || !write))?;
+        Some((map.memory.as_ref()?, (iova - map.iova) as usize))
+    }
+
+    /// Copies guest memory out, once.
+    pub(crate) fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), NotMapped> {
+        if let Some((memory, at)) = self.whole(iova, out.len(), false) {
+            memory.read(at, out);
+            return Ok(());
+        }
+        self.walk(iova, out.len(), false, |memory, at, range| {
+            memory.map(|memory| memory.read(at, &mut out[range])).is_some()
+        })
+    }
+
+    /// Copies into guest memory. Nothing is written unless all of it can be.
+    pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), NotMapped> {
+        if let Some((memory, at)) = self.whole(iova, bytes.len(), true) {
+            memory.write(at, bytes);
+            return Ok(());
+        }
+        self.walk(iova, bytes.len(), true, |memory, _, _| memory.is_some())?;
+        self.walk(iova, bytes.len(), true, |memory, at, range| {
+            memory.map(|memory| memory.write(at, &bytes[range])).is_some()
+        })
+    }
+}
+
+/// Sees to it that a memfd cannot shrink: an access beyond its new end would be a bus error, and the end of the card. Ordinary files
+/// have no seals, and are trusted with their size.
+fn pin_size(file: &std::fs::File) -> io::Result<()> {
+    let cannot = |_| {
+        let why = "it could shrink, and cannot be sealed: leave QEMU's memory-backend-memfd at seal=on";
+        io::Error::new(io::ErrorKind::PermissionDenied, why)
+    };
+    match rustix::fs::fcntl_get_seals(file) {
+        Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(()),
+        Ok(_) => rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK).map_err(cannot),
+        Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Layout, Windows};
+    use super::*;
+    use std::fs::File;
+
+    fn memfd(size: u64) -> File {
+        sealable(size, rustix::fs::MemfdFlags::ALLOW_SEALING)
+    }
+
+    fn sealable(size: u64, flags: rustix::fs::MemfdFlags) -> File {
+        let fd = rustix::fs::memfd_create("test", flags | rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
+        rustix::fs::ftruncate(&fd, size).expect("size");
+        File::from(fd)
+    }
+
+    fn map(iova: u64, size: u64, offset: u64, file: &File, writable: bool) -> DmaMap {
+        let file = Some(file.try_clone().expect("clone"));
+        DmaMap { iova, size, offset, file, writable }
+    }
+
+    #[test]
+    fn copies_cross_neighbouring_maps_and_stop_at_holes() {
+        let (a, b) = (memfd(8192), memfd(4096));
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x2000, 4096, 0, &b, true)).expect("map");
+        memory.map(map(0x1000, 4096, 4096, &a, true)).expect("map");
+        let data: Vec<u8> = (0..100).collect();
+        for offset in [0x1FF1, 0x1FE0] {
+            memory.write(offset, &data).expect("write");
+            let mut back = vec![0; 100];
+            memory.read(offset, &mut back).expect("read");
+            assert_eq!(back, data);
+        }
+        let missing = memory.write(0x2FF0, &data);
+        assert_eq!(missing, Err(NotMapped { iova: 0x3000 }));
+        let mut tail = [1; 16];
+        memory.read(0x2FF0, &mut tail).expect("read");
+        assert_eq!(tail, [0; 16], "a write that does not fit changes nothing");
+    }
+
+    #[test]
+    fn translations_end_with_the_maps_that_they_are_of() {
+        let (old, new) = (memfd(4096), memfd(4096));
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x1000, 4096, 0, &old, true)).expect("map");
+        assert!(memory.view(&Windows::STALE).is_none());
+        let layout = Layout {
+            pool: 0x1000,
+            slots: 4,
+            stride: 64,
+            buffers: 0x1200,
+            buffer_bytes: 64,
+            submissions: (0x1100, 4),
+            completions: (0x1140, 4),
+        };
+        let windows = memory.translate(&layout, true);
+        let view = memory.view(&windows).expect("a view");
+        let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
+        memory.write(0x10C0, words.as_flattened()).expect("an event");
+        assert_eq!((view.event(3), view.event(4), view.slots()), (Some([1, 2, 4, 5]), None, 4));
+        memory.write(0x110C, &7u32.to_le_bytes()).expect("an entry");
+        assert_eq!((view.submission(3), view.submission(7), view.submission(4)), (7, 7, 0));
+        view.complete(5, [8, 9]);
+        let mut entry = [0; 16];
+        memory.read(0x1150, &mut entry).expect("an entry");
+        assert_eq!(entry, *[8u64, 9].map(u64::to_le_bytes).as_flattened());
+        assert!(view.long_data(60, &mut [0; 4]) && !view.long_data(60, &mut [0; 5]));
+        assert!(!view.long_data(usize::MAX, &mut [0; 5]));
+        memory.unmap(0x1000, 4096);
+        assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
+        memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");
+        assert!(memory.view(&windows).is_none());
+        let windows = memory.translate(&layout, true);
+        assert_eq!(memory.view(&windows).expect("a view").event(3), Some([0; 4]), "the new memory");
+        for wrong in [
+            Layout { pool: 0x1F40, ..layout },
+            Layout { pool: 0x1004, ..layout },
+            Layout { stride: 32, ..layout },
+            Layout { buffers: 0x2000, ..layout },
+            Layout { submissions: (0x1104, 4), ..layout },
+            Layout { submissions: (0x1FF8, 4), ..layout },
+            Layout { completions: (0x1140, 3), ..layout },
+        ] {
+            assert!(memory.view(&memory.translate(&wrong, true)).is_none(), "{wrong:x?}");
+        }
+        memory.unmap(0x1000, 4096);
+        memory.map(map(0x1000, 4096, 0, &new, false)).expect("map");
+        assert!(memory.view(&memory.translate(&layout, true)).is_none(), "not to be written");
+        assert!(memory.view(&memory.translate(&Layout { completions: layout.submissions, ..layout }, false)).is_none());
+    }
+
+    #[test]
+    fn bad_maps_are_refused() {
+        let file = memfd(8192);
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x1000, 4096, 0, &file, true)).expect("map");
+        for bad in [
+            map(0x1800, 4096, 0, &file, true),
+            map(0x0, 0x1001, 0, &file, true),
+            map(0x9000, 0, 0, &file, true),
+            map(u64::MAX - 100, 4096, 0, &file, true),
+            map(0x9000, 4096, 8192, &file, true),
+            map(0x9000, 16384, 0, &file, true),
+        ] {
+            assert!(memory.map(bad).is_err());
+        }
+        assert!(memory.covers(0x1000, 4096, true) && !memory.covers(0x1000, 4097, false));
+    }
+
+    #[test]
+    fn memory_can_not_shrink_once_it_is_mapped() {
+        let mut memory = GuestMemory::default();
+        let file = memfd(8192);
+        memory.map(map(0x1000, 8192, 0, &file, true)).expect("map");
+        assert!(rustix::fs::ftruncate(&file, 0).is_err());
+        let unsealable = sealable(8192, rustix::fs::MemfdFlags::empty());
+        let refused = memory.map(map(0x9000, 8192, 0, &unsealable, true));
+        assert_eq!(refused.map_err(|error| error.kind()), Err(io::ErrorKind::PermissionDenied));
+        let ordinary = tempfile::tempfile().expect("file");
+        ordinary.set_len(8192).expect("size");
+        memory.map(map(0x9000, 8192, 0, &ordinary, true)).expect("an ordinary file");
+    }
+
+    #[test]
+    fn read_only_and_unshared_memory_is_respected() {
+        let file = memfd(4096);
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x1000, 4096, 0, &file, false)).expect("map");
+        memory.map(DmaMap { file: None, ..map(0x2000, 4096, 0, &file, true) }).expect("map");
+        assert!(memory.covers(0x1000, 8, false) && !memory.covers(0x1000, 8, true));
+        assert!(!memory.covers(0x2000, 8, false) && memory.allows(0x2000, 8, true));
+        assert!(memory.allows(0x1FFC, 8, false) && !memory.allows(0x1FFC, 8, true) && !memory.allows(0x2FFC, 8, false));
+        assert_eq!(memory.read(0x1FFC, &mut [0; 8]), Err(NotMapped { iova: 0x2000 }));
+        let layout = |pool| Layout {
+            pool,
+            slots: 4,
+            stride: 64,
+            buffers: 0,
+            buffer_bytes: 0,
+            submissions: (0x1100, 4),
+            completions: (0x1140, 4),
+        };
+        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool), true).is_remote();
+        assert!(
+            !remote(&memory, 0x1000) && remote(&memory, 0x1F80) && remote(&memory, 0x2F80) && !remote(&memory, 0x3000)
+        );
+        memory.unmap(0, 1 << 47);
+        assert!(!memory.covers(0x1000, 8, false));
+    }
+}

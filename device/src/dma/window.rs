@@ -1,0 +1,187 @@
+//! The parts of a stream in guest memory, translated once for as long as the maps stay as they are.
+//!
+//! Fed by guest memory with places inside its maps; feeds the hot path with reads of entries, slots and buffers, and writes of completions.
+
+use super::copy;
+use super::guest::GuestMemory;
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use std::marker::PhantomData;
+
+/// Where the parts of a stream are in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) pool: u64,
+    pub(crate) slots: u32,
+    /// Bytes from slot to slot.
+    pub(crate) stride: u32,
+    pub(crate) buffers: u64,
+    pub(crate) buffer_bytes: usize,
+    /// Rings: address and entries.
+    pub(crate) submissions: (u64, u32),
+    pub(crate) completions: (u64, u32),
+}
+
+/// The parts of a stream, translated once for as long as the maps stay as they are.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    generation: u64,
+    /// `None`: some part is not wholly inside one map, or not aligned.
+    places: Option<Places>,
+    remote: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    pool: *mut u64,
+    slots: u32,
+    /// Words from slot to slot.
+    stride: usize,
+    buffers: *mut u8,
+    buffer_bytes: usize,
+    submissions: *mut u32,
+    submission_mask: u32,
+    completions: *mut u64,
+    completion_mask: u32,
+}
+
+// SAFETY: the places are only numbers before `GuestMemory::view` makes them a view, which borrows the memory.
+unsafe impl Send for Windows {}
+
+impl Windows {
+    /// Nothing is translated yet.
+    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None, remote: false };
+
+    /// Whether every part is accessible in one piece.
+    #[inline]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.places.is_some()
+    }
+
+    /// Whether the client has some of these parts and does not share it.
+    #[inline]
+    pub(crate) fn is_remote(&self) -> bool {
+        self.remote
+    }
+}
+
+/// The parts of a stream in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamMemory<'m> {
+    places: Places,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl StreamMemory<'_> {
+    /// Slots in the pool.
+    #[inline]
+    pub(crate) fn slots(&self) -> u32 {
+        self.places.slots
+    }
+
+    /// The slot number in a submission ring entry, by its free-running index.
+    #[inline]
+    pub(crate) fn submission(&self, index: u32) -> u32 {
+        let entry = (index & self.places.submission_mask) as usize;
+        // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping which lives as long as the
+        // memory that this borrows, and is aligned; volatile, because the guest may write at any time.
+        u32::from_le(unsafe { self.places.submissions.add(entry).read_volatile() })
+    }
+
+    /// The words of a slot, once, but for the byte position, which nothing depends on.
+    #[inline]
+    pub(crate) fn event(&self, slot: u32) -> Option<[u64; 4]> {
+        if slot >= self.places.slots {
+            return None;
+        }
+        // SAFETY: as in `submission`; a slot has at least eight words.
+        let place = unsafe { self.places.pool.add(slot as usize * self.places.stride) };
+        // SAFETY: the same.
+        Some([0, 1, 3, 4].map(|word| u64::from_le(unsafe { place.add(word).read_volatile() })))
+    }
+
+    /// Writes a completion ring entry, by its free-running index.
+    #[inline]
+    pub(crate) fn complete(&self, index: u32, words: [u64; 2]) {
+        let entry = (index & self.places.completion_mask) as usize;
+        let place = self.places.completions;
+        for (i, word) in words.into_iter().enumerate() {
+            // SAFETY: as in `submission`; the map of this ring is writable.
+            unsafe { place.add(entry * 2 + i).write_volatile(word.to_le()) };
+        }
+    }
+
+    /// Copies from the buffers, once; says whether the range is inside them.
+    #[inline]
+    pub(crate) fn long_data(&self, offset: usize, out: &mut [u8]) -> bool {
+        let inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.places.buffer_bytes);
+        if inside {
+            // SAFETY: as in `submission`, by the check; private memory does not overlap it, and any bytes are valid.
+            unsafe { copy(self.places.buffers.add(offset), out.as_mut_ptr(), out.len()) };
+        }
+        inside
+    }
+}
+
+impl GuestMemory {
+    /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
+    /// accessible in one piece.
+    #[inline]
+    pub(crate) fn view(&self, windows: &Windows) -> Option<StreamMemory<'_>> {
+        let places = windows.places.filter(|_| windows.generation == self.generation)?;
+        Some(StreamMemory { places, memory: PhantomData })
+    }
+
+    /// Whether the maps, or the right to use them, have changed since.
+    #[inline]
+    pub(crate) fn is_stale(&self, windows: &Windows) -> bool {
+        windows.generation != self.generation
+    }
+
+    /// Translates the parts of a stream; to nothing if they may not be accessed.
+    pub(crate) fn translate(&self, layout: &Layout, allowed: bool) -> Windows {
+        let places = self.places(layout).filter(|_| allowed);
+        let parts = [
+            (layout.pool, u64::from(layout.slots) * u64::from(layout.stride)),
+            (layout.buffers, layout.buffer_bytes as u64),
+            (layout.submissions.0, u64::from(layout.submissions.1) * SUBMISSION_SIZE as u64),
+            (layout.completions.0, u64::from(layout.completions.1) * COMPLETION_SIZE as u64),
+        ];
+        let remote = places.is_none() && parts.into_iter().any(|(iova, len)| self.has_unshared(iova, len));
+        Windows { generation: self.generation, places, remote }
+    }
+
+    /// Makes void what was translated so far.
+    pub(crate) fn renew(&mut self) {
+        self.generation += 1;
+    }
+
+    fn places(&self, layout: &Layout) -> Option<Places> {
+        let range = |iova, len: usize, write| {
+            let (memory, offset) = self.whole(iova, len, write)?;
+            memory.place(offset, len).filter(|place| place.cast::<u64>().is_aligned())
+        };
+        let Layout { slots, stride, .. } = *layout;
+        let ring = |(iova, entries): (u64, u32), entry: usize, write| {
+            let place = range(iova, entries as usize * entry, write)?;
+            entries.is_power_of_two().then_some((place, entries - 1))
+        };
+        let pool = range(layout.pool, slots as usize * stride as usize, false)?;
+        let buffers = match layout.buffer_bytes {
+            0 => pool,
+            bytes => range(layout.buffers, bytes, false)?,
+        };
+        let (submissions, submission_mask) = ring(layout.submissions, 4, false)?;
+        let (completions, completion_mask) = ring(layout.completions, 16, true)?;
+        (stride.is_multiple_of(8) && stride >= 64).then_some(Places {
+            pool: pool.cast(),
+            slots,
+            stride: stride as usize / 8,
+            buffers,
+            buffer_bytes: layout.buffer_bytes,
+            submissions: submissions.cast(),
+            submission_mask,
+            completions: completions.cast(),
+            completion_mask,
+        })
+    }
+}
