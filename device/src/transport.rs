@@ -8,13 +8,16 @@ mod vfio_user;
 use crate::card::Card;
 use crate::device::Device;
 use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+/// Clients that may wait while another is served.
+const BACKLOG: i32 = 128;
 
 /// Which server speaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +90,16 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
         },
         Err(_) => {}
     }
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(path);
-    rustix::process::umask(before);
-    listener.map_err(failed)
+    bind(path).map_err(|errno| failed(errno.into()))
+}
+
+/// The socket has its mode before it has a name. A umask instead would be the whole process's for that moment, and its children's.
+fn bind(path: &Path) -> rustix::io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Takes over a listening socket that this process was started with, as systemd and the like pass it. The socket file, if it
