@@ -83,7 +83,8 @@ impl Session {
                 tool
             }
         };
-        command.args(["serve", "--once", "--transport", transport, "--socket"]).arg(&path);
+        // The tools that measure it make system calls which the sandbox refuses.
+        command.args(["serve", "--no-sandbox", "--once", "--transport", transport, "--socket"]).arg(&path);
         let server = Running::start(command.env("DMUS_LOG", "off"))?;
         let mut socket = None;
         until("the card's socket", LIMIT, || {
