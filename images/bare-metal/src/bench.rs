@@ -164,9 +164,11 @@ unsafe impl Hal for Memory {
         NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
     }
 
+    // SAFETY: this one asks nothing of its caller.
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
         buffer.addr().get() as u64
     }
 
+    // SAFETY: this one asks nothing of its caller.
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }

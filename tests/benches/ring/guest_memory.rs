@@ -49,19 +49,22 @@ unsafe impl Hal for Pages {
         host.map_or((0, NonNull::dangling()), |host| (address.0, host))
     }
 
+    // SAFETY: this one asks nothing of its caller.
     unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
         0
     }
 
+    // SAFETY: this one asks nothing of its caller.
     unsafe fn mmio_phys_to_virt(_: PhysAddr, _: usize) -> NonNull<u8> {
         unreachable!("only transports over MMIO ask for this")
     }
 
-    // Buffers lie in the memory already: sharing one is arithmetic.
+    // SAFETY: as above; buffers lie in the memory already, so that sharing one is arithmetic.
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
         (buffer.addr().get() - HOST.load(Ordering::Relaxed)) as u64 + BASE
     }
 
+    // SAFETY: this one asks nothing of its caller.
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
