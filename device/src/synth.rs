@@ -137,6 +137,25 @@ impl Synth {
         self.phase = (position % PERIOD as u64) as usize;
     }
 
+    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word.
+    #[inline]
+    pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) {
+        // As there: most SysEx, and system messages, are nothing to listen to.
+        let heard = match word as u8 {
+            0xF0 => word & 0xFE00 == 0x7E00,
+            0xF1..=0xFF => false,
+            _ => true,
+        };
+        if heard {
+            self.heed(group, word, len);
+        }
+    }
+
+    #[inline(never)]
+    fn heed(&mut self, group: u16, word: u64, len: usize) {
+        self.message(group, word.to_le_bytes().get(..len).unwrap_or(&[]));
+    }
+
     /// Applies one complete MIDI message (channel message, or SysEx F0..F7) to a channel group, counted from 0, at the
     /// current sample. What makes no sense is ignored.
     #[inline]

@@ -251,20 +251,24 @@ impl<'c> Allocator<'c> {
             return Ok(None);
         }
         // The first half of the entry: slot and status. The driver has no use for the rest.
-        let entry = self.completions.load(consumed);
-        let slot = entry as u32;
+        let [slot, ended] = self.completions.load(consumed);
         let Some(cell) = self.carried.get(slot as usize) else {
             return Err(DriverError::ForgedCompletion(slot));
         };
-        // As nearly all are: one message by itself, presented on time.
-        if (entry >> 32) as u32 == Status::Presented as u32 && cell.get() == Carried::MESSAGE.submitted() {
+        // As nearly all are: one message by itself, with its buffer if it has one, presented on time.
+        let carried = cell.get();
+        let alone = carried == Carried::MESSAGE.submitted();
+        if ended == Status::Presented as u32 && (alone || carried == Carried::MESSAGE.with_buffer().submitted()) {
             let presented = &self.ended[Status::Presented as usize - 1];
             presented.set(presented.get() + 1);
             cell.set(Carried::NOTHING);
             self.consumed.set(consumed.wrapping_add(1));
+            if !alone {
+                self.free_buffers.push(self.links(slot).replace(Links::NONE).buffer);
+            }
             return Ok(Some((slot, cell)));
         }
-        self.judge(entry, slot, cell).map(Some)
+        self.judge(slot, ended, cell).map(Some)
     }
 
     /// Takes the completion of a slot that was posted for capture: the slot and its buffer, which are the caller's, and the entry's first half.
@@ -273,17 +277,17 @@ impl<'c> Allocator<'c> {
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);
         }
-        let entry = self.completions.load(consumed);
-        let slot = entry as u32;
+        let [slot, ended_with] = self.completions.load(consumed);
         let posted = |cell: &&Cell<Carried>| cell.get().is_submitted() && cell.get().has_buffer();
         let cell = self.carried.get(slot as usize).filter(posted).ok_or(DriverError::ForgedCompletion(slot))?;
-        let status = (entry >> 32) as u16;
+        let status = ended_with as u16;
         let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
             return Err(DriverError::UnknownStatus { slot, status });
         };
         ended.set(ended.get() + 1);
         cell.set(Carried::NOTHING);
         self.consumed.set(consumed.wrapping_add(1));
+        let entry = u64::from(ended_with) << 32 | u64::from(slot);
         Ok(Some((slot, self.links(slot).replace(Links::NONE).buffer, entry)))
     }
 
@@ -293,11 +297,12 @@ impl<'c> Allocator<'c> {
         self.free_slots.push(slot);
     }
 
-    /// Takes the completion `entry` of a slot, whatever it says.
+    /// Takes the completion of a slot, however it `ended`.
+    #[inline(never)]
     fn judge<'a>(
         &self,
-        entry: u64,
         slot: u32,
+        ended: u32,
         cell: &'a Cell<Carried>,
     ) -> Result<(u32, &'a Cell<Carried>), DriverError> {
         let carried = cell.get();
@@ -305,7 +310,7 @@ impl<'c> Allocator<'c> {
             return Err(DriverError::ForgedCompletion(slot));
         }
         // The flags, which come after the status, only say why something was rejected.
-        let status = (entry >> 32) as u16;
+        let status = ended as u16;
         let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
             return Err(DriverError::UnknownStatus { slot, status });
         };

@@ -275,12 +275,13 @@ impl<const ENTRY: usize> Ring<ENTRY> {
         unsafe { self.memory.memory.base.as_ptr().add((index & self.mask) as usize * ENTRY) }
     }
 
-    /// Reads the first eight bytes of an entry, by its free-running index.
+    /// Reads the first two words of an entry, by its free-running index.
     #[inline]
-    pub(crate) fn load(&self, index: u32) -> u64 {
-        const { assert!(ENTRY.is_multiple_of(8)) };
-        // SAFETY: inside by `place`, and aligned, since entries are multiples of eight bytes; volatile, because the device may write at any time.
-        u64::from_le(unsafe { self.place(index).cast::<u64>().read_volatile() })
+    pub(crate) fn load(&self, index: u32) -> [u32; 2] {
+        const { assert!(ENTRY >= 8) };
+        let place = self.place(index).cast::<u32>();
+        // SAFETY: inside by `place`, and aligned; volatile, because the device may write at any time.
+        [0, 1].map(|word| u32::from_le(unsafe { place.add(word).read_volatile() }))
     }
 
     /// Writes the first four bytes of an entry, by its free-running index.
