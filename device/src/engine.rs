@@ -182,13 +182,18 @@ impl Engine {
 
 impl Core {
     fn turn(&mut self, link: &Link) -> Turn {
-        let mut shared = link.lock();
+        let shared = link.lock();
         if self.settled
             && !shared.rung
             && let Some(turn) = self.turn_settled(link, &shared)
         {
             return turn;
         }
+        self.turn_whole(link, shared)
+    }
+
+    #[inline(never)]
+    fn turn_whole<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Turn {
         self.settled = false;
         let mut worked = false;
         if shared.rung {

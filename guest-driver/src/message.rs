@@ -15,6 +15,8 @@ use dmus_interface::time::RefTime;
 mod view;
 
 /// An event of the pool, owned by the application. Dropping it recycles it.
+// In this order, because compilers join two halves of a word that lie together, and pay for it with every message.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Message<'a> {
     allocator: &'a Allocator<'a>,
@@ -22,9 +24,9 @@ pub struct Message<'a> {
     /// Its word in the shadow, which has what it carries only once the handle is gone.
     shadow: &'a Cell<Carried>,
     slot: u32,
-    carried: Carried,
     /// The first word of the event but for cbStruct; stored when the handle is given up.
     header: u64,
+    carried: Carried,
 }
 
 /// Words of the event that are the same in both widths; after them pNextEvt and uData fill two words, or one.
@@ -153,8 +155,8 @@ impl<'a> Message<'a> {
         }
         let iova = allocator.pool.iova(appended);
         match (allocator.pool.slot(last), allocator.width) {
-            (Some(place), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
-            (Some(place), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
+            (Some((place, _)), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
+            (Some((place, _)), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
             (None, _) => {}
         }
         let end = allocator.tail_of(appended);
