@@ -82,6 +82,9 @@ impl Shape {
     }
 }
 
+/// A slot that has come home, its place, and its word in the shadow.
+type Home<'m> = (u32, SlotPlace<'m>, &'m Cell<Carried>);
+
 impl<'c> Allocator<'c> {
     /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
     pub(crate) fn new(page: &'c SharedMemory, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
@@ -243,7 +246,7 @@ impl<'c> Allocator<'c> {
     /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
     /// Everything that the entry says is held against the shadow.
     #[inline]
-    fn take_completion(&self) -> Result<Option<(u32, SlotPlace<'_>, &Cell<Carried>)>, DriverError> {
+    fn take_completion(&self) -> Result<Option<Home<'_>>, DriverError> {
         let consumed = self.consumed.get();
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);

@@ -73,47 +73,51 @@ pub(crate) struct StreamMemory<'m> {
     memory: PhantomData<&'m GuestMemory>,
 }
 
-/// Entries of the submission and the completion ring that come one after the other: each submission taken is completed.
+/// Entries of the submission ring that come one after the other, each with the entry of the completion ring that is its own if all before it
+/// are completed.
 #[derive(Debug)]
 pub(crate) struct Run<'m> {
     submission: *const u32,
     completion: *mut u32,
-    left: u32,
+    left: usize,
     memory: PhantomData<&'m GuestMemory>,
 }
 
-impl Run<'_> {
-    /// The slot number in the next submission, once; `None` at the end.
-    #[inline]
-    pub(crate) fn next(&self) -> Option<u32> {
-        // SAFETY: `StreamMemory::run` has counted the entries that are left; volatile, because the guest may write at any time.
-        (self.left > 0).then(|| u32::from_le(unsafe { self.submission.read_volatile() }))
-    }
+/// A place in the completion ring.
+#[derive(Debug)]
+pub(crate) struct CompletionPlace<'m> {
+    place: *mut u32,
+    memory: PhantomData<&'m GuestMemory>,
+}
 
-    /// Completes it: takes the next entry of both rings. Does nothing at the end.
-    #[inline]
-    pub(crate) fn complete(&mut self, slot: u32, status: Status, time: i64) {
-        let Some(left) = self.left.checked_sub(1) else {
-            return;
-        };
-        self.left = left;
-        // SAFETY: as in `next`; the completion ring is aligned to its entries and writable.
-        unsafe {
-            self.completion.write_volatile(slot.to_le());
-            self.completion.add(1).write_volatile(u32::from(status as u16).to_le());
-            self.completion.add(2).cast::<i64>().write_volatile(time.to_le());
-        }
-        // SAFETY: one entry on is at most the end of the ring.
-        unsafe {
-            self.submission = self.submission.add(1);
-            self.completion = self.completion.add(COMPLETION_SIZE / 4);
-        }
-    }
+impl<'m> Iterator for Run<'m> {
+    type Item = (u32, CompletionPlace<'m>);
 
-    /// Entries that are left.
     #[inline]
-    pub(crate) fn left(&self) -> u32 {
-        self.left
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let (submission, place) = (self.submission, self.completion);
+        // SAFETY: `StreamMemory::run` has counted the entries that are left; one on is at most the end of the rings.
+        (self.submission, self.completion) = unsafe { (submission.add(1), place.add(COMPLETION_SIZE / 4)) };
+        self.left -= 1;
+        // SAFETY: the same; volatile, because the guest may write at any time.
+        let slot = u32::from_le(unsafe { submission.read_volatile() });
+        Some((slot, CompletionPlace { place, memory: PhantomData }))
+    }
+}
+
+impl CompletionPlace<'_> {
+    /// Writes the entry.
+    #[inline]
+    pub(crate) fn write(self, slot: u32, status: Status, time: i64) {
+        // SAFETY: an entry of the completion ring, as its run has counted; aligned, and its map is writable.
+        unsafe {
+            self.place.write_volatile(slot.to_le());
+            self.place.add(1).write_volatile(u32::from(status as u16).to_le());
+            self.place.add(2).cast::<i64>().write_volatile(time.to_le());
+        }
     }
 }
 
@@ -138,7 +142,7 @@ impl<'m> StreamMemory<'m> {
             Run {
                 submission: self.places.submissions.add(first as usize),
                 completion: self.places.completions.add(to as usize * 2).cast(),
-                left,
+                left: left as usize,
                 memory: PhantomData,
             }
         }

@@ -8,25 +8,20 @@ use super::{SECTION, Stream};
 use crate::dma::StreamMemory;
 use crate::link::{Link, Shared};
 use crate::stats::Stats;
-use dmus_interface::event::{PointerWidth, ShortForm, is_message};
+use dmus_interface::event::{PointerWidth, ShortForm, is_message, is_short_message};
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Completion, Status};
 
-/// What the first word of an event says, checked: most events have the same as the one before.
+/// What the first word of an event says, checked.
 #[derive(Clone, Copy)]
 struct Header {
     word: u64,
     channel_group: u16,
     /// Bytes of data.
     len: usize,
-    /// The form of inline data; of long data it is that of none.
-    form: ShortForm,
 }
 
 impl Header {
-    /// No event has it: its cbStruct is 0.
-    const NONE: Self = Self { word: 0, channel_group: 0, len: 0, form: ShortForm::of_length(0) };
-
     /// The header of a plain event, else `None`.
     #[inline]
     fn check(word: u64, width: PointerWidth, channel_groups: u16) -> Option<Self> {
@@ -34,9 +29,7 @@ impl Header {
         const FIXED: u64 = 0xFFFF_0000_0000_FF00;
         let channel_group = (word >> 32) as u16;
         let plain = word & FIXED == (width.event_size() as u64) << 8 && channel_group < channel_groups;
-        let len = usize::from((word >> 16) as u16);
-        let form = ShortForm::of_length(if len <= width.bytes() { len } else { 0 });
-        plain.then_some(Self { word, channel_group, len, form })
+        plain.then_some(Self { word, channel_group, len: usize::from((word >> 16) as u16) })
     }
 }
 
@@ -120,45 +113,55 @@ impl Stream {
         // Both bounds at once; of unsigned numbers, so that DONT_HOLD is outside.
         let from = clock.in_time;
         let span = due.saturating_sub(from);
-        let mut header = Header::NONE;
-        // Again when a ring has wrapped.
+        // Events of a kind come together: one header is judged for all of them. Again for the next kind, and when a ring has wrapped.
         loop {
             let count = end.wrapping_sub(rings.fetched);
-            let mut run = view.run(rings.fetched, rings.written, count);
-            let whole = run.left();
-            while let Some(slot) = run.next() {
-                let Some(mark) = marks.get_mut(slot as usize).filter(|mark| **mark < section) else {
-                    break;
-                };
-                let Some(Words { first, time, next, word }) = read::<WIDE>(&view, slot) else {
-                    break;
-                };
-                if first != header.word {
-                    match Header::check(first, width::<WIDE>(), intake.channel_groups) {
-                        Some(other) => header = other,
-                        None => break,
-                    }
-                }
-                if next != 0 || time.wrapping_sub(from) >= span {
-                    break;
-                }
-                if header.form.is_message(word) {
+            let run = view.run(rings.fetched, rings.written, count);
+            let first = view.event(view.submission(rings.fetched)).map(|[first, ..]| first);
+            let Some(header) = first.and_then(|word| Header::check(word, width::<WIDE>(), intake.channel_groups))
+            else {
+                return;
+            };
+            let mut done = 0;
+            let next = |slot: u32| {
+                let words = read::<WIDE>(&view, slot)?;
+                let plain = words.first == header.word && words.next == 0 && words.time.wrapping_sub(from) < span;
+                plain.then_some((words.time as i64, words.word))
+            };
+            if header.len <= width::<WIDE>().bytes() {
+                let form = ShortForm::of_length(header.len);
+                for (slot, completion) in run {
+                    let Some(mark) = marks.get_mut(slot as usize).filter(|mark| **mark < section) else {
+                        break;
+                    };
+                    let Some((time, word)) = next(slot).filter(|(_, word)| form.is_message(*word)) else {
+                        break;
+                    };
                     synth.short_message(header.channel_group, word, header.len);
-                } else if header.len <= width::<WIDE>().bytes() {
-                    break;
-                } else {
-                    let Some(buffer) = copy_message(buffers, &view, word, header.len, section) else {
+                    *mark = section;
+                    completion.write(slot, Status::Presented, time);
+                    done += 1;
+                }
+            } else {
+                for (slot, completion) in run {
+                    let Some(mark) = marks.get_mut(slot as usize).filter(|mark| **mark < section) else {
+                        break;
+                    };
+                    let Some((time, iova)) = next(slot) else {
+                        break;
+                    };
+                    let Some(buffer) = copy_message(buffers, &view, iova, header.len, section) else {
                         break;
                     };
                     synth.message(header.channel_group, buffers.bytes(buffer, header.len));
+                    *mark = section;
+                    completion.write(slot, Status::Presented, time);
+                    done += 1;
                 }
-                *mark = section;
-                run.complete(slot, Status::Presented, time as i64);
             }
-            let done = whole - run.left();
             rings.fetched = rings.fetched.wrapping_add(done);
             rings.written = rings.written.wrapping_add(done);
-            if done < whole || done == count {
+            if done == 0 || done == count {
                 return;
             }
         }
@@ -173,14 +176,14 @@ impl Stream {
         let slot = view.submission(self.rings.fetched);
         let mark = hold.marks.get_mut(slot as usize).filter(|mark| **mark < section)?;
         let Words { first, time, next, word } = read::<WIDE>(&view, slot)?;
-        let Header { channel_group, len, form, .. } =
+        let Header { channel_group, len, .. } =
             Header::check(first, width::<WIDE>(), self.intake.channel_groups).filter(|_| next == 0)?;
         let time = time as i64;
         if time < 0 || self.state == State::Stop {
             return None;
         }
         let data = match len <= width::<WIDE>().bytes() {
-            true if form.is_message(word) => Data::Inline(word.to_le_bytes(), len as u8),
+            true if is_short_message(word, len) => Data::Inline(word.to_le_bytes(), len as u8),
             true => return None,
             false => Data::Buffer(copy_message(&mut hold.buffers, &view, word, len, section)?, len as u32),
         };
@@ -221,7 +224,7 @@ const fn width<const WIDE: bool>() -> PointerWidth {
     if WIDE { PointerWidth::Eight } else { PointerWidth::Four }
 }
 
-/// An event's words, once: the first, the time, pNextEvt and uData.
+/// An event's words, read once: the first, the time, pNextEvt and uData.
 struct Words {
     first: u64,
     time: u64,
