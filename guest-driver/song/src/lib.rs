@@ -1,4 +1,4 @@
-//! A standard MIDI file as a list of (time in 100 ns, message bytes).
+//! A standard MIDI file as a list of (time in 100 ns, message bytes), and back.
 //!
 //! Fed with the bytes of a `.mid` file; feeds the player of every guest and the card's offline renderer, so that both have
 //! the same integers. Tracks are merged by tick, ties in track order; running status is expanded; SysEx that the file
@@ -9,13 +9,15 @@
 extern crate alloc;
 
 mod tempo;
+mod write;
 
 use alloc::vec::Vec;
 use dmus_interface::event::{MAX_MESSAGE, is_message};
 use dmus_interface::time::RefTime;
 use midly::live::LiveEvent;
-use midly::{Format, MetaMessage, TrackEventKind};
+use midly::{Format, Header, MetaMessage, TrackEventKind, TrackIter};
 use tempo::Clock;
+pub use write::TimeBase;
 
 /// Silence that is rendered after the last event, so that the last notes can fade.
 pub const TAIL: RefTime = RefTime::from_secs(3);
@@ -102,17 +104,7 @@ impl Song {
         if file.is_empty() {
             return Err(SongError::Empty);
         }
-        let file = unwrap_rmid(file);
-        if !file.starts_with(b"MThd") {
-            return Err(SongError::NotMidi);
-        }
-        if has_impossible_header(file) {
-            return Err(SongError::BadHeader);
-        }
-        let (header, tracks) = midly::parse(file).map_err(|_| SongError::BadHeader)?;
-        if header.format == Format::Sequential {
-            return Err(SongError::Format2);
-        }
+        let (header, tracks) = header_of(unwrap_rmid(file))?;
         let (promised, _) = tracks.size_hint();
         let mut clock = Clock::new(header.timing)?;
 
@@ -245,6 +237,21 @@ impl<'a> Action<'a> {
             TrackEventKind::Meta(MetaMessage::Tempo(micros)) => Self::Tempo(micros.as_int()),
             TrackEventKind::Meta(_) => Self::Nothing,
         }
+    }
+}
+
+/// The header of a file, and its tracks to come.
+fn header_of(file: &[u8]) -> Result<(Header, TrackIter<'_>), SongError> {
+    if !file.starts_with(b"MThd") {
+        return Err(SongError::NotMidi);
+    }
+    if has_impossible_header(file) {
+        return Err(SongError::BadHeader);
+    }
+    let (header, tracks) = midly::parse(file).map_err(|_| SongError::BadHeader)?;
+    match header.format {
+        Format::Sequential => Err(SongError::Format2),
+        Format::SingleTrack | Format::Parallel => Ok((header, tracks)),
     }
 }
 

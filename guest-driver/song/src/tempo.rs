@@ -43,11 +43,33 @@ impl Clock {
 
     /// Moves on to `tick` and gives its time, rounded down.
     pub(crate) fn advance(&mut self, tick: u64) -> RefTime {
-        let ticks = u128::from(tick.saturating_sub(self.tick));
-        self.scaled = self.scaled.saturating_add(ticks * self.per_tick);
+        self.scaled = self.scaled_at(tick);
         self.tick = tick;
-        let units = self.scaled / self.denominator;
+        self.at(tick)
+    }
+
+    /// The time of a tick from the present one on, rounded down, if the tempo stays.
+    pub(crate) fn at(&self, tick: u64) -> RefTime {
+        let units = self.scaled_at(tick) / self.denominator;
         RefTime(i64::try_from(units).unwrap_or(i64::MAX))
+    }
+
+    fn scaled_at(&self, tick: u64) -> u128 {
+        let ticks = u128::from(tick.saturating_sub(self.tick));
+        self.scaled.saturating_add(ticks * self.per_tick)
+    }
+
+    /// The tick whose time is nearest, from the present one on, if the tempo stays: the very one, if the time is that of a tick.
+    pub(crate) fn nearest(&self, time: RefTime) -> u64 {
+        let ahead = (time.0.max(0) as u128 * self.denominator).saturating_sub(self.scaled);
+        // The first that is no earlier. Quarter notes of no length at all have no ticks to choose from.
+        let ticks = ahead.div_ceil(self.per_tick.max(1)).min(u128::from(u32::MAX) << 8) as u64;
+        let tick = if self.per_tick == 0 { self.tick } else { self.tick.saturating_add(ticks) };
+        let before = tick.saturating_sub(1).max(self.tick);
+        match time.0.saturating_sub(self.at(before).0) < self.at(tick).0.saturating_sub(time.0) {
+            true => before,
+            false => tick,
+        }
     }
 
     /// From the present tick on, a quarter note lasts `micros` microseconds.

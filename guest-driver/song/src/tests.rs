@@ -140,3 +140,81 @@ proptest! {
         }
     }
 }
+
+/// The messages of all tracks with their ticks, merged.
+fn ticks(file: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let (_, tracks) = midly::parse(file).expect("a header");
+    let mut all = Vec::new();
+    for track in tracks {
+        let mut tick = 0;
+        for event in track.expect("a track") {
+            let event = event.expect("an event");
+            tick += u64::from(event.delta.as_int());
+            let bytes = match event.kind {
+                TrackEventKind::SysEx(data) => [&[0xF0], data].concat(),
+                TrackEventKind::Escape(data) => data.to_vec(),
+                TrackEventKind::Midi { channel, message } => {
+                    let mut bytes = vec![];
+                    LiveEvent::Midi { channel, message }.write(&mut bytes).expect("a Vec");
+                    bytes
+                }
+                TrackEventKind::Meta(MetaMessage::Tempo(micros)) => vec![0xFF, 0x51, micros.as_int() as u8],
+                TrackEventKind::Meta(_) => continue,
+            };
+            all.push((tick, bytes));
+        }
+    }
+    all.sort_by_key(|(tick, bytes)| (*tick, bytes[0] != 0xFF));
+    all
+}
+
+fn written_again(file: &[u8]) -> Vec<u8> {
+    let song = Song::parse(file).expect("a good file");
+    TimeBase::of(file).expect("a good file").write(song.messages()).expect("a good song")
+}
+
+#[test]
+fn a_pause_longer_than_a_file_can_say_is_written_in_pieces() {
+    let messages = [(0, &[0xC0, 1][..]), (6 * 3600, &[0xC0, 2])];
+    let messages = messages.map(|(seconds, bytes)| TimedMessage { time: RefTime::from_secs(seconds), bytes });
+    let file = TimeBase::default().write(messages.into_iter()).expect("a file");
+    assert_eq!(played(&file), [(0, vec![0xC0, 1]), (6 * 36_000_000_000, vec![0xC0, 2])]);
+}
+
+#[test]
+fn times_between_ticks_go_to_the_nearest_and_what_is_no_message_is_left_out() {
+    let base = TimeBase::of(&file(0, 5, &[END])).expect("a time base");
+    let messages = [(1_499_999, &[0xC0, 1][..]), (1_500_001, &[0xC0, 2]), (1_600_000, &[60, 1]), (0, &[0xC0, 3])];
+    let messages = messages.map(|(time, bytes)| TimedMessage { time: RefTime(time), bytes });
+    let file = base.write(messages.into_iter()).expect("a file");
+    assert_eq!(ticks(&file), [(1, vec![0xC0, 1]), (2, vec![0xC0, 2]), (2, vec![0xC0, 3])]);
+}
+
+proptest! {
+    #[test]
+    fn what_is_read_is_written_again_tick_for_tick(
+        division in prop_oneof![1u16..=0x7FFF, Just(0xE728), Just(0xE350), Just(0xE802)],
+        first in prop::collection::vec((0u32..3000, 0u8..6, 0u8..128), 0..60),
+        second in prop::collection::vec((0u32..3000, 0u8..6, 0u8..128), 0..60),
+    ) {
+        let track = |events: &[(u32, u8, u8)]| {
+            let mut out = Vec::new();
+            for &(delta, kind, value) in events {
+                out.extend([(delta >> 7) as u8 | 0x80, delta as u8 & 0x7F]);
+                out.extend(match kind {
+                    0 => vec![0xFF, 0x51, 3, 1 + value / 16, value, value],
+                    1 => vec![0xF0, 3, value, value, 0xF7],
+                    2 => vec![0xC1, value],
+                    _ => vec![0x90 | kind, value, 64],
+                });
+            }
+            out.extend(END);
+            out
+        };
+        let file = file(1, division, &[&track(&first), &track(&second)]);
+        let again = written_again(&file);
+        prop_assert_eq!(ticks(&again), ticks(&file));
+        prop_assert_eq!(played(&again), played(&file));
+        prop_assert_eq!(Song::parse(&again).expect("a good file").end(), Song::parse(&file).expect("a good file").end());
+    }
+}
