@@ -33,6 +33,7 @@ mod message;
 mod pending;
 mod player;
 pub mod port;
+mod recorder;
 mod shadow;
 mod stream;
 
@@ -42,4 +43,5 @@ pub use card::{Card, Platform};
 pub use error::{DriverError, PlatformError};
 pub use message::{Buffer, Message};
 pub use player::{Played, play};
+pub use recorder::{Recorded, record};
 pub use stream::{RenderStream, StreamConfig};

@@ -13,7 +13,7 @@ use dmus_song::TimedMessage;
 /// How long neither time nor completions may stand still before the card counts as hung.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// How often a waiting player looks at the clock.
-const GLANCE: Duration = Duration::from_millis(500);
+pub(crate) const GLANCE: Duration = Duration::from_millis(500);
 
 /// How a song went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,19 +67,19 @@ pub fn play<'m, P: Platform>(
     Ok(Played { counts: allocator.counts(), end })
 }
 
-/// Notices a card that stands still.
-struct Watch {
+/// Notices a card that stands still: neither its time moves nor a number that says how far things are.
+pub(crate) struct Watch {
     seen: (RefTime, u32),
     since: Duration,
 }
 
 impl Watch {
-    fn new<P: Platform>(card: &Card<P>) -> Self {
+    pub(crate) fn new<P: Platform>(card: &Card<P>) -> Self {
         Self { seen: (RefTime::ZERO, 0), since: card.platform().now() }
     }
 
-    fn look<P: Platform>(&mut self, card: &Card<P>, in_flight: u32) -> Result<(), DriverError> {
-        let seen = (card.get_time(), in_flight);
+    pub(crate) fn look<P: Platform>(&mut self, card: &Card<P>, count: u32) -> Result<(), DriverError> {
+        let seen = (card.get_time(), count);
         let now = card.platform().now();
         if seen != self.seen {
             *self = Self { seen, since: now };

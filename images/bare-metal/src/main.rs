@@ -1,8 +1,9 @@
-//! The player guest: plays one song on the card, and ends QEMU with what came of it.
+//! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
 //!
-//! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`); feeds the card through `dmus_driver`. What
-//! it has to say goes to the serial port, a line each: `dmus: progress MILLISECONDS`, at the end `dmus: played NAME=NUMBER ...`, or
-//! `dmus: error: REASON`. QEMU's exit code is 99 for a song that was played, and 33 for anything else.
+//! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
+//! 100 ns); feeds the card through `dmus_driver`. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. What it has to say goes to the
+//! serial port, a line each: `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
+//! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
 #![no_std]
 #![no_main]
 
@@ -23,15 +24,17 @@ mod serial;
 mod time;
 
 use anyhow::Context;
-use dmus_driver::{Card, RenderStream, StreamConfig};
+use dmus_driver::{CaptureStream, Card, RenderStream, StreamConfig};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use exit::Code;
 use platform::Platform;
 
-/// Where QEMU's command line puts the song.
+/// Where QEMU's command line puts the song, the length of a recording, and the width of pointers.
 const SONG: &str = "opt/dmus/song";
+const RECORD: &str = "opt/dmus/record";
+const WIDTH: &str = "opt/dmus/width";
 /// The largest song that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
 /// How much of the song passes between two signs of life.
@@ -60,24 +63,38 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
         return bench::run();
     }
 
+    let width = match fw_cfg::read(WIDTH, 1)?.as_deref() {
+        None | Some(b"8") => PointerWidth::Eight,
+        Some(b"4") => PointerWidth::Four,
+        Some(_) => anyhow::bail!("{WIDTH} is neither 4 nor 8"),
+    };
+    if let Some(until) = fw_cfg::read(RECORD, 20)? {
+        let until = core::str::from_utf8(&until).ok().and_then(|until| until.parse().ok());
+        return record(width, RefTime(until.with_context(|| alloc::format!("{RECORD} is no number of 100 ns"))?));
+    }
     let file = fw_cfg::read(SONG, SONG_LIMIT)?;
     let file = file.with_context(|| alloc::format!("no song: give QEMU -fw_cfg name={SONG},file=SONG.mid"))?;
-    let song = Song::parse(&file)?;
-    println!("dmus: progress 0");
+    play(width, &Song::parse(&file)?)
+}
 
-    let platform = Platform::open()?;
-    let card = Card::open(platform, PointerWidth::Eight)?;
+/// Tells how far it is, a line a second of stream time.
+fn signs_of_life() -> impl FnMut(RefTime) {
+    println!("dmus: progress 0");
+    let mut next = PROGRESS_STEP;
+    move |now| {
+        if now >= next {
+            println!("dmus: progress {}", now.0 / 10_000);
+            next = now.saturating_add(PROGRESS_STEP);
+        }
+    }
+}
+
+fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
+    let progress = signs_of_life();
+    let card = Card::open(Platform::open()?, width)?;
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
-
-    let mut next_sign = PROGRESS_STEP;
-    let played = dmus_driver::play(&stream, song.messages(), song.duration(), |now| {
-        if now >= next_sign {
-            println!("dmus: progress {}", now.0 / 10_000);
-            next_sign = now.saturating_add(PROGRESS_STEP);
-        }
-    });
-    let counts = played?.counts;
+    let counts = dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts;
     let allocator = stream.allocator();
     println!(
         "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={}",
@@ -90,6 +107,26 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
         allocator.free_slots(),
         config.buffers,
         allocator.free_buffers(),
+    );
+    Ok(())
+}
+
+/// Records until some stream time, and prints what comes.
+fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
+    let progress = signs_of_life();
+    let card = Card::open(Platform::open()?, width)?;
+    let config = StreamConfig { slots: 64, buffers: 64, ..StreamConfig::default() };
+    let mut stream = CaptureStream::open(&card, 0, config, true)?;
+    let show = |time: RefTime, bytes: &[u8]| {
+        print!("dmus: captured {} ", time.0);
+        bytes.iter().for_each(|byte| print!("{byte:02x}"));
+        println!();
+    };
+    let recorded = dmus_driver::record(&card, &mut stream, until, show, progress)?;
+    let (slots_home, buffers_home) = stream.at_home();
+    println!(
+        "dmus: recorded messages={} bytes={} lost={} slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home}",
+        recorded.messages, recorded.bytes, recorded.lost, config.slots, config.buffers,
     );
     Ok(())
 }
