@@ -6,6 +6,7 @@
 mod guest;
 mod window;
 
+use dmus_interface::pci::BAR_SIZE;
 use dmus_interface::protocol::Page;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::SealFlags;
@@ -67,29 +68,21 @@ pub(crate) struct DoorbellPage {
 }
 
 impl DoorbellPage {
+    /// The place of `width` bytes at `offset`, if they are inside and aligned.
     #[inline]
-    fn word32(&self, offset: usize) -> Option<&AtomicU32> {
-        let place = self.memory.place(offset, 4).filter(|_| offset.is_multiple_of(4))?;
-        // SAFETY: inside the mapping, which lives as long as `self` and begins with a page, so that the offset says how it is aligned; all
-        // accesses on this side are atomic or volatile, and the guest's are outside the abstract machine.
-        Some(unsafe { AtomicU32::from_ptr(place.cast()) })
-    }
-
-    #[inline]
-    fn word64(&self, offset: usize) -> Option<&AtomicU64> {
-        let place = self.memory.place(offset, 8).filter(|_| offset.is_multiple_of(8))?;
-        // SAFETY: as in `word32`.
-        Some(unsafe { AtomicU64::from_ptr(place.cast()) })
+    fn place(&self, offset: usize, width: usize) -> Option<*mut u8> {
+        let inside = offset <= BAR_SIZE as usize - width && offset.is_multiple_of(width);
+        // SAFETY: `new` has mapped so many bytes, beginning with a page, so that the offset says how the place is aligned.
+        inside.then(|| unsafe { self.memory.map.as_mut_ptr().add(offset) })
     }
 
     pub(crate) fn new() -> io::Result<Self> {
-        let size = dmus_interface::pci::BAR_SIZE;
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create("dmus-doorbell", flags)?;
-        rustix::fs::ftruncate(&fd, u64::from(size))?;
+        rustix::fs::ftruncate(&fd, u64::from(BAR_SIZE))?;
         // A client that shrank it would have the card fault.
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
-        let map = MmapOptions::new().len(size as usize).map_raw(fd.as_raw_fd())?;
+        let map = MmapOptions::new().len(BAR_SIZE as usize).map_raw(fd.as_raw_fd())?;
         Ok(Self { memory: SharedMemory { map }, fd })
     }
 
@@ -117,25 +110,30 @@ impl DoorbellPage {
 impl Page for DoorbellPage {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
+        // SAFETY: the place is aligned, inside the mapping, and lives as long as it; all accesses on this side are atomic or volatile, and the
+        // guest's are outside the abstract machine.
+        self.place(offset, 4).map_or(u32::MAX, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(order))
     }
 
     #[inline]
     fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.word32(offset) {
-            word.store(value, order);
+        if let Some(place) = self.place(offset, 4) {
+            // SAFETY: as in `load_u32`.
+            unsafe { AtomicU32::from_ptr(place.cast()) }.store(value, order);
         }
     }
 
     #[inline]
     fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
+        // SAFETY: as in `load_u32`.
+        self.place(offset, 8).map_or(u64::MAX, |place| unsafe { AtomicU64::from_ptr(place.cast()) }.load(order))
     }
 
     #[inline]
     fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.word64(offset) {
-            word.store(value, order);
+        if let Some(place) = self.place(offset, 8) {
+            // SAFETY: as in `load_u32`.
+            unsafe { AtomicU64::from_ptr(place.cast()) }.store(value, order);
         }
     }
 }

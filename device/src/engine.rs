@@ -90,6 +90,9 @@ struct Core {
     horizon_sample: SampleTime,
     /// Whether clocks or position have moved since they were published.
     moved: bool,
+    /// Time stands, all is rendered, and nothing listens: until the bell rings or the grant moves, only the rings of render streams bring
+    /// anything.
+    settled: bool,
     left: Vec<f32>,
     right: Vec<f32>,
     pcm: Vec<i16>,
@@ -133,6 +136,7 @@ impl Engine {
             horizon: RefTime::ZERO,
             horizon_sample: SampleTime(0),
             moved: true,
+            settled: false,
             left: vec![0.0; BLOCK],
             right: vec![0.0; BLOCK],
             pcm: vec![0; BLOCK * 2],
@@ -178,7 +182,19 @@ impl Engine {
 
 impl Core {
     fn turn(&mut self, link: &Link) -> Turn {
-        let mut shared = link.lock();
+        let shared = link.lock();
+        if self.settled
+            && !shared.rung
+            && let Some(turn) = self.turn_settled(link, &shared)
+        {
+            return turn;
+        }
+        self.turn_whole(link, shared)
+    }
+
+    #[inline(never)]
+    fn turn_whole<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Turn {
+        self.settled = false;
         let mut worked = false;
         if shared.rung {
             if shared.shutdown {
@@ -214,8 +230,11 @@ impl Core {
                 };
                 shared = again;
             }
-        } else if self.moved {
-            self.move_to(self.now.position);
+        } else {
+            if self.moved {
+                self.move_to(self.now.position);
+            }
+            self.settled = self.clock.is_virtual() && self.sink_ready && self.captures.is_empty();
         }
         if self.captures.is_empty() {
             self.tap.clear();
@@ -229,6 +248,27 @@ impl Core {
             worked |= self.publish_clocks(link, &mut shared);
         }
         if worked { Turn::Worked } else { Turn::Quiet }
+    }
+
+    /// A turn of a card that is settled; `None` leaves it, or what is left of it, to a whole one.
+    #[inline]
+    fn turn_settled(&mut self, link: &Link, shared: &Shared) -> Option<Turn> {
+        let look = Look::at(&shared.page);
+        if self.clock.would_move(look.grant()) {
+            return None;
+        }
+        let mut turn = Turn::Quiet;
+        for stream in &mut self.streams {
+            let tail = look.tail(&shared.page, stream.rings.index);
+            if tail == stream.rings.fetched {
+                continue;
+            }
+            if !stream.serve_due(link, shared, tail) {
+                return None;
+            }
+            turn = Turn::Worked;
+        }
+        Some(turn)
     }
 
     /// The transport has left something: a reset, or requests. `None` if it has left another reset meanwhile.

@@ -76,23 +76,32 @@ impl Counter {
 }
 
 impl Stats {
+    #[inline]
     pub(crate) fn note_presented(&self, messages: u64) {
         if self.presented.get() == 0 {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.first_presented.set(now.as_nanos() as u64);
+            self.note_first();
         }
         self.presented.add(messages);
     }
 
-    /// Slots that the card took over, of which `kept` were not completed at once.
-    pub(crate) fn take_slots(&self, taken: u64, kept: u64) {
-        let in_flight = self.in_flight.get();
-        if in_flight + taken > self.peak_in_flight.get() {
-            self.peak_in_flight.set(in_flight + taken);
-        }
-        if kept > 0 {
-            self.in_flight.set(in_flight + kept);
-        }
+    #[cold]
+    fn note_first(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.first_presented.set(now.as_nanos() as u64);
+    }
+
+    /// Messages that were presented as they were fetched, each in a slot of its own.
+    #[inline]
+    pub(crate) fn present_at_once(&self, messages: u64) {
+        self.peak_in_flight.raise_to(self.in_flight.get() + messages);
+        self.note_presented(messages);
+    }
+
+    /// Slots that the card took over.
+    #[inline]
+    pub(crate) fn take_slots(&self, taken: u64) {
+        self.in_flight.add(taken);
+        self.peak_in_flight.raise_to(self.in_flight.get());
     }
 
     /// When the first message was presented, as Unix time: what another process can compare.

@@ -63,8 +63,9 @@ impl Now {
 struct StreamClock {
     /// Times below it have been reached; 0 outside RUN.
     reached: u64,
-    /// What is no later comes too late, for a sample at `start`.
+    /// What is no later comes too late, for a sample at `start`: the first time that does not is `in_time`, or 0.
     passed: i64,
+    in_time: u64,
     start: i64,
 }
 
@@ -136,13 +137,15 @@ impl Stream {
     /// Time has moved, or what it means to this stream.
     pub(crate) fn look_at_clock(&mut self, now: &Now) {
         let stream_time = |master: RefTime| master.saturating_sub(self.timeline.base).0;
+        let passed = stream_time(now.passed);
         self.clock = StreamClock {
             reached: match self.state {
                 // What the inputs hear must not be presented at once: the sequencer has all of it.
                 State::Run if !self.tapped => stream_time(now.reached).saturating_add(1).max(0) as u64,
                 _ => 0,
             },
-            passed: stream_time(now.passed),
+            passed,
+            in_time: passed.saturating_add(1).max(0) as u64,
             start: stream_time(now.start),
         };
     }
@@ -218,7 +221,7 @@ impl Stream {
         match outcome {
             Outcome::Accepted { time } => {
                 let taken = u64::from(self.intake.hold.owned - owned);
-                link.stats.take_slots(taken, taken);
+                link.stats.take_slots(taken);
                 if self.state == State::Stop {
                     self.discard(head, &link.stats);
                 } else {

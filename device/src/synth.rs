@@ -64,11 +64,31 @@ struct Set {
     channels: [Channel; CHANNELS],
     /// Master volume as a gain.
     master: f32,
+    /// Master tuning, cents: of all, and of all but percussion.
+    fine: f32,
+    coarse: f32,
 }
 
 impl Set {
     fn new() -> Self {
-        Self { channels: core::array::from_fn(Channel::new), master: 1.0 }
+        Self { channels: core::array::from_fn(Channel::new), master: 1.0, fine: 0.0, coarse: 0.0 }
+    }
+
+    /// What voices of a channel read at a tick.
+    fn context<'a>(&'a self, channel: usize, tables: &'a Tables, bank: &'a Bank, rate: f32) -> Context<'a> {
+        let channel = &self.channels[channel % CHANNELS];
+        let tuning = self.fine + if channel.drum { 0.0 } else { self.coarse };
+        Context { tables, bank, channel, master: self.master, tuning, rate }
+    }
+
+    /// Octave tuning of the channels that three bytes of bits name, the highest channels first.
+    fn tune_scale(&mut self, channels: [u8; 3], cents: [i8; 12]) {
+        let bits = u32::from(channels[0]) << 14 | u32::from(channels[1]) << 7 | u32::from(channels[2]);
+        for (number, channel) in self.channels.iter_mut().enumerate() {
+            if bits & 1 << number != 0 {
+                channel.set_scale(cents);
+            }
+        }
     }
 }
 
@@ -137,6 +157,25 @@ impl Synth {
         self.phase = (position % PERIOD as u64) as usize;
     }
 
+    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word.
+    #[inline]
+    pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) {
+        // As there: most SysEx, and system messages, are nothing to listen to.
+        let heard = match word as u8 {
+            0xF0 => word & 0xFE00 == 0x7E00,
+            0xF1..=0xFF => false,
+            _ => true,
+        };
+        if heard {
+            self.heed(group, word, len);
+        }
+    }
+
+    #[inline(never)]
+    fn heed(&mut self, group: u16, word: u64, len: usize) {
+        self.message(group, word.to_le_bytes().get(..len).unwrap_or(&[]));
+    }
+
     /// Applies one complete MIDI message (channel message, or SysEx F0..F7) to a channel group, counted from 0, at the
     /// current sample. What makes no sense is ignored.
     #[inline]
@@ -171,11 +210,14 @@ impl Synth {
 
     /// A channel of a group that exists.
     fn channel_mut(&mut self, channel: usize) -> &mut Channel {
-        let set = self.sets[channel / CHANNELS].get_or_insert_with(|| Box::new(Set::new()));
-        &mut set.channels[channel % CHANNELS]
+        &mut self.set_mut(channel / CHANNELS).channels[channel % CHANNELS]
     }
 
-    /// Universal SysEx: GM and GM2 System On, and master volume.
+    fn set_mut(&mut self, group: usize) -> &mut Set {
+        self.sets[group].get_or_insert_with(|| Box::new(Set::new()))
+    }
+
+    /// Universal SysEx: GM and GM2 System On, master volume and tuning, and octave tuning.
     fn exclusive(&mut self, group: u16, message: &[u8]) {
         let group = usize::from(group);
         let [0xf0, body @ .., 0xf7] = message else {
@@ -197,7 +239,16 @@ impl Synth {
             }
             [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
                 let part = (f32::from(high) * 128.0 + f32::from(low)) / 16_383.0;
-                self.sets[group].get_or_insert_with(|| Box::new(Set::new())).master = part * part;
+                self.set_mut(group).master = part * part;
+            }
+            [0x7f, _, 0x04, 0x03, low @ 0..=127, high @ 0..=127] => {
+                self.set_mut(group).fine = (f32::from(high) * 128.0 + f32::from(low) - 8192.0) * (100.0 / 8192.0);
+            }
+            [0x7f, _, 0x04, 0x04, _, high @ 0..=127] => self.set_mut(group).coarse = (f32::from(high) - 64.0) * 100.0,
+            [0x7e | 0x7f, _, 0x08, 0x08, a, b, c, ref cents @ ..] => {
+                if let Ok(cents) = <[u8; 12]>::try_from(cents) {
+                    self.set_mut(group).tune_scale([a, b, c], cents.map(|cents| (cents & 127) as i8 - 64));
+                }
             }
             _ => {}
         }
@@ -293,6 +344,7 @@ impl Synth {
             self.each_voice(channel, |voice, bank, group, lane| voice.release(bank, group, lane));
         }
         self.notes += 1;
+        self.channel_mut(channel).begin_note(key);
         let mut locked = false;
         for index in regions {
             let region = bank.region(index);
@@ -322,13 +374,7 @@ impl Synth {
         let Some(set) = &self.sets[channel / CHANNELS] else {
             return;
         };
-        let context = Context {
-            tables: &self.tables,
-            bank: &self.bank,
-            channel: &set.channels[channel % CHANNELS],
-            master: set.master,
-            rate: self.rate,
-        };
+        let context = set.context(channel, &self.tables, &self.bank, self.rate);
         let lane = (&mut self.groups[place / LANES], place % LANES, channel as u32);
         self.voices[place].start((key, velocity, note), (index, region), &context, lane, PERIOD - self.phase);
         self.used = self.used.max(place / LANES + 1);
@@ -452,13 +498,7 @@ impl Synth {
                 let channel = group.channel[lane] as usize;
                 // A voice's channel has been written to by its note-on at the latest.
                 if let Some(set) = &self.sets[channel / CHANNELS] {
-                    let context = Context {
-                        tables: &self.tables,
-                        bank: &self.bank,
-                        channel: &set.channels[channel % CHANNELS],
-                        master: set.master,
-                        rate: self.rate,
-                    };
+                    let context = set.context(channel, &self.tables, &self.bank, self.rate);
                     voice.tick(&context, group, lane);
                 }
             }

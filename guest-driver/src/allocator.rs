@@ -4,7 +4,7 @@
 //! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
 //! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
 
-use crate::dma::{DataPlace, DmaMemory, Pool, Ring, SharedMemory};
+use crate::dma::{DataPlace, DmaMemory, Pool, Ring, SharedMemory, SlotPlace};
 use crate::shadow::{Carried, FreeStack, Links, NONE};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
@@ -46,7 +46,6 @@ pub struct Allocator<'c> {
     /// The first word of a fresh event: cbStruct.
     pub(crate) header: u64,
     pub(crate) buffer_size: usize,
-    carried: Box<[Cell<Carried>]>,
     links: Box<[Cell<Links>]>,
     free_slots: FreeStack,
     pub(crate) free_buffers: FreeStack,
@@ -83,6 +82,9 @@ impl Shape {
     }
 }
 
+/// A slot that has come home, its place, and its word in the shadow.
+type Home<'m> = (u32, SlotPlace<'m>, &'m Cell<Carried>);
+
 impl<'c> Allocator<'c> {
     /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
     pub(crate) fn new(page: &'c SharedMemory, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
@@ -99,7 +101,6 @@ impl<'c> Allocator<'c> {
             data_place: DataPlace::of(shape.width),
             header: (shape.width.event_size() as u64) << 8,
             buffer_size: shape.buffer_size,
-            carried: (0..shape.slots).map(|_| Cell::new(Carried::NOTHING)).collect(),
             links: (0..shape.slots).map(|_| Cell::new(Links::NONE)).collect(),
             free_slots: FreeStack::full(shape.slots),
             free_buffers: FreeStack::full(shape.buffers),
@@ -140,12 +141,12 @@ impl<'c> Allocator<'c> {
     /// Takes the next completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
     #[inline]
     pub fn get_message(&self) -> Result<Message<'_>, DriverError> {
-        let (slot, shadow) = match self.free_slots.pop() {
-            Some(slot) => (slot, self.carried(slot)),
-            None => self.take_completion()?.ok_or(DriverError::NoMessage)?,
-        };
-        // All slots have a place: this is no error that happens.
-        let place = self.pool.slot(slot).ok_or(DriverError::NoMessage)?;
+        let (slot, place, shadow) = match self.free_slots.pop() {
+            // All slots have a place: this is no error that happens.
+            Some(slot) => self.pool.slot(slot).map(|(place, shadow)| (slot, place, shadow)),
+            None => self.take_completion()?,
+        }
+        .ok_or(DriverError::NoMessage)?;
         Ok(Message::new(self, place, shadow, slot))
     }
 
@@ -186,7 +187,7 @@ impl<'c> Allocator<'c> {
 
     /// Slots in the pool.
     pub fn slots(&self) -> usize {
-        self.carried.len()
+        self.pool.shadow.len()
     }
 
     /// Slots that are at home.
@@ -207,7 +208,7 @@ impl<'c> Allocator<'c> {
     /// How submissions ended so far. Looks at every slot.
     pub fn counts(&self) -> Counts {
         let ended = |status: Status| self.ended[status as usize - 1].get();
-        let in_flight = self.carried.iter().map(Cell::get).filter(|carried| carried.is_submitted());
+        let in_flight = self.pool.shadow.iter().map(Cell::get).filter(|carried| carried.is_submitted());
         Counts {
             submitted: self.ended.iter().map(Cell::get).sum::<u64>()
                 + in_flight.map(|carried| u64::from(carried.messages())).sum::<u64>(),
@@ -226,7 +227,7 @@ impl<'c> Allocator<'c> {
 
     fn reclaim_one(&self) -> Result<bool, DriverError> {
         let taken = self.take_completion()?;
-        if let Some((slot, _)) = taken {
+        if let Some((slot, ..)) = taken {
             self.free_slots.push(slot);
         }
         Ok(taken.is_some())
@@ -245,26 +246,31 @@ impl<'c> Allocator<'c> {
     /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
     /// Everything that the entry says is held against the shadow.
     #[inline]
-    fn take_completion(&self) -> Result<Option<(u32, &Cell<Carried>)>, DriverError> {
+    fn take_completion(&self) -> Result<Option<Home<'_>>, DriverError> {
         let consumed = self.consumed.get();
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);
         }
         // The first half of the entry: slot and status. The driver has no use for the rest.
-        let entry = self.completions.load(consumed);
-        let slot = entry as u32;
-        let Some(cell) = self.carried.get(slot as usize) else {
+        let [slot, ended] = self.completions.load(consumed);
+        let Some((place, cell)) = self.pool.slot(slot) else {
             return Err(DriverError::ForgedCompletion(slot));
         };
-        // As nearly all are: one message by itself, presented on time.
-        if (entry >> 32) as u32 == Status::Presented as u32 && cell.get() == Carried::MESSAGE.submitted() {
+        // As nearly all are: one message by itself, with its buffer if it has one, presented on time.
+        let carried = cell.get();
+        let alone = carried == Carried::MESSAGE.submitted();
+        if ended == Status::Presented as u32 && (alone || carried == Carried::MESSAGE.with_buffer().submitted()) {
             let presented = &self.ended[Status::Presented as usize - 1];
             presented.set(presented.get() + 1);
             cell.set(Carried::NOTHING);
             self.consumed.set(consumed.wrapping_add(1));
-            return Ok(Some((slot, cell)));
+            if !alone {
+                self.free_buffers.push(self.links(slot).replace(Links::NONE).buffer);
+            }
+        } else {
+            self.judge(slot, ended, cell)?;
         }
-        self.judge(entry, slot, cell).map(Some)
+        Ok(Some((slot, place, cell)))
     }
 
     /// Takes the completion of a slot that was posted for capture: the slot and its buffer, which are the caller's, and the entry's first half.
@@ -273,17 +279,17 @@ impl<'c> Allocator<'c> {
         if self.head.get() == consumed && !self.look_at_head()? {
             return Ok(None);
         }
-        let entry = self.completions.load(consumed);
-        let slot = entry as u32;
+        let [slot, ended_with] = self.completions.load(consumed);
         let posted = |cell: &&Cell<Carried>| cell.get().is_submitted() && cell.get().has_buffer();
-        let cell = self.carried.get(slot as usize).filter(posted).ok_or(DriverError::ForgedCompletion(slot))?;
-        let status = (entry >> 32) as u16;
+        let cell = self.pool.shadow.get(slot as usize).filter(posted).ok_or(DriverError::ForgedCompletion(slot))?;
+        let status = ended_with as u16;
         let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
             return Err(DriverError::UnknownStatus { slot, status });
         };
         ended.set(ended.get() + 1);
         cell.set(Carried::NOTHING);
         self.consumed.set(consumed.wrapping_add(1));
+        let entry = u64::from(ended_with) << 32 | u64::from(slot);
         Ok(Some((slot, self.links(slot).replace(Links::NONE).buffer, entry)))
     }
 
@@ -293,19 +299,15 @@ impl<'c> Allocator<'c> {
         self.free_slots.push(slot);
     }
 
-    /// Takes the completion `entry` of a slot, whatever it says.
-    fn judge<'a>(
-        &self,
-        entry: u64,
-        slot: u32,
-        cell: &'a Cell<Carried>,
-    ) -> Result<(u32, &'a Cell<Carried>), DriverError> {
+    /// Takes the completion of a slot, however it `ended`.
+    #[inline(never)]
+    fn judge(&self, slot: u32, ended: u32, cell: &Cell<Carried>) -> Result<(), DriverError> {
         let carried = cell.get();
         if !carried.is_submitted() {
             return Err(DriverError::ForgedCompletion(slot));
         }
         // The flags, which come after the status, only say why something was rejected.
-        let status = (entry >> 32) as u16;
+        let status = ended as u16;
         let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
             return Err(DriverError::UnknownStatus { slot, status });
         };
@@ -313,7 +315,7 @@ impl<'c> Allocator<'c> {
         cell.set(Carried::NOTHING);
         self.consumed.set(self.consumed.get().wrapping_add(1));
         self.recycle_company(slot, carried);
-        Ok((slot, cell))
+        Ok(())
     }
 
     /// Loads the head: whether it is beyond what was taken.
@@ -330,7 +332,7 @@ impl<'c> Allocator<'c> {
 
     /// Takes home what the card held when it was reset: it may not touch it any more, and publishes nothing.
     pub(crate) fn reclaim_after_reset(&self) {
-        for (slot, cell) in self.carried.iter().enumerate() {
+        for (slot, cell) in self.pool.shadow.iter().enumerate() {
             let carried = cell.get();
             if carried.is_submitted() {
                 let discarded = &self.ended[Status::Discarded as usize - 1];
@@ -346,7 +348,7 @@ impl<'c> Allocator<'c> {
     /// Recycles a slot, and what goes home with it.
     #[inline(never)]
     pub(crate) fn recycle(&self, slot: u32, carried: Carried) {
-        if let Some(cell) = self.carried.get(slot as usize) {
+        if let Some(cell) = self.pool.shadow.get(slot as usize) {
             cell.set(Carried::NOTHING);
         }
         if !carried.is_alone() {
@@ -388,7 +390,7 @@ impl<'c> Allocator<'c> {
     }
 
     pub(crate) fn carried(&self, slot: u32) -> &Cell<Carried> {
-        &self.carried[slot as usize]
+        &self.pool.shadow[slot as usize]
     }
 
     pub(crate) fn links(&self, slot: u32) -> &Cell<Links> {

@@ -3,6 +3,9 @@
 //! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a Rust
 //! reference to such memory: each access is volatile or atomic, and checked against the bounds.
 
+use crate::shadow::Carried;
+use alloc::boxed::Box;
+use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -162,11 +165,11 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// The event pool: slots of eight words.
+/// The event pool: slots of eight words, each with its word in the shadow.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) memory: DmaMemory,
-    slots: u32,
+    pub(crate) shadow: Box<[Cell<Carried>]>,
 }
 
 impl Pool {
@@ -176,23 +179,23 @@ impl Pool {
     /// The pool in memory that has room for it, else as many slots as there is room for.
     pub(crate) fn new(memory: DmaMemory, slots: u32) -> Self {
         let room = memory.memory.len() / Self::STRIDE;
-        Self { slots: slots.min(room as u32), memory }
+        Self { shadow: (0..room.min(slots as usize)).map(|_| Cell::new(Carried::NOTHING)).collect(), memory }
     }
 
-    /// A slot of the pool.
+    /// A slot of the pool, and what it carries.
     #[inline]
-    pub(crate) fn slot(&self, slot: u32) -> Option<SlotPlace<'_>> {
-        if slot >= self.slots {
-            return None;
-        }
+    pub(crate) fn slot(&self, slot: u32) -> Option<(SlotPlace<'_>, &Cell<Carried>)> {
+        let carried = self.shadow.get(slot as usize)?;
         // SAFETY: `new` has checked that all slots are inside the memory.
         let base = unsafe { self.memory.memory.base.add(slot as usize * Self::STRIDE).cast() };
-        Some(SlotPlace { base, memory: PhantomData })
+        Some((SlotPlace { base, memory: PhantomData }, carried))
     }
 
     /// Copies the start of a slot out; whether it was there.
     pub(crate) fn read(&self, slot: u32, bytes: &mut [u8]) -> bool {
-        slot < self.slots && bytes.len() <= Self::STRIDE && self.memory.memory.read(slot as usize * Self::STRIDE, bytes)
+        (slot as usize) < self.shadow.len()
+            && bytes.len() <= Self::STRIDE
+            && self.memory.memory.read(slot as usize * Self::STRIDE, bytes)
     }
 
     /// The device's address of a slot.
@@ -275,12 +278,13 @@ impl<const ENTRY: usize> Ring<ENTRY> {
         unsafe { self.memory.memory.base.as_ptr().add((index & self.mask) as usize * ENTRY) }
     }
 
-    /// Reads the first eight bytes of an entry, by its free-running index.
+    /// Reads the first two words of an entry, by its free-running index.
     #[inline]
-    pub(crate) fn load(&self, index: u32) -> u64 {
-        const { assert!(ENTRY.is_multiple_of(8)) };
-        // SAFETY: inside by `place`, and aligned, since entries are multiples of eight bytes; volatile, because the device may write at any time.
-        u64::from_le(unsafe { self.place(index).cast::<u64>().read_volatile() })
+    pub(crate) fn load(&self, index: u32) -> [u32; 2] {
+        const { assert!(ENTRY >= 8) };
+        let place = self.place(index).cast::<u32>();
+        // SAFETY: inside by `place`, and aligned; volatile, because the device may write at any time.
+        [0, 1].map(|word| u32::from_le(unsafe { place.add(word).read_volatile() }))
     }
 
     /// Writes the first four bytes of an entry, by its free-running index.

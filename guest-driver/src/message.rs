@@ -15,6 +15,8 @@ use dmus_interface::time::RefTime;
 mod view;
 
 /// An event of the pool, owned by the application. Dropping it recycles it.
+// In this order, because compilers join two halves of a word that lie together, and pay for it with every message.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Message<'a> {
     allocator: &'a Allocator<'a>,
@@ -22,10 +24,9 @@ pub struct Message<'a> {
     /// Its word in the shadow, which has what it carries only once the handle is gone.
     shadow: &'a Cell<Carried>,
     slot: u32,
+    /// The first word of the event but for cbStruct; stored when the handle is given up.
+    header: u64,
     carried: Carried,
-    event_bytes: u16,
-    channel_group: u16,
-    flags: u16,
 }
 
 /// Words of the event that are the same in both widths; after them pNextEvt and uData fill two words, or one.
@@ -57,16 +58,7 @@ impl<'a> Message<'a> {
         place.store::<{ word::BYTE_POSITION }>(0);
         place.store::<{ word::NEXT }>(0);
         place.store::<{ word::DATA }>(0);
-        let message = Self {
-            allocator,
-            place,
-            shadow,
-            slot,
-            carried: Carried::MESSAGE,
-            event_bytes: 0,
-            channel_group: 0,
-            flags: 0,
-        };
+        let message = Self { allocator, place, shadow, slot, carried: Carried::MESSAGE, header: 0 };
         message.store_header();
         message
     }
@@ -90,13 +82,12 @@ impl<'a> Message<'a> {
     /// Sets the group of 16 channels that the message is for.
     #[inline]
     pub fn set_channel_group(&mut self, group: u16) {
-        self.channel_group = group;
-        self.store_header();
+        self.header = self.header & !(0xFFFF << header::CHANNEL_GROUP) | u64::from(group) << header::CHANNEL_GROUP;
     }
 
     /// Says that the SysEx message goes on in the next submission.
     pub fn set_incomplete(&mut self) {
-        if self.flags & INCOMPLETE == 0 {
+        if self.flags() & INCOMPLETE == 0 {
             // The message counts with its last fragment.
             self.carried = self.carried.with_messages(self.carried.messages().saturating_sub(1));
             self.set_flag(INCOMPLETE);
@@ -164,8 +155,8 @@ impl<'a> Message<'a> {
         }
         let iova = allocator.pool.iova(appended);
         match (allocator.pool.slot(last), allocator.width) {
-            (Some(place), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
-            (Some(place), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
+            (Some((place, _)), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
+            (Some((place, _)), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
             (None, _) => {}
         }
         let end = allocator.tail_of(appended);
@@ -195,13 +186,19 @@ impl<'a> Message<'a> {
     /// cbEvent: bytes of data.
     #[inline]
     pub fn event_bytes(&self) -> u16 {
-        self.event_bytes
+        (self.header >> header::EVENT_BYTES) as u16
+    }
+
+    #[inline]
+    fn flags(&self) -> u16 {
+        (self.header >> header::FLAGS) as u16
     }
 
     /// Gives up the handle without recycling: the shadow has what it carried.
     #[inline]
     fn into_shadow(self) -> u32 {
         let slot = self.slot;
+        self.store_header();
         self.shadow.set(self.carried);
         mem::forget(self);
         slot
@@ -221,6 +218,7 @@ impl<'a> Message<'a> {
     #[inline]
     pub(crate) fn submit(self) {
         let message = mem::ManuallyDrop::new(self);
+        message.store_header();
         message.shadow.set(message.carried.submitted());
         message.allocator.submit(message.slot);
     }
@@ -240,30 +238,25 @@ impl<'a> Message<'a> {
     /// Data once set stays: replacing a pointer would lose what it leads to.
     #[inline]
     fn expect_empty(&self) -> Result<(), DriverError> {
-        match self.event_bytes() == 0 && self.flags & PACKAGE == 0 {
+        match self.event_bytes() == 0 && self.flags() & PACKAGE == 0 {
             true => Ok(()),
             false => Err(DriverError::Misuse("it carries data already")),
         }
     }
 
     fn set_flag(&mut self, flag: u16) {
-        self.flags |= flag;
-        self.store_header();
+        self.header |= u64::from(flag) << header::FLAGS;
     }
 
+    /// Sets cbEvent of an event that has no data yet.
     #[inline]
     fn set_event_bytes(&mut self, len: usize) {
-        self.event_bytes = len as u16;
-        self.store_header();
+        self.header |= u64::from(len as u16) << header::EVENT_BYTES;
     }
 
     #[inline]
     fn store_header(&self) {
-        let header = self.allocator.header
-            | u64::from(self.event_bytes) << header::EVENT_BYTES
-            | u64::from(self.channel_group) << header::CHANNEL_GROUP
-            | u64::from(self.flags) << header::FLAGS;
-        self.place.store::<{ word::HEADER }>(header);
+        self.place.store::<{ word::HEADER }>(self.allocator.header | self.header);
     }
 
     /// Stores uData.
@@ -286,8 +279,14 @@ fn short_word(bytes: &[u8]) -> u64 {
     match *bytes {
         [a, b, c] => u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16,
         [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        _ => bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        _ => other_word(bytes),
     }
+}
+
+/// [`short_word`] of a length that is not that of nearly all messages.
+#[inline(never)]
+fn other_word(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 impl Drop for Message<'_> {

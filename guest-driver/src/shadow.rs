@@ -45,7 +45,7 @@ impl Carried {
         self.0 & Self::SUBMITTED != 0
     }
 
-    pub(crate) fn with_buffer(self) -> Self {
+    pub(crate) const fn with_buffer(self) -> Self {
         Self(self.0 | Self::BUFFER)
     }
 

@@ -1,6 +1,6 @@
 //! What the card's engine plays, held against FluidSynth with the same SoundFont, note by note; and a SoundFont against itself as DLS.
 //!
-//! Fed by `qemu-scripts/peers`: TimGM6mb and FluidSynth, which runs as a program.
+//! Fed by `qemu-scripts/peers`: TimGM6mb, FluidR3 and FluidSynth, which runs as a program.
 
 use anyhow::{Context, ensure};
 use dmus_card::bank::Bank;
@@ -21,27 +21,49 @@ const TICKS: (u32, u32) = (154, 38);
 /// Seconds of a note that are compared: past the attack, before the release.
 const HEARD: (f64, f64) = (0.05, 0.75);
 
-/// A program and a key.
-type Note = (u8, u8);
+/// One that is compared.
+#[derive(Clone, Copy)]
+struct Note {
+    /// `None`: on the percussion channel.
+    program: Option<u8>,
+    key: u8,
+    velocity: u8,
+}
 
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.program {
+            Some(program) => write!(f, "program {program} key {}", self.key)?,
+            None => write!(f, "drum {}", self.key)?,
+        }
+        write!(f, " velocity {}", self.velocity)
+    }
+}
+
+/// All programs, some of them at other velocities too, and the percussion of General MIDI.
 fn notes() -> Vec<Note> {
-    (0..128).flat_map(|program| KEYS.map(|key| (program, key))).collect()
+    let note = |program: u8, key, velocity| Note { program: Some(program), key, velocity };
+    let programs = (0..128).flat_map(|program| KEYS.map(|key| note(program, key, 100)));
+    let velocities = (0..128).step_by(5).flat_map(|program| [30, 64, 127].map(|velocity| note(program, 60, velocity)));
+    let drums = (35..=81).map(|key| Note { program: None, key, velocity: 100 });
+    programs.chain(velocities).chain(drums).collect()
 }
 
 /// All notes, one a second, dry.
 fn song() -> Vec<u8> {
-    let dry = [91, 93].map(|send| (0, vec![0xB0, send, 0]));
-    let play = notes().into_iter().flat_map(|(program, key)| {
+    let dry = [0, 9].into_iter().flat_map(|channel| [91, 93].map(|send| (0, vec![0xB0 | channel, send, 0])));
+    let play = notes().into_iter().flat_map(|Note { program, key, velocity }| {
         let (on, off) = TICKS;
+        let channel = if program.is_some() { 0 } else { 9 };
         [
-            (0, vec![0xC0, program]),
-            (0, vec![0x90, key, 100]),
-            (on, vec![0x80, key, 0]),
-            (0, vec![0xB0, 120, 0]),
-            (off, vec![0xB0, 123, 0]),
+            (0, vec![0xC0 | channel, program.unwrap_or(0)]),
+            (0, vec![0x90 | channel, key, velocity]),
+            (on, vec![0x80 | channel, key, 0]),
+            (0, vec![0xB0 | channel, 120, 0]),
+            (off, vec![0xB0 | channel, 123, 0]),
         ]
     });
-    songs::file(dry.into_iter().chain(play))
+    songs::file(dry.chain(play))
 }
 
 /// Left and right of some audio.
@@ -148,31 +170,34 @@ fn strongest(signal: &[f32], key: u8) -> f64 {
     harmonics.max_by(|a, b| strength(*a).total_cmp(&strength(*b))).unwrap_or(fundamental)
 }
 
-fn soundfont() -> anyhow::Result<PathBuf> {
-    let done = run(script("peers").arg("--bank"))?;
+fn soundfont(name: &str) -> anyhow::Result<PathBuf> {
+    let done = run(script("peers").args(["--bank", name]))?;
     ensure!(done.status.success(), "{}", said(&done));
     Ok(PathBuf::from(String::from_utf8(done.stdout)?.trim()))
 }
 
-#[test]
-fn programs_have_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
-    let path = soundfont()?;
+/// Plays all notes in both engines and compares them.
+fn compare(name: &str) -> anyhow::Result<()> {
+    let path = soundfont(name)?;
     let song = song();
     let collection = Collection::read(&std::fs::read(&path)?)?;
     let (ours, theirs) = (ours(&collection, &song)?, fluidsynth(&path, &song)?);
     let mut levels = vec![];
     let mut pitches = vec![];
     let mut wandering = vec![];
-    for (index, (program, key)) in notes().into_iter().enumerate() {
+    for (index, note) in notes().into_iter().enumerate() {
         let (our, their) = (part(&ours, index)?, part(&theirs, index)?);
         if level(their) < -80.0 && level(our) < -80.0 {
             continue;
         }
-        levels.push(((program, key), level(our) - level(their)));
-        let hertz = strongest(their[0], key);
+        levels.push((note, level(our) - level(their)));
+        if note.program.is_none() {
+            continue;
+        }
+        let hertz = strongest(their[0], note.key);
         match drift(our[0], their[0], hertz) {
-            Some(cents) => pitches.push(((program, key), cents)),
-            None => wandering.push(format!("program {program} key {key}")),
+            Some(cents) => pitches.push((note, cents)),
+            None => wandering.push(note.to_string()),
         }
     }
     // The two engines have different full levels.
@@ -180,29 +205,39 @@ fn programs_have_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
     sorted.sort_by(f64::total_cmp);
     let median = sorted[sorted.len() / 2];
     levels.iter_mut().for_each(|(_, level)| *level -= median);
-    println!("{} notes beat or are noise: {}", wandering.len(), wandering.join("; "));
+    println!("{name}: {} notes beat or are noise: {}", wandering.len(), wandering.join("; "));
     ensure!(wandering.len() * 8 <= levels.len(), "{} notes cannot be compared in pitch", wandering.len());
     for (what, found) in [("dB", levels), ("cents", pitches)] {
         let far: Vec<String> = found
             .iter()
             .filter(|(_, off)| off.abs() > 1.0 || off.is_nan())
-            .map(|((program, key), off)| format!("program {program} key {key}: {off:+.1}"))
+            .map(|(note, off)| format!("{note}: {off:+.1}"))
             .collect();
-        println!("{} of {} notes are more than 1 {what} off: {}", far.len(), found.len(), far.join("; "));
+        println!("{name}: {} of {} notes are more than 1 {what} off: {}", far.len(), found.len(), far.join("; "));
         ensure!(far.len() * 20 <= found.len(), "{} of {} notes are more than 1 {what} off", far.len(), found.len());
     }
     Ok(())
 }
 
 #[test]
+fn timgm6mb_has_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
+    compare("tim")
+}
+
+#[test]
+fn fluidr3_has_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
+    compare("fluid")
+}
+
+#[test]
 fn a_soundfont_sounds_the_same_as_dls() -> anyhow::Result<()> {
-    let collection = Collection::read(&std::fs::read(soundfont()?)?)?;
+    let collection = Collection::read(&std::fs::read(soundfont("tim")?)?)?;
     let as_dls = Collection::read(&collection.to_dls()?)?;
     let song = song();
     let (one, other) = (ours(&collection, &song)?, ours(&as_dls, &song)?);
-    for (index, (program, key)) in notes().into_iter().enumerate() {
+    for (index, note) in notes().into_iter().enumerate() {
         let off = level(part(&one, index)?) - level(part(&other, index)?);
-        ensure!(off.abs() < 0.5, "program {program} key {key}: {off:+.2} dB");
+        ensure!(off.abs() < 0.5, "{note}: {off:+.2} dB");
     }
     Ok(())
 }

@@ -268,13 +268,20 @@ fn all_data(data: &[u8]) -> bool {
     let Some(last) = data.last_chunk::<STEP>() else {
         return data.iter().fold(0, |all, byte| all | byte) < 0x80;
     };
-    let mut all = *last;
+    let words = |step: &[u8; STEP]| -> [u64; STEP / 8] {
+        let mut words = [0; STEP / 8];
+        for (word, bytes) in words.iter_mut().zip(step.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        words
+    };
+    let mut all = words(last);
     for step in data.as_chunks::<STEP>().0 {
-        for (all, byte) in all.iter_mut().zip(step) {
-            *all |= byte;
+        for (all, word) in all.iter_mut().zip(words(step)) {
+            *all |= word;
         }
     }
-    all.iter().fold(0, |all, byte| all | byte) < 0x80
+    all.iter().fold(0, |all, word| all | word) & 0x8080_8080_8080_8080 == 0
 }
 
 /// [`is_message`] of the lowest `len` bytes of a little-endian word, without a loop: inline data.

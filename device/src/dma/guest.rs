@@ -238,7 +238,7 @@ mod tests {
         let view = memory.view(&windows).expect("a view");
         let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
         memory.write(0x10C0, words.as_flattened()).expect("an event");
-        assert_eq!((view.event(3), view.event(4), view.slots()), (Some([1, 2, 4, 5]), None, 4));
+        assert_eq!((view.event(3), view.event(4), view.slots), (Some([1, 2, 4, 5]), None, 4));
         memory.write(0x110C, &7u32.to_le_bytes()).expect("an entry");
         assert_eq!((view.submission(3), view.submission(7), view.submission(4)), (7, 7, 0));
         view.complete(5, [8, 9]);

@@ -4,7 +4,7 @@
 
 use super::copy;
 use super::guest::GuestMemory;
-use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 use std::marker::PhantomData;
 
 /// Where the parts of a stream are in guest memory.
@@ -67,17 +67,61 @@ impl Windows {
 /// The parts of a stream in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamMemory<'m> {
-    places: Places,
+    places: &'m Places,
+    /// Slots in the pool.
+    pub(crate) slots: u32,
     memory: PhantomData<&'m GuestMemory>,
 }
 
-impl StreamMemory<'_> {
-    /// Slots in the pool.
-    #[inline]
-    pub(crate) fn slots(&self) -> u32 {
-        self.places.slots
-    }
+/// Entries of the submission ring that come one after the other, each with the entry of the completion ring that is its own if all before it
+/// are completed.
+#[derive(Debug)]
+pub(crate) struct Run<'m> {
+    submission: *const u32,
+    completion: *mut u32,
+    left: usize,
+    memory: PhantomData<&'m GuestMemory>,
+}
 
+/// A place in the completion ring.
+#[derive(Debug)]
+pub(crate) struct CompletionPlace<'m> {
+    place: *mut u32,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl<'m> Iterator for Run<'m> {
+    type Item = (u32, CompletionPlace<'m>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let (submission, place) = (self.submission, self.completion);
+        // SAFETY: `StreamMemory::run` has counted the entries that are left; one on is at most the end of the rings.
+        (self.submission, self.completion) = unsafe { (submission.add(1), place.add(COMPLETION_SIZE / 4)) };
+        self.left -= 1;
+        // SAFETY: the same; volatile, because the guest may write at any time.
+        let slot = u32::from_le(unsafe { submission.read_volatile() });
+        Some((slot, CompletionPlace { place, memory: PhantomData }))
+    }
+}
+
+impl CompletionPlace<'_> {
+    /// Writes the entry.
+    #[inline]
+    pub(crate) fn write(self, slot: u32, status: Status, time: i64) {
+        // SAFETY: an entry of the completion ring, as its run has counted; aligned, and its map is writable.
+        unsafe {
+            self.place.write_volatile(slot.to_le());
+            self.place.add(1).write_volatile(u32::from(status as u16).to_le());
+            self.place.add(2).cast::<i64>().write_volatile(time.to_le());
+        }
+    }
+}
+
+impl<'m> StreamMemory<'m> {
     /// The slot number in a submission ring entry, by its free-running index.
     #[inline]
     pub(crate) fn submission(&self, index: u32) -> u32 {
@@ -87,10 +131,27 @@ impl StreamMemory<'_> {
         u32::from_le(unsafe { self.places.submissions.add(entry).read_volatile() })
     }
 
+    /// As many entries as come before either ring wraps, `count` at most, by the free-running indices of the first ones.
+    #[inline]
+    pub(crate) fn run(&self, submission: u32, completion: u32, count: u32) -> Run<'m> {
+        let Places { submission_mask, completion_mask, .. } = *self.places;
+        let (first, to) = (submission & submission_mask, completion & completion_mask);
+        let left = count.min(submission_mask - first + 1).min(completion_mask - to + 1);
+        // SAFETY: as in `submission`: `left` entries from these are in the rings.
+        unsafe {
+            Run {
+                submission: self.places.submissions.add(first as usize),
+                completion: self.places.completions.add(to as usize * 2).cast(),
+                left: left as usize,
+                memory: PhantomData,
+            }
+        }
+    }
+
     /// The words of a slot, once, but for the byte position, which nothing depends on.
     #[inline]
     pub(crate) fn event(&self, slot: u32) -> Option<[u64; 4]> {
-        if slot >= self.places.slots {
+        if slot >= self.slots {
             return None;
         }
         // SAFETY: as in `submission`; a slot has at least eight words.
@@ -126,9 +187,9 @@ impl GuestMemory {
     /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
     /// accessible in one piece.
     #[inline]
-    pub(crate) fn view(&self, windows: &Windows) -> Option<StreamMemory<'_>> {
-        let places = windows.places.filter(|_| windows.generation == self.generation)?;
-        Some(StreamMemory { places, memory: PhantomData })
+    pub(crate) fn view<'m>(&'m self, windows: &'m Windows) -> Option<StreamMemory<'m>> {
+        let places = windows.places.as_ref().filter(|_| windows.generation == self.generation)?;
+        Some(StreamMemory { places, slots: places.slots, memory: PhantomData })
     }
 
     /// Whether the maps, or the right to use them, have changed since.

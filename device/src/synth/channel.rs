@@ -12,15 +12,32 @@ const PERCUSSION: usize = 9;
 /// DMUS_STANDARD_VOICE_PRIORITY.
 const STANDARD_PRIORITY: u32 = 0x8000_0000;
 const NO_RPN: (u8, u8) = (127, 127);
+/// The longest glide, seconds: what portamento time 127 asks for.
+const LONGEST_GLIDE: f32 = 2.0;
+/// What the soft pedal leaves of the level: 3 dB less.
+const SOFTLY: f32 = 0.707_946;
+
+/// From which pitch a note glides to its own, and how fast.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Glide {
+    /// Cents above its own.
+    pub(crate) cents: f32,
+    /// Seconds.
+    pub(crate) time: f32,
+}
 
 mod cc {
     pub(super) const BANK: usize = 0;
+    pub(super) const PORTAMENTO_TIME: usize = 5;
     pub(super) const VOLUME: usize = 7;
     pub(super) const PAN: usize = 10;
     pub(super) const EXPRESSION: usize = 11;
     pub(super) const BANK_LOW: usize = 32;
     pub(super) const SUSTAIN: usize = 64;
+    pub(super) const PORTAMENTO: usize = 65;
     pub(super) const SOSTENUTO: usize = 66;
+    pub(super) const SOFT: usize = 67;
+    pub(super) const PORTAMENTO_FROM: u8 = 84;
     pub(super) const REVERB: usize = 91;
 }
 
@@ -49,6 +66,13 @@ pub(crate) struct Channel {
     fine_tune: u16,
     /// Semitones, 64 is +-0.
     coarse_tune: u8,
+    /// Cents of each key of the octave, from C on.
+    scale: [i8; 12],
+    last_key: Option<u8>,
+    /// Controller 84: where the next note glides from.
+    glide_from: Option<u8>,
+    /// Of the latest note.
+    pub(crate) glide: Glide,
 }
 
 impl Channel {
@@ -79,6 +103,10 @@ impl Channel {
             bend_range: (2, 0),
             fine_tune: 8192,
             coarse_tune: 64,
+            scale: [0; 12],
+            last_key: None,
+            glide_from: None,
+            glide: Glide::default(),
         }
     }
 
@@ -100,9 +128,36 @@ impl Channel {
             98 | 99 => self.rpn = NO_RPN,
             100 => self.rpn.1 = value,
             101 => self.rpn.0 = value,
+            cc::PORTAMENTO_FROM => self.glide_from = Some(value),
             _ => {}
         }
         self.version += 1;
+    }
+
+    /// A note begins: works out where it glides from. Percussion does not glide.
+    pub(crate) fn begin_note(&mut self, key: u8) {
+        let before = self.last_key.replace(key).filter(|_| self.controllers[cc::PORTAMENTO] >= 64);
+        let part = f32::from(self.controllers[cc::PORTAMENTO_TIME]) / 127.0;
+        self.glide = match self.glide_from.take().or(before) {
+            Some(from) if !self.drum && part > 0.0 => {
+                Glide { cents: 100.0 * (f32::from(from) - f32::from(key)), time: LONGEST_GLIDE * part * part }
+            }
+            _ => Glide::default(),
+        };
+    }
+
+    /// What the soft pedal leaves of the level of a note that begins.
+    pub(crate) fn softness(&self) -> f32 {
+        if self.controllers[cc::SOFT] >= 64 { SOFTLY } else { 1.0 }
+    }
+
+    pub(crate) fn set_scale(&mut self, cents: [i8; 12]) {
+        self.scale = cents;
+    }
+
+    /// What the tuning of the scale adds to a key, cents.
+    pub(crate) fn scale(&self, key: u8) -> f32 {
+        if self.drum { 0.0 } else { f32::from(self.scale[usize::from(key % 12)]) }
     }
 
     fn enter_data(&mut self, value: u8, high: bool) {
@@ -153,7 +208,7 @@ impl Channel {
     pub(crate) fn reset_controllers(&mut self) {
         for (number, value) in self.controllers.iter_mut().enumerate() {
             match number {
-                cc::BANK | cc::VOLUME | cc::PAN | cc::BANK_LOW | 70..=79 | 91..=95 => {}
+                cc::BANK | cc::PORTAMENTO_TIME | cc::VOLUME | cc::PAN | cc::BANK_LOW | 70..=79 | 91..=95 => {}
                 cc::EXPRESSION => *value = 127,
                 _ => *value = 0,
             }

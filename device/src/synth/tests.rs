@@ -183,6 +183,104 @@ fn master_volume_and_system_on() {
 }
 
 #[test]
+fn master_and_octave_tuning_reach_what_sounds_but_coarse_tuning_no_drum() {
+    let off = |status: u8, key: u8, exclusive: &[u8], expected: f64| {
+        let mut s = sine();
+        send(&mut s, &[[status, key, 127]]);
+        s.message(0, exclusive);
+        render(&mut s, 480);
+        cents_off(&render(&mut s, 48_000).0, key_hz(f64::from(key) + expected / 100.0))
+    };
+    let mut octave = [0xf0, 0x7e, 0x7f, 8, 8, 0, 0, 1, 64, 64, 64, 64, 64, 64, 64, 64, 64, 94, 64, 64, 0xf7];
+    let cases = [
+        (0x90, 69, &[0xf0, 0x7f, 0x7f, 4, 3, 0, 96, 0xf7][..], 50.0),
+        (0x99, 69, &[0xf0, 0x7f, 0x7f, 4, 3, 0, 32, 0xf7], -50.0),
+        (0x90, 69, &[0xf0, 0x7f, 0x7f, 4, 4, 0, 66, 0xf7], 200.0),
+        (0x99, 69, &[0xf0, 0x7f, 0x7f, 4, 4, 0, 66, 0xf7], 0.0),
+        (0x90, 69, &octave.clone(), 30.0),
+        (0x90, 81, &octave.clone(), 30.0),
+        (0x90, 70, &octave.clone(), 0.0),
+        (0x91, 69, &octave.clone(), 0.0),
+    ];
+    for (status, key, exclusive, expected) in cases {
+        let off = off(status, key, exclusive, expected);
+        assert!(off.abs() < 0.2, "{status:x} {key} {exclusive:x?}: {off} from {expected}");
+    }
+    // Channel 16 has the highest bit, and a message that is cut short tunes nothing.
+    octave[5..8].copy_from_slice(&[2, 0, 0]);
+    assert!(off(0x9f, 69, &octave, 30.0).abs() < 0.2);
+    assert!(off(0x9f, 69, &[&octave[..18], &[0xf7]].concat(), 0.0).abs() < 0.2);
+}
+
+/// Frequency of a tone whose pitch moves, from its first upward crossing of zero to its last one.
+fn crossings(samples: &[f32]) -> f64 {
+    let up = |(t, pair): (usize, &[f32])| {
+        (pair[0] < 0.0 && pair[1] >= 0.0).then(|| t as f64 + f64::from(pair[0] / (pair[0] - pair[1])))
+    };
+    let all: Vec<f64> = samples.windows(2).enumerate().filter_map(up).collect();
+    (all.len() - 1) as f64 / (all[all.len() - 1] - all[0]) * f64::from(RATE)
+}
+
+#[test]
+fn portamento_glides_in_its_time_from_the_note_before_or_from_a_key() {
+    // Time 64 is half a second, nearly.
+    let time = 2.0 * (64.0f64 / 127.0).powi(2);
+    let glides = |setup: &[[u8; 3]]| {
+        let mut s = sine();
+        send(&mut s, &[[0xb0, 5, 64]]);
+        send(&mut s, setup);
+        send(&mut s, &[[0x90, 69, 127]]);
+        let (left, _) = render(&mut s, 48_000);
+        let off = |at: f64| {
+            let middle = (at * f64::from(RATE)) as usize;
+            1200.0 * libm::log2(crossings(&left[middle - 960..middle + 960]) / 440.0)
+        };
+        [0.02, time / 2.0, time + 0.1].map(off)
+    };
+    let on = [0xb0, 65, 127];
+    let [start, half, end] = glides(&[on, [0x90, 57, 1], [0x80, 57, 0], [0xb0, 120, 0]]);
+    assert!((start + 1200.0 * (1.0 - 0.02 / time)).abs() < 12.0 && (half + 600.0).abs() < 12.0, "{start} {half}");
+    assert!(end.abs() < 0.5, "{end}");
+    // Controller 84 says where from, whatever the switch, and for one note.
+    let [start, half, end] = glides(&[[0xb0, 84, 81]]);
+    assert!((start - 1200.0 * (1.0 - 0.02 / time)).abs() < 12.0 && (half - 600.0).abs() < 12.0, "{start} {half}");
+    assert!(end.abs() < 0.5, "{end}");
+    for still in [&[on][..], &[[0x90, 57, 1], [0xb0, 120, 0]], &[on, [0x90, 57, 1], [0xb0, 120, 0], [0xb0, 5, 0]]] {
+        let [start, ..] = glides(still);
+        assert!(start.abs() < 12.0, "{still:x?}: {start}");
+    }
+}
+
+#[test]
+fn the_soft_pedal_softens_what_begins_under_it() {
+    let level = |before: u8, after: u8| {
+        let mut s = sine();
+        send(&mut s, &[[0xb0, 67, before], [0x90, 69, 127], [0xb0, 67, after]]);
+        db(peak(&render(&mut s, 9600).0[4800..]))
+    };
+    assert!((level(0, 0) - level(127, 127) - 3.0).abs() < 0.05);
+    assert_eq!(level(0, 127), level(0, 0));
+}
+
+#[test]
+fn vibrato_is_deepened_and_delayed_by_its_controllers() {
+    let swing = |setup: &[[u8; 3]], from: usize| {
+        let mut s = sine();
+        send(&mut s, setup);
+        send(&mut s, &[[0x90, 69, 127]]);
+        let (left, _) = render(&mut s, 96_000);
+        let pieces = left[from..].chunks_exact(1200).map(|piece| cents_off(piece, 440.0));
+        pieces.fold(0.0, |most: f64, cents| most.max(cents.abs()))
+    };
+    assert!(swing(&[], 48_000) < 1.0);
+    let full = swing(&[[0xb0, 77, 127]], 48_000);
+    assert!((full - 49.0).abs() < 8.0, "{full} cents");
+    // The modulation wheel's vibrato can be taken back.
+    let (wheel, less) = (swing(&[[0xb0, 1, 127]], 48_000), swing(&[[0xb0, 1, 127], [0xb0, 77, 32]], 48_000));
+    assert!(less < 0.7 * wheel, "{less} of {wheel} cents");
+}
+
+#[test]
 fn attack_decay_and_release_take_their_time() {
     let mut s = shaped(Envelope { attack: 0.5, decay: 2.0, sustain: 12.0, release: 1.0, ..Envelope::GATE });
     send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0], [0x90, 69, 127]]);

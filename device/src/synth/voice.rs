@@ -20,6 +20,8 @@ const FADE_TICKS: u16 = 4;
 const SHUTDOWN_LIMIT: f32 = 0.1;
 /// Part of the whole by which a control may miss its goal.
 const CLOSE: f32 = 1e-5;
+/// Of the drivers, the vibrato oscillator.
+const VIBRATO: usize = 1;
 /// Highest cutoff as a part of the sample rate.
 const CUTOFF_LIMIT: f32 = 0.45;
 /// Where levels end that blocks can ask for, 0.1 dB.
@@ -80,6 +82,9 @@ pub(crate) struct Voice {
     unity_step: f64,
     /// Fine tuning less the unity note, cents.
     cents: f32,
+    /// What is left of a glide, cents, and what each tick takes off it.
+    glide: f32,
+    glide_step: f32,
     fade: u16,
     fade_ticks: u16,
     shutdown_ticks: u16,
@@ -102,6 +107,8 @@ pub(crate) struct Context<'a> {
     pub(crate) channel: &'a Channel,
     /// Gain of its channel group.
     pub(crate) master: f32,
+    /// What the tuning of its channel group adds to the channel, cents.
+    pub(crate) tuning: f32,
     /// Output samples per second.
     pub(crate) rate: f32,
 }
@@ -157,6 +164,8 @@ impl Voice {
         gain: 0.0,
         unity_step: 0.0,
         cents: 0.0,
+        glide: 0.0,
+        glide_step: 0.0,
         fade: 0,
         fade_ticks: 1,
         shutdown_ticks: 1,
@@ -180,6 +189,7 @@ impl Voice {
     ) {
         let patch = context.bank.patch(region.patch);
         let sound = context.bank.sound(region.sound);
+        let glide = context.channel.glide;
         *self = Self {
             state: State::Held,
             key,
@@ -191,9 +201,11 @@ impl Voice {
             speaker: region.speaker,
             drivers: patch.drivers(),
             intricate: patch.has_others(),
-            gain: region.gain * HEADROOM,
+            gain: region.gain * context.channel.softness() * HEADROOM,
             unity_step: f64::from(sound.rate) / f64::from(context.rate) * (1u64 << 32) as f64,
             cents: region.cents,
+            glide: glide.cents,
+            glide_step: glide.cents / (glide.time * context.rate / PERIOD as f32).max(1.0),
             filtered: patch.filters(),
             ..Self::IDLE
         };
@@ -237,17 +249,17 @@ impl Voice {
         if self.drivers & 8 != 0 {
             self.modulation = Envelope::start(&times(patch::ENVELOPES + 6));
         }
-        let oscillator = |first, faster| {
+        let oscillator = |first, faster, later| {
             let cents = clean(at(first) + faster, -16_000.0, 12_000.0) - 6900.0;
-            Oscillator::start(440.0 * libm::exp2f(cents / 1200.0), samples(first + 1), context.rate)
+            Oscillator::start(440.0 * libm::exp2f(cents / 1200.0), samples(first + 1) * later, context.rate)
         };
         if self.drivers & 1 != 0 {
-            self.oscillators[0] = oscillator(patch::OSCILLATORS, 0.0);
+            self.oscillators[0] = oscillator(patch::OSCILLATORS, 0.0, 1.0);
         }
         if self.drivers & 2 != 0 {
-            // Controller 76: an octave up or down.
+            // Controller 76: an octave up or down. 78: as the times above.
             let faster = context.channel.offset(76) * (1200.0 / 64.0);
-            self.oscillators[1] = oscillator(patch::OSCILLATORS + 2, faster);
+            self.oscillators[1] = oscillator(patch::OSCILLATORS + 2, faster, longer(78));
         }
         let shutdown = samples(patch::SHUTDOWN).min(SHUTDOWN_LIMIT * context.rate);
         self.shutdown_ticks = ((shutdown / PERIOD as f32 + 0.5) as u16).max(1);
@@ -268,6 +280,12 @@ impl Voice {
             // Controllers 71 and 74 of General MIDI 2.
             self.sums.steady[patch::RESONANCE] += context.channel.offset(71) * 2.0;
             self.sums.steady[patch::CUTOFF] += context.channel.offset(74) * 75.0;
+        }
+        // Controller 77: half a semitone more vibrato, or less, but never turned over.
+        let vibrato = &mut self.sums.depth[patch::PITCH][VIBRATO];
+        let deeper = *vibrato + context.channel.offset(77) * (50.0 / 64.0);
+        if context.channel.offset(77) != 0.0 {
+            *vibrato = deeper.max(vibrato.min(0.0));
         }
         let moves = |driver: usize| self.intricate || self.sums.depth.iter().any(|depth| depth[driver] != 0.0);
         self.moving = (0..DRIVERS).fold(0, |bits, driver| bits | u8::from(moves(driver)) << driver);
@@ -325,6 +343,14 @@ impl Voice {
             return;
         }
         self.advance(PERIOD as f32);
+        if self.glide != 0.0 {
+            let before = self.glide;
+            self.glide -= self.glide_step;
+            // Past the note's own pitch, or there but for rounding.
+            if self.glide * before <= 0.0 {
+                self.glide = 0.0;
+            }
+        }
         if self.version != context.channel.version {
             self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
         }
@@ -364,12 +390,13 @@ impl Voice {
     /// Sets pitch and filter of the lane, when they change.
     fn steer(&mut self, context: &Context<'_>, drivers: &[f32; DRIVERS], group: &mut Group, lane: usize) {
         let steady = &self.sums.steady;
-        let (mut cents, mut cutoff) = (self.cents + steady[patch::PITCH], steady[patch::CUTOFF]);
+        let own = self.cents + (self.glide + context.tuning + context.channel.scale(self.key));
+        let (mut cents, mut cutoff) = (own + steady[patch::PITCH], steady[patch::CUTOFF]);
         if self.moving != 0 {
             if self.intricate {
                 let patch = context.bank.patch(context.bank.region(self.region).patch);
                 let sums = patch.moved(steady, &self.seen(patch, context, *drivers));
-                (cents, cutoff) = (self.cents + sums[patch::PITCH], sums[patch::CUTOFF]);
+                (cents, cutoff) = (own + sums[patch::PITCH], sums[patch::CUTOFF]);
             }
             cents += self.driven(patch::PITCH, drivers);
             cutoff += self.driven(patch::CUTOFF, drivers);

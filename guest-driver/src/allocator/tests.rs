@@ -84,27 +84,29 @@ fn events_are_written_as_the_data_sheet_lays_them_out() {
         short.set_byte_position(99);
         short.set_channel_group(5);
         short.set_data(&[0x90, 1, 2]).expect("data");
-        let event = decode(short.slot());
-        assert_eq!((event.event_bytes, event.channel_group, event.flags), (3, 5, 0));
-        assert_eq!((event.time, event.byte_position, event.next), (0x1234_5678_9ABC, 99, 0));
-        assert!(matches!(event.data, Data::Inline([0x90, 1, 2, ..])));
-
         let mut long = allocator.get_message().expect("a message");
         long.set_data(&[7; 9]).expect("data");
         long.set_incomplete();
-        let event = decode(long.slot());
-        assert_eq!((event.event_bytes, event.flags), (9, INCOMPLETE));
-        assert_eq!(event.data, Data::Buffer(BUFFER_IOVA));
-
         let (short_slot, long_slot) = (short.slot(), long.slot());
         short.chain(long).expect("chain");
-        assert_eq!(decode(short_slot).next, POOL_IOVA + u64::from(long_slot.0) * 64);
         let mut package = allocator.get_message().expect("a message");
         package.package(short).expect("package");
-        let event = decode(package.slot());
+        let package_slot = package.slot();
+        // What a card sees once the handle is given up.
+        package.submit();
+
+        let event = decode(short_slot);
+        assert_eq!((event.event_bytes, event.channel_group, event.flags), (3, 5, 0));
+        assert_eq!((event.time, event.byte_position), (0x1234_5678_9ABC, 99));
+        assert_eq!(event.next, POOL_IOVA + u64::from(long_slot.0) * 64);
+        assert!(matches!(event.data, Data::Inline([0x90, 1, 2, ..])));
+        let event = decode(long_slot);
+        assert_eq!((event.event_bytes, event.flags, event.next), (9, INCOMPLETE, 0));
+        assert_eq!(event.data, Data::Buffer(BUFFER_IOVA));
+        let event = decode(package_slot);
         assert_eq!(event.flags, PACKAGE);
         assert_eq!(event.data, Data::Package(POOL_IOVA + u64::from(short_slot.0) * 64));
-        drop(package);
+        allocator.reclaim_after_reset();
         assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
     }
 }

@@ -18,7 +18,7 @@ impl Message<'_> {
 
     /// The group of 16 channels that the message is for.
     pub fn channel_group(&self) -> u16 {
-        self.channel_group
+        (self.header >> header::CHANNEL_GROUP) as u16
     }
 
     /// Lets `edit` change the data bytes of each event that holds them inline: of this one, of its chain, and of packages in it, in the order
@@ -55,7 +55,7 @@ impl Message<'_> {
     fn edit_event(&self, slot: u32, edit: &mut impl FnMut(&mut [u8])) {
         let width = self.allocator.width;
         let (len, flags) = if slot == self.slot {
-            (usize::from(self.event_bytes), self.flags)
+            (usize::from(self.event_bytes()), self.flags())
         } else {
             let header = self.load(slot, word::HEADER);
             (usize::from((header >> header::EVENT_BYTES) as u16), (header >> header::FLAGS) as u16)
