@@ -141,7 +141,9 @@ impl<'a> Scene<'a> {
         let memory = if args.image == Image::Linux { LINUX_MEMORY } else { MEMORY };
         add(&["-accel", &args.accel, "-m", memory]);
         add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
-        add(&["-machine", "q35,memory-backend=ram", "-nodefaults", "-no-user-config", "-no-reboot"]);
+        // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller.
+        let split = if args.image == Image::Linux { ",kernel-irqchip=split" } else { "" };
+        add(&["-machine", &format!("q35,memory-backend=ram{split}"), "-nodefaults", "-no-user-config", "-no-reboot"]);
         add(&["-display", "none", "-vga", "none", "-net", "none"]);
         add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", option(song))]);
