@@ -207,3 +207,13 @@ build_guest() {
     # shellcheck disable=SC2034 # for the script that sources this
     guest_elf=$target/guest/release/dmus-player
 }
+
+# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with the driver's program; OPTIONs are those of images/linux/build.
+build_linux() {
+    local programs=()
+    if [[ -d $repo/guest-driver/vfio ]]; then
+        cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-driver-vfio
+        programs=(--with "$target/release/dmusd")
+    fi
+    "$repo/images/linux/build" -o "$1" "${programs[@]}" "${@:2}"
+}

@@ -249,7 +249,7 @@ fn a_qemu_that_will_not_do_is_named_with_the_version_that_will() -> anyhow::Resu
 
 #[test]
 fn scripts_teach_what_they_do() -> anyhow::Result<()> {
-    for name in ["play", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
+    for name in ["play", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
         let done = run(script(name).arg("--help"))?;
         assert!(done.status.success(), "{name}: {}", said(&done));
         assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));

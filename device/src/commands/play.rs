@@ -35,15 +35,18 @@ pub(crate) struct Args {
     /// Play in real time instead of as fast as the card renders.
     #[arg(long)]
     realtime: bool,
-    /// What to boot: the ELF itself, or the ISO through BIOS or UEFI.
+    /// What to boot: the ELF itself, the ISO through BIOS or UEFI, or Linux (with --realtime the song is played by aplaymidi there).
     #[arg(long, value_enum, default_value = "elf")]
     image: Image,
     /// Give up when the guest shows no progress for this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     time_limit: u64,
-    /// The guest image: ELF or ISO.
+    /// The guest image: ELF or ISO, or the kernel of Linux.
     #[arg(long, value_name = "PATH")]
     guest: PathBuf,
+    /// The initramfs, for linux.
+    #[arg(long, value_name = "PATH", required_if_eq("image", "linux"))]
+    initrd: Option<PathBuf>,
     /// UEFI firmware, for iso-uefi.
     #[arg(long, value_name = "PATH", required_if_eq("image", "iso-uefi"))]
     firmware: Option<PathBuf>,
@@ -65,6 +68,7 @@ enum Image {
     Elf,
     Iso,
     IsoUefi,
+    Linux,
 }
 
 impl Image {
@@ -73,6 +77,7 @@ impl Image {
             Self::Elf => "elf",
             Self::Iso => "iso",
             Self::IsoUefi => "iso-uefi",
+            Self::Linux => "linux",
         }
     }
 }

@@ -18,8 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Guest memory.
+/// Guest memory, of the player and of Linux.
 const MEMORY: &str = "256M";
+const LINUX_MEMORY: &str = "512M";
+/// For the kernel of Linux: little on the serial line, and QEMU ends when it panics.
+const LINUX_OPTIONS: &str = "console=ttyS0 quiet panic=-1";
 /// isa-debug-exit makes this of the guest's success code; every other way to end gives another.
 const GUEST_SUCCESS: i32 = 0x31 << 1 | 1;
 /// How long the card may take to listen, and to complete its files at the end.
@@ -135,15 +138,29 @@ impl<'a> Scene<'a> {
         });
         let mut command = vec![args.qemu.clone()];
         let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
-        add(&["-accel", &args.accel, "-m", MEMORY]);
-        add(&["-object", &format!("memory-backend-memfd,id=ram,size={MEMORY},share=on")]);
-        add(&["-machine", "q35,memory-backend=ram", "-nodefaults", "-no-user-config", "-no-reboot"]);
+        let memory = if args.image == Image::Linux { LINUX_MEMORY } else { MEMORY };
+        add(&["-accel", &args.accel, "-m", memory]);
+        add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
+        // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller.
+        let split = if args.image == Image::Linux { ",kernel-irqchip=split" } else { "" };
+        add(&["-machine", &format!("q35,memory-backend=ram{split}"), "-nodefaults", "-no-user-config", "-no-reboot"]);
         add(&["-display", "none", "-vga", "none", "-net", "none"]);
         add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", option(song))]);
+        if args.image == Image::Linux {
+            // Programs reach devices through an IOMMU only; it must come before them.
+            add(&["-device", "intel-iommu,caching-mode=on"]);
+        }
         add(&["-device", &device.to_string()]);
+        let guest = args.guest.display().to_string();
         match args.image {
-            Image::Elf => add(&["-kernel", &args.guest.display().to_string()]),
+            Image::Elf => add(&["-kernel", &guest]),
+            Image::Linux => {
+                let initrd = args.initrd.as_ref().context("no initramfs given")?.display().to_string();
+                let run = if args.realtime { "play realtime" } else { "play" };
+                add(&["-kernel", &guest, "-initrd", &initrd, "-append", LINUX_OPTIONS]);
+                add(&["-fw_cfg", &format!("name=opt/dmus/run,string={run}")]);
+            }
             Image::Iso | Image::IsoUefi => {
                 add(&["-drive", &format!("file={},format=raw,media=cdrom,readonly=on,if=ide", option(&args.guest))]);
                 add(&["-boot", "d"]);
