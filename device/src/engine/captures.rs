@@ -6,7 +6,7 @@ use super::Core;
 use crate::capture::CaptureStream;
 use crate::link::{Link, Shared};
 use dmus_interface::time::RefTime;
-use std::sync::MutexGuard;
+use parking_lot::MutexGuard;
 
 /// Most messages that a turn takes from the inputs.
 const SECTION: usize = 128;
