@@ -74,6 +74,14 @@ impl<P: Platform> Card<P> {
         }
     }
 
+    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that it reports.
+    pub fn is_enabled(&self) -> Result<bool, DriverError> {
+        match self.read(regs::CONTROL) {
+            u32::MAX => Err(DriverError::CardGone),
+            value => Ok(value & control::ENABLE != 0),
+        }
+    }
+
     /// Pointer width of events.
     pub fn pointer_width(&self) -> PointerWidth {
         self.width

@@ -37,11 +37,11 @@ mod recorder;
 mod shadow;
 mod stream;
 
-pub use allocator::{Allocator, Counts};
+pub use allocator::{Allocator, Counts, Rejection};
 pub use capture::{CaptureSink, CaptureStream, Captured};
 pub use card::{Card, Platform};
 pub use error::{DriverError, PlatformError};
 pub use message::{Buffer, Message};
-pub use player::{Played, play};
-pub use recorder::{Recorded, record};
+pub use player::{Played, play, play_while};
+pub use recorder::{Recorded, record, record_while};
 pub use stream::{RenderStream, StreamConfig};
