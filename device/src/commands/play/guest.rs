@@ -47,7 +47,8 @@ impl GuestReport {
             };
             self.played = Some(fields.split_whitespace().filter_map(field).collect());
         } else if let Some(error) = said.strip_prefix("error: ") {
-            self.error = Some(error.trim().to_owned());
+            // The first: what comes after it is that something failed.
+            self.error.get_or_insert_with(|| error.trim().to_owned());
         }
     }
 
