@@ -208,12 +208,23 @@ build_guest() {
     guest_elf=$target/guest/release/dmus-player
 }
 
-# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with the driver's program; OPTIONs are those of images/linux/build.
+# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with dmusd; OPTIONs are those of images/linux/build.
 build_linux() {
-    local programs=()
-    if [[ -d $repo/guest-driver/vfio ]]; then
-        cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-driver-vfio
-        programs=(--with "$target/release/dmusd")
-    fi
-    "$repo/images/linux/build" -o "$1" "${programs[@]}" "${@:2}"
+    build_dmusd
+    "$repo/images/linux/build" -o "$1" --with "$dmusd" "${@:2}"
+}
+
+# build_dmusd: sets `dmusd` to the release build of the driver's program, with ALSA.
+# ALSA's library is the image's own, so that this machine needs neither it nor pkg-config: what its build script would say is said here.
+build_dmusd() {
+    local libraries links=$target/linux-links alsa=target.x86_64-unknown-linux-gnu.alsa
+    libraries=$("$repo/images/linux/build" --libraries)
+    mkdir -p "$links"
+    ln -sfn "$libraries/libasound.so.2" "$links/libasound.so"
+    # That library was linked with a newer C library than this machine's, perhaps; what it wants of it is in the image.
+    cargo rustc --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" \
+        --config "$alsa.rustc-link-lib=['asound']" --config "$alsa.rustc-link-search=['native=$links']" \
+        -p dmus-driver-vfio --features alsa --bin dmusd -- -C link-arg=-Wl,--allow-shlib-undefined
+    # shellcheck disable=SC2034 # for the script that sources this
+    dmusd=$target/release/dmusd
 }
