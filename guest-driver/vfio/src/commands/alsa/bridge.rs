@@ -166,7 +166,10 @@ impl Bridge<'_> {
             }
         }
         match poll::poll(&mut fds, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.ports.rested();
+                Ok(())
+            }
             // The crate has this one's sign the wrong way.
             Err(error) if error.errno().abs() == Errno::INTR.raw_os_error() => Ok(()),
             Err(error) => Err(error).context("cannot wait for the sequencer"),

@@ -86,6 +86,8 @@ impl<'c> Playback<'c> {
 
     /// Puts what waits, as far as there is room; whether nothing waits any more.
     pub(super) fn catch_up(&mut self) -> Result<bool, DriverError> {
+        // Not only when slots run out: after a reset nobody can tell any more what had been played.
+        self.stream.allocator().reclaim()?;
         while let Some(first) = self.waiting.front_mut() {
             first.sent = self.stream.put_bytes(first.time, &first.bytes, first.sent)?;
             if first.sent < first.bytes.len() {
@@ -105,7 +107,6 @@ impl<'c> Playback<'c> {
     /// Takes home what is played; whether all is.
     pub(super) fn is_drained(&mut self) -> Result<bool, DriverError> {
         let caught_up = self.catch_up()?;
-        self.stream.allocator().reclaim()?;
         Ok(caught_up && self.stream.allocator().in_flight() == 0)
     }
 
@@ -114,7 +115,8 @@ impl<'c> Playback<'c> {
         let before = self.stream.allocator().counts().discarded;
         let waiting = self.waiting.len() as u64;
         self.waiting.clear();
-        self.sources.values_mut().for_each(Source::forget);
+        self.malformed += self.sources.values().map(|source| source.malformed).sum::<u64>();
+        self.sources.clear();
         self.last = RefTime::ZERO;
         self.stream.restore()?;
         self.stream.set_state(State::Run)?;

@@ -19,6 +19,12 @@ const CLIENT: &CStr = c"DirectMusic";
 const INPUT_POOL: u32 = 2000;
 /// Bytes of SysEx in one event of the sequencer: programs that read have small pools.
 const PIECE: usize = 256;
+/// Cells of a reader's pool that are filled before it is given time to read, and how long: a program has 200 by default, and one that they overflow
+/// on loses them all.
+const GULP: usize = 100;
+const SWALLOW: Duration = Duration::from_millis(1);
+/// Bytes of a cell.
+const CELL: usize = 28;
 /// How often, and how far apart, both clocks are read to learn the difference: the card publishes its own every millisecond or less.
 const READINGS: u32 = 8;
 const BETWEEN_READINGS: Duration = Duration::from_micros(130);
@@ -45,6 +51,8 @@ pub(super) struct Ports {
     encoder: MidiEvent,
     /// Card's master time less the queue's.
     offset: RefTime,
+    /// Cells that were filled since readers had time.
+    filled: usize,
 }
 
 impl Ports {
@@ -82,7 +90,7 @@ impl Ports {
         seq.drain_output()?;
         let (decoder, encoder) = (MidiEvent::new(0)?, MidiEvent::new(PIECE as u32)?);
         decoder.enable_running_status(false);
-        Ok(Self { seq, queue, decoder, encoder, offset: RefTime::ZERO })
+        Ok(Self { seq, queue, decoder, encoder, offset: RefTime::ZERO, filled: 0 })
     }
 
     /// Number of the client.
@@ -140,15 +148,31 @@ impl Ports {
         if message.first() == Some(&0xF0) {
             let mut sent = true;
             for piece in message.chunks(PIECE) {
+                self.fill(1 + piece.len().div_ceil(CELL));
                 let mut event = Event::new_ext(EventType::Sysex, piece);
                 sent &= output(&self.seq, port, &mut event)?;
             }
             return Ok(sent);
         }
+        self.fill(1);
         match self.encoder.encode(message) {
             Ok((_, Some(mut event))) => output(&self.seq, port, &mut event),
             _ => Ok(true),
         }
+    }
+
+    /// Gives readers time when they may need it.
+    fn fill(&mut self, cells: usize) {
+        self.filled += cells;
+        if self.filled > GULP {
+            std::thread::sleep(SWALLOW);
+            self.filled = cells;
+        }
+    }
+
+    /// Nothing was sent for as long as a sleep takes.
+    pub(super) fn rested(&mut self) {
+        self.filled = 0;
     }
 
     /// Learns by how much the card's clock is ahead of the queue's. Takes a millisecond.

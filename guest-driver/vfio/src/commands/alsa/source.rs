@@ -69,11 +69,6 @@ impl Source {
         self.pedals = 0;
     }
 
-    /// The card was reset: nothing sounds.
-    pub(super) fn forget(&mut self) {
-        *self = Self { malformed: self.malformed, ..Self::default() };
-    }
-
     fn abandon_sysex(&mut self) {
         self.malformed += u64::from(!self.sysex.is_empty());
         self.sysex.clear();
