@@ -57,7 +57,7 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
     let expected = rendered(dir.path(), &["song.mid"])?;
     let mut hashes = std::collections::BTreeSet::new();
-    for image in ["elf", "elf", "elf", "iso", "iso-uefi"] {
+    for image in ["elf", "elf", "elf", "iso", "iso-uefi", "linux"] {
         let summary = play(dir.path(), &["song.mid", "--image", image])?;
         assert_eq!(summary["image"], image);
         assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs");
