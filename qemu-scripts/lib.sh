@@ -234,3 +234,56 @@ link_alsa() {
     ln -sfn "$libraries/libasound.so.2" "$links/libasound.so"
     alsa=(--config "$about.rustc-link-lib=['asound']" --config "$about.rustc-link-search=['native=$links']")
 }
+
+# image_of ARGUMENT...: what --image says, elf without it.
+image_of() {
+    local image=elf
+    while (($# > 0)); do
+        case $1 in
+            --image) image=${2:-} ;;
+            --image=*) image=${1#*=} ;;
+        esac
+        shift
+    done
+    printf '%s\n' "$image"
+}
+
+# supervise COMMAND ARGUMENT...: builds the card and the guest that --image names, gets QEMU if need be, and runs `dmus-card COMMAND` with both, in this
+# process's place but for its end.
+supervise() {
+    local scripts=$repo/qemu-scripts guest more=() accel image status=0
+    image=$(image_of "$@")
+    say 'building'
+    build_card
+    "$scripts/qemu" --find || exit 4
+    case $image in
+        linux)
+            build_linux "$target/linux"
+            guest=$target/linux/vmlinux
+            more=(--initrd "$target/linux/initrd")
+            ;;
+        *)
+            build_guest
+            guest=$guest_elf
+            ;;&
+        iso*)
+            guest=$target/dmus-player.iso
+            "$scripts/iso" -o "$guest"
+            ;;&
+        iso-uefi) more=(--firmware "$("$scripts/qemu" --firmware)") ;;
+    esac
+    accel=$("$scripts/qemu" --accel)
+    # Not exec: if the card's program is killed, somebody must still say so.
+    "$card" "$1" --qemu "$scripts/qemu" --accel "$accel" --guest "$guest" "${more[@]}" "${@:2}" || status=$?
+    ((status < 128 || status == 130)) || say "dmus-card was killed (status $status); an audio file that it wrote is valid as far as it got"
+    exit "$status"
+}
+
+# help_wanted ARGUMENT...: whether one of them asks for help.
+help_wanted() {
+    local argument
+    for argument; do
+        [[ $argument != -h && $argument != --help ]] || return 0
+    done
+    return 1
+}

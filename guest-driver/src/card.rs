@@ -102,6 +102,11 @@ impl<P: Platform> Card<P> {
         driver::master_time(self.platform.doorbell())
     }
 
+    /// The latency clock as the card last published it, without a trap: an event earlier than this may play late.
+    pub fn get_latency_time(&self) -> RefTime {
+        driver::latency_time(self.platform.doorbell())
+    }
+
     /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.
     pub fn grant(&self, until: RefTime) {
         if until > self.granted.get() {

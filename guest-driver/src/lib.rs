@@ -36,6 +36,7 @@ pub mod port;
 mod recorder;
 mod shadow;
 mod stream;
+mod wave;
 
 pub use allocator::{Allocator, Counts, Rejection};
 pub use capture::{CaptureSink, CaptureStream, Captured};
@@ -45,3 +46,4 @@ pub use message::{Buffer, Message};
 pub use player::{Played, play, play_while};
 pub use recorder::{Recorded, record, record_while};
 pub use stream::{RenderStream, StreamConfig};
+pub use wave::{Rendered, WaveStream};

@@ -69,5 +69,7 @@ pub fn record_while<P: Platform>(
         watch.look(card, recorded.messages as u32)?;
     }
     stream.set_state(State::Stop)?;
+    // What came after the end is let go; with it the last slots come home.
+    while stream.receive()?.is_some() {}
     Ok(recorded)
 }

@@ -30,7 +30,7 @@ fn the_bundled_song_plays_and_the_summary_has_every_key() -> anyhow::Result<()> 
     let summary = play(dir.path(), &[])?;
     let keys: Vec<&str> = summary.as_object().context("no object")?.keys().map(String::as_str).collect();
     let expected = "song events_submitted events_presented late rejected discarded peak_in_flight pool_slots \
-        register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image";
+        register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image pointer_width";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&summary["clock"], &summary["image"]), (&"virtual".into(), &"elf".into()));
     assert_eq!((&summary["pool_slots"], &summary["peak_in_flight"]), (&64.into(), &64.into()));
@@ -51,16 +51,18 @@ fn fifty_thousand_events_go_through_64_slots_without_a_trap_per_event() -> anyho
     Ok(())
 }
 
+/// DDI: everything is the same with 4-byte pointers, in a booted guest: the 32-bit layout, and 4 bytes at most inline.
 #[test]
 fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
     let expected = rendered(dir.path(), &["song.mid"])?;
     let mut hashes = std::collections::BTreeSet::new();
-    for image in ["elf", "elf", "elf", "iso", "iso-uefi", "linux"] {
-        let summary = play(dir.path(), &["song.mid", "--image", image])?;
-        assert_eq!(summary["image"], image);
-        assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs");
+    let machines = "elf 8, elf 8, elf 4, iso 8, iso 4, iso-uefi 8, linux 8, linux 4";
+    for (image, width) in machines.split(", ").filter_map(|machine| machine.split_once(' ')) {
+        let summary = play(dir.path(), &["song.mid", "--image", image, "--width", width])?;
+        assert_eq!((&summary["image"], summary["pointer_width"].to_string()), (&image.into(), width.into()));
+        assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs, pointers of {width} bytes");
         hashes.insert(summary["sha256"].to_string());
     }
     assert_eq!(hashes.len(), 1);
@@ -249,7 +251,7 @@ fn a_qemu_that_will_not_do_is_named_with_the_version_that_will() -> anyhow::Resu
 
 #[test]
 fn scripts_teach_what_they_do() -> anyhow::Result<()> {
-    for name in ["play", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
+    for name in ["play", "record", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
         let done = run(script(name).arg("--help"))?;
         assert!(done.status.success(), "{name}: {}", said(&done));
         assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));

@@ -1,24 +1,19 @@
 //! `play`: the whole path. A card, QEMU with the player guest on it, and somebody who watches both.
 //!
-//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`scene`], what the guest says is read by [`guest`].
-
-mod guest;
-mod scene;
+//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`super::scene`].
 
 use super::bank::Banks;
-use super::{NamedSong, load_song, song_bar};
+use super::guest::GuestReport;
+use super::machine::{Item, Machine};
+use super::scene::{Job, Scene};
+use super::{Exit, Failure, NamedSong, load_song, print_fields, song_bar, write_json};
 use anyhow::Context;
 use dmus_card::sink::AudioFile;
-use guest::GuestReport;
-use scene::Scene;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC file.
@@ -32,54 +27,10 @@ pub(crate) struct Args {
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Play in real time instead of as fast as the card renders.
-    #[arg(long)]
-    realtime: bool,
-    /// What to boot: the ELF itself, the ISO through BIOS or UEFI, or Linux (with --realtime the song is played by aplaymidi there).
-    #[arg(long, value_enum, default_value = "elf")]
-    image: Image,
-    /// Give up when the guest shows no progress for this long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    time_limit: u64,
-    /// The guest image: ELF or ISO, or the kernel of Linux.
-    #[arg(long, value_name = "PATH")]
-    guest: PathBuf,
-    /// The initramfs, for linux.
-    #[arg(long, value_name = "PATH", required_if_eq("image", "linux"))]
-    initrd: Option<PathBuf>,
-    /// UEFI firmware, for iso-uefi.
-    #[arg(long, value_name = "PATH", required_if_eq("image", "iso-uefi"))]
-    firmware: Option<PathBuf>,
-    /// A QEMU with vfio-user-pci (10.1 or newer).
-    #[arg(long, value_name = "PATH", default_value = "qemu-system-x86_64")]
-    qemu: String,
-    /// QEMU's accelerator.
-    #[arg(long, default_value = "tcg")]
-    accel: String,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     banks: Banks,
-    /// Keep the card out of its sandbox (see serve --help), to debug it.
-    #[arg(long)]
-    no_sandbox: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Image {
-    Elf,
-    Iso,
-    IsoUefi,
-    Linux,
-}
-
-impl Image {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Elf => "elf",
-            Self::Iso => "iso",
-            Self::IsoUefi => "iso-uefi",
-            Self::Linux => "linux",
-        }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -87,32 +38,70 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // The card reads them again. A fault is told here, before anything starts.
     args.banks.read()?;
     let started = Instant::now();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("cannot handle signals")?;
-    }
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
-    let scene = Scene::new(args, dir.path(), &interrupted);
-    let bar = song_bar(&song.song)?.with_message("booting");
-    let result = scene.play(&song, &bar);
+    let song_file = dir.path().join("song.mid");
+    std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
+    let mut card = vec!["--sink".into(), args.output.to_string()];
+    card.extend(args.banks.files.iter().flat_map(|file| ["--bank".into(), file.display().to_string()]));
+    let job = Job {
+        doing: "playing",
+        card,
+        items: vec![("song", Item::File(song_file))],
+        linux: match (args.machine.realtime, args.machine.width) {
+            (true, _) => "play realtime".into(),
+            (false, 8) => "play".into(),
+            (false, width) => format!("dmusd play --width {width} \"$SONG\""),
+        },
+    };
+    let bar = song_bar(song.song.duration())?;
+    let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);
     bar.finish_and_clear();
-    let (guest, card) = result.map_err(|error| scene.with_remains(error))?;
+    let (guest, card) = result.map_err(|error| with_remains(error, &args.output))?;
     let summary = summary(args, &song, &guest, &card, started.elapsed())?;
-    print_summary(&summary, &card, guest.qemu_start);
-    if let Some(path) = &args.json {
-        std::fs::write(path, format!("{summary:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    print_fields(&summary);
+    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
+        let seconds = first - guest.qemu_start.as_secs_f64();
+        print_fields(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
     }
-    guest.check(&song, &card)?;
+    write_json(args.json.as_deref(), &summary)?;
+    check(&song, &guest, &card)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Everything submitted was presented on time, and everything is home, on both sides.
+fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
+    let messages = Some(song.song.len() as u64);
+    let agreed = guest.number("submitted") == messages
+        && card["presented"].as_u64() == messages
+        && guest.number("presented").zip(guest.number("late")).map(|(on_time, late)| on_time + late) == messages
+        && guest.all_home(card);
+    if agreed {
+        return Ok(());
+    }
+    let said = &guest.summary;
+    let message =
+        format!("not every event was presented: the song has {}, guest {said:?}, card {card}", song.song.len());
+    Err(Failure::new(Exit::Guest, message).into())
+}
+
+/// Adds what is left of the audio to an error.
+fn with_remains(error: anyhow::Error, output: &AudioFile) -> anyhow::Error {
+    let Some(seconds) = output.seconds() else {
+        return error;
+    };
+    let remains = format!("{} holds the {seconds:.1} s that were rendered", output.path.display());
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => Failure::new(failure.exit, format!("{}; {remains}", failure.message)).into(),
+        None => anyhow::anyhow!("{error:#}; {remains}"),
+    }
 }
 
 /// Everything worth knowing, under the names of the JSON file.
 fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
     let output = &args.output.path;
-    let played = guest.played.as_ref().context("the guest gave no summary")?;
     Ok(json!({
         "song": song.name,
-        "events_submitted": played.get("submitted"),
+        "events_submitted": guest.number("submitted"),
         "events_presented": card["presented"],
         "late": card["late"],
         "rejected": card["rejected"],
@@ -125,24 +114,10 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
         "wav": output.display().to_string(),
         "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
-        "clock": if args.realtime { "realtime" } else { "virtual" },
-        "image": args.image.name(),
+        "clock": args.machine.clock_name(),
+        "image": args.machine.image_name(),
+        "pointer_width": args.machine.width,
     }))
-}
-
-fn print_summary(summary: &Value, card: &Value, qemu_start: Duration) {
-    // A reader that has seen enough may close the pipe: the song was played all the same.
-    let mut out = std::io::stdout().lock();
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if let Value::Object(fields) = summary {
-        for (name, value) in fields {
-            let _ = writeln!(out, "{:<18} {}", name.replace('_', " "), plain(value));
-        }
-    }
-    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
-        let seconds = first - qemu_start.as_secs_f64();
-        let _ = writeln!(out, "{:<18} {seconds:.3} s after QEMU's start", "first event");
-    }
 }
 
 fn sha256(path: &Path) -> std::io::Result<String> {

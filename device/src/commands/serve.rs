@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
+    /// Let the crystal of wave sink streams be off by so many parts per million (at most 1,000 either way), as real ones are.
+    #[arg(long, value_name = "PPM", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    drift: i32,
     #[command(flatten)]
     banks: Banks,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's.
@@ -238,7 +241,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
-    let (mut card, engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
+    let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
+    engine.set_drift(args.drift);
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     match args.no_sandbox {
         true => tracing::warn!("the card serves without its sandbox"),
