@@ -4,7 +4,7 @@
 
 use anyhow::{Context, ensure};
 use dmus_song::Song;
-use dmus_tests::programs::{run, said, script};
+use dmus_tests::programs::{self, run, said, script};
 use dmus_tests::songs;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -100,6 +100,8 @@ fn realtime() -> anyhow::Result<&'static Seen> {
         aconnect "$(aconnect -l | sed -n "s/^client \([0-9]*\): 'Virtual Raw MIDI 0-0.*/\1/p")":0 $client:2 || fail aconnect
         amidi -p hw:0,0 -S 'F0 7E 7F 09 01 F7 91 3C 64 81 3C 40' || fail amidi
         amidi -p hw:0,0 -s sysex.syx || fail amidi with a file
+        # SysEx that never ends, and a message after it.
+        printf '\360\001\002\003\302\007' >/dev/snd/midiC0D0 || fail a write to the raw device
         sleep 0.5
         cp $dump sysexdump
 
@@ -164,6 +166,8 @@ fn virtually() -> anyhow::Result<&'static Seen> {
         dmusd record --seconds 6 recorded.mid >recorded || fail record
         dmusd record --seconds 6 --width 4 recorded4.mid || fail record with narrow pointers
         status dmusd record recorded.none >endless
+        dmusd wave --song song.mid wave.wav >wave || fail wave
+        dmusd wave --seconds 7 --rate 44100 --mono --float silence.wav >silence || fail wave of silence
         status dmusd alsa >refused
         echo no song >nosong.mid
         status dmusd play nosong.mid >nosong
@@ -182,9 +186,9 @@ fn messages(seen: &Seen, name: &str) -> anyhow::Result<Vec<(i64, Vec<u8>)>> {
     Ok(song.messages().map(|message| (message.time.0, message.bytes.to_vec())).collect())
 }
 
-/// A number of a line of dmusd's, like `played submitted=3`.
+/// A number of dmusd's last line that has it, like `played submitted=3`.
 fn number(text: &str, name: &str) -> anyhow::Result<u64> {
-    let field = text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let field = text.split_whitespace().rev().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     Ok(field.with_context(|| format!("no {name} in\n{text}"))?.parse()?)
 }
 
@@ -250,8 +254,8 @@ fn nothing_is_lost_in_a_flood_nor_between_two_programs_and_what_a_killed_one_lef
     let seen = realtime()?;
     let alsa = text(seen, "alsa")?;
     let hits = messages(seen, "hits.mid")?.len() as u64;
-    // Sent: SysEx and program, by amidi SysEx, two notes and SysEx, the flood, what was held and its end.
-    let expected = 4 * hits + 2 + 4 + 6000 + 3 + 3;
+    // Sent: SysEx and program, by amidi SysEx, two notes and SysEx, a program, the flood, what was held and its end.
+    let expected = 4 * hits + 2 + 4 + 1 + 6000 + 3 + 3;
     assert_eq!(number(&alsa, "submitted")?, expected, "{alsa}");
     assert_eq!(number(&alsa, "presented")? + number(&alsa, "late")?, expected, "{alsa}");
     assert_eq!((number(&alsa, "overruns")?, number(&alsa, "rejected")?, number(&alsa, "unread")?), (0, 0, 0), "{alsa}");
@@ -322,6 +326,24 @@ fn what_the_cards_input_brings_is_recorded_with_either_pointer_width() -> anyhow
         }
     }
     assert_eq!(number(&text(seen, "recorded")?, "lost")?, 0);
+    Ok(())
+}
+
+#[test]
+fn the_wave_sink_brings_what_the_offline_renderer_makes() -> anyhow::Result<()> {
+    let seen = virtually()?;
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(300))?;
+    let done = run(programs::card()?.args(["render", "song.mid", "-o", "song.wav"]).current_dir(dir.path()))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    assert!(seen.get("wave.wav") == Some(&std::fs::read(dir.path().join("song.wav"))?));
+    for name in ["wave", "silence"] {
+        let said = text(seen, name)?;
+        assert_eq!((number(&said, "lost")?, number(&said, "slots_home")?), (0, 256), "{said}");
+    }
+    assert_eq!(number(&text(seen, "silence")?, "frames")?, 7 * 44_100);
+    let silence = hound::WavReader::new(seen.get("silence.wav").context("no silence")?.as_slice())?;
+    assert_eq!((silence.spec().sample_rate, silence.spec().channels, silence.duration()), (44_100, 1, 7 * 44_100));
     Ok(())
 }
 

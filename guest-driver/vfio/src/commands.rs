@@ -5,6 +5,7 @@ pub(crate) mod info;
 pub(crate) mod play;
 pub(crate) mod record;
 pub(crate) mod selftest;
+pub(crate) mod wave;
 
 use anyhow::Context;
 use dmus_driver::{Card, RenderStream, StreamConfig};

@@ -28,6 +28,7 @@ enum Command {
     Info(commands::info::Args),
     Play(commands::play::Args),
     Record(commands::record::Args),
+    Wave(commands::wave::Args),
     Alsa(commands::alsa::Args),
     Selftest(commands::selftest::Args),
 }
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Info(args) => commands::info::run(device, &args),
         Command::Play(args) => commands::play::run(device, &args),
         Command::Record(args) => commands::record::run(device, &args),
+        Command::Wave(args) => commands::wave::run(device, &args),
         Command::Alsa(args) => commands::alsa::run(device, &args),
         Command::Selftest(args) => commands::selftest::run(device, &args),
     };

@@ -5,7 +5,7 @@
 use super::{Failure, Width, interruption, open, say_played, signs_of_life};
 use dmus_driver::{RenderStream, StreamConfig};
 use dmus_song::Song;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 /// Play a MIDI file, through to three seconds after its last event.
@@ -18,10 +18,15 @@ pub(crate) struct Args {
     width: Width,
 }
 
+/// Reads a MIDI file.
+pub(crate) fn read_song(path: &Path) -> anyhow::Result<Song> {
+    let name = path.display();
+    let file = std::fs::read(path).map_err(|error| Failure::Song(format!("cannot read {name}: {error}")))?;
+    Ok(Song::parse(&file).map_err(|error| Failure::Song(format!("cannot play {name}: {error}")))?)
+}
+
 pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
-    let name = args.song.display();
-    let file = std::fs::read(&args.song).map_err(|error| Failure::Song(format!("cannot read {name}: {error}")))?;
-    let song = Song::parse(&file).map_err(|error| Failure::Song(format!("cannot play {name}: {error}")))?;
+    let song = read_song(&args.song)?;
     let asked = interruption()?;
     let progress = signs_of_life(&asked);
     let card = open(device, args.width.into())?;

@@ -5,7 +5,7 @@
 
 use super::Args;
 use super::playback::{CONFIG, Playback};
-use super::ports::{Arrival, Ports};
+use super::ports::{Arrival, INPUT_POOL, Ports};
 use crate::commands::{interruption, open, say, say_played};
 use alsa::poll;
 use anyhow::{Context, ensure};
@@ -205,12 +205,13 @@ impl Bridge<'_> {
     /// Plays what has arrived, and says what became of everything.
     fn end(mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + DRAIN_LIMIT;
-        let mut more = true;
+        // What the kernel can have held when this was asked for; who still sends then is not waited for.
+        let mut batches = INPUT_POOL.div_ceil(BATCH);
         loop {
-            if more {
-                more = self.read(BATCH)?;
+            if batches > 0 {
+                batches = if self.read(BATCH)? { batches - 1 } else { 0 };
             }
-            let mut drained = !more;
+            let mut drained = batches == 0;
             for port in &mut self.playback {
                 drained &= port.is_drained()?;
             }

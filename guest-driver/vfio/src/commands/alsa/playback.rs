@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Of each stream: half a thousand long messages, or a few seconds of a dense song.
 pub(super) const CONFIG: StreamConfig = StreamConfig { slots: 2048, buffers: 512, buffer_size: 256 };
-/// Programs whose unfinished messages are kept apart in a port; of more, the one that was heard first is forgotten.
+/// Programs whose unfinished messages are kept apart in a port; of more, one counts as gone.
 const MAX_SOURCES: usize = 64;
 
 /// A client and port of the sequencer.
@@ -48,8 +48,8 @@ impl<'c> Playback<'c> {
     /// Takes what a program has sent, to be played at a stream time.
     pub(super) fn take(&mut self, from: Address, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
         if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&from) {
-            let oldest = self.sources.keys().next().copied();
-            oldest.map_or(Ok(()), |oldest| self.leave(oldest, time))?;
+            let first = self.sources.keys().next().copied();
+            first.map_or(Ok(()), |first| self.leave(first, time))?;
         }
         let mut source = self.sources.remove(&from).unwrap_or_default();
         let mut put = Ok(());

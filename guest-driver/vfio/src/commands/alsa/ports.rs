@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const CLIENT: &CStr = c"DirectMusic";
 /// Events that the kernel holds for this program: the most that it grants. One that floods it fills this first.
-const INPUT_POOL: u32 = 2000;
+pub(super) const INPUT_POOL: u32 = 2000;
 /// Bytes of SysEx in one event of the sequencer: programs that read have small pools.
 const PIECE: usize = 256;
 /// Cells of a reader's pool that are filled before it is given time to read, and how long: a program has 200 by default, and one that they overflow
