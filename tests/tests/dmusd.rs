@@ -65,6 +65,8 @@ const COMMON: &str = r#"
     fail() { echo "dmus: error: $*"; exit 1; }
     until_in() { for _ in $(seq 100); do ! grep -q "$1" "$2" || return 0; sleep 0.1; done; fail "$2 never had $1"; }
     status() { "$@"; echo "status $?"; }
+    # What a command says goes to a file, and to the host if it fails.
+    must() { file=$1; shift; "$@" >"$file" || { cat "$file"; fail "$*"; }; }
 "#;
 
 fn text<'s>(seen: &'s Seen, name: &str) -> anyhow::Result<std::borrow::Cow<'s, str>> {
@@ -133,7 +135,7 @@ fn realtime() -> anyhow::Result<&'static Seen> {
         dmusd play held.mid >/dev/null & play=$!
         sleep 0.5
         kill -9 $play
-        dmusd selftest --rounds 3 >selftest || fail selftest
+        must selftest dmusd selftest --rounds 3
 
         echo $CARD >/sys/bus/pci/drivers/vfio-pci/unbind
         status dmusd info >unbound
@@ -162,16 +164,16 @@ fn realtime() -> anyhow::Result<&'static Seen> {
 fn virtually() -> anyhow::Result<&'static Seen> {
     static SEEN: OnceLock<Result<Seen, String>> = OnceLock::new();
     let text = format!(
-        "dmusd info >info || fail info
-        dmusd record --seconds 6 recorded.mid >recorded || fail record
-        dmusd record --seconds 6 --width 4 recorded4.mid || fail record with narrow pointers
+        "must info dmusd info
+        must recorded dmusd record --seconds 6 recorded.mid
+        must recorded4 dmusd record --seconds 6 --width 4 recorded4.mid
         status dmusd record recorded.none >endless
-        dmusd wave --song song.mid wave.wav >wave || fail wave
-        dmusd wave --seconds 7 --rate 44100 --mono --float silence.wav >silence || fail wave of silence
+        must wave dmusd wave --song song.mid wave.wav
+        must silence dmusd wave --seconds 7 --rate 44100 --mono --float silence.wav
         status dmusd alsa >refused
         echo no song >nosong.mid
         status dmusd play nosong.mid >nosong
-        dmusd selftest --rounds {ROUNDS} >selftest || fail selftest
+        must selftest dmusd selftest --rounds {ROUNDS}
         dmesg -r >dmesg"
     );
     let files = [("song.mid", songs::busy(300))];
@@ -341,9 +343,14 @@ fn the_wave_sink_brings_what_the_offline_renderer_makes() -> anyhow::Result<()> 
         let said = text(seen, name)?;
         assert_eq!((number(&said, "lost")?, number(&said, "slots_home")?), (0, 256), "{said}");
     }
-    assert_eq!(number(&text(seen, "silence")?, "frames")?, 7 * 44_100);
+    // A resampler holds back what it cannot know yet.
+    let frames = number(&text(seen, "silence")?, "frames")?;
+    assert!((7 * 44_100 - 64..=7 * 44_100).contains(&frames), "{frames}");
     let silence = hound::WavReader::new(seen.get("silence.wav").context("no silence")?.as_slice())?;
-    assert_eq!((silence.spec().sample_rate, silence.spec().channels, silence.duration()), (44_100, 1, 7 * 44_100));
+    assert_eq!(
+        (silence.spec().sample_rate, silence.spec().channels, u64::from(silence.duration())),
+        (44_100, 1, frames)
+    );
     Ok(())
 }
 

@@ -73,17 +73,17 @@ fn interrupts(device: Option<&str>) -> anyhow::Result<()> {
     let card = open(device, PointerWidth::Eight)?;
     let stream = RenderStream::open(&card, 3, StreamConfig::default())?;
     stream.set_state(State::Run)?;
-    // What opening the stream has raised.
-    card.platform().wait(3, Duration::ZERO);
     let mut message = stream.allocator().get_message()?;
     message.set_time(RefTime(500_000));
     message.set_data(&SILENT)?;
     stream.put_message(message)?;
     stream.flush();
     card.grant(stream.time_base().saturating_add(RefTime(500_000)));
-    ensure!(stream.wait(1, LIMIT), "no interrupt came within {LIMIT:?}");
-    stream.allocator().reclaim()?;
-    ensure!(stream.allocator().in_flight() == 0, "an interrupt came, and the event is not home");
+    // The last one of opening the stream may still come; this event's is not due before.
+    while stream.allocator().in_flight() > 0 {
+        ensure!(stream.wait(1, LIMIT), "no interrupt came within {LIMIT:?}");
+        stream.allocator().reclaim()?;
+    }
     stream.set_state(State::Stop)?;
     Ok(())
 }
