@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const BATCH: u32 = 256;
 /// How long a card may take to play what it has been given, at the end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to reset a card: the bus gives it a tenth of a second, and a slow card a second.
+const RESET_LIMIT: Duration = Duration::from_secs(3);
+const RESET_STEP: Duration = Duration::from_millis(50);
 /// While a pool is full, how long captured events may wait.
 const FULL_LIMIT: Duration = Duration::from_millis(5);
 
@@ -89,7 +92,7 @@ impl Bridge<'_> {
         while !asked.load(Ordering::Relaxed) {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                match self.card.is_enabled()? {
+                match self.is_enabled()? {
                     true => self.ports.compare_clocks(self.card)?,
                     false => self.recover()?,
                 }
@@ -178,14 +181,27 @@ impl Bridge<'_> {
 
     /// A reset under the bridge looks like a card that lies; anything else is one that does.
     fn blame(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
-        if !error.is::<DriverError>() || self.card.is_enabled()? {
+        if !error.is::<DriverError>() || self.is_enabled()? {
             return Err(error);
         }
         self.recover()
     }
 
+    /// Whether the card is as it was set up. While the kernel resets it, it reads all ones, as a card that has gone.
+    fn is_enabled(&self) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + RESET_LIMIT;
+        loop {
+            match self.card.is_enabled() {
+                Err(DriverError::CardGone) if Instant::now() < deadline => std::thread::sleep(RESET_STEP),
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
     /// Somebody has reset the card: sets everything up again.
     fn recover(&mut self) -> anyhow::Result<()> {
+        // The kernel restores interrupts last.
+        std::thread::sleep(RESET_STEP);
         self.card.reset()?;
         let mut lost = 0;
         for (port, base) in self.playback.iter_mut().zip(&mut self.bases) {
