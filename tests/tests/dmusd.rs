@@ -181,6 +181,16 @@ fn virtually() -> anyhow::Result<&'static Seen> {
         echo no song >nosong.mid
         status dmusd play nosong.mid >nosong
         must selftest dmusd selftest --rounds {ROUNDS}
+        # As a user without rights, then with the card's group, then with memory that may be pinned.
+        mkdir -p /etc
+        echo 'somebody::1000:1000::/tmp:/bin/sh' >/etc/passwd
+        asks() {{ su somebody -c \"$1 dmusd info\"; echo \"status $?\"; }}
+        asks '' >forbidden
+        chown 1000 /dev/vfio/$(basename $(readlink /sys/bus/pci/devices/$CARD/iommu_group))
+        asks 'ulimit -l 64;' >locked
+        asks 'ulimit -l 8192;' >allowed
+        rmmod vfio_iommu_type1
+        status dmusd info >driverless
         dmesg -r >dmesg"
     );
     let files = [("song.mid", songs::busy(300))];
@@ -314,6 +324,10 @@ fn what_the_machine_lacks_is_said_and_the_mend_that_is_said_mends_it() -> anyhow
         ("refused", "start it with --clock realtime", 1),
         ("endless", "say --seconds", 1),
         ("nosong", "cannot play nosong.mid", 3),
+        ("forbidden", "no permission to open /dev/vfio/", 3),
+        ("locked", "raise the limit (ulimit -l", 3),
+        ("allowed", "clock            virtual", 0),
+        ("driverless", "modprobe vfio_iommu_type1", 3),
     ] {
         let said = text(seen, name)?;
         assert!(said.contains(complaint) && said.trim_end().ends_with(&format!("status {status}")), "{said}");

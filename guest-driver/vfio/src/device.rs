@@ -65,6 +65,9 @@ pub enum VfioError {
     /// The kernel's VFIO is not there.
     #[error("{path} does not exist: load the kernel's VFIO (modprobe vfio-pci vfio_iommu_type1)", path = .0.display())]
     NoVfio(PathBuf),
+    /// VFIO is there without what drives IOMMUs.
+    #[error("the kernel's VFIO has no driver for this machine's IOMMU: modprobe vfio_iommu_type1")]
+    NoIommuDriver,
     /// The user may not.
     #[error(
         "no permission to open {path}: run as root, or give it to yourself (chown $USER {path}; for good: a udev rule with SUBSYSTEM==\"vfio\", GROUP=...)",

@@ -42,6 +42,8 @@ impl VfioPlatform {
         let directory = Machine::default().check(address)?;
         let device = VfioPciDevice::open(directory).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => VfioError::NoInterruptRemapping,
+            // The crate's own, for an extension that the kernel does not have.
+            io::ErrorKind::InvalidInput => VfioError::NoIommuDriver,
             io::ErrorKind::ResourceBusy => VfioError::Busy(format!("of {address}")),
             _ => VfioError::io(format!("VFIO does not give out the card {address}"))(error),
         })?;
