@@ -333,7 +333,9 @@ impl CaptureStream {
 
     fn discard(&mut self, posted: Posted, stats: &Stats) {
         self.release(posted);
-        stats.discarded.add(1);
+        if let Waiting::Midi(_) = self.waiting {
+            stats.discarded.add(1);
+        }
         self.rings.complete(posted.slot, Status::Discarded, 0, RefTime::ZERO);
     }
 

@@ -36,6 +36,7 @@ pub mod port;
 mod recorder;
 mod shadow;
 mod stream;
+mod through;
 mod wave;
 
 pub use allocator::{Allocator, Counts};
@@ -46,4 +47,5 @@ pub use message::{Buffer, Message};
 pub use player::{Played, play};
 pub use recorder::{Recorded, record};
 pub use stream::{RenderStream, StreamConfig};
+pub use through::play_through;
 pub use wave::{Rendered, WaveStream};

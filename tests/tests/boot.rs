@@ -68,6 +68,22 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     Ok(())
 }
 
+/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer rendered, sample for sample.
+#[test]
+fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    // It takes as long as it plays: a second and a half, and three of silence.
+    std::fs::write(dir.path().join("song.mid"), songs::busy(500))?;
+    play(dir.path(), &["song.mid", "--through-guest", "guest.wav", "--width", "4"])?;
+    let heard = std::fs::read(dir.path().join("guest.wav"))?;
+    assert!(heard == std::fs::read(dir.path().join("out.wav"))?);
+    assert!(heard == rendered(dir.path(), &["song.mid"])?);
+    let samples =
+        hound::WavReader::open(dir.path().join("guest.wav"))?.into_samples::<i16>().collect::<Result<Vec<_>, _>>()?;
+    assert!(samples.iter().any(|sample| sample.unsigned_abs() > 1000));
+    Ok(())
+}
+
 #[test]
 fn in_realtime_every_event_is_presented() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;

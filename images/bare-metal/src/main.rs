@@ -1,7 +1,8 @@
 //! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
-//! 100 ns); feeds the card through `dmus_driver`. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. What it has to say goes to the
+//! 100 ns); feeds the card through `dmus_driver`. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. With `opt/dmus/through` the card's
+//! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the
 //! serial port, a line each: `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
 //! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
 #![no_std]
@@ -21,20 +22,26 @@ mod pci;
 mod platform;
 mod port;
 mod serial;
+mod sound;
 mod time;
+mod virtio;
 
 use anyhow::Context;
-use dmus_driver::{CaptureStream, Card, RenderStream, StreamConfig};
+use dmus_driver::{CaptureStream, Card, Counts, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
+use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_song::Song;
 use exit::Code;
 use platform::Platform;
+use sound::Speaker;
 
 /// Where QEMU's command line puts the song, the length of a recording, and the width of pointers.
 const SONG: &str = "opt/dmus/song";
 const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
+/// Its presence asks for the audio to go through the guest.
+const THROUGH: &str = "opt/dmus/through";
 /// The largest song that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
 /// How much of the song passes between two signs of life.
@@ -94,7 +101,10 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
     let card = Card::open(Platform::open()?, width)?;
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
-    let counts = dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts;
+    let counts = match fw_cfg::read(THROUGH, 20)? {
+        None => dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts,
+        Some(_) => play_through(&card, &stream, song, progress)?,
+    };
     let allocator = stream.allocator();
     println!(
         "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={}",
@@ -109,6 +119,24 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
         allocator.free_buffers(),
     );
     Ok(())
+}
+
+/// Plays, and sends the audio on to QEMU's sound device.
+fn play_through(
+    card: &Card<Platform>,
+    stream: &RenderStream<'_, Platform>,
+    song: &Song,
+    progress: impl FnMut(RefTime),
+) -> anyhow::Result<Counts> {
+    let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
+    let config = StreamConfig { slots: 16, buffers: 16, buffer_size: sound::PERIOD as u32 };
+    let mut wave = WaveStream::open(card, 1, config, format)?;
+    let mut speaker = Speaker::open()?;
+    let listener = |period: &[u8]| speaker.play(period);
+    let played = dmus_driver::play_through(stream, &mut wave, song.messages(), song.duration(), listener, progress)?;
+    speaker.finish()?;
+    anyhow::ensure!(wave.at_home() == (16, 16), "slots of the wave sink did not come home");
+    Ok(played.counts)
 }
 
 /// Records until some stream time, and prints what comes.
