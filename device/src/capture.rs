@@ -166,6 +166,11 @@ impl CaptureStream {
         self.rings.has_work() || !self.rings.broken && self.waiting.len() > 0 && !self.posted.is_empty()
     }
 
+    /// Whether what it brings is from the inputs.
+    pub(crate) fn hears_inputs(&self) -> bool {
+        matches!(self.waiting, Waiting::Midi(_))
+    }
+
     /// Takes what an input received at a master time.
     pub(crate) fn hear(&mut self, input: u16, master: RefTime, bytes: &[u8]) {
         let time = self.timeline.at(self.state, master);
