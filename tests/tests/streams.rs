@@ -29,7 +29,7 @@ fn messages(rate: i64, salt: u8) -> Vec<Timed> {
         let bytes = match i % 10 {
             0 => vec![0x90 | salt, 40 + (i / 10 % 40) as u8, 80],
             5 => vec![0x80 | salt, 40 + (i / 10 % 40) as u8, 0],
-            7 if i % 100 == 7 => [&[0xF0, 0x7D][..], &vec![value; 100], &[0xF7]].concat(),
+            7 if i % 100 == 7 => [&[0xF0, 0x7D][..], &[value; 100], &[0xF7]].concat(),
             _ => vec![0xB0 | salt, 20 + salt, value],
         };
         (RefTime(i * 10_000_000 / rate), bytes)
@@ -135,5 +135,29 @@ fn seven_streams_with_ten_thousand_events_a_second_lose_and_move_nothing() -> an
     assert_eq!(audio.len() as i64, SECONDS * 48_000 * 4);
     assert!(first.audio.iter().any(|sample| *sample != 0) && first.wave == audio, "the wave sink got something else");
     assert!(run(&input)? == first, "the second run is another");
+    Ok(())
+}
+
+/// DDI: SetState takes STOP, ACQUIRE, PAUSE and RUN in any order, in every type of stream.
+#[test]
+fn any_state_may_follow_any_other_in_every_type_of_stream() -> anyhow::Result<()> {
+    const STATES: [State; 4] = [State::Stop, State::Acquire, State::Pause, State::Run];
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let render = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let mut capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
+    let format = WaveFormat { rate: 22_050, channels: 1, sample: Sample::F32 };
+    let mut wave = WaveStream::open(&card, 2, StreamConfig::default(), format)?;
+    for from in STATES {
+        for to in STATES {
+            for state in [from, to] {
+                render.set_state(state)?;
+                capture.set_state(state)?;
+                wave.set_state(state)?;
+                assert_eq!([render.state(), capture.state(), wave.state()], [Some(state); 3], "{from:?} to {to:?}");
+            }
+        }
+    }
+    assert_eq!(hosted.stats.faults.get(), 0);
     Ok(())
 }

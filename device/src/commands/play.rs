@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// samples as the card's own, or exit code 5. In virtual time, and not in Linux.
     #[arg(long, value_name = "WAV", conflicts_with = "realtime")]
     through_guest: Option<PathBuf>,
+    /// With --realtime: submit each event only so long before its time, as a live sequencer does, instead of as soon as the pool has room.
+    #[arg(long, value_name = "MILLISECONDS", requires = "realtime", value_parser = clap::value_parser!(u32).range(1..=500))]
+    latency: Option<u32>,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
@@ -55,6 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let fits = args.machine.image != Image::Linux && args.output.format == Format::Wav;
         anyhow::ensure!(fits, "--through-guest wants the bare-metal guest, and a .wav to compare with");
         items.push(("through", Item::Text("1".into())));
+    }
+    if let Some(latency) = args.latency {
+        anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
+        items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
     }
     let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
     let job = Job {
@@ -144,6 +151,7 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "events_submitted": guest.number("submitted"),
         "events_presented": card["presented"],
         "late": card["late"],
+        "late_by": card["late_by"],
         "rejected": card["rejected"],
         "discarded": card["discarded"],
         "peak_in_flight": card["peak_in_flight"],
