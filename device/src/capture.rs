@@ -166,6 +166,11 @@ impl CaptureStream {
         self.rings.has_work() || !self.rings.broken && self.waiting.len() > 0 && !self.posted.is_empty()
     }
 
+    /// Whether what it brings is from the inputs.
+    pub(crate) fn hears_inputs(&self) -> bool {
+        matches!(self.waiting, Waiting::Midi(_))
+    }
+
     /// Takes what an input received at a master time.
     pub(crate) fn hear(&mut self, input: u16, master: RefTime, bytes: &[u8]) {
         let time = self.timeline.at(self.state, master);
@@ -333,7 +338,9 @@ impl CaptureStream {
 
     fn discard(&mut self, posted: Posted, stats: &Stats) {
         self.release(posted);
-        stats.discarded.add(1);
+        if let Waiting::Midi(_) = self.waiting {
+            stats.discarded.add(1);
+        }
         self.rings.complete(posted.slot, Status::Discarded, 0, RefTime::ZERO);
     }
 

@@ -29,7 +29,7 @@ fn the_bundled_song_plays_and_the_summary_has_every_key() -> anyhow::Result<()> 
     let dir = tempfile::tempdir()?;
     let summary = play(dir.path(), &[])?;
     let keys: Vec<&str> = summary.as_object().context("no object")?.keys().map(String::as_str).collect();
-    let expected = "song events_submitted events_presented late rejected discarded peak_in_flight pool_slots \
+    let expected = "song events_submitted events_presented late late_by rejected discarded peak_in_flight pool_slots \
         register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image pointer_width";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&summary["clock"], &summary["image"]), (&"virtual".into(), &"elf".into()));
@@ -69,6 +69,22 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     Ok(())
 }
 
+/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer rendered, sample for sample.
+#[test]
+fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    // It takes as long as it plays: a second and a half, and three of silence.
+    std::fs::write(dir.path().join("song.mid"), songs::busy(500))?;
+    play(dir.path(), &["song.mid", "--through-guest", "guest.wav", "--width", "4"])?;
+    let heard = std::fs::read(dir.path().join("guest.wav"))?;
+    assert!(heard == std::fs::read(dir.path().join("out.wav"))?);
+    assert!(heard == rendered(dir.path(), &["song.mid"])?);
+    let samples =
+        hound::WavReader::open(dir.path().join("guest.wav"))?.into_samples::<i16>().collect::<Result<Vec<_>, _>>()?;
+    assert!(samples.iter().any(|sample| sample.unsigned_abs() > 1000));
+    Ok(())
+}
+
 #[test]
 fn in_realtime_every_event_is_presented() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -82,6 +98,19 @@ fn in_realtime_every_event_is_presented() -> anyhow::Result<()> {
     let length = Song::parse(&song)?.duration().as_secs_f64();
     assert!(wall > Some(length), "{wall:?} s for {length} s");
     assert!(audio > Some(length - 0.01) && audio < Some(length + 1.0), "{audio:?} s for {length} s");
+    Ok(())
+}
+
+#[test]
+fn with_a_latency_every_event_is_presented_and_the_late_are_told_by_how_late() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(300))?;
+    let summary = play(dir.path(), &["song.mid", "--realtime", "--latency", "50"])?;
+    assert_eq!((&summary["events_presented"], &summary["rejected"]), (&300.into(), &0.into()));
+    // How many are late is the machine's affair; that they add up is not.
+    let late_by = summary["late_by"].as_object().context("no object")?;
+    assert_eq!(late_by.len(), 7);
+    assert_eq!(summary["late"], late_by.values().filter_map(Value::as_u64).sum::<u64>());
     Ok(())
 }
 

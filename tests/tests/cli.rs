@@ -155,6 +155,8 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         &["serve", "--fd", "-1"],
         &["render", "a", "b"],
         &["record", "--guest", "none", "--width", "5"],
+        &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
+        &["serve", "--socket", "s", "--drift", "1001"],
     ] {
         assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
     }

@@ -77,12 +77,13 @@ impl Machine {
         if self.realtime { "realtime" } else { "virtual" }
     }
 
-    /// QEMU with the card behind this socket. `linux` is what the Linux guest runs.
+    /// QEMU with the card behind this socket. `linux` is what the Linux guest runs; what its own sound device plays goes into the WAV file `speaker`.
     pub(crate) fn qemu_command(
         &self,
         socket: &Path,
         items: &[(&str, Item)],
         linux: &str,
+        speaker: Option<&Path>,
     ) -> anyhow::Result<Vec<String>> {
         let guest = self.guest.display();
         anyhow::ensure!(self.guest.exists(), "there is no guest image at {guest}: qemu-scripts/play builds it");
@@ -117,6 +118,11 @@ impl Machine {
             add(&["-device", "intel-iommu,caching-mode=on"]);
         }
         add(&["-device", &device.to_string()]);
+        if let Some(path) = speaker {
+            // At another rate QEMU would change the samples.
+            add(&["-audiodev", &format!("wav,id=speaker,out.frequency=48000,path={}", option(path))]);
+            add(&["-device", "virtio-sound-pci,audiodev=speaker"]);
+        }
         let guest = guest.to_string();
         match self.image {
             Image::Elf => add(&["-kernel", &guest]),

@@ -4,17 +4,20 @@
 
 use super::bank::Banks;
 use super::guest::GuestReport;
-use super::machine::{Item, Machine};
+use super::machine::{Image, Item, Machine};
 use super::scene::{Job, Scene};
 use super::{Exit, Failure, NamedSong, load_song, print_fields, song_bar, write_json};
 use anyhow::Context;
-use dmus_card::sink::AudioFile;
+use dmus_card::sink::{AudioFile, Format};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// Bytes of a WAV file before its samples.
+const WAV_HEADER: usize = 44;
 
 /// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC file.
 #[derive(clap::Args)]
@@ -27,6 +30,13 @@ pub(crate) struct Args {
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Let the guest take the card's audio back and play it on QEMU's own sound device (virtio-sound), which writes this WAV file: in real time, and the same
+    /// samples as the card's own, or exit code 5. In virtual time, and not in Linux.
+    #[arg(long, value_name = "WAV", conflicts_with = "realtime")]
+    through_guest: Option<PathBuf>,
+    /// With --realtime: submit each event only so long before its time, as a live sequencer does, instead of as soon as the pool has room.
+    #[arg(long, value_name = "MILLISECONDS", requires = "realtime", value_parser = clap::value_parser!(u32).range(1..=500))]
+    latency: Option<u32>,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
@@ -43,15 +53,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
     let mut card = vec!["--sink".into(), args.output.to_string()];
     card.extend(args.banks.files.iter().flat_map(|file| ["--bank".into(), file.display().to_string()]));
+    let mut items = vec![("song", Item::File(song_file))];
+    if args.through_guest.is_some() {
+        let fits = args.machine.image != Image::Linux && args.output.format == Format::Wav;
+        anyhow::ensure!(fits, "--through-guest wants the bare-metal guest, and a .wav to compare with");
+        items.push(("through", Item::Text("1".into())));
+    }
+    if let Some(latency) = args.latency {
+        anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
+        items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
+    }
+    let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
     let job = Job {
         doing: "playing",
         card,
-        items: vec![("song", Item::File(song_file))],
+        items,
         linux: match (args.machine.realtime, args.machine.width) {
             (true, _) => "play realtime".into(),
             (false, 8) => "play".into(),
             (false, width) => format!("dmusd play --width {width} \"$SONG\""),
         },
+        speaker,
     };
     let bar = song_bar(song.song.duration())?;
     let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);
@@ -65,7 +87,32 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     write_json(args.json.as_deref(), &summary)?;
     check(&song, &guest, &card)?;
+    if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
+        keep_speaker(speaker, &args.output.path, output)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a WAV file of what QEMU's sound device wrote: its samples up to the end of the card's, which they must equal. All that comes after is silence.
+fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (mut heard, rendered) = (read(speaker)?, read(card)?);
+    // QEMU leaves the lengths in its header 0; but for these, both files begin alike.
+    let length = rendered.len().min(heard.len());
+    let rest = heard.split_off(length);
+    heard[..length.min(WAV_HEADER)].copy_from_slice(&rendered[..length.min(WAV_HEADER)]);
+    std::fs::write(output, &heard).with_context(|| format!("cannot write {}", output.display()))?;
+    let place = heard.iter().zip(&rendered).position(|(heard, rendered)| heard != rendered);
+    let wrong = match place {
+        Some(place) => format!("frame {} is another", (place - WAV_HEADER) / 4),
+        None if length < rendered.len() => format!("{} frames are missing at its end", (rendered.len() - length) / 4),
+        None if rest.iter().any(|byte| *byte != 0) => "something comes after its end".into(),
+        None => {
+            println!("{:<18} {}, the same samples", "through guest", output.display());
+            return Ok(());
+        }
+    };
+    Err(Failure::new(Exit::Guest, format!("what the guest heard is not what the card rendered: {wrong}")).into())
 }
 
 /// Everything submitted was presented on time, and everything is home, on both sides.
@@ -104,6 +151,7 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "events_submitted": guest.number("submitted"),
         "events_presented": card["presented"],
         "late": card["late"],
+        "late_by": card["late_by"],
         "rejected": card["rejected"],
         "discarded": card["discarded"],
         "peak_in_flight": card["peak_in_flight"],
@@ -131,4 +179,34 @@ fn sha256(path: &Path) -> std::io::Result<String> {
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_heard_is_held_against_what_the_card_rendered() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = |name: &str| dir.path().join(name);
+        let wav = |samples: &[u8]| [&[7; WAV_HEADER][..], samples].concat();
+        std::fs::write(path("card.wav"), wav(&[1, 2, 3, 4, 5, 6, 7, 8]))?;
+        for (samples, complaint) in [
+            (&[1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0][..], ""),
+            (&[1, 2, 3, 4, 5, 6, 7, 9, 0, 0, 0, 0], "frame 1 is another"),
+            (&[1, 2, 3, 4], "1 frames are missing"),
+            (&[1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 1, 0], "something comes after"),
+        ] {
+            let mut speaker = wav(samples);
+            // QEMU's header has no lengths.
+            speaker[4..8].fill(0);
+            std::fs::write(path("speaker.wav"), speaker)?;
+            let kept = keep_speaker(&path("speaker.wav"), &path("card.wav"), &path("out.wav"));
+            match kept {
+                Ok(()) => assert!(complaint.is_empty() && std::fs::read(path("out.wav"))? == wav(&samples[..8])),
+                Err(error) => assert!(!complaint.is_empty() && error.to_string().contains(complaint), "{error}"),
+            }
+        }
+        Ok(())
+    }
 }

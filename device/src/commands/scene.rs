@@ -37,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) items: Vec<(&'static str, Item)>,
     /// The command of the Linux guest; others know by their items.
     pub(crate) linux: String,
+    /// Where QEMU's own sound device plays to, if the guest has one.
+    pub(crate) speaker: Option<PathBuf>,
 }
 
 /// See the module.
@@ -130,7 +132,7 @@ impl<'a> Scene<'a> {
     }
 
     fn start_qemu(&self, job: &Job) -> anyhow::Result<Leashed> {
-        let command = self.machine.qemu_command(&self.socket(), &job.items, &job.linux)?;
+        let command = self.machine.qemu_command(&self.socket(), &job.items, &job.linux, job.speaker.as_deref())?;
         tracing::debug!("{}", command.join(" "));
         let mut leash = leashed(&command)?;
         let child = leash.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

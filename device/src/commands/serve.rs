@@ -10,7 +10,7 @@ use dmus_card::engine::EngineHandle;
 use dmus_card::sandbox;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
-use dmus_card::stats::Stats;
+use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -183,10 +183,18 @@ impl Report {
     }
 }
 
+/// The late messages, by the milliseconds that they were below.
+fn late_by(stats: &Stats) -> serde_json::Map<String, serde_json::Value> {
+    let names = LATE_LIMITS.iter().map(|limit| format!("below_{limit}_ms"));
+    let names = names.chain([format!("{}_ms_and_more", LATE_LIMITS[LATE_LIMITS.len() - 1])]);
+    names.zip(&stats.late_by).map(|(name, count)| (name, count.get().into())).collect()
+}
+
 fn counters(stats: &Stats) -> serde_json::Value {
     serde_json::json!({
         "presented": stats.presented.get(),
         "late": stats.late.get(),
+        "late_by": late_by(stats),
         "rejected": stats.rejected.get(),
         "discarded": stats.discarded.get(),
         "captured": stats.captured.get(),

@@ -61,7 +61,7 @@ impl Core {
                     view.state = state;
                     view.time_base = stream.time_base();
                 } else if let Some(stream) = self.captures.iter_mut().find(|stream| stream.rings.index == index) {
-                    if state == State::Run {
+                    if state == State::Run && stream.hears_inputs() {
                         self.inputs.begin(now);
                     }
                     stream.set_state(state, now, position.position_time(), &link.stats);
