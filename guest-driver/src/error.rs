@@ -97,6 +97,9 @@ pub enum DriverError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The card lied: a period of a wave sink that has no whole frames.
+    #[error("the card filled a period with a part of a frame, or with something else than PCM")]
+    BadPeriod,
     /// The platform failed.
     #[error(transparent)]
     Platform(#[from] PlatformError),
