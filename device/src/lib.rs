@@ -22,6 +22,7 @@ pub mod collection;
 pub mod demo;
 pub mod device;
 mod dma;
+mod download;
 pub mod engine;
 mod identity;
 mod link;

@@ -11,6 +11,8 @@ mod effects;
 mod envelope;
 mod lanes;
 mod oscillator;
+mod output;
+mod settings;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,9 @@ use channel::{CHANNELS, Channel};
 use effects::Effects;
 pub use lanes::Interpolation;
 use lanes::{Code, Group, LANES, Mix};
+use output::Output;
+use settings::Meter;
+pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
 use tables::Tables;
 use voice::{Context, State, Voice};
@@ -53,6 +58,10 @@ pub struct Synth {
     effects: Effects,
     /// Nothing is sent to the effects.
     dry: bool,
+    /// Whether reverb and chorus are sent to.
+    heard: (bool, bool),
+    output: Output,
+    meter: Meter,
     interpolation: Interpolation,
     code: Code,
     /// Note-ons so far.
@@ -72,6 +81,15 @@ struct Set {
 impl Set {
     fn new() -> Self {
         Self { channels: core::array::from_fn(Channel::new), master: 1.0, fine: 0.0, coarse: 0.0 }
+    }
+
+    /// As new, but for what no message sets: priorities.
+    fn reset(&mut self) {
+        let priorities = core::array::from_fn::<u32, CHANNELS, _>(|channel| self.channels[channel].priority);
+        *self = Self::new();
+        for (channel, priority) in self.channels.iter_mut().zip(priorities) {
+            channel.priority = priority;
+        }
     }
 
     /// What voices of a channel read at a tick.
@@ -112,6 +130,9 @@ impl Synth {
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
             dry: false,
+            heard: (true, true),
+            output: Output::new(),
+            meter: Meter::default(),
             interpolation: Interpolation::default(),
             code: Code::best(),
             notes: 0,
@@ -147,7 +168,7 @@ impl Synth {
         self.used = 0;
         self.effects.clear();
         for set in self.sets.iter_mut().flatten() {
-            **set = Set::new();
+            set.reset();
         }
     }
 
@@ -228,11 +249,11 @@ impl Synth {
         }
         match *body {
             [0x7e, _, 0x09, system @ (0x01 | 0x03)] => {
-                let mut set = Set::new();
+                let set = self.set_mut(group);
+                set.reset();
                 if system == 0x03 {
-                    set.channels = set.channels.map(Channel::general_midi_2);
+                    set.channels.iter_mut().for_each(Channel::begin_general_midi_2);
                 }
-                self.sets[group] = Some(Box::new(set));
                 for channel in group * CHANNELS..(group + 1) * CHANNELS {
                     self.each_voice(channel, |voice, _, _, _| voice.silence());
                 }
@@ -369,6 +390,7 @@ impl Synth {
             });
         }
         let Some(place) = self.free_lane() else {
+            self.meter.lost += 1;
             return;
         };
         let Some(set) = &self.sets[channel / CHANNELS] else {
@@ -424,27 +446,38 @@ impl Synth {
         let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
         let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
         if self.sounding() >= self.limit {
-            let counting = || (0..self.used * LANES).filter(|&v| self.voices[v].counts());
+            self.steal();
+        }
+        Some(lane)
+    }
+
+    /// Ends notes until there is room for one more: those first that are worth least.
+    fn steal(&mut self) {
+        let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts()).count();
+        // More than one only after the limit was lowered; then it takes some notes until it is kept.
+        let surplus = (counting + 1).saturating_sub(self.limit).min(LANES);
+        for _ in 0..surplus {
+            let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts());
             let worth = |v: usize| self.voices[v].worth(&self.tables);
-            let victim = counting().min_by(|&a, &b| {
+            let victim = counting.min_by(|&a, &b| {
                 let (a, b) = (worth(a), worth(b));
                 (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
             });
-            if let Some(victim) = victim
-                && counting().count() >= self.limit
-            {
+            if let Some(victim) = victim {
                 self.voices[victim].shut_down();
+                self.meter.lost += 1;
             }
         }
-        Some(lane)
     }
 
     /// Adds the next samples to two planes and advances. Planes of unequal length are filled as far as the shorter one.
     pub fn render(&mut self, left: &mut [f32], right: &mut [f32]) {
         let length = left.len().min(right.len());
+        self.meter.samples += length as u64;
         let mut done = 0;
         while done < length {
             if self.used == 0 && !self.effects.sounding() {
+                self.output.tick((self.phase + (length - done)) / PERIOD);
                 self.phase = (self.phase + (length - done)) % PERIOD;
                 return;
             }
@@ -461,8 +494,10 @@ impl Synth {
     }
 
     /// Renders up to the next tick or less.
-    fn segment(&mut self, left: &mut [f32], right: &mut [f32]) {
-        let samples = left.len();
+    fn segment(&mut self, left_plane: &mut [f32], right_plane: &mut [f32]) {
+        let samples = left_plane.len();
+        let (mut left, mut right) = ([0.0; PERIOD], [0.0; PERIOD]);
+        let (left, right) = (&mut left[..samples], &mut right[..samples]);
         let groups = &mut self.groups[..self.used];
         let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
         if !groups.is_empty() {
@@ -475,22 +510,29 @@ impl Synth {
         if sends {
             self.effects.wake();
         }
-        let samples = self.effects.remaining(samples);
-        for sample in 0..samples {
-            let sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+        let afterglow = self.effects.remaining(samples);
+        for sample in 0..afterglow {
+            let mut sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+            if self.heard != (true, true) {
+                sent = (if self.heard.0 { sent.0 } else { 0.0 }, if self.heard.1 { sent.1 } else { 0.0 });
+            }
             let (a, b) = self.effects.next(sent, &self.tables);
             left[sample] += a;
             right[sample] += b;
         }
         // Counted from the last sample that was sent, wherever the stream is cut.
         if !sends {
-            self.effects.fade(samples);
+            self.effects.fade(afterglow);
         }
+        self.output.pass(self.phase, left, left_plane);
+        self.output.pass(self.phase, right, right_plane);
     }
 
     fn tick(&mut self) {
+        self.output.tick(1);
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
+            self.meter.voice_ticks += u64::from(group.active.count_ones());
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.active & (1 << lane) == 0 {
                     continue;

@@ -7,7 +7,7 @@
 mod avx2;
 
 use super::PERIOD;
-use crate::bank::{GUARD, MAX_STEP, SILENCE, Sound};
+use crate::bank::{GUARD, MAX_STEP, Moved, SILENCE, Sound};
 
 /// Voices in a group: one lane each.
 pub(crate) const LANES: usize = 8;
@@ -265,6 +265,22 @@ impl Group {
         self.at[lane] = (tail.base + place).min(tail.end - 1) as i32;
         self.end[lane] = tail.end as i32;
         self.turn[lane] = tail.turn as i32;
+    }
+
+    /// Goes on in sounds that have moved, sorted by where they ended.
+    pub(crate) fn move_along(&mut self, moved: &[Moved]) {
+        for lane in 0..LANES {
+            let end = self.end[lane] as u32;
+            let Ok(found) = moved.binary_search_by_key(&end, |moved| moved.from.end) else {
+                continue;
+            };
+            let Moved { from, to } = moved[found];
+            if !self.exhausted(lane) {
+                self.at[lane] = (self.at[lane] as u32).wrapping_sub(from.base).wrapping_add(to.base) as i32;
+            }
+            self.end[lane] = to.end as i32;
+            self.turn[lane] = to.turn as i32;
+        }
     }
 
     /// A wave without a loop has been played to its end.

@@ -450,6 +450,11 @@ impl Voice {
         bank.region(self.region)
     }
 
+    /// Whether it plays one of these regions.
+    pub(crate) fn plays(&self, regions: &core::ops::Range<usize>) -> bool {
+        self.state != State::Idle && regions.contains(&self.region)
+    }
+
     /// Pressure on its key.
     pub(crate) fn press(&mut self, pressure: u8, channel: &Channel) {
         self.pressure = pressure;
