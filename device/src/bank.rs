@@ -4,6 +4,7 @@
 //! interpolator can never read outside its wave, and articulations are sorted by what can change them.
 
 mod arena;
+mod built_in;
 pub(crate) mod draft;
 mod drums;
 mod gm;

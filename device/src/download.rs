@@ -4,8 +4,6 @@
 //! long as an instrument refers to them, instruments as long as a note plays them.
 
 mod chunk;
-#[cfg(test)]
-mod tests;
 
 use crate::bank::{Bank, Full};
 use crate::collection::LoopKind;

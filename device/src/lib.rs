@@ -18,7 +18,6 @@ pub mod bank;
 pub mod capture;
 pub mod card;
 mod clock;
-pub mod collection;
 pub mod demo;
 pub mod device;
 mod dma;
@@ -36,6 +35,7 @@ mod stream;
 pub mod synth;
 pub mod transport;
 
+pub use dmus_dls as collection;
 pub use identity::{ClockMode, SAMPLE_RATE};
 
 use bank::Bank;

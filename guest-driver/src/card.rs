@@ -42,6 +42,8 @@ pub struct Card<P: Platform> {
     granted: Cell<RefTime>,
     /// Commands of the mailbox so far; none once the card has left one unanswered.
     pub(crate) commands: Cell<Option<u32>>,
+    /// Numbers given to download chunks.
+    pub(crate) downloads: Cell<u32>,
 }
 
 impl<P: Platform> Card<P> {
@@ -53,6 +55,7 @@ impl<P: Platform> Card<P> {
             rung: Cell::new(0),
             granted: Cell::new(RefTime::ZERO),
             commands: Cell::new(Some(0)),
+            downloads: Cell::new(0),
         };
         match card.read(regs::MAGIC) {
             regs::MAGIC_VALUE => {}
@@ -74,6 +77,7 @@ impl<P: Platform> Card<P> {
         self.rung.set(0);
         self.granted.set(RefTime::ZERO);
         self.commands.set(Some(0));
+        self.downloads.set(0);
         self.write(regs::POINTER_WIDTH, self.width.bytes() as u32);
         self.write(regs::CONTROL, control::ENABLE);
         match self.read(regs::CONTROL) {

@@ -27,6 +27,7 @@ extern crate alloc;
 mod allocator;
 mod capture;
 mod card;
+pub mod dls;
 pub mod dma;
 mod error;
 mod mailbox;

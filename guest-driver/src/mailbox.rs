@@ -130,6 +130,13 @@ impl<'c, P: Platform> Mailbox<'c, P> {
         self.set(Opcode::SetVolumeBoost, stream, &boost.to_le_bytes())
     }
 
+    /// A number for a chunk that no other has since the last reset.
+    pub fn new_id(&mut self) -> u32 {
+        let id = self.card.downloads.get().wrapping_add(1);
+        self.card.downloads.set(id);
+        id
+    }
+
     /// Downloads a chunk ([`dmus_interface::download`]) and gives its handle. The card has copied it on return.
     pub fn download(&mut self, chunk: &[u8]) -> Result<u32, DriverError> {
         self.get(Opcode::Download, 0, chunk)
