@@ -389,7 +389,8 @@ impl Synth {
                 }
             });
         }
-        let Some(place) = self.free_lane() else {
+        let priority = self.channel_mut(channel).priority;
+        let Some(place) = self.free_lane(priority) else {
             self.meter.lost += 1;
             return;
         };
@@ -440,19 +441,19 @@ impl Synth {
         }
     }
 
-    /// The first idle lane, after a voice has been stolen if all are in use. None if even the fading ones fill the lanes:
-    /// then losing the new note is the lesser evil, since cutting one would click.
-    fn free_lane(&mut self) -> Option<usize> {
+    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of these have a higher priority,
+    /// or if even the fading ones fill the lanes: then losing the new note is the lesser evil, since cutting one would click.
+    fn free_lane(&mut self, priority: u32) -> Option<usize> {
         let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
         let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
         if self.sounding() >= self.limit {
-            self.steal();
+            self.steal(priority)?;
         }
         Some(lane)
     }
 
-    /// Ends notes until there is room for one more: those first that are worth least.
-    fn steal(&mut self) {
+    /// Ends notes until there is room for one more of this priority: those first that are worth least. None if each is worth more.
+    fn steal(&mut self, priority: u32) -> Option<()> {
         let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts()).count();
         // More than one only after the limit was lowered; then it takes some notes until it is kept.
         let surplus = (counting + 1).saturating_sub(self.limit).min(LANES);
@@ -463,11 +464,11 @@ impl Synth {
                 let (a, b) = (worth(a), worth(b));
                 (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
             });
-            if let Some(victim) = victim {
-                self.voices[victim].shut_down();
-                self.meter.lost += 1;
-            }
+            let victim = victim.filter(|&victim| self.voices[victim].worth(&self.tables).0 <= priority)?;
+            self.voices[victim].shut_down();
+            self.meter.lost += 1;
         }
+        Some(())
     }
 
     /// Adds the next samples to two planes and advances. Planes of unequal length are filled as far as the shorter one.

@@ -58,6 +58,9 @@ pub(crate) struct Args {
     accel: String,
     #[command(flatten)]
     banks: Banks,
+    /// Have the guest download what the song needs of this .dls or .sf2 file into the card, before it plays.
+    #[arg(long, value_name = "FILE")]
+    dls: Option<PathBuf>,
     /// Keep the card out of its sandbox (see serve --help), to debug it.
     #[arg(long)]
     no_sandbox: bool,
@@ -86,6 +89,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?;
     // The card reads them again. A fault is told here, before anything starts.
     args.banks.read()?;
+    if let Some(dls) = &args.dls {
+        anyhow::ensure!(
+            args.image != Image::Linux,
+            "--dls is for the player guest: leave --image linux out, or use --bank"
+        );
+        super::bank::load(dls)?;
+    }
     let started = Instant::now();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

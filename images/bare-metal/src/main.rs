@@ -1,8 +1,8 @@
 //! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
-//! 100 ns); feeds the card through `dmus_driver`. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. What it has to say goes to the
-//! serial port, a line each: `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
+//! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. What it has to say goes to the
+//! serial port, a line each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
 //! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
 #![no_std]
 #![no_main]
@@ -24,19 +24,22 @@ mod serial;
 mod time;
 
 use anyhow::Context;
-use dmus_driver::{CaptureStream, Card, RenderStream, StreamConfig};
+use dmus_dls::Collection;
+use dmus_driver::{CaptureStream, Card, Mailbox, RenderStream, StreamConfig};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use exit::Code;
 use platform::Platform;
 
-/// Where QEMU's command line puts the song, the length of a recording, and the width of pointers.
+/// Where QEMU's command line puts the song, its instruments, the length of a recording, and the width of pointers.
 const SONG: &str = "opt/dmus/song";
+const DLS: &str = "opt/dmus/dls";
 const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
-/// The largest song that is taken.
+/// The largest song, and the largest file of instruments, that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
+const DLS_LIMIT: u32 = 48 << 20;
 /// How much of the song passes between two signs of life.
 const PROGRESS_STEP: RefTime = RefTime::from_secs(1);
 
@@ -90,8 +93,11 @@ fn signs_of_life() -> impl FnMut(RefTime) {
 }
 
 fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
-    let progress = signs_of_life();
     let card = Card::open(Platform::open()?, width)?;
+    if let Some(file) = fw_cfg::read(DLS, DLS_LIMIT)? {
+        download(&card, &file, song).with_context(|| alloc::format!("cannot play by {DLS}"))?;
+    }
+    let progress = signs_of_life();
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
     let counts = dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts;
@@ -108,6 +114,16 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
         config.buffers,
         allocator.free_buffers(),
     );
+    Ok(())
+}
+
+/// Puts what the song needs of a file of instruments into the card, where it stays.
+fn download(card: &Card<Platform>, file: &[u8], song: &Song) -> anyhow::Result<()> {
+    let collection = Collection::read(file).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut mailbox = Mailbox::open(card)?;
+    let done = dmus_driver::dls::download_for(&mut mailbox, &collection, song.messages())?;
+    let (instruments, waves) = (done.instruments.len(), done.waves.len());
+    println!("dmus: downloaded instruments={instruments} waves={waves} bytes={}", done.bytes);
     Ok(())
 }
 

@@ -147,6 +147,9 @@ impl<'a> Scene<'a> {
         add(&["-display", "none", "-vga", "none", "-net", "none"]);
         add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", option(song))]);
+        if let Some(dls) = &args.dls {
+            add(&["-fw_cfg", &format!("name=opt/dmus/dls,file={}", option(dls))]);
+        }
         if args.image == Image::Linux {
             // Programs reach devices through an IOMMU only; it must come before them.
             add(&["-device", "intel-iommu,caching-mode=on"]);

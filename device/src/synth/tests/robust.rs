@@ -77,7 +77,7 @@ fn groups_and_vectors_do_not_change_a_bit() {
 }
 
 /// The largest third difference: a click is all high frequencies, which this amplifies and a low sine has none of.
-fn roughness(samples: &[f32]) -> f32 {
+pub(super) fn roughness(samples: &[f32]) -> f32 {
     samples.windows(4).fold(0.0, |r, w| f32::max(r, (w[3] - 3.0 * w[2] + 3.0 * w[1] - w[0]).abs()))
 }
 
