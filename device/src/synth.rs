@@ -28,7 +28,7 @@ use settings::Meter;
 pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
 use tables::Tables;
-use voice::{Context, State, Voice};
+use voice::{Context, Lane, State, Voice};
 
 /// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
 pub(crate) const PERIOD: usize = 32;
@@ -223,8 +223,14 @@ impl Synth {
             (0xa0, &[key, pressure]) => self.press(channel, key, pressure),
             (0xb0, &[controller, value]) => self.control(channel, controller, value),
             (0xc0, &[program]) => self.channel_mut(channel).change_program(program),
-            (0xd0, &[pressure]) => self.channel_mut(channel).set_pressure(pressure),
-            (0xe0, &[low, high]) => self.channel_mut(channel).set_bend(low, high),
+            (0xd0, &[pressure]) => {
+                self.channel_mut(channel).set_pressure(pressure);
+                self.refresh(channel);
+            }
+            (0xe0, &[low, high]) => {
+                self.channel_mut(channel).set_bend(low, high);
+                self.refresh(channel);
+            }
             _ => {}
         }
     }
@@ -255,7 +261,7 @@ impl Synth {
                     set.channels.iter_mut().for_each(Channel::begin_general_midi_2);
                 }
                 for channel in group * CHANNELS..(group + 1) * CHANNELS {
-                    self.each_voice(channel, |voice, _, _, _| voice.silence());
+                    self.each_voice(channel, |voice, _, _| voice.silence());
                 }
             }
             [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
@@ -279,7 +285,7 @@ impl Synth {
         let state = self.channel_mut(channel);
         match controller {
             // Mode messages are not controllers.
-            120 => self.each_voice(channel, |voice, _, _, _| voice.silence()),
+            120 => self.each_voice(channel, |voice, _, _| voice.silence()),
             121 => {
                 state.reset_controllers();
                 self.lift_pedals(channel);
@@ -292,7 +298,7 @@ impl Synth {
                     _ => {}
                 }
                 let pedals = (state.sustains(), state.holds_some());
-                self.each_voice(channel, |voice, bank, group, lane| key_up(voice, (bank, group, lane), pedals));
+                self.each_voice(channel, |voice, context, lane| key_up(voice, context, lane, pedals));
             }
             _ => {
                 let held_some = state.holds_some();
@@ -300,9 +306,11 @@ impl Synth {
                 match (controller, value >= 64) {
                     (64 | 66, false) => self.lift_pedals(channel),
                     (66, true) if !held_some => {
-                        self.each_voice(channel, |voice, _, _, _| voice.caught = voice.state == State::Held);
+                        self.each_voice(channel, |voice, _, _| voice.caught = voice.state == State::Held);
                     }
-                    _ => {}
+                    // Bank select, what comes before data entry, and pedals change no sound by themselves.
+                    (0 | 32 | 64..=69 | 98..=101, _) => {}
+                    _ => self.refresh(channel),
                 }
             }
         }
@@ -314,40 +322,58 @@ impl Synth {
         };
         let state = &set.channels[channel % CHANNELS];
         let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, bank, group, lane| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.key == key {
-                key_up(voice, (bank, group, lane), pedals);
+                key_up(voice, context, lane, pedals);
             }
         });
     }
 
     fn press(&mut self, channel: usize, key: u8, pressure: u8) {
         let state = self.channel_mut(channel).clone();
-        self.each_voice(channel, |voice, _, _, _| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.key == key {
                 voice.press(pressure, &state);
+                voice.refresh(context, lane);
             }
         });
+        if self.following {
+            self.follow();
+        }
+    }
+
+    /// Voices of a channel take note of what has changed on it.
+    fn refresh(&mut self, channel: usize) {
+        self.each_voice(channel, |voice, context, lane| voice.refresh(context, lane));
+        if self.following {
+            self.follow();
+        }
     }
 
     /// A pedal has gone up, or both: ends what nothing holds any more.
     fn lift_pedals(&mut self, channel: usize) {
         let state = self.channel_mut(channel);
         let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, bank, group, lane| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.state == State::Sustained {
-                key_up(voice, (bank, group, lane), pedals);
+                key_up(voice, context, lane, pedals);
             }
         });
     }
 
-    /// Calls `act` with each sounding voice of a channel, the bank, the voice's lane group and its lane.
-    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &Bank, &mut Group, usize)) {
+    /// Calls `act` with each sounding voice of a channel, what it reads, its lane and the samples until the next tick.
+    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &Context<'_>, Lane<'_>)) {
+        // It has been written to, if anything plays on it.
+        let Some(Some(set)) = self.sets.get(channel / CHANNELS) else {
+            return;
+        };
+        let context = set.context(channel, &self.tables, &self.bank, self.rate);
+        let until_tick = PERIOD - self.phase;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.channel[lane] as usize == channel {
-                    act(voice, &self.bank, group, lane);
+                    act(voice, &context, (group, lane, until_tick));
                 }
             }
         }
@@ -362,7 +388,7 @@ impl Synth {
             return;
         }
         if mono {
-            self.each_voice(channel, |voice, bank, group, lane| voice.release(bank, group, lane));
+            self.each_voice(channel, |voice, context, lane| voice.release(context, lane));
         }
         self.notes += 1;
         self.channel_mut(channel).begin_note(key);
@@ -381,7 +407,7 @@ impl Synth {
 
     fn start(&mut self, channel: usize, (key, velocity, note): (u8, u8, u64), (index, region): (usize, &Region)) {
         if region.key_group != 0 || region.self_exclusive {
-            self.each_voice(channel, |voice, _, _, _| {
+            self.each_voice(channel, |voice, _, _| {
                 let rival = region.key_group != 0 && voice.key_group == region.key_group
                     || region.self_exclusive && voice.key == key;
                 if rival && voice.note != note {
@@ -556,9 +582,9 @@ impl Synth {
 }
 
 /// A key goes up: the note ends, or a pedal (sustain, sostenuto) holds it.
-fn key_up(voice: &mut Voice, (bank, group, lane): (&Bank, &mut Group, usize), (sustain, some): (bool, bool)) {
+fn key_up(voice: &mut Voice, context: &Context<'_>, lane: Lane<'_>, (sustain, some): (bool, bool)) {
     if !(sustain || some && voice.caught) {
-        voice.release(bank, group, lane);
+        voice.release(context, lane);
     } else if voice.state == State::Held {
         voice.state = State::Sustained;
     }

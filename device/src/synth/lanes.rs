@@ -252,6 +252,17 @@ impl Group {
         }
     }
 
+    /// Lets the gains run from where they are to a new goal within `samples`, up to the next tick. They fall no faster than a whole period would let
+    /// them, since few samples would make a click of it.
+    pub(crate) fn bend(&mut self, lane: usize, goal: (f32, f32), samples: usize) {
+        let scale = 1.0 / samples as f32;
+        let left_over = 1.0 - samples as f32 * (1.0 / PERIOD as f32);
+        let goal = (goal.0.max(self.left[lane] * left_over), goal.1.max(self.right[lane] * left_over));
+        self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
+        self.right_step[lane] = (goal.1 - self.right[lane]) * scale;
+        (self.left_goal[lane], self.right_goal[lane]) = goal;
+    }
+
     /// Goes on at the same place of the same wave without its loop.
     pub(crate) fn leave_loop(&mut self, lane: usize, sound: &Sound, tail: &Sound) {
         if self.exhausted(lane) {
