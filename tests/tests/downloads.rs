@@ -59,6 +59,7 @@ fn play_with<P: Platform>(platform: P, collection: &Collection, song: &Song) -> 
     Ok(())
 }
 
+/// DDI: KSPROPERTY_SYNTH_DLS_DOWNLOAD takes wave and instrument chunks (DMUS_DOWNLOADINFO, offset table, structures), which streams share
 #[test]
 fn a_downloaded_collection_sounds_as_the_same_one_built_in() -> anyhow::Result<()> {
     let collection = read(&other())?;
@@ -131,6 +132,8 @@ impl<'c> Desk<'c> {
     }
 }
 
+/// DDI: KSPROPERTY_SYNTH_DLS_UNLOAD frees a handle as soon as no note uses it, and may complete later; later notes on it are ignored
+/// DDI: the last instrument that refers to a wave keeps it alive
 #[test]
 fn what_is_unloaded_goes_when_the_last_note_and_the_last_reference_are_gone() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
@@ -179,6 +182,7 @@ fn what_is_unloaded_goes_when_the_last_note_and_the_last_reference_are_gone() ->
     Ok(())
 }
 
+/// DDI: KSPROPERTY_SYNTH_DLS_COMPACT makes the largest free block available without interrupting playback
 #[test]
 fn compacting_moves_what_sounds_without_a_trace() -> anyhow::Result<()> {
     let run = |compact: bool| -> anyhow::Result<Vec<i16>> {

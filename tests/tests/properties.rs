@@ -63,6 +63,8 @@ fn answered<P: Platform>(mailbox: &mut Mailbox<'_, P>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// DDI: KSPROPERTY_SYNTH_CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and audio channels, effects, description
+/// DDI: the latency clock is the master clock plus a guaranteed latency
 #[test]
 fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
@@ -82,6 +84,8 @@ fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// DDI: KSPROPERTY_SYNTH_PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are replaced, and the status says that not all were assigned
+/// DDI: KSPROPERTY_SYNTH_CHANNELGROUPS gets and sets the number of channel groups, for each pin instance by itself
 #[test]
 fn streams_have_the_groups_and_voices_that_are_asked_for() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
@@ -132,6 +136,7 @@ fn streams_have_the_groups_and_voices_that_are_asked_for() -> anyhow::Result<()>
     Ok(())
 }
 
+/// DDI: voice priority is the channel group's OR the channel's offset: channel 10 has 15, channels 1 to 9 have 14 to 6, channels 11 to 16 have 5 to 0; standard at first, in all groups alike
 #[test]
 fn priorities_begin_as_documented_and_stay_what_they_are_set_to() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
@@ -157,6 +162,8 @@ fn priorities_begin_as_documented_and_stay_what_they_are_set_to() -> anyhow::Res
     Ok(())
 }
 
+/// DDI: KSPROPERTY_SYNTH_VOLUME and VOLUMEBOOST are in 0.01 dB, the boost is applied after the mix
+/// DDI: running statistics are reset on entering RUN
 #[test]
 fn volume_and_boost_are_heard_in_hundredths_of_a_decibel_and_counted_apart() -> anyhow::Result<()> {
     let peaks = |volume: i32, boost: i32| -> anyhow::Result<(f64, i32)> {
@@ -222,6 +229,7 @@ fn start(platform: &Direct, opcode: u32, [request, size, result, room, stream]: 
     platform.write32(regs::COMMAND.offset, opcode);
 }
 
+/// DDI: a buffer that is too small, and a request that is invalid, have a status of their own each
 #[test]
 fn wrong_commands_are_answered_with_what_is_wrong_and_do_nothing() -> anyhow::Result<()> {
     let platform = Direct::new()?;

@@ -16,6 +16,7 @@ fn keys(s: &Synth) -> Vec<u8> {
     keys
 }
 
+/// DDI: stealing takes the lowest priority first
 #[test]
 fn the_lowest_priority_is_stolen_first_however_loud_and_steals_from_none_above_it() {
     let mut s = Synth::new(lasting(), RATE, 2, 3);
