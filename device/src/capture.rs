@@ -1,10 +1,12 @@
-//! A capture stream on the card's side: what the inputs receive, into the slots that the driver has posted.
+//! A capture or wave sink stream on the card's side: what the inputs receive, or what the card renders, into the slots that the driver has posted.
 //!
-//! Fed by the engine with the bytes of the [`inputs`] and with sections (posted slots in, filled ones out); feeds the guest's pool and buffers, and
-//! the completion ring. The data sheet, `dmus_interface`, says under "Capture" what a driver sees of it.
+//! Fed by the engine with the bytes of the [`inputs`] or with audio, and with sections (posted slots in, filled ones out); feeds the guest's pool and buffers, and
+//! the completion ring. The data sheet, `dmus_interface`, says under "Capture" and "Wave sink" what a driver sees of it.
 
 pub mod inputs;
 mod pending;
+mod resampler;
+pub(crate) mod wave;
 
 use crate::link::{Guest, Link, Shared, StreamConfig};
 use crate::remote::Remote;
@@ -18,6 +20,7 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use pending::{Captured, Pending};
 use std::collections::VecDeque;
+use wave::Wave;
 
 /// Bytes at the start of an event that the card does not write: bReserved and cbStruct.
 const KEPT: usize = 2;
@@ -29,6 +32,60 @@ struct Posted {
     buffer: u32,
 }
 
+/// What waits for slots.
+enum Waiting {
+    Midi(Pending),
+    Audio(Wave),
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        match self {
+            Self::Midi(pending) => pending.len(),
+            Self::Audio(wave) => wave.periods().len(),
+        }
+    }
+
+    fn front(&self) -> Option<&Captured> {
+        match self {
+            Self::Midi(pending) => pending.front(),
+            Self::Audio(wave) => wave.periods().front(),
+        }
+    }
+
+    fn pop(&mut self, stats: &Stats) {
+        match self {
+            Self::Midi(pending) => {
+                pending.pop();
+                stats.captured.add(1);
+            }
+            Self::Audio(wave) => wave.pop(),
+        }
+    }
+
+    /// Nothing is heard for a while: messages that have begun are given up, and a period ends.
+    fn cut(&mut self) {
+        match self {
+            Self::Midi(pending) => pending.cut(),
+            Self::Audio(wave) => wave.end_period(),
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Midi(pending) => pending.clear(),
+            Self::Audio(wave) => wave.clear(),
+        }
+    }
+
+    fn drop_excess(&mut self) -> u64 {
+        match self {
+            Self::Midi(pending) => pending.drop_excess(),
+            Self::Audio(wave) => wave.drop_excess(),
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct CaptureStream {
     pub(crate) rings: Rings,
@@ -38,14 +95,19 @@ pub(crate) struct CaptureStream {
     /// Of each slot and each buffer: whether it is posted.
     slots: Box<[bool]>,
     buffers: Box<[bool]>,
-    pending: Pending,
+    waiting: Waiting,
     /// The overrun since STOP has been reported.
     reported: bool,
 }
 
 impl CaptureStream {
-    pub(crate) fn new(index: usize, config: StreamConfig) -> Self {
-        let cooked = config.kind != Type::Capture { cooked: false };
+    /// A stream in STOP; the crystal of a wave sink is off by `drift` parts per million.
+    pub(crate) fn new(index: usize, config: StreamConfig, drift: i32) -> Self {
+        let buffer_size = config.buffer_size as usize;
+        let waiting = match (config.kind, config.wave) {
+            (Type::WaveSink, Some(format)) => Waiting::Audio(Wave::new(format, buffer_size, drift)),
+            (kind, _) => Waiting::Midi(Pending::new(kind != Type::Capture { cooked: false }, buffer_size)),
+        };
         Self {
             rings: Rings::new(index, config),
             state: State::Stop,
@@ -53,21 +115,27 @@ impl CaptureStream {
             posted: VecDeque::with_capacity(config.slots as usize),
             slots: vec![false; config.slots as usize].into(),
             buffers: vec![false; config.buffers as usize].into(),
-            pending: Pending::new(cooked, config.buffer_size as usize),
+            waiting,
             reported: false,
         }
     }
 
-    /// Changes the state at a master time; what STOP discards is completed by the following publications.
-    pub(crate) fn set_state(&mut self, state: State, master: RefTime, stats: &Stats) {
+    /// Changes the state at a master time, before the sample that begins at `next`; what STOP discards is completed by the following publications.
+    pub(crate) fn set_state(&mut self, state: State, master: RefTime, next: RefTime, stats: &Stats) {
         self.timeline.change(self.state, state, master);
+        if let Waiting::Audio(wave) = &mut self.waiting
+            && state == State::Run
+            && self.state != State::Run
+        {
+            wave.run(self.timeline.at(state, next));
+        }
         self.state = state;
         if !self.listens() {
             // What goes on later is not what was heard until now.
-            self.pending.cut();
+            self.waiting.cut();
         }
         if state == State::Stop {
-            self.pending.clear();
+            self.waiting.clear();
             self.reported = false;
             while let Some(posted) = self.posted.pop_front() {
                 self.discard(posted, stats);
@@ -80,31 +148,61 @@ impl CaptureStream {
         self.timeline.base
     }
 
-    /// Whether what the inputs receive goes upstream.
+    /// Whether what the inputs receive, or what is rendered, goes upstream.
     pub(crate) fn listens(&self) -> bool {
-        matches!(self.state, State::Run | State::Pause)
+        match self.waiting {
+            Waiting::Midi(_) => matches!(self.state, State::Run | State::Pause),
+            Waiting::Audio(_) => self.state == State::Run,
+        }
     }
 
     /// Whether something captured has no slot.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.rings.broken && self.pending.len() > self.posted.len()
+        !self.rings.broken && self.waiting.len() > self.posted.len()
     }
 
     /// Whether a section has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        self.rings.has_work() || !self.rings.broken && self.pending.len() > 0 && !self.posted.is_empty()
+        self.rings.has_work() || !self.rings.broken && self.waiting.len() > 0 && !self.posted.is_empty()
+    }
+
+    /// Whether what it brings is from the inputs.
+    pub(crate) fn hears_inputs(&self) -> bool {
+        matches!(self.waiting, Waiting::Midi(_))
     }
 
     /// Takes what an input received at a master time.
     pub(crate) fn hear(&mut self, input: u16, master: RefTime, bytes: &[u8]) {
-        if self.listens() && !self.rings.broken {
-            self.pending.hear(input, self.timeline.at(self.state, master), bytes);
+        let time = self.timeline.at(self.state, master);
+        if let Waiting::Midi(pending) = &mut self.waiting
+            && matches!(self.state, State::Run | State::Pause)
+            && !self.rings.broken
+        {
+            pending.hear(input, time, bytes);
+        }
+    }
+
+    /// Takes a block of what is rendered.
+    pub(crate) fn hear_audio(&mut self, left: &[f32], right: &[f32]) {
+        if let Waiting::Audio(wave) = &mut self.waiting
+            && self.state == State::Run
+            && !self.rings.broken
+        {
+            wave.hear(left, right);
+        }
+    }
+
+    /// Frames to render until a period is complete, if one is under way.
+    pub(crate) fn until_full(&self) -> Option<u64> {
+        match &self.waiting {
+            Waiting::Audio(wave) if self.state == State::Run && !self.rings.broken => Some(wave.until_full()),
+            _ => None,
         }
     }
 
     /// In realtime: drops the oldest of what has waited too long for slots.
     pub(crate) fn drop_excess(&mut self, link: &Link, shared: &mut Shared) {
-        let dropped = self.pending.drop_excess();
+        let dropped = self.waiting.drop_excess();
         link.stats.capture_overruns.add(dropped);
         if dropped > 0 && !std::mem::replace(&mut self.reported, true) {
             link.fault(shared, Fault::CaptureOverrun, self.rings.detail(0));
@@ -161,7 +259,7 @@ impl CaptureStream {
             }
         }
         for _ in 0..SECTION {
-            let (Some(posted), Some(captured)) = (self.posted.front().copied(), self.pending.front()) else {
+            let (Some(posted), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
                 break;
             };
             let filled = self.fill(guest, posted, captured);
@@ -169,8 +267,7 @@ impl CaptureStream {
             self.posted.pop_front();
             self.release(posted);
             if filled.is_ok() {
-                self.pending.pop();
-                stats.captured.add(1);
+                self.waiting.pop(stats);
                 self.rings.complete(posted.slot, Status::Presented, 0, time);
             } else {
                 // The memory has gone since it was posted; what was captured waits for the next slot.
@@ -241,7 +338,9 @@ impl CaptureStream {
 
     fn discard(&mut self, posted: Posted, stats: &Stats) {
         self.release(posted);
-        stats.discarded.add(1);
+        if let Waiting::Midi(_) = self.waiting {
+            stats.discarded.add(1);
+        }
         self.rings.complete(posted.slot, Status::Discarded, 0, RefTime::ZERO);
     }
 

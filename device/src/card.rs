@@ -18,6 +18,7 @@ use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Access, Fault, Found, Register, control, feature};
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use dmus_interface::time::RefTime;
+use dmus_interface::wave::WaveFormat;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -54,6 +55,8 @@ struct StreamRegisters {
     submission_size: u32,
     completion_base: u64,
     completion_size: u32,
+    wave_rate: u32,
+    wave_format: u32,
 }
 
 impl Card {
@@ -181,6 +184,8 @@ impl Card {
             stream::COMPLETION_SIZE => block.completion_size.into(),
             stream::PREFETCH => PREFETCH.0 as u64,
             stream::TIME_BASE => view.time_base.0 as u64,
+            stream::WAVE_RATE => block.wave_rate.into(),
+            stream::WAVE_FORMAT => block.wave_format.into(),
             _ => 0,
         }
     }
@@ -284,6 +289,8 @@ impl Card {
             stream::BUFFER_COUNT => block.buffer_count = part.value as u32,
             stream::SUBMISSION_SIZE => block.submission_size = part.value as u32,
             stream::COMPLETION_SIZE => block.completion_size = part.value as u32,
+            stream::WAVE_RATE => block.wave_rate = part.value as u32,
+            stream::WAVE_FORMAT => block.wave_format = part.value as u32,
             _ => {}
         }
     }
@@ -345,7 +352,11 @@ impl Card {
         {
             return Err(Fault::BadPool);
         }
-        let captures = matches!(kind, Type::Capture { .. });
+        let wave = match kind {
+            Type::WaveSink => Some(WaveFormat::decode(block.wave_rate, block.wave_format)?),
+            Type::Render | Type::Capture { .. } => None,
+        };
+        let captures = kind != Type::Render;
         let buffer_bytes = u64::from(block.buffer_count) * u64::from(block.buffer_size);
         let sized = (8..=stream::MAX_BUFFER_SIZE).contains(&block.buffer_size) && block.buffer_size.is_multiple_of(8);
         if block.buffer_count > stream::MAX_SLOTS
@@ -394,6 +405,7 @@ impl Card {
         }
         Ok(StreamConfig {
             kind,
+            wave,
             width: self.width,
             pool_base: block.pool_base,
             slots: block.slot_count,

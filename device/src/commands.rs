@@ -1,16 +1,23 @@
 //! The subcommands, and what they share: songs, progress and exit codes.
 
 pub(crate) mod bank;
+mod guest;
 pub(crate) mod leash;
+mod machine;
 mod midi_in;
 pub(crate) mod play;
+pub(crate) mod record;
 pub(crate) mod render;
+mod scene;
 pub(crate) mod serve;
 pub(crate) mod sweep;
 
 use anyhow::Context;
+use dmus_interface::time::RefTime;
 use dmus_song::{Song, SongError};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -84,11 +91,33 @@ pub(crate) fn load_song(path: Option<&Path>) -> anyhow::Result<NamedSong> {
 }
 
 /// A bar of song position on a terminal; nothing elsewhere.
-pub(crate) fn song_bar(song: &Song) -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::new(song.duration().0.max(0) as u64 / 10_000);
+pub(crate) fn song_bar(length: RefTime) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(length.0.max(0) as u64 / 10_000);
     let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} %")
         .context("the progress bar's template")?
         .progress_chars("=> ");
     bar.set_style(style);
     Ok(bar)
+}
+
+/// The fields of a summary, a line each.
+fn print_fields(summary: &Value) {
+    // A reader that has seen enough may close the pipe: what was done is done all the same.
+    let mut out = std::io::stdout().lock();
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if let Value::Object(fields) = summary {
+        for (name, value) in fields {
+            let _ = writeln!(out, "{:<18} {}", name.replace('_', " "), plain(value));
+        }
+    }
+}
+
+/// The summary as a file, if one is wanted.
+fn write_json(path: Option<&Path>, summary: &Value) -> anyhow::Result<()> {
+    match path {
+        Some(path) => {
+            std::fs::write(path, format!("{summary:#}\n")).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => Ok(()),
+    }
 }

@@ -82,8 +82,10 @@ struct Core {
     epoch: u64,
     /// The open render streams, by their index.
     streams: Vec<Stream>,
-    /// The open capture streams, and what they hear.
+    /// The open capture and wave sink streams, and what they hear.
     captures: Vec<CaptureStream>,
+    /// How far the crystal of wave sinks is off, in parts per million.
+    drift: i32,
     inputs: Inputs,
     tap: Tap,
     /// Synthesizers of closed streams, to be used again.
@@ -134,6 +136,7 @@ impl Engine {
             epoch: 0,
             streams: Vec::with_capacity(STREAMS),
             captures: Vec::new(),
+            drift: 0,
             inputs,
             tap: Vec::new(),
             spare: Vec::new(),
@@ -151,6 +154,11 @@ impl Engine {
         // The first stream opens without a pause.
         core.spare.push(core.new_synth());
         Self { link, core }
+    }
+
+    /// Lets the crystal of every wave sink that is created from here on be off by so many parts per million (at most 1,000 either way).
+    pub fn set_drift(&mut self, parts_per_million: i32) {
+        self.core.drift = parts_per_million;
     }
 
     /// Goes on in a thread of its own.
@@ -458,15 +466,6 @@ impl Core {
         frames.min(self.until_heard()).min(BLOCK as u64) as usize
     }
 
-    /// Frames until something is presented that is captured, too: in virtual time the clock has to be able to stop there.
-    fn until_heard(&self) -> u64 {
-        if self.captures.is_empty() || !self.clock.is_virtual() {
-            return u64::MAX;
-        }
-        let ahead = |stream: &Stream| Some(stream.next_sample(SAMPLE_RATE)?.0.saturating_sub(self.now.position.0));
-        self.streams.iter().filter_map(ahead).min().unwrap_or(u64::MAX)
-    }
-
     /// Whether there are samples to render, or events to present before the next one.
     #[inline]
     fn has_to_render(&self) -> bool {
@@ -492,6 +491,9 @@ impl Core {
             let pcm = &mut self.pcm[..frames * 2];
             for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
                 *frame = [to_s16(*l), to_s16(*r)];
+            }
+            for stream in &mut self.captures {
+                stream.hear_audio(left, right);
             }
             self.sink.write(pcm);
             self.sink_ready = self.sink.ready();

@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! QEMU -> transport -> card -> link -> engine: stream (rings -> intake -> sequencer -> synth) -> sink
-//! MIDI inputs -> engine: capture (streams of posted slots) -> link
+//! MIDI inputs, audio -> engine: capture (streams of posted slots: MIDI capture, wave sink) -> link
 //! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
 //! ```
 //!
-//! A wave sink's clock follows the master clock in [`sample_clock`]. The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
+//! The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
 //! as DLS describes them, built in or read from a file.
 //!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
@@ -27,7 +27,6 @@ mod identity;
 mod link;
 pub mod offline;
 mod remote;
-pub mod sample_clock;
 pub mod sandbox;
 pub mod sink;
 pub mod stats;

@@ -17,6 +17,7 @@ use dmus_interface::protocol::{Page, card};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::RefTime;
+use dmus_interface::wave::WaveFormat;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +33,8 @@ const MAX_LOGGED: u64 = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamConfig {
     pub(crate) kind: Type,
+    /// Of a wave sink.
+    pub(crate) wave: Option<WaveFormat>,
     pub(crate) width: PointerWidth,
     pub(crate) pool_base: u64,
     pub(crate) slots: u32,

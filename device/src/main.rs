@@ -23,6 +23,7 @@ enum Command {
     Serve(commands::serve::Args),
     Render(commands::render::Args),
     Play(commands::play::Args),
+    Record(commands::record::Args),
     Bank(commands::bank::Args),
     #[command(hide = true)]
     Leash(commands::leash::Args),
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Play(args) => commands::play::run(&args),
+        Command::Record(args) => commands::record::run(&args),
         Command::Bank(args) => commands::bank::run(&args),
         Command::Leash(args) => commands::leash::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),

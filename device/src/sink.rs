@@ -166,7 +166,7 @@ impl fmt::Display for AudioFile {
 pub struct UnknownFormat(String);
 
 /// What 1.0 of the synthesizer becomes: 6 dB below full scale, so that dense songs do not clip.
-const UNITY: f32 = 16_384.0;
+pub(crate) const UNITY: f32 = 16_384.0;
 
 /// A sample of the mix as 16 bits: rounded to the nearest, clamped; no dither.
 pub fn to_s16(sample: f32) -> i16 {

@@ -2,8 +2,12 @@
 //!
 //! Fed by the register file and the engine; feeds the summary of `serve` and its JSON file.
 
+use dmus_interface::time::RefTime;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Limits of the classes of lateness, in milliseconds.
+pub const LATE_LIMITS: [u32; 6] = [1, 2, 5, 10, 20, 50];
 
 /// Everything the card counts since it was made. Messages are counted as the data sheet says.
 #[derive(Debug, Default)]
@@ -12,6 +16,8 @@ pub struct Stats {
     pub presented: Counter,
     /// Of these, messages whose sample had passed.
     pub late: Counter,
+    /// Of these, by how late: below each of [`LATE_LIMITS`], and the rest.
+    pub late_by: [Counter; LATE_LIMITS.len() + 1],
     /// Messages refused.
     pub rejected: Counter,
     /// Messages discarded by STOP.
@@ -97,6 +103,14 @@ impl Stats {
         self.note_presented(messages);
     }
 
+    /// Messages that were presented so late.
+    #[cold]
+    pub(crate) fn note_late(&self, messages: u64, late: RefTime) {
+        self.late.add(messages);
+        let class = LATE_LIMITS.iter().position(|limit| late.0 < i64::from(*limit) * 10_000);
+        self.late_by[class.unwrap_or(LATE_LIMITS.len())].add(messages);
+    }
+
     /// Slots that the card took over.
     #[inline]
     pub(crate) fn take_slots(&self, taken: u64) {
@@ -108,5 +122,20 @@ impl Stats {
     pub fn first_presented(&self) -> Option<Duration> {
         let nanos = self.first_presented.get();
         (nanos != 0).then(|| Duration::from_nanos(nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_late_are_counted_by_how_late() {
+        let stats = Stats::default();
+        for (late, messages) in [(0, 1), (9_999, 2), (10_000, 4), (499_999, 8), (500_000, 16), (i64::MAX, 32)] {
+            stats.note_late(messages, RefTime(late));
+        }
+        assert_eq!(stats.late_by.each_ref().map(Counter::get), [3, 4, 0, 0, 0, 8, 48]);
+        assert_eq!(stats.late.get(), 63);
     }
 }

@@ -301,8 +301,9 @@ impl Stream {
             stats.note_presented(u64::from(messages));
             self.let_go(head, stats);
             if master <= now.passed && !at_once {
-                stats.late.add(u64::from(messages));
-                self.rings.complete(head, Status::Late, 0, now.start.saturating_sub(master));
+                let late = now.start.saturating_sub(master);
+                stats.note_late(u64::from(messages), late);
+                self.rings.complete(head, Status::Late, 0, late);
             } else {
                 let time = if at_once { now.start.saturating_sub(self.timeline.base) } else { RefTime(time) };
                 self.rings.complete(head, Status::Presented, 0, time);

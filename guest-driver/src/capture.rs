@@ -49,10 +49,20 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
     ///
     /// As many slots are posted as there are buffers.
     pub fn open(card: &'c Card<P>, index: usize, config: StreamConfig, cooked: bool) -> Result<Self, DriverError> {
+        Self::open_as(card, index, config, Type::Capture { cooked })
+    }
+
+    /// Creates a stream of any type whose slots are posted.
+    pub(crate) fn open_as(
+        card: &'c Card<P>,
+        index: usize,
+        config: StreamConfig,
+        kind: Type,
+    ) -> Result<Self, DriverError> {
         if config.buffers == 0 {
-            return Err(DriverError::BadConfig("a capture stream needs buffers, one for each slot that it posts"));
+            return Err(DriverError::BadConfig("this stream needs buffers, one for each slot that it posts"));
         }
-        let stream = RenderStream::open_as(card, index, config, Type::Capture { cooked })?;
+        let stream = RenderStream::open_as(card, index, config, kind)?;
         Ok(Self { stream, posting: false, received: vec![0; config.buffer_size as usize].into_boxed_slice() })
     }
 

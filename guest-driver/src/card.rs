@@ -87,6 +87,14 @@ impl<P: Platform> Card<P> {
         }
     }
 
+    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that it reports.
+    pub fn is_enabled(&self) -> Result<bool, DriverError> {
+        match self.read(regs::CONTROL) {
+            u32::MAX => Err(DriverError::CardGone),
+            value => Ok(value & control::ENABLE != 0),
+        }
+    }
+
     /// Pointer width of events.
     pub fn pointer_width(&self) -> PointerWidth {
         self.width
@@ -105,6 +113,11 @@ impl<P: Platform> Card<P> {
     /// The master clock as the card last published it (`IMasterClock::GetTime`), without a trap.
     pub fn get_time(&self) -> RefTime {
         driver::master_time(self.platform.doorbell())
+    }
+
+    /// The latency clock as the card last published it, without a trap: an event earlier than this may play late.
+    pub fn get_latency_time(&self) -> RefTime {
+        driver::latency_time(self.platform.doorbell())
     }
 
     /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.

@@ -118,6 +118,9 @@ pub enum DriverError {
         /// Offset in the chunk.
         at: u32,
     },
+    /// The card lied: a period of a wave sink that has no whole frames.
+    #[error("the card filled a period with a part of a frame, or with something else than PCM")]
+    BadPeriod,
     /// The platform failed.
     #[error(transparent)]
     Platform(#[from] PlatformError),

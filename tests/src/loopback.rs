@@ -75,11 +75,22 @@ impl HostedCard {
 
     /// Starts it behind a server, with MIDI inputs.
     pub fn start_with(transport: Transport, clock: ClockMode, inputs: Vec<Input>) -> anyhow::Result<Self> {
+        Self::start_drifting(transport, clock, inputs, 0)
+    }
+
+    /// As [`Self::start_with`], the crystal of wave sinks off by so many parts per million.
+    pub fn start_drifting(
+        transport: Transport,
+        clock: ClockMode,
+        inputs: Vec<Input>,
+        drift: i32,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("card.sock");
         let audio = MemorySink::default();
-        let (mut card, engine) =
+        let (mut card, mut engine) =
             dmus_card::assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(audio.clone()), inputs)?;
+        engine.set_drift(drift);
         let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;

@@ -70,3 +70,26 @@ pub fn busy(count: usize) -> Vec<u8> {
     };
     file((0..count).map(|_| (random(2), message(&mut random))).collect::<Vec<_>>())
 }
+
+/// A format 1 file of three tracks, 480 ticks a quarter note: the first changes the tempo between the notes of the others, which meet at many ticks.
+pub fn tempos(notes: u32) -> Vec<u8> {
+    let mut tracks = [vec![], vec![], vec![]];
+    for i in 0..notes {
+        let micros = 300_000 + i * 7919 % 400_000;
+        variable(&mut tracks[0], 37);
+        tracks[0].extend([0xFF, 0x51, 3, (micros >> 16) as u8, (micros >> 8) as u8, micros as u8]);
+        for (channel, delta) in [(0, 60), (1, 45)] {
+            let track = &mut tracks[1 + usize::from(channel)];
+            variable(track, delta);
+            track.extend([0x90 | channel, 40 + (i % 40) as u8, 1 + (i % 127) as u8]);
+        }
+    }
+    let mut out = Vec::from(*b"MThd\0\0\0\x06\0\x01\0\x03\x01\xE0");
+    for mut track in tracks {
+        track.extend([10, 0xFF, 0x2F, 0]);
+        out.extend(b"MTrk");
+        out.extend((track.len() as u32).to_be_bytes());
+        out.extend(track);
+    }
+    out
+}

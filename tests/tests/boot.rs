@@ -29,8 +29,8 @@ fn the_bundled_song_plays_and_the_summary_has_every_key() -> anyhow::Result<()> 
     let dir = tempfile::tempdir()?;
     let summary = play(dir.path(), &[])?;
     let keys: Vec<&str> = summary.as_object().context("no object")?.keys().map(String::as_str).collect();
-    let expected = "song events_submitted events_presented late rejected discarded peak_in_flight pool_slots \
-        register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image";
+    let expected = "song events_submitted events_presented late late_by rejected discarded peak_in_flight pool_slots \
+        register_accesses interrupts audio_seconds wall_seconds wav sha256 clock image pointer_width";
     assert_eq!(keys, expected.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&summary["clock"], &summary["image"]), (&"virtual".into(), &"elf".into()));
     assert_eq!((&summary["pool_slots"], &summary["peak_in_flight"]), (&64.into(), &64.into()));
@@ -51,6 +51,7 @@ fn fifty_thousand_events_go_through_64_slots_without_a_trap_per_event() -> anyho
     Ok(())
 }
 
+/// DDI: everything is the same with 4-byte pointers, in a booted guest: the 32-bit layout, and 4 bytes at most inline.
 #[test]
 fn a_collection_that_the_guest_downloads_sounds_as_one_that_the_card_was_given() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -80,13 +81,30 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
     let expected = rendered(dir.path(), &["song.mid"])?;
     let mut hashes = std::collections::BTreeSet::new();
-    for image in ["elf", "elf", "elf", "iso", "iso-uefi"] {
-        let summary = play(dir.path(), &["song.mid", "--image", image])?;
-        assert_eq!(summary["image"], image);
-        assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs");
+    let machines = "elf 8, elf 8, elf 4, iso 8, iso 4, iso-uefi 8, linux 8, linux 4";
+    for (image, width) in machines.split(", ").filter_map(|machine| machine.split_once(' ')) {
+        let summary = play(dir.path(), &["song.mid", "--image", image, "--width", width])?;
+        assert_eq!((&summary["image"], summary["pointer_width"].to_string()), (&image.into(), width.into()));
+        assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs, pointers of {width} bytes");
         hashes.insert(summary["sha256"].to_string());
     }
     assert_eq!(hashes.len(), 1);
+    Ok(())
+}
+
+/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer rendered, sample for sample.
+#[test]
+fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    // It takes as long as it plays: a second and a half, and three of silence.
+    std::fs::write(dir.path().join("song.mid"), songs::busy(500))?;
+    play(dir.path(), &["song.mid", "--through-guest", "guest.wav", "--width", "4"])?;
+    let heard = std::fs::read(dir.path().join("guest.wav"))?;
+    assert!(heard == std::fs::read(dir.path().join("out.wav"))?);
+    assert!(heard == rendered(dir.path(), &["song.mid"])?);
+    let samples =
+        hound::WavReader::open(dir.path().join("guest.wav"))?.into_samples::<i16>().collect::<Result<Vec<_>, _>>()?;
+    assert!(samples.iter().any(|sample| sample.unsigned_abs() > 1000));
     Ok(())
 }
 
@@ -103,6 +121,19 @@ fn in_realtime_every_event_is_presented() -> anyhow::Result<()> {
     let length = Song::parse(&song)?.duration().as_secs_f64();
     assert!(wall > Some(length), "{wall:?} s for {length} s");
     assert!(audio > Some(length - 0.01) && audio < Some(length + 1.0), "{audio:?} s for {length} s");
+    Ok(())
+}
+
+#[test]
+fn with_a_latency_every_event_is_presented_and_the_late_are_told_by_how_late() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(300))?;
+    let summary = play(dir.path(), &["song.mid", "--realtime", "--latency", "50"])?;
+    assert_eq!((&summary["events_presented"], &summary["rejected"]), (&300.into(), &0.into()));
+    // How many are late is the machine's affair; that they add up is not.
+    let late_by = summary["late_by"].as_object().context("no object")?;
+    assert_eq!(late_by.len(), 7);
+    assert_eq!(summary["late"], late_by.values().filter_map(Value::as_u64).sum::<u64>());
     Ok(())
 }
 
@@ -272,7 +303,7 @@ fn a_qemu_that_will_not_do_is_named_with_the_version_that_will() -> anyhow::Resu
 
 #[test]
 fn scripts_teach_what_they_do() -> anyhow::Result<()> {
-    for name in ["play", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
+    for name in ["play", "record", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
         let done = run(script(name).arg("--help"))?;
         assert!(done.status.success(), "{name}: {}", said(&done));
         assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));

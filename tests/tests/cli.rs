@@ -93,9 +93,9 @@ fn songs_that_cannot_be_played_are_refused_in_one_sentence() -> anyhow::Result<(
         ("format2.mid", "format 2"),
         (".", "Is a directory"),
     ] {
-        for command in ["render", "play"] {
+        for command in ["render", "play", "record"] {
             let mut arguments = vec![command, song];
-            if command == "play" {
+            if command != "render" {
                 arguments.extend(["--guest", "none"]);
             }
             let done = run(&mut card(&arguments, dir.path())?)?;
@@ -154,10 +154,15 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         &["serve", "--socket", "s", "--fd", "3"],
         &["serve", "--fd", "-1"],
         &["render", "a", "b"],
+        &["record", "--guest", "none", "--width", "5"],
+        &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
+        &["serve", "--socket", "s", "--drift", "1001"],
     ] {
         assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
     }
-    for arguments in [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["play", "--help"]] {
+    for arguments in
+        [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["play", "--help"], &["record", "--help"]]
+    {
         let done = run(&mut card(arguments, dir.path())?)?;
         assert!(done.status.success() && said(&done).contains("Usage"), "{arguments:?}");
     }

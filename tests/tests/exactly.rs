@@ -52,6 +52,7 @@ fn note_alone(frames: usize) -> Vec<i16> {
     interleaved(&left, &right)
 }
 
+/// DDI: ullPresTime100ns is the presentation time in 100 ns of the master clock; an event is passed on when it is due.
 #[test]
 fn an_event_is_presented_at_its_exact_sample_and_its_slot_is_the_cards_until_then() -> anyhow::Result<()> {
     let alone = first_sound(&note_alone(4800)).expect("a sound");
@@ -78,6 +79,7 @@ fn an_event_is_presented_at_its_exact_sample_and_its_slot_is_the_cards_until_the
     Ok(())
 }
 
+/// DDI: Identically time-stamped events are all played at their time, in the order in which they were put.
 #[test]
 fn three_hundred_events_at_one_instant_come_on_time_through_64_slots() -> anyhow::Result<()> {
     let keys: Vec<[u8; 3]> = (0..300u32).map(|i| [0x90 | (i % 9) as u8, 30 + (i % 60) as u8, 90]).collect();
@@ -177,6 +179,7 @@ fn a_sleeping_card_is_woken_by_one_trapped_write() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// DDI: pNextEvt is the next of a chain of events with one time stamp; PACKAGE is a chain that is handled together, atomically.
 #[test]
 fn chains_and_packages_are_one_submission_one_completion_and_count_their_members() -> anyhow::Result<()> {
     let hosted = hosted()?;
@@ -211,6 +214,7 @@ fn chains_and_packages_are_one_submission_one_completion_and_count_their_members
     Ok(())
 }
 
+/// DDI: INCOMPLETE means that the SysEx message goes on in the next event.
 #[test]
 fn a_message_may_be_longer_than_pool_and_buffers_and_counts_once() -> anyhow::Result<()> {
     let mut sysex = vec![0x11; 65_536];
@@ -246,6 +250,7 @@ fn fragments_complete_when_copied_before_their_time() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// DDI: Presentation time does not advance in PAUSE and STOP, and is reset in STOP.
 #[test]
 fn stream_time_stands_outside_run_and_is_zero_after_stop() -> anyhow::Result<()> {
     let hosted = hosted()?;
@@ -272,6 +277,7 @@ fn stream_time_stands_outside_run_and_is_zero_after_stop() -> anyhow::Result<()>
     Ok(())
 }
 
+/// DDI: The sequencer orders by time stamp only; an event in the past is played at once, and reported late.
 #[test]
 fn events_out_of_order_play_in_order_and_past_ones_at_once_and_late() -> anyhow::Result<()> {
     let hosted = hosted()?;
@@ -294,6 +300,7 @@ fn events_out_of_order_play_in_order_and_past_ones_at_once_and_late() -> anyhow:
     Ok(())
 }
 
+/// DDI: An event whose time has bit 63 set (DONT_HOLD_FOR_SEQUENCING) plays at once.
 #[test]
 fn an_event_that_must_not_be_held_plays_at_the_first_sample_not_yet_rendered() -> anyhow::Result<()> {
     let hosted = hosted()?;
@@ -310,6 +317,7 @@ fn an_event_that_must_not_be_held_plays_at_the_first_sample_not_yet_rendered() -
     Ok(())
 }
 
+/// DDI: In STOP what a render stream holds, and what it is given, is discarded to the allocator.
 #[test]
 fn stop_discards_what_is_held_before_it_reads_back_and_silences() -> anyhow::Result<()> {
     let hosted = hosted()?;
@@ -451,6 +459,7 @@ fn a_transition_does_not_wait_for_what_is_granted_to_be_rendered() -> anyhow::Re
     Ok(())
 }
 
+/// DDI: Each render stream is a synthesizer of its own, and their outputs are summed.
 #[test]
 fn ties_between_streams_cannot_change_bytes() -> anyhow::Result<()> {
     let mut renders = vec![];

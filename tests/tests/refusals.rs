@@ -46,6 +46,7 @@ fn rejected(reason: Reject, make: impl Fn(&RawStream<'_, Loopback>) -> Event) ->
     })
 }
 
+/// DDI: cbStruct, usFlags, usChannelGroup and cbEvent have defined values; an event with another is rejected with its reason, and nothing else is harmed.
 #[test]
 fn events_with_wrong_fields_are_rejected() -> anyhow::Result<()> {
     rejected(Reject::BadStructSize, |s| Event { struct_size: 39, ..s.inline(0, &NOTE) })?;
@@ -62,6 +63,7 @@ fn bytes_that_are_not_one_message_are_rejected() -> anyhow::Result<()> {
     rejected(Reject::BadMessage, |s| s.long(0, 0, &[0x90; 20]))
 }
 
+/// DDI: pbData points to an allocator buffer that holds cbEvent bytes; any other pointer is rejected, and what is longer than GetBufferSize.
 #[test]
 fn pointers_to_anything_but_a_buffer_are_rejected() -> anyhow::Result<()> {
     rejected(Reject::TooLong, |s| s.event(0, BUFFER_SIZE as u16 + 1, Data::Buffer(s.buffer_iova(0))))?;
@@ -73,6 +75,7 @@ fn pointers_to_anything_but_a_buffer_are_rejected() -> anyhow::Result<()> {
     rejected(Reject::BadBuffer, |s| s.event(0, 20, Data::Buffer(s.slot_iova(0))))
 }
 
+/// DDI: A buffer is recycled with its event: no two events have one.
 #[test]
 fn a_buffer_belongs_to_one_event_in_flight() -> anyhow::Result<()> {
     with_stream(|s| {
@@ -85,6 +88,7 @@ fn a_buffer_belongs_to_one_event_in_flight() -> anyhow::Result<()> {
     })
 }
 
+/// DDI: A chain is of events of the pool with one time stamp, and ends; any other is rejected as a whole.
 #[test]
 fn chains_that_leave_the_pool_or_loop_are_rejected_whole() -> anyhow::Result<()> {
     for wrong in [8, u64::from(u32::MAX) - 63] {
@@ -115,6 +119,7 @@ fn chains_that_leave_the_pool_or_loop_are_rejected_whole() -> anyhow::Result<()>
     })
 }
 
+/// DDI: A package is a chain of events, nested to a bounded depth; any other is rejected as a whole.
 #[test]
 fn packages_are_checked_like_chains() -> anyhow::Result<()> {
     rejected(Reject::EmptyPackage, |s| s.event(0, 0, Data::Package(0)))?;
@@ -132,6 +137,7 @@ fn packages_are_checked_like_chains() -> anyhow::Result<()> {
     })
 }
 
+/// DDI: INCOMPLETE fragments are judged as the one message that they are.
 #[test]
 fn fragments_are_judged_as_one_message() -> anyhow::Result<()> {
     with_stream(|s| {
@@ -192,6 +198,7 @@ fn wrong_ring_entries_and_tails_are_faults_and_complete_nothing() -> anyhow::Res
     s.set_state(State::Stop)
 }
 
+/// DDI: NewStream gives a stream of the asked type, or says what is wrong with it.
 #[test]
 fn streams_with_wrong_registers_are_not_created() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
@@ -231,6 +238,7 @@ fn streams_with_wrong_registers_are_not_created() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// DDI: SetState and NewStream out of place have a defined result: they are refused.
 #[test]
 fn transitions_out_of_place_are_refused() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;

@@ -394,6 +394,7 @@ mod tests {
         }
     }
 
+    /// DDI: DMUS_KERNEL_EVENT has its fields at these offsets, 40 bytes with 8-byte pointers and 32 with 4-byte ones.
     #[test]
     fn fields_are_at_the_offsets_of_the_ddi() {
         let event = Event {
@@ -419,6 +420,7 @@ mod tests {
         assert_eq!(bytes[32..36], [0xFE, 0xCA, 0xAD, 0x0B]);
     }
 
+    /// DDI: Which member of uData is live: pPackageEvt if PACKAGE is set, abData if cbEvent is at most the pointer size, else pbData.
     #[test]
     fn event_bytes_above_the_pointer_size_mean_a_buffer() {
         for width in [PointerWidth::Four, PointerWidth::Eight] {

@@ -1,7 +1,7 @@
 //! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
 //!
 //! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
-//! layouts, numbers, arithmetic, the order of the steps on the doorbell page, and the reader of raw [`midi`] bytes. All multi-byte values on the card are little endian.
+//! layouts, numbers, arithmetic, the order of the steps on the doorbell page, the reader of raw [`midi`] bytes, and the [`sample_clock`] of a wave sink. All multi-byte values on the card are little endian.
 //!
 //! # Programming the card
 //!
@@ -75,6 +75,25 @@
 //! are dropped, SysEx as a whole, and [`regs::Fault::CaptureOverrun`] says so once until the stream goes through STOP. STOP discards the posted slots, with
 //! completions, and what waits for some; a slot posted in STOP is discarded, too: post in ACQUIRE, then RUN.
 //!
+//! # Wave sink
+//!
+//! A wave sink stream ([`regs::stream::Type::WaveSink`], `ISynthSinkDMus`) brings what the card renders, the sum of all its render streams, as PCM. Before it
+//! is created, [`regs::stream::WAVE_RATE`] and [`regs::stream::WAVE_FORMAT`] say how ([`wave::WaveFormat`]); at the card's own rate, in S16 and
+//! stereo, it is what the card's output gets, bit for bit. Its slots are posted with buffers like those of a capture stream, and come back in their order,
+//! each with a *period*, a whole buffer of frames:
+//!
+//! - cbEvent: the bytes of the period. usFlags and usChannelGroup: 0.
+//! - Time: stream time at which its first frame plays.
+//! - Byte position: bytes before it since STOP (the position of `Render`). In realtime, a position that is not the end of the period before it
+//!   means that periods were lost for want of posted slots, which [`regs::Fault::CaptureOverrun`] says, too.
+//!
+//! Only RUN brings frames. PAUSE and ACQUIRE end the period that has begun, which is then shorter (no more than the pointer size is in the event, as in
+//! capture); RUN goes on with the next frame. STOP discards posted slots and what waits for some, and the next RUN begins at position 0. Other rates than the card's are
+//! made by a filter that looks up to 2 ms ahead: the last frames before PAUSE come after it. With the virtual clock, time stands at the end of each period that has no posted slot.
+//!
+//! Which frame plays at which time is the driver's to follow, since the crystal of a sink is not that of the master clock: periods tell the time of a frame, and
+//! [`sample_clock::SampleClock`] makes of that `SampleToRefTime` and `RefTimeToSample`. [`doorbell::LATENCY_TIME`] is the latency clock.
+//!
 //! # Properties and downloads
 //!
 //! What DirectMusic has as properties, and DLS downloads, are commands of a mailbox ([`command`], [`property`], [`download`]): at any time, one after
@@ -99,4 +118,6 @@ pub mod property;
 pub mod protocol;
 pub mod regs;
 pub mod ring;
+pub mod sample_clock;
 pub mod time;
+pub mod wave;

@@ -94,6 +94,11 @@ pub mod driver {
     pub fn master_time(page: &impl Page) -> RefTime {
         RefTime(page.load_u64(MASTER_TIME, Ordering::Acquire) as i64)
     }
+
+    /// The latency clock.
+    pub fn latency_time(page: &impl Page) -> RefTime {
+        RefTime(page.load_u64(LATENCY_TIME, Ordering::Acquire) as i64)
+    }
 }
 
 /// The card's steps.

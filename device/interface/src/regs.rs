@@ -141,6 +141,8 @@ pub mod control {
 /// | 0x38 | [`COMPLETION_BASE`](stream::COMPLETION_BASE) | 8 | read/write |
 /// | 0x40 | [`PREFETCH`](stream::PREFETCH) | 8 | read |
 /// | 0x48 | [`TIME_BASE`](stream::TIME_BASE) | 8 | read |
+/// | 0x50 | [`WAVE_RATE`](stream::WAVE_RATE) | 4 | read/write |
+/// | 0x54 | [`WAVE_FORMAT`](stream::WAVE_FORMAT) | 4 | read/write |
 pub mod stream {
     use super::{Access, Register, register};
 
@@ -178,9 +180,13 @@ pub mod stream {
     pub const PREFETCH: Register = register(0x40, 8, Access::Read, "PREFETCH");
     /// Master time less stream time while the stream runs, 100 ns.
     pub const TIME_BASE: Register = register(0x48, 8, Access::Read, "TIME_BASE");
+    /// Wave sink streams: frames a second ([`crate::wave::WaveFormat`]).
+    pub const WAVE_RATE: Register = register(0x50, 4, Access::ReadWrite, "WAVE_RATE");
+    /// Wave sink streams: channels in bits 0 to 7 (1 or 2), and bit 8 set for 32-bit floating point samples, else 16-bit ones.
+    pub const WAVE_FORMAT: Register = register(0x54, 4, Access::ReadWrite, "WAVE_FORMAT");
 
     /// Every register of a block.
-    pub const ALL: [Register; 14] = [
+    pub const ALL: [Register; 16] = [
         TYPE,
         STATE,
         POOL_BASE,
@@ -195,6 +201,8 @@ pub mod stream {
         COMPLETION_BASE,
         PREFETCH,
         TIME_BASE,
+        WAVE_RATE,
+        WAVE_FORMAT,
     ];
 
     /// Most slots, and most buffers, of a stream.
@@ -219,6 +227,8 @@ pub mod stream {
             /// Complete messages; else the bytes as they come ([`UNCOOKED`] is set in the register).
             cooked: bool,
         },
+        /// What the card renders, as PCM to the guest (`DMUS_STREAM_WAVE_SINK`).
+        WaveSink,
     }
 
     impl Type {
@@ -228,6 +238,7 @@ pub mod stream {
                 Self::Render => 0,
                 Self::Capture { cooked: true } => 1,
                 Self::Capture { cooked: false } => 1 | UNCOOKED,
+                Self::WaveSink => 2,
             }
         }
 
@@ -236,13 +247,14 @@ pub mod stream {
             match value {
                 0 => Some(Self::Render),
                 1 => Some(Self::Capture { cooked: true }),
+                2 => Some(Self::WaveSink),
                 value if value == 1 | UNCOOKED => Some(Self::Capture { cooked: false }),
                 _ => None,
             }
         }
     }
 
-    /// Stream states (`KSSTATE`). Any state may follow any other. Here for render streams; for the others see [`crate`], "Capture".
+    /// Stream states (`KSSTATE`). Any state may follow any other. Here for render streams; for the others see [`crate`], "Capture" and "Wave sink".
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum State {
         /// What is held and what is given is discarded; stream time is zero; the synthesizer is silent and reset.
@@ -386,8 +398,8 @@ pub enum Fault {
     /// A SysEx message in fragments was left unfinished.
     #[error("SysEx message in fragments left unfinished")]
     UnfinishedMessage = 18,
-    /// Something captured had no posted slot for too long, in realtime: the oldest was dropped.
-    #[error("captured MIDI was dropped for want of posted slots")]
+    /// Something captured (MIDI, or the audio of a wave sink) had no posted slot for too long, in realtime: the oldest was dropped.
+    #[error("what was captured was dropped for want of posted slots")]
     CaptureOverrun = 19,
     /// A command was started while another is under way.
     #[error("command started while another is under way")]

@@ -1,25 +1,23 @@
 //! `play`: the whole path. A card, QEMU with the player guest on it, and somebody who watches both.
 //!
-//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`scene`], what the guest says is read by [`guest`].
-
-mod guest;
-mod scene;
+//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`super::scene`].
 
 use super::bank::Banks;
-use super::{NamedSong, load_song, song_bar};
+use super::guest::GuestReport;
+use super::machine::{Image, Item, Machine};
+use super::scene::{Job, Scene};
+use super::{Exit, Failure, NamedSong, load_song, print_fields, song_bar, write_json};
 use anyhow::Context;
-use dmus_card::sink::AudioFile;
-use guest::GuestReport;
-use scene::Scene;
+use dmus_card::sink::{AudioFile, Format};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+
+/// Bytes of a WAV file before its samples.
+const WAV_HEADER: usize = 44;
 
 /// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC file.
 #[derive(clap::Args)]
@@ -32,57 +30,20 @@ pub(crate) struct Args {
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Play in real time instead of as fast as the card renders.
-    #[arg(long)]
-    realtime: bool,
-    /// What to boot: the ELF itself, the ISO through BIOS or UEFI, or Linux (with --realtime the song is played by aplaymidi there).
-    #[arg(long, value_enum, default_value = "elf")]
-    image: Image,
-    /// Give up when the guest shows no progress for this long.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    time_limit: u64,
-    /// The guest image: ELF or ISO, or the kernel of Linux.
-    #[arg(long, value_name = "PATH")]
-    guest: PathBuf,
-    /// The initramfs, for linux.
-    #[arg(long, value_name = "PATH", required_if_eq("image", "linux"))]
-    initrd: Option<PathBuf>,
-    /// UEFI firmware, for iso-uefi.
-    #[arg(long, value_name = "PATH", required_if_eq("image", "iso-uefi"))]
-    firmware: Option<PathBuf>,
-    /// A QEMU with vfio-user-pci (10.1 or newer).
-    #[arg(long, value_name = "PATH", default_value = "qemu-system-x86_64")]
-    qemu: String,
-    /// QEMU's accelerator.
-    #[arg(long, default_value = "tcg")]
-    accel: String,
+    /// Let the guest take the card's audio back and play it on QEMU's own sound device (virtio-sound), which writes this WAV file: in real time, and the same
+    /// samples as the card's own, or exit code 5. In virtual time, and not in Linux.
+    #[arg(long, value_name = "WAV", conflicts_with = "realtime")]
+    through_guest: Option<PathBuf>,
+    /// With --realtime: submit each event only so long before its time, as a live sequencer does, instead of as soon as the pool has room.
+    #[arg(long, value_name = "MILLISECONDS", requires = "realtime", value_parser = clap::value_parser!(u32).range(1..=500))]
+    latency: Option<u32>,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     banks: Banks,
     /// Have the guest download what the song needs of this .dls or .sf2 file into the card, before it plays.
     #[arg(long, value_name = "FILE")]
     dls: Option<PathBuf>,
-    /// Keep the card out of its sandbox (see serve --help), to debug it.
-    #[arg(long)]
-    no_sandbox: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Image {
-    Elf,
-    Iso,
-    IsoUefi,
-    Linux,
-}
-
-impl Image {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Elf => "elf",
-            Self::Iso => "iso",
-            Self::IsoUefi => "iso-uefi",
-            Self::Linux => "linux",
-        }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -90,41 +51,119 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // The card reads them again. A fault is told here, before anything starts.
     args.banks.read()?;
     if let Some(dls) = &args.dls {
-        anyhow::ensure!(
-            args.image != Image::Linux,
-            "--dls is for the player guest: leave --image linux out, or use --bank"
-        );
         super::bank::load(dls)?;
     }
     let started = Instant::now();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("cannot handle signals")?;
-    }
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
-    let scene = Scene::new(args, dir.path(), &interrupted);
-    let bar = song_bar(&song.song)?.with_message("booting");
-    let result = scene.play(&song, &bar);
-    bar.finish_and_clear();
-    let (guest, card) = result.map_err(|error| scene.with_remains(error))?;
-    let summary = summary(args, &song, &guest, &card, started.elapsed())?;
-    print_summary(&summary, &card, guest.qemu_start);
-    if let Some(path) = &args.json {
-        std::fs::write(path, format!("{summary:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    let song_file = dir.path().join("song.mid");
+    std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
+    let mut card = vec!["--sink".into(), args.output.to_string()];
+    card.extend(args.banks.files.iter().flat_map(|file| ["--bank".into(), file.display().to_string()]));
+    let mut items = vec![("song", Item::File(song_file))];
+    if args.through_guest.is_some() {
+        let fits = args.machine.image != Image::Linux && args.output.format == Format::Wav;
+        anyhow::ensure!(fits, "--through-guest wants the bare-metal guest, and a .wav to compare with");
+        items.push(("through", Item::Text("1".into())));
     }
-    guest.check(&song, &card)?;
+    if let Some(latency) = args.latency {
+        anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
+        items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
+    }
+    if let Some(dls) = &args.dls {
+        let plays = args.machine.image != Image::Linux || !args.machine.realtime;
+        anyhow::ensure!(plays, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
+        items.push(("dls", Item::File(dls.clone())));
+    }
+    let with_dls = if args.dls.is_some() { " --dls \"$DLS\"" } else { "" };
+    let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
+    let job = Job {
+        doing: "playing",
+        card,
+        items,
+        linux: match (args.machine.realtime, args.machine.width) {
+            (true, _) => "play realtime".into(),
+            (false, 8) if args.dls.is_none() => "play".into(),
+            (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
+        },
+        speaker,
+    };
+    let bar = song_bar(song.song.duration())?;
+    let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);
+    bar.finish_and_clear();
+    let (guest, card) = result.map_err(|error| with_remains(error, &args.output))?;
+    let summary = summary(args, &song, &guest, &card, started.elapsed())?;
+    print_fields(&summary);
+    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
+        let seconds = first - guest.qemu_start.as_secs_f64();
+        print_fields(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
+    }
+    write_json(args.json.as_deref(), &summary)?;
+    check(&song, &guest, &card)?;
+    if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
+        keep_speaker(speaker, &args.output.path, output)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a WAV file of what QEMU's sound device wrote: its samples up to the end of the card's, which they must equal. All that comes after is silence.
+fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (mut heard, rendered) = (read(speaker)?, read(card)?);
+    // QEMU leaves the lengths in its header 0; but for these, both files begin alike.
+    let length = rendered.len().min(heard.len());
+    let rest = heard.split_off(length);
+    heard[..length.min(WAV_HEADER)].copy_from_slice(&rendered[..length.min(WAV_HEADER)]);
+    std::fs::write(output, &heard).with_context(|| format!("cannot write {}", output.display()))?;
+    let place = heard.iter().zip(&rendered).position(|(heard, rendered)| heard != rendered);
+    let wrong = match place {
+        Some(place) => format!("frame {} is another", (place - WAV_HEADER) / 4),
+        None if length < rendered.len() => format!("{} frames are missing at its end", (rendered.len() - length) / 4),
+        None if rest.iter().any(|byte| *byte != 0) => "something comes after its end".into(),
+        None => {
+            println!("{:<18} {}, the same samples", "through guest", output.display());
+            return Ok(());
+        }
+    };
+    Err(Failure::new(Exit::Guest, format!("what the guest heard is not what the card rendered: {wrong}")).into())
+}
+
+/// Everything submitted was presented on time, and everything is home, on both sides.
+fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
+    let messages = Some(song.song.len() as u64);
+    let agreed = guest.number("submitted") == messages
+        && card["presented"].as_u64() == messages
+        && guest.number("presented").zip(guest.number("late")).map(|(on_time, late)| on_time + late) == messages
+        && guest.all_home(card);
+    if agreed {
+        return Ok(());
+    }
+    let said = &guest.summary;
+    let message =
+        format!("not every event was presented: the song has {}, guest {said:?}, card {card}", song.song.len());
+    Err(Failure::new(Exit::Guest, message).into())
+}
+
+/// Adds what is left of the audio to an error.
+fn with_remains(error: anyhow::Error, output: &AudioFile) -> anyhow::Error {
+    let Some(seconds) = output.seconds() else {
+        return error;
+    };
+    let remains = format!("{} holds the {seconds:.1} s that were rendered", output.path.display());
+    match error.downcast_ref::<Failure>() {
+        Some(failure) => Failure::new(failure.exit, format!("{}; {remains}", failure.message)).into(),
+        None => anyhow::anyhow!("{error:#}; {remains}"),
+    }
 }
 
 /// Everything worth knowing, under the names of the JSON file.
 fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
     let output = &args.output.path;
-    let played = guest.played.as_ref().context("the guest gave no summary")?;
     Ok(json!({
         "song": song.name,
-        "events_submitted": played.get("submitted"),
+        "events_submitted": guest.number("submitted"),
         "events_presented": card["presented"],
         "late": card["late"],
+        "late_by": card["late_by"],
         "rejected": card["rejected"],
         "discarded": card["discarded"],
         "peak_in_flight": card["peak_in_flight"],
@@ -135,24 +174,10 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
         "wav": output.display().to_string(),
         "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
-        "clock": if args.realtime { "realtime" } else { "virtual" },
-        "image": args.image.name(),
+        "clock": args.machine.clock_name(),
+        "image": args.machine.image_name(),
+        "pointer_width": args.machine.width,
     }))
-}
-
-fn print_summary(summary: &Value, card: &Value, qemu_start: Duration) {
-    // A reader that has seen enough may close the pipe: the song was played all the same.
-    let mut out = std::io::stdout().lock();
-    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if let Value::Object(fields) = summary {
-        for (name, value) in fields {
-            let _ = writeln!(out, "{:<18} {}", name.replace('_', " "), plain(value));
-        }
-    }
-    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
-        let seconds = first - qemu_start.as_secs_f64();
-        let _ = writeln!(out, "{:<18} {seconds:.3} s after QEMU's start", "first event");
-    }
 }
 
 fn sha256(path: &Path) -> std::io::Result<String> {
@@ -166,4 +191,34 @@ fn sha256(path: &Path) -> std::io::Result<String> {
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_heard_is_held_against_what_the_card_rendered() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = |name: &str| dir.path().join(name);
+        let wav = |samples: &[u8]| [&[7; WAV_HEADER][..], samples].concat();
+        std::fs::write(path("card.wav"), wav(&[1, 2, 3, 4, 5, 6, 7, 8]))?;
+        for (samples, complaint) in [
+            (&[1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0][..], ""),
+            (&[1, 2, 3, 4, 5, 6, 7, 9, 0, 0, 0, 0], "frame 1 is another"),
+            (&[1, 2, 3, 4], "1 frames are missing"),
+            (&[1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 1, 0], "something comes after"),
+        ] {
+            let mut speaker = wav(samples);
+            // QEMU's header has no lengths.
+            speaker[4..8].fill(0);
+            std::fs::write(path("speaker.wav"), speaker)?;
+            let kept = keep_speaker(&path("speaker.wav"), &path("card.wav"), &path("out.wav"));
+            match kept {
+                Ok(()) => assert!(complaint.is_empty() && std::fs::read(path("out.wav"))? == wav(&samples[..8])),
+                Err(error) => assert!(!complaint.is_empty() && error.to_string().contains(complaint), "{error}"),
+            }
+        }
+        Ok(())
+    }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?.song;
     let bank = args.banks.load()?;
-    let bar = song_bar(&song)?.with_message("rendering");
+    let bar = song_bar(song.duration())?.with_message("rendering");
     let mut sink = args.output.create()?;
     dmus_card::offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();

@@ -10,7 +10,7 @@ use dmus_card::engine::EngineHandle;
 use dmus_card::sandbox;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
-use dmus_card::stats::Stats;
+use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
+    /// Let the crystal of wave sink streams be off by so many parts per million (at most 1,000 either way), as real ones are.
+    #[arg(long, value_name = "PPM", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    drift: i32,
     #[command(flatten)]
     banks: Banks,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's.
@@ -180,10 +183,18 @@ impl Report {
     }
 }
 
+/// The late messages, by the milliseconds that they were below.
+fn late_by(stats: &Stats) -> serde_json::Map<String, serde_json::Value> {
+    let names = LATE_LIMITS.iter().map(|limit| format!("below_{limit}_ms"));
+    let names = names.chain([format!("{}_ms_and_more", LATE_LIMITS[LATE_LIMITS.len() - 1])]);
+    names.zip(&stats.late_by).map(|(name, count)| (name, count.get().into())).collect()
+}
+
 fn counters(stats: &Stats) -> serde_json::Value {
     serde_json::json!({
         "presented": stats.presented.get(),
         "late": stats.late.get(),
+        "late_by": late_by(stats),
         "rejected": stats.rejected.get(),
         "discarded": stats.discarded.get(),
         "captured": stats.captured.get(),
@@ -238,7 +249,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
-    let (mut card, engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
+    let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
+    engine.set_drift(args.drift);
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     match args.no_sandbox {
         true => tracing::warn!("the card serves without its sandbox"),

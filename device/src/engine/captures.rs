@@ -1,10 +1,12 @@
-//! What a turn does for capture streams: MIDI from the inputs to those that listen, and time that waits for them.
+//! What a turn does for capture and wave sink streams: MIDI from the inputs to those that listen, and time that waits for them.
 //!
 //! Fed by the inputs, and by what render streams presented; feeds the capture streams, whose rings the engine serves as all others.
 
 use super::Core;
 use crate::capture::CaptureStream;
+use crate::identity::SAMPLE_RATE;
 use crate::link::{Link, Shared};
+use crate::stream::Stream;
 use dmus_interface::time::RefTime;
 use std::sync::MutexGuard;
 
@@ -26,6 +28,17 @@ impl Core {
     /// Whether time stands for want of posted slots.
     pub(super) fn is_stalled(&self) -> bool {
         self.clock.is_virtual() && self.captures.iter().any(CaptureStream::is_stalled)
+    }
+
+    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual time the clock has to be able
+    /// to stop there.
+    pub(super) fn until_heard(&self) -> u64 {
+        if self.captures.is_empty() || !self.clock.is_virtual() {
+            return u64::MAX;
+        }
+        let ahead = |stream: &Stream| Some(stream.next_sample(SAMPLE_RATE)?.0.saturating_sub(self.now.position.0));
+        let presented = self.streams.iter().filter_map(ahead);
+        presented.chain(self.captures.iter().filter_map(CaptureStream::until_full)).min().unwrap_or(u64::MAX)
     }
 
     /// Takes from the inputs what is due by now, and gives it to the capture streams. `None` if a reset has made it void.

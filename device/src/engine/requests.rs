@@ -33,8 +33,8 @@ impl Core {
         let mut result = Ok(());
         match request {
             Request::Open(config) => {
-                if let Type::Capture { .. } = config.kind {
-                    self.captures.push(CaptureStream::new(index, config));
+                if config.kind != Type::Render {
+                    self.captures.push(CaptureStream::new(index, config, self.drift));
                 } else {
                     link.stats.pool_slots.raise_to(u64::from(config.slots));
                     let mut synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
@@ -62,10 +62,10 @@ impl Core {
                     view.state = state;
                     view.time_base = stream.time_base();
                 } else if let Some(stream) = self.captures.iter_mut().find(|stream| stream.rings.index == index) {
-                    if state == State::Run {
+                    if state == State::Run && stream.hears_inputs() {
                         self.inputs.begin(now);
                     }
-                    stream.set_state(state, now, &link.stats);
+                    stream.set_state(state, now, position.position_time(), &link.stats);
                     view.open = true;
                     view.state = state;
                     view.time_base = stream.time_base();

@@ -11,6 +11,7 @@ use crate::stats::Stats;
 use dmus_interface::event::{PointerWidth, ShortForm, is_message, is_short_message};
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Completion, Status};
+use dmus_interface::time::RefTime;
 
 /// What the first word of an event says, checked.
 #[derive(Clone, Copy)]
@@ -194,8 +195,9 @@ impl Stream {
             let completion = match time > self.clock.passed {
                 true => Completion::words(slot, Status::Presented, 0, time),
                 false => {
-                    stats.late.add(1);
-                    Completion::words(slot, Status::Late, 0, self.clock.start.saturating_sub(time))
+                    let late = self.clock.start.saturating_sub(time);
+                    stats.note_late(1, RefTime(late));
+                    Completion::words(slot, Status::Late, 0, late)
                 }
             };
             view.complete(self.rings.written, completion);

@@ -57,6 +57,8 @@ fn slot_bytes(allocator: &Allocator<'_>, slot: Slot) -> [u8; 40] {
     bytes
 }
 
+/// DDI: GetMessage gives a freshly zeroed event, out of a pool that is filled at creation.
+/// DDI: cbStruct is the size of the structure itself, 40 bytes with 8-byte pointers and 32 with 4-byte ones.
 #[test]
 fn a_fresh_message_is_zero_but_for_its_size() {
     for (width, size) in [(PointerWidth::Eight, 40), (PointerWidth::Four, 32)] {
@@ -73,6 +75,7 @@ fn a_fresh_message_is_zero_but_for_its_size() {
     }
 }
 
+/// DDI: cbEvent is the unrounded number of event bytes; up to the pointer size they are in the event itself (abData), else in a buffer (pbData), and of a package pPackageEvt is the chain.
 #[test]
 fn events_are_written_as_the_data_sheet_lays_them_out() {
     use dmus_interface::event::{Data, Event};
@@ -111,6 +114,7 @@ fn events_are_written_as_the_data_sheet_lays_them_out() {
     }
 }
 
+/// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size and it is no package; chains and packages go home as a whole.
 #[test]
 fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     for (width, inline) in [(PointerWidth::Eight, 8), (PointerWidth::Four, 4)] {
@@ -133,6 +137,7 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     }
 }
 
+/// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and what is refused goes home.
 #[test]
 fn what_would_lose_or_mix_up_memory_is_an_error() {
     let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
@@ -152,6 +157,7 @@ fn what_would_lose_or_mix_up_memory_is_an_error() {
     }
 }
 
+/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a buffer that was never attached to an event.
 #[test]
 fn an_empty_pool_says_so() {
     let allocator = allocator(PointerWidth::Eight);
@@ -164,6 +170,7 @@ fn an_empty_pool_says_so() {
 }
 
 /// A card that lies, and what the driver says to it.
+/// DDI: What the device says is not believed: a forged completion recycles nothing.
 #[test]
 fn lies_of_the_card_are_typed_errors_and_recycle_nothing() {
     let in_flight = |allocator: &Allocator<'_>| submit(allocator.get_message().expect("a message"));
@@ -248,6 +255,7 @@ struct Carried {
 proptest! {
     /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever
     /// the card writes over the memory that it can write.
+    /// DDI: Every event and buffer has one owner at any time; a forged or stale cbEvent or uData in memory that the device sees recycles nothing else.
     #[test]
     fn ownership_agrees_with_the_model(steps in proptest::collection::vec(step(), 1..200), narrow: bool) {
         let width = if narrow { PointerWidth::Four } else { PointerWidth::Eight };

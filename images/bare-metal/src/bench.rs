@@ -3,9 +3,7 @@
 //! Fed by `main` instead of a song; feeds the serial port with a line for each round: `dmus: bench ours=NUMBER single=NUMBER batched=NUMBER`,
 //! in events of 8 bytes per second. The console is driven as `virtio-drivers`' own driver does, an event at a time, and a batch at a time.
 
-use core::ptr::NonNull;
-
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use dmus_driver::{Card, RenderStream, StreamConfig};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
@@ -13,11 +11,10 @@ use dmus_interface::time::RefTime;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 use virtio_drivers::transport::pci::PciTransport;
-use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
-use crate::pci::Device;
 use crate::platform::Platform;
-use crate::{heap, println, time};
+use crate::virtio::{self, Memory};
+use crate::{println, time};
 
 /// The fw_cfg file that asks for this.
 pub(crate) const WANTED: &str = "opt/dmus/bench";
@@ -32,8 +29,8 @@ const BATCH: usize = 64;
 /// A SysEx message, which the synthesizer passes over.
 const DATA: [u8; 8] = [0xf0, 1, 2, 3, 4, 5, 6, 0xf7];
 
-/// The virtio console: vendor and device of the modern and of the transitional kind.
-const CONSOLE: [(u16, u16); 2] = [(0x1af4, 0x1043), (0x1af4, 0x1003)];
+/// The virtio console, modern and transitional.
+const CONSOLE: [u16; 2] = [0x1043, 0x1003];
 /// Its transmit queue.
 const TRANSMIT: u16 = 1;
 /// VIRTIO_F_VERSION_1.
@@ -98,12 +95,7 @@ struct Console {
 
 impl Console {
     fn open() -> anyhow::Result<Self> {
-        let mut found = CONSOLE.iter().filter_map(|(vendor, device)| Device::find(*vendor, *device).ok());
-        let mut device = found.next().context("no virtio console: give QEMU -device virtio-serial-pci")?;
-        device.enable();
-        let (function, mut root) = device.into_parts();
-        let mut transport =
-            PciTransport::new::<Memory, _>(&mut root, function).map_err(|error| anyhow::anyhow!("console: {error}"))?;
+        let mut transport = virtio::open(&CONSOLE, "no virtio console: give QEMU -device virtio-serial-pci")?;
         let offered = transport.read_device_features();
         transport.begin_init(virtio_drivers::device::common::Feature::VERSION_1);
         ensure!(offered & VERSION_1 != 0, "the console is a legacy one");
@@ -142,33 +134,4 @@ impl Console {
         }
         Ok(())
     }
-}
-
-/// Memory is mapped one to one.
-struct Memory;
-
-// SAFETY: memory comes zeroed and page aligned from the heap, which gives it to nobody else; physical and virtual addresses are the same.
-unsafe impl Hal for Memory {
-    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        // An address of 0 is how the crate is told that there is none.
-        heap::dma_alloc(pages * PAGE_SIZE, PAGE_SIZE).map_or((0, NonNull::dangling()), |(base, iova)| (iova, base))
-    }
-
-    unsafe fn dma_dealloc(_: PhysAddr, base: NonNull<u8>, pages: usize) -> i32 {
-        // SAFETY: the caller's promise is that of `dma_free`.
-        unsafe { heap::dma_free(base, pages * PAGE_SIZE, PAGE_SIZE) };
-        0
-    }
-
-    unsafe fn mmio_phys_to_virt(address: PhysAddr, _: usize) -> NonNull<u8> {
-        NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
-    }
-
-    // SAFETY: this one asks nothing of its caller.
-    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
-        buffer.addr().get() as u64
-    }
-
-    // SAFETY: this one asks nothing of its caller.
-    unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }

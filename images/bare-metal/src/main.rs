@@ -1,8 +1,11 @@
 //! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
-//! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. What it has to say goes to the
-//! serial port, a line each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
+//! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer
+//! width of its events is in `opt/dmus/width`: `4`, or `8` without it. With `opt/dmus/latency`
+//! (100 ns, for a card that runs in real time) each message is submitted so long before its time. With `opt/dmus/through` the card's
+//! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the serial port, a line
+//! each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
 //! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
 #![no_std]
 #![no_main]
@@ -21,22 +24,30 @@ mod pci;
 mod platform;
 mod port;
 mod serial;
+mod sound;
 mod time;
+mod virtio;
 
 use anyhow::Context;
 use dmus_dls::Collection;
-use dmus_driver::{CaptureStream, Card, Mailbox, RenderStream, StreamConfig};
+use dmus_driver::{CaptureStream, Card, Counts, Mailbox, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
+use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_song::Song;
 use exit::Code;
 use platform::Platform;
+use sound::Speaker;
 
 /// Where QEMU's command line puts the song, its instruments, the length of a recording, and the width of pointers.
 const SONG: &str = "opt/dmus/song";
 const DLS: &str = "opt/dmus/dls";
 const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
+/// How long before its time each message is submitted, in 100 ns; without it, as soon as there is room.
+const LATENCY: &str = "opt/dmus/latency";
+/// Its presence asks for the audio to go through the guest.
+const THROUGH: &str = "opt/dmus/through";
 /// The largest song, and the largest file of instruments, that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
 const DLS_LIMIT: u32 = 48 << 20;
@@ -71,13 +82,21 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
         Some(b"4") => PointerWidth::Four,
         Some(_) => anyhow::bail!("{WIDTH} is neither 4 nor 8"),
     };
-    if let Some(until) = fw_cfg::read(RECORD, 20)? {
-        let until = core::str::from_utf8(&until).ok().and_then(|until| until.parse().ok());
-        return record(width, RefTime(until.with_context(|| alloc::format!("{RECORD} is no number of 100 ns"))?));
+    if let Some(until) = time_of(RECORD)? {
+        return record(width, until);
     }
     let file = fw_cfg::read(SONG, SONG_LIMIT)?;
     let file = file.with_context(|| alloc::format!("no song: give QEMU -fw_cfg name={SONG},file=SONG.mid"))?;
     play(width, &Song::parse(&file)?)
+}
+
+/// A time in 100 ns on QEMU's command line, if it is given.
+fn time_of(name: &str) -> anyhow::Result<Option<RefTime>> {
+    let Some(text) = fw_cfg::read(name, 20)? else {
+        return Ok(None);
+    };
+    let time = core::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+    Ok(Some(RefTime(time.with_context(|| alloc::format!("{name} is no number of 100 ns"))?)))
 }
 
 /// Tells how far it is, a line a second of stream time.
@@ -98,9 +117,18 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
         download(&card, &file, song).with_context(|| alloc::format!("cannot play by {DLS}"))?;
     }
     let progress = signs_of_life();
-    let config = StreamConfig::default();
+    let latency = time_of(LATENCY)?;
+    // A latency holds many more messages than a song that is fetched ahead.
+    let slots = if latency.is_some() { 1024 } else { StreamConfig::default().slots };
+    let config = StreamConfig { slots, ..StreamConfig::default() };
     let stream = RenderStream::open(&card, 0, config)?;
-    let counts = dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts;
+    let counts = if let Some(latency) = latency {
+        dmus_driver::play_live(&stream, song.messages(), song.duration(), latency, progress)?.counts
+    } else if fw_cfg::read(THROUGH, 20)?.is_some() {
+        play_through(&card, &stream, song, progress)?
+    } else {
+        dmus_driver::play(&stream, song.messages(), song.duration(), progress)?.counts
+    };
     let allocator = stream.allocator();
     println!(
         "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={}",
@@ -125,6 +153,24 @@ fn download(card: &Card<Platform>, file: &[u8], song: &Song) -> anyhow::Result<(
     let (instruments, waves) = (done.instruments.len(), done.waves.len());
     println!("dmus: downloaded instruments={instruments} waves={waves} bytes={}", done.bytes);
     Ok(())
+}
+
+/// Plays, and sends the audio on to QEMU's sound device.
+fn play_through(
+    card: &Card<Platform>,
+    stream: &RenderStream<'_, Platform>,
+    song: &Song,
+    progress: impl FnMut(RefTime),
+) -> anyhow::Result<Counts> {
+    let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
+    let config = StreamConfig { slots: 16, buffers: 16, buffer_size: sound::PERIOD as u32 };
+    let mut wave = WaveStream::open(card, 1, config, format)?;
+    let mut speaker = Speaker::open()?;
+    let listener = |period: &[u8]| speaker.play(period);
+    let played = dmus_driver::play_through(stream, &mut wave, song.messages(), song.duration(), listener, progress)?;
+    speaker.finish()?;
+    anyhow::ensure!(wave.at_home() == (16, 16), "slots of the wave sink did not come home");
+    Ok(played.counts)
 }
 
 /// Records until some stream time, and prints what comes.

@@ -135,7 +135,6 @@ impl Device {
     }
 
     /// The device's function, and the configuration space that it is reached through.
-    #[cfg(feature = "bench")]
     pub(crate) fn into_parts(self) -> (DeviceFunction, PciRoot<PortAccess>) {
         (self.function, self.root)
     }

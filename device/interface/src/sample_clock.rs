@@ -6,7 +6,7 @@
 //! The loop is a proportional and an integral term, critically damped at `BANDWIDTH`. Readings of a drift of 500 ppm each 20 ms settle
 //! within two seconds, with never more than 70 us of error on the way, and then stay within two samples.
 
-use dmus_interface::time::{RefTime, SampleTime, UNITS_PER_SECOND};
+use crate::time::{RefTime, SampleTime, UNITS_PER_SECOND};
 
 /// Speeds, and parts of a correction, are in units of 2^-32.
 const ONE: i64 = 1 << 32;

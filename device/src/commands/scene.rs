@@ -1,28 +1,25 @@
-//! The two processes of a playing, card and QEMU: started, watched, and ended whatever happens.
+//! The two processes of a playing or recording, card and QEMU: started, watched, and ended whatever happens.
 //!
-//! Fed by the arguments of `play`; feeds [`super::guest`] with the serial line, and the caller with what the card counted. Both
+//! Fed by `play` and `record` with a [`Job`]; feeds [`super::guest`] with the serial line, and the caller with what the card counted. Both
 //! processes are leashed to this one, so that none outlives it.
 
-use super::{Args, GuestReport, Image};
-use crate::commands::leash::leashed;
-use crate::commands::{Exit, Failure, NamedSong};
+use super::guest::GuestReport;
+use super::leash::leashed;
+use super::machine::{Item, Machine};
+use super::{Exit, Failure};
 use anyhow::Context;
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
-use signal_hook::consts::SIGSYS;
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGSYS, SIGTERM};
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Guest memory, of the player and of Linux.
-const MEMORY: &str = "256M";
-const LINUX_MEMORY: &str = "512M";
-/// For the kernel of Linux: little on the serial line, and QEMU ends when it panics.
-const LINUX_OPTIONS: &str = "console=ttyS0 quiet panic=-1";
 /// isa-debug-exit makes this of the guest's success code; every other way to end gives another.
 const GUEST_SUCCESS: i32 = 0x31 << 1 | 1;
 /// How long the card may take to listen, and to complete its files at the end.
@@ -30,11 +27,25 @@ const CARD_LIMIT: Duration = Duration::from_secs(20);
 /// How often signals and processes are looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
+/// What a card and a guest are to do together.
+pub(crate) struct Job {
+    /// In a word, for people: "playing".
+    pub(crate) doing: &'static str,
+    /// Options of `serve`, beside those that every card has.
+    pub(crate) card: Vec<String>,
+    /// What the guest finds under `opt/dmus/`.
+    pub(crate) items: Vec<(&'static str, Item)>,
+    /// The command of the Linux guest; others know by their items.
+    pub(crate) linux: String,
+    /// Where QEMU's own sound device plays to, if the guest has one.
+    pub(crate) speaker: Option<PathBuf>,
+}
+
 /// See the module.
 pub(crate) struct Scene<'a> {
-    args: &'a Args,
+    machine: &'a Machine,
     dir: &'a Path,
-    interrupted: &'a AtomicBool,
+    interrupted: Arc<AtomicBool>,
 }
 
 /// A child that does not outlive its scene.
@@ -49,18 +60,21 @@ impl Drop for Leashed {
 }
 
 impl<'a> Scene<'a> {
-    pub(crate) fn new(args: &'a Args, dir: &'a Path, interrupted: &'a AtomicBool) -> Self {
-        Self { args, dir, interrupted }
+    /// A scene that keeps its files in `dir`. From here on signals end it in order.
+    pub(crate) fn new(machine: &'a Machine, dir: &'a Path) -> anyhow::Result<Self> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("cannot handle signals")?;
+        }
+        Ok(Self { machine, dir, interrupted })
     }
 
-    /// Plays the song; gives what the guest said and what the card counted.
-    pub(crate) fn play(&self, song: &NamedSong, bar: &ProgressBar) -> anyhow::Result<(GuestReport, Value)> {
-        let song_file = self.dir.join("song.mid");
-        std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
-        let mut card = self.start_card()?;
+    /// Does the job; gives what the guest said and what the card counted.
+    pub(crate) fn run(&self, job: &Job, bar: &ProgressBar) -> anyhow::Result<(GuestReport, Value)> {
+        let mut card = self.start_card(job)?;
         let guest = GuestReport::new();
-        let mut qemu = self.start_qemu(&song_file)?;
-        let watched = self.watch(&mut qemu, guest, &mut card, bar);
+        let mut qemu = self.start_qemu(job)?;
+        let watched = self.watch(&mut qemu, guest, &mut card, &mut Progress::new(bar, job.doing));
         drop(qemu);
         // A terminal interrupts all three processes at once, and another's end may be seen first.
         let watched = match self.interrupted.load(Ordering::Relaxed) {
@@ -68,7 +82,7 @@ impl<'a> Scene<'a> {
             false => watched,
         };
         if watched.is_err() {
-            // The card completes the WAV when its client has gone.
+            // The card completes its files when its client has gone.
             self.end_card(&mut card);
         }
         let guest = watched?;
@@ -88,25 +102,16 @@ impl<'a> Scene<'a> {
         self.dir.join("card.sock")
     }
 
-    fn start_card(&self) -> anyhow::Result<Leashed> {
+    fn start_card(&self, job: &Job) -> anyhow::Result<Leashed> {
         let this = std::env::current_exe().context("cannot find this program's own file")?;
         let socket = self.socket();
         let text = |path: &Path| path.display().to_string();
-        let mut command = vec![
-            text(&this),
-            "serve".into(),
-            "--once".into(),
-            "--socket".into(),
-            text(&socket),
-            "--sink".into(),
-            self.args.output.to_string(),
-            "--clock".into(),
-            if self.args.realtime { "realtime" } else { "virtual" }.into(),
-            "--json".into(),
-            text(&self.card_json()),
-        ];
-        command.extend(self.args.banks.files.iter().flat_map(|file| ["--bank".into(), text(file)]));
-        if self.args.no_sandbox {
+        let mut command = vec![text(&this)];
+        let clock = if self.machine.realtime { "realtime" } else { "virtual" };
+        command.extend(["serve", "--once", "--clock", clock, "--socket"].map(str::to_owned));
+        command.extend([text(&socket), "--json".into(), text(&self.card_json())]);
+        command.extend(job.card.iter().cloned());
+        if self.machine.no_sandbox {
             command.push("--no-sandbox".into());
         }
         let mut leash = leashed(&command)?;
@@ -126,52 +131,8 @@ impl<'a> Scene<'a> {
         Ok(card)
     }
 
-    fn start_qemu(&self, song: &Path) -> anyhow::Result<Leashed> {
-        let args = self.args;
-        let guest = args.guest.display();
-        anyhow::ensure!(args.guest.exists(), "there is no guest image at {guest}: qemu-scripts/play builds it");
-        let device = json!({
-            "driver": "vfio-user-pci",
-            "rombar": 0,
-            "x-msg-timeout": 60_000,
-            "socket": { "type": "unix", "path": self.socket() },
-        });
-        let mut command = vec![args.qemu.clone()];
-        let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
-        let memory = if args.image == Image::Linux { LINUX_MEMORY } else { MEMORY };
-        add(&["-accel", &args.accel, "-m", memory]);
-        add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
-        // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller.
-        let split = if args.image == Image::Linux { ",kernel-irqchip=split" } else { "" };
-        add(&["-machine", &format!("q35,memory-backend=ram{split}"), "-nodefaults", "-no-user-config", "-no-reboot"]);
-        add(&["-display", "none", "-vga", "none", "-net", "none"]);
-        add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        add(&["-fw_cfg", &format!("name=opt/dmus/song,file={}", option(song))]);
-        if let Some(dls) = &args.dls {
-            add(&["-fw_cfg", &format!("name=opt/dmus/dls,file={}", option(dls))]);
-        }
-        if args.image == Image::Linux {
-            // Programs reach devices through an IOMMU only; it must come before them.
-            add(&["-device", "intel-iommu,caching-mode=on"]);
-        }
-        add(&["-device", &device.to_string()]);
-        let guest = args.guest.display().to_string();
-        match args.image {
-            Image::Elf => add(&["-kernel", &guest]),
-            Image::Linux => {
-                let initrd = args.initrd.as_ref().context("no initramfs given")?.display().to_string();
-                let run = if args.realtime { "play realtime" } else { "play" };
-                add(&["-kernel", &guest, "-initrd", &initrd, "-append", LINUX_OPTIONS]);
-                add(&["-fw_cfg", &format!("name=opt/dmus/run,string={run}")]);
-            }
-            Image::Iso | Image::IsoUefi => {
-                add(&["-drive", &format!("file={},format=raw,media=cdrom,readonly=on,if=ide", option(&args.guest))]);
-                add(&["-boot", "d"]);
-            }
-        }
-        if let Some(firmware) = &args.firmware {
-            add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", option(firmware))]);
-        }
+    fn start_qemu(&self, job: &Job) -> anyhow::Result<Leashed> {
+        let command = self.machine.qemu_command(&self.socket(), &job.items, &job.linux, job.speaker.as_deref())?;
         tracing::debug!("{}", command.join(" "));
         let mut leash = leashed(&command)?;
         let child = leash.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -185,13 +146,12 @@ impl<'a> Scene<'a> {
         qemu: &mut Leashed,
         mut guest: GuestReport,
         card: &mut Leashed,
-        bar: &ProgressBar,
+        progress: &mut Progress,
     ) -> anyhow::Result<GuestReport> {
         let complaints = collect(qemu.0.stderr.take().context("QEMU has no standard error")?);
         let lines = lines_of(qemu.0.stdout.take().context("QEMU has no standard output")?);
-        let limit = Duration::from_secs(self.args.time_limit);
+        let limit = Duration::from_secs(self.machine.time_limit);
         let mut last_sign = Instant::now();
-        let mut plain = PlainProgress::new(bar);
         loop {
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(Failure::new(Exit::Interrupted, "interrupted").into());
@@ -200,8 +160,9 @@ impl<'a> Scene<'a> {
                 Ok(line) => {
                     tracing::debug!("guest: {line}");
                     last_sign = Instant::now();
-                    guest.take(&line, bar);
-                    plain.show(bar);
+                    if let Some(position) = guest.take(&line) {
+                        progress.show(position);
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) if last_sign.elapsed() > limit => {
@@ -216,7 +177,7 @@ impl<'a> Scene<'a> {
         let status = qemu.0.wait().context("cannot wait for QEMU")?;
         let complaints = complaints.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
         match status.code() {
-            Some(GUEST_SUCCESS) if guest.played.is_some() => Ok(guest),
+            Some(GUEST_SUCCESS) if guest.summary.is_some() => Ok(guest),
             _ => {
                 self.expect_card(card)?;
                 Err(self.judge(status, &guest, &complaints))
@@ -230,11 +191,11 @@ impl<'a> Scene<'a> {
                 let why = match status.signal() {
                     Some(SIGSYS) => {
                         ": it tried a system call that its sandbox forbids (the kernel's log has the number), \
-                         which is a defect of the card or an attack; --no-sandbox plays without"
+                         which is a defect of the card or an attack; --no-sandbox does without"
                     }
                     _ => "",
                 };
-                let message = format!("the card ended while the guest played ({status}){why}");
+                let message = format!("the card ended while the guest ran ({status}){why}");
                 Err(Failure::new(Exit::CardGone, message).into())
             }
             _ => Ok(()),
@@ -245,7 +206,7 @@ impl<'a> Scene<'a> {
     fn judge(&self, status: ExitStatus, guest: &GuestReport, complaints: &str) -> anyhow::Error {
         let complaints = complaints.trim();
         let (exit, message) = match status.code() {
-            None => (Exit::QemuGone, format!("QEMU was killed while the guest played ({status})")),
+            None => (Exit::QemuGone, format!("QEMU was killed while the guest ran ({status})")),
             Some(_) if guest.error.is_some() || guest.spoke => {
                 (Exit::Guest, format!("the guest failed{}", guest.last_words()))
             }
@@ -281,44 +242,33 @@ impl<'a> Scene<'a> {
             }
         }
     }
-
-    /// Adds what is left of the audio to an error.
-    pub(crate) fn with_remains(&self, error: anyhow::Error) -> anyhow::Error {
-        let Some(seconds) = self.args.output.seconds() else {
-            return error;
-        };
-        let remains = format!("{} holds the {seconds:.1} s that were rendered", self.args.output.path.display());
-        match error.downcast_ref::<Failure>() {
-            Some(failure) => Failure::new(failure.exit, format!("{}; {remains}", failure.message)).into(),
-            None => anyhow::anyhow!("{error:#}; {remains}"),
-        }
-    }
 }
 
-/// A path as part of an option of QEMU, where a comma ends the part.
-fn option(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
-}
-
-/// Without a terminal: a line each quarter of the song.
-struct PlainProgress {
+/// How far the guest is: a bar on a terminal, elsewhere a line each quarter.
+struct Progress<'a> {
+    bar: &'a ProgressBar,
+    doing: &'static str,
     next_quarter: u64,
 }
 
-impl PlainProgress {
-    fn new(bar: &ProgressBar) -> Self {
+impl<'a> Progress<'a> {
+    fn new(bar: &'a ProgressBar, doing: &'static str) -> Self {
         let plain = !std::io::stderr().is_terminal();
         if plain {
             eprintln!("booting the guest ...");
         }
+        bar.set_message("booting");
         bar.tick();
-        Self { next_quarter: if plain { 1 } else { u64::MAX } }
+        Self { bar, doing, next_quarter: if plain { 1 } else { u64::MAX } }
     }
 
-    fn show(&mut self, bar: &ProgressBar) {
-        let length = bar.length().unwrap_or(0).max(1);
-        while self.next_quarter <= 4 && bar.position() * 4 >= self.next_quarter * length {
-            eprintln!("playing ... {} %", self.next_quarter * 25);
+    /// The guest is at this millisecond.
+    fn show(&mut self, position: u64) {
+        self.bar.set_message(self.doing);
+        self.bar.set_position(position);
+        let length = self.bar.length().unwrap_or(0).max(1);
+        while self.next_quarter <= 4 && position * 4 >= self.next_quarter * length {
+            eprintln!("{} ... {} %", self.doing, self.next_quarter * 25);
             self.next_quarter += 1;
         }
     }
