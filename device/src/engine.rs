@@ -210,6 +210,9 @@ impl Core {
     /// A turn of a settled card after a first look.
     #[inline(never)]
     fn turn_settled<'a>(&mut self, link: &'a Link, shared: MutexGuard<'a, Shared>, glance: Glance) -> Turn {
+        if glance == Glance::Several && self.serve_due(link, &shared) {
+            return Turn::Worked;
+        }
         match glance {
             Glance::Presented => Turn::Worked,
             Glance::Following => {
@@ -220,7 +223,6 @@ impl Core {
                 self.streams.iter_mut().for_each(|stream| stream.report(&link.stats));
                 Turn::Quiet
             }
-            Glance::Several if self.serve_due(link, &shared) => Turn::Worked,
             Glance::Several | Glance::Unsettled => self.turn_whole(link, shared),
         }
     }
