@@ -7,7 +7,7 @@ use crate::{DriverError, PlatformError};
 use core::cell::Cell;
 use core::time::Duration;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::protocol::driver;
+use dmus_interface::protocol::{Page, driver};
 use dmus_interface::regs::{self, Register, control, feature};
 use dmus_interface::time::RefTime;
 
@@ -40,12 +40,23 @@ pub struct Card<P: Platform> {
     /// The number of the card's sleep that was last rung for.
     rung: Cell<u32>,
     granted: Cell<RefTime>,
+    /// Commands of the mailbox so far; none once the card has left one unanswered.
+    pub(crate) commands: Cell<Option<u32>>,
+    /// Numbers given to download chunks.
+    pub(crate) downloads: Cell<u32>,
 }
 
 impl<P: Platform> Card<P> {
     /// Identifies, resets and enables the card; events will have pointers of `width`.
     pub fn open(platform: P, width: PointerWidth) -> Result<Self, DriverError> {
-        let card = Self { platform, width, rung: Cell::new(0), granted: Cell::new(RefTime::ZERO) };
+        let card = Self {
+            platform,
+            width,
+            rung: Cell::new(0),
+            granted: Cell::new(RefTime::ZERO),
+            commands: Cell::new(Some(0)),
+            downloads: Cell::new(0),
+        };
         match card.read(regs::MAGIC) {
             regs::MAGIC_VALUE => {}
             u32::MAX => return Err(DriverError::CardGone),
@@ -65,6 +76,8 @@ impl<P: Platform> Card<P> {
         self.write(regs::CONTROL, control::RESET);
         self.rung.set(0);
         self.granted.set(RefTime::ZERO);
+        self.commands.set(Some(0));
+        self.downloads.set(0);
         self.write(regs::POINTER_WIDTH, self.width.bytes() as u32);
         self.write(regs::CONTROL, control::ENABLE);
         match self.read(regs::CONTROL) {
@@ -113,13 +126,21 @@ impl<P: Platform> Card<P> {
             self.granted.set(until);
             driver::publish_grant(self.platform.doorbell(), until);
         }
-        self.ring_if_asleep();
+        self.ring_if_asleep(self.platform.doorbell());
     }
 
     /// Wakes a card that sleeps through the tail or grant just stored, once a sleep.
-    pub(crate) fn ring_if_asleep(&self) {
-        if let Some(sleep) = driver::armed_sleep(self.platform.doorbell(), self.rung.get()) {
-            self.rung.set(sleep);
+    #[inline]
+    pub(crate) fn ring_if_asleep(&self, page: &impl Page) {
+        let sleep = driver::armed_sleep(page);
+        if sleep != 0 {
+            self.ring(sleep);
+        }
+    }
+
+    #[cold]
+    fn ring(&self, sleep: u32) {
+        if self.rung.replace(sleep) != sleep {
             self.write(regs::WAKE, 1);
         }
     }
