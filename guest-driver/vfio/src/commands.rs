@@ -26,8 +26,9 @@ const PROGRESS_STEP: RefTime = RefTime::from_secs(1);
 /// A failure that has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
+    /// A song that cannot be used, or something that this machine lacks.
     #[error("{0}")]
-    Song(String),
+    Unusable(String),
     #[error("interrupted")]
     Interrupted,
 }
@@ -35,7 +36,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::Song(_) => LACKING,
+            Self::Unusable(_) => LACKING,
             Self::Interrupted => 130,
         }
     }

@@ -25,15 +25,15 @@ pub(crate) struct Args {
 /// Reads a MIDI file.
 pub(crate) fn read_song(path: &Path) -> anyhow::Result<Song> {
     let name = path.display();
-    let file = std::fs::read(path).map_err(|error| Failure::Song(format!("cannot read {name}: {error}")))?;
-    Ok(Song::parse(&file).map_err(|error| Failure::Song(format!("cannot play {name}: {error}")))?)
+    let file = std::fs::read(path).map_err(|error| Failure::Unusable(format!("cannot read {name}: {error}")))?;
+    Ok(Song::parse(&file).map_err(|error| Failure::Unusable(format!("cannot play {name}: {error}")))?)
 }
 
 /// Reads a file of instruments.
 fn read_collection(path: &Path) -> anyhow::Result<Collection> {
     let name = path.display();
-    let file = std::fs::read(path).map_err(|error| Failure::Song(format!("cannot read {name}: {error}")))?;
-    Ok(Collection::read(&file).map_err(|error| Failure::Song(format!("cannot use {name}: {error}")))?)
+    let file = std::fs::read(path).map_err(|error| Failure::Unusable(format!("cannot read {name}: {error}")))?;
+    Ok(Collection::read(&file).map_err(|error| Failure::Unusable(format!("cannot use {name}: {error}")))?)
 }
 
 pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let recorded = dmus_driver::record_while(&card, &mut stream, until, keep, progress)?;
 
     let timed = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
-    let file = TimeBase::default().write(timed).map_err(|error| Failure::Song(error.to_string()))?;
+    let file = TimeBase::default().write(timed).map_err(|error| Failure::Unusable(error.to_string()))?;
     std::fs::write(&args.output, file).with_context(|| format!("cannot write {}", args.output.display()))?;
     let (slots_home, buffers_home) = stream.at_home();
     say(format_args!(

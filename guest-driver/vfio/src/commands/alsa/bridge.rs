@@ -1,7 +1,7 @@
 //! The turning part between sequencer and card: one thread, which sleeps until either has something.
 //!
-//! Fed by `ports` and by the card's capture streams; feeds `playback` and `ports`. When a pool is full it reads no more until there is room:
-//! the kernel's queue for this program, and then the sender, hold what comes. Nothing here grows with what is sent.
+//! Fed by `ports` and by the card's capture streams; feeds `playback` and `ports`. When too much waits for room in a pool it reads no
+//! more until there is some, and the kernel's queue for this program holds what comes. Nothing here grows without bound.
 
 use super::Args;
 use super::playback::{CONFIG, Playback};
@@ -23,7 +23,7 @@ const CAPTURE: StreamConfig = StreamConfig { slots: 256, buffers: 256, buffer_si
 /// How often clocks are compared, and the card is looked at: somebody may have reset it.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events between two looks at the captured ones.
-const BATCH: u32 = 256;
+const BATCH: u32 = 512;
 /// How long a card may take to play what it has been given, at the end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to reset a card: the bus gives it a tenth of a second, and a slow card a second.
@@ -98,29 +98,34 @@ impl Bridge<'_> {
                 }
             }
             match self.turn() {
-                Ok(Some(full)) => self.playback[full].wait(FULL_LIMIT),
-                Ok(None) => self.sleep(LOOK.saturating_sub(looked.elapsed()))?,
+                // There may be more: what the library has read ahead, no descriptor shows.
+                Ok(true) => {}
+                Ok(false) => self.rest(LOOK.saturating_sub(looked.elapsed()))?,
                 Err(error) => self.blame(error)?,
             }
         }
         Ok(())
     }
 
-    /// Hands on what there is, some of it if there is much. Gives the port that has no room, if one has not.
-    fn turn(&mut self) -> anyhow::Result<Option<usize>> {
+    /// Hands on what there is, some of it if there is much; whether there may be more, and room for it.
+    fn turn(&mut self) -> anyhow::Result<bool> {
         for capture in &mut self.captures {
             capture.hand_on(&mut self.ports)?;
         }
-        for (index, port) in self.playback.iter_mut().enumerate() {
-            if !port.catch_up()? {
-                return Ok(Some(index));
-            }
-        }
-        self.read(BATCH)?;
-        Ok(None)
+        self.playback.iter_mut().try_for_each(Playback::catch_up)?;
+        Ok(!self.playback.iter().any(Playback::is_full) && self.read(BATCH)?)
     }
 
-    /// Takes up to `most` events from the sequencer, while there is room for them; false when there were no more.
+    /// Sleeps until there is something to do: room for what waits for some, or an arrival.
+    fn rest(&mut self, limit: Duration) -> anyhow::Result<()> {
+        match self.playback.iter().find(|port| port.waits()) {
+            Some(port) => port.wait(FULL_LIMIT),
+            None => self.sleep(limit)?,
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` events from the sequencer, while there is room for them; false when there were no more of them.
     fn read(&mut self, most: u32) -> anyhow::Result<bool> {
         let Self { ports, playback, bases, latency, overruns, .. } = self;
         let mut input = ports.input();
@@ -148,11 +153,11 @@ impl Bridge<'_> {
                 anyhow::Ok(true)
             })??;
             left = more;
-            if !more || playback.iter().any(Playback::waits) {
+            if !more || playback.iter().any(Playback::is_full) {
                 break;
             }
         }
-        playback.iter_mut().try_for_each(|port| port.catch_up().map(drop))?;
+        playback.iter_mut().try_for_each(Playback::catch_up)?;
         Ok(left)
     }
 
@@ -168,9 +173,10 @@ impl Bridge<'_> {
                 fds.push(poll::pollfd { fd: fd.as_raw_fd(), events: poll::Flags::IN.bits(), revents: 0 });
             }
         }
+        let began = Instant::now();
         match poll::poll(&mut fds, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)) {
             Ok(_) => {
-                self.ports.rested();
+                self.ports.rested(began.elapsed());
                 Ok(())
             }
             // The crate has this one's sign the wrong way.
@@ -255,11 +261,17 @@ impl Capture<'_> {
     /// Sends what was captured to the port's readers. Bounded by what the card has, which fills posted slots only.
     fn hand_on(&mut self, ports: &mut Ports) -> anyhow::Result<()> {
         let Self { stream, sink, number, unread } = self;
+        let is_read = ports.is_read((*number).into())?;
         for _ in 0..CAPTURE.slots {
             let Some(event) = stream.receive()? else {
                 break;
             };
             let mut sent = Ok(());
+            if !is_read {
+                // What is unfinished then belongs to no reader.
+                *sink = CaptureSink::default();
+                continue;
+            }
             sink.put_message(&event, |message| match ports.send((*number).into(), message) {
                 Ok(true) => {}
                 Ok(false) => *unread += 1,

@@ -1,7 +1,7 @@
 //! A render stream behind a playback port.
 //!
-//! Fed by `bridge` with the bytes of the sequencer's events and their times; feeds the card. What the pool has no room for waits here, and then the
-//! bridge reads on only when it is gone: what waits is never more than one event of the sequencer brought.
+//! Fed by `bridge` with the bytes of the sequencer's events and their times; feeds the card. What the pool has no room for waits here; when too much does,
+//! the bridge reads no more until some of it is gone.
 
 use super::source::Source;
 use dmus_driver::{Card, DriverError, RenderStream, StreamConfig};
@@ -11,8 +11,10 @@ use dmus_interface::time::RefTime;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Of each stream: half a thousand long messages, or a few seconds of a dense song.
-pub(super) const CONFIG: StreamConfig = StreamConfig { slots: 2048, buffers: 512, buffer_size: 256 };
+/// Of each stream. All that is to play within the latency is in the pool: with 30 ms, 130,000 messages a second.
+pub(super) const CONFIG: StreamConfig = StreamConfig { slots: 4096, buffers: 512, buffer_size: 256 };
+/// Bytes that may wait for room in the pool, with what keeping a message costs. Past this, the sequencer is not read any more.
+const MOST_WAITING: usize = 4 << 20;
 /// Programs whose unfinished messages are kept apart in a port; of more, one counts as gone.
 const MAX_SOURCES: usize = 64;
 
@@ -24,6 +26,7 @@ pub(super) struct Playback<'c> {
     pub(super) stream: RenderStream<'c, VfioPlatform>,
     sources: BTreeMap<Address, Source>,
     waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
     /// Stream time of what was put last: messages of one port do not overtake each other.
     last: RefTime,
     /// Of programs that have gone.
@@ -36,13 +39,19 @@ struct Waiting {
     sent: usize,
 }
 
+impl Waiting {
+    fn cost(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+}
+
 impl<'c> Playback<'c> {
     /// Opens stream `index`, in RUN.
     pub(super) fn open(card: &'c Card<VfioPlatform>, index: usize) -> Result<Self, DriverError> {
         let stream = RenderStream::open(card, index, CONFIG)?;
         stream.set_state(State::Run)?;
         let (sources, waiting) = (BTreeMap::new(), VecDeque::new());
-        Ok(Self { stream, sources, waiting, last: RefTime::ZERO, malformed: 0 })
+        Ok(Self { stream, sources, waiting, waiting_bytes: 0, last: RefTime::ZERO, malformed: 0 })
     }
 
     /// Takes what a program has sent, to be played at a stream time.
@@ -74,7 +83,9 @@ impl<'c> Playback<'c> {
         let time = self.last;
         let sent = if self.waiting.is_empty() { self.stream.put_bytes(time, bytes, 0)? } else { 0 };
         if sent < bytes.len() {
-            self.waiting.push_back(Waiting { time, bytes: bytes.to_vec(), sent });
+            let message = Waiting { time, bytes: bytes.to_vec(), sent };
+            self.waiting_bytes += message.cost();
+            self.waiting.push_back(message);
         }
         Ok(())
     }
@@ -84,8 +95,13 @@ impl<'c> Playback<'c> {
         !self.waiting.is_empty()
     }
 
-    /// Puts what waits, as far as there is room; whether nothing waits any more.
-    pub(super) fn catch_up(&mut self) -> Result<bool, DriverError> {
+    /// Whether no more should be taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting_bytes >= MOST_WAITING
+    }
+
+    /// Puts what waits, as far as there is room.
+    pub(super) fn catch_up(&mut self) -> Result<(), DriverError> {
         // Not only when slots run out: after a reset nobody can tell any more what had been played.
         self.stream.allocator().reclaim()?;
         while let Some(first) = self.waiting.front_mut() {
@@ -93,10 +109,11 @@ impl<'c> Playback<'c> {
             if first.sent < first.bytes.len() {
                 break;
             }
+            self.waiting_bytes -= first.cost();
             self.waiting.pop_front();
         }
         self.stream.flush();
-        Ok(self.waiting.is_empty())
+        Ok(())
     }
 
     /// Sleeps until half of what is in flight has come home, or the limit has passed.
@@ -106,8 +123,8 @@ impl<'c> Playback<'c> {
 
     /// Takes home what is played; whether all is.
     pub(super) fn is_drained(&mut self) -> Result<bool, DriverError> {
-        let caught_up = self.catch_up()?;
-        Ok(caught_up && self.stream.allocator().in_flight() == 0)
+        self.catch_up()?;
+        Ok(!self.waits() && self.stream.allocator().in_flight() == 0)
     }
 
     /// The card was reset and is enabled again: goes on where it can. Gives how many messages were lost.
@@ -115,6 +132,7 @@ impl<'c> Playback<'c> {
         let before = self.stream.allocator().counts().discarded;
         let waiting = self.waiting.len() as u64;
         self.waiting.clear();
+        self.waiting_bytes = 0;
         self.malformed += self.sources.values().map(|source| source.malformed).sum::<u64>();
         self.sources.clear();
         self.last = RefTime::ZERO;

@@ -3,8 +3,9 @@
 //! Fed by the kernel's sequencer, and by `bridge` with what was captured; feeds `bridge` with events, each with its bytes, its sender and its time.
 
 use super::playback::Address;
+use crate::commands::Failure;
 use alsa::poll::Descriptors;
-use alsa::seq::{Connect, Event, EventType, Input, MidiEvent, PortCap, PortInfo, PortType, Seq};
+use alsa::seq::{Addr, Connect, Event, EventType, Input, MidiEvent, PortCap, PortInfo, PortType, Seq};
 use alsa::{Direction, poll};
 use anyhow::Context;
 use dmus_driver::Card;
@@ -58,8 +59,10 @@ pub(super) struct Ports {
 impl Ports {
     /// Opens the client: `playback` ports, then `capture` ports, numbered on.
     pub(super) fn open(playback: u8, capture: u8) -> anyhow::Result<Self> {
-        let seq = Seq::open(None, None, true)
-            .context("cannot open the ALSA sequencer (/dev/snd/seq): modprobe snd-seq, and be in the group audio")?;
+        let seq = Seq::open(None, None, true).map_err(|error| {
+            let mend = "modprobe snd-seq, and be in the group audio";
+            Failure::Unusable(format!("cannot open the ALSA sequencer (/dev/snd/seq): {error}: {mend}"))
+        })?;
         seq.set_client_name(CLIENT)?;
         seq.set_client_pool_input(INPUT_POOL)?;
         let queue = seq.alloc_named_queue(CLIENT)?;
@@ -143,6 +146,12 @@ impl Ports {
         Ok(take(Arrival::Bytes { port, from, stamp, bytes }))
     }
 
+    /// Whether somebody reads a port.
+    pub(super) fn is_read(&self, port: i32) -> anyhow::Result<bool> {
+        let address = Addr { client: self.client()?, port };
+        Ok(self.seq.get_any_port_info(address)?.get_read_use() > 0)
+    }
+
     /// Sends a message to whoever reads a port; false if some reader had no room for all of it.
     pub(super) fn send(&mut self, port: i32, message: &[u8]) -> anyhow::Result<bool> {
         if message.first() == Some(&0xF0) {
@@ -170,9 +179,11 @@ impl Ports {
         }
     }
 
-    /// Nothing was sent for as long as a sleep takes.
-    pub(super) fn rested(&mut self) {
-        self.filled = 0;
+    /// Nothing was sent for some time.
+    pub(super) fn rested(&mut self, time: Duration) {
+        if time >= SWALLOW {
+            self.filled = 0;
+        }
     }
 
     /// Learns by how much the card's clock is ahead of the queue's. Takes a millisecond.
