@@ -5,7 +5,9 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
+use dmus_interface::doorbell;
 use dmus_interface::event::{INCOMPLETE, PACKAGE};
+use dmus_interface::protocol::Page;
 use dmus_interface::ring::{Completion, Slot};
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
@@ -18,7 +20,7 @@ const POOL_IOVA: u64 = 0x10_000;
 const BUFFER_IOVA: u64 = 0x20_000;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
-    let page = Box::leak(Box::new(leak(4096, 0).memory));
+    let page = DoorbellPage::new(Box::leak(Box::new(leak(4096, 0).memory))).expect("a page");
     let shape = Shape { stream: 0, width, slots: SLOTS, buffers: BUFFERS, buffer_size: BUFFER_SIZE, entries: SLOTS };
     let iovas = [POOL_IOVA, BUFFER_IOVA, 0x28_000, 0x30_000];
     let mut memories = shape.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
@@ -47,7 +49,7 @@ impl FakeCard {
 
     fn publish(&mut self, allocator: &Allocator<'_>, head: u32) {
         self.head = head;
-        allocator.page.store_u32(allocator.head_word, head, Ordering::Release);
+        allocator.page.store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), head, Ordering::Release);
     }
 }
 
