@@ -208,14 +208,31 @@ build_guest() {
     guest_elf=$target/guest/release/dmus-player
 }
 
-# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with the driver's program; OPTIONs are those of images/linux/build.
+# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with dmusd; OPTIONs are those of images/linux/build.
 build_linux() {
-    local programs=()
-    if [[ -d $repo/guest-driver/vfio ]]; then
-        cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-driver-vfio
-        programs=(--with "$target/release/dmusd")
-    fi
-    "$repo/images/linux/build" -o "$1" "${programs[@]}" "${@:2}"
+    build_dmusd
+    "$repo/images/linux/build" -o "$1" --with "$dmusd" "${@:2}"
+}
+
+# build_dmusd: sets `dmusd` to the release build of the driver's program, with ALSA.
+build_dmusd() {
+    local alsa
+    link_alsa
+    # That library was linked with a newer C library than this machine's, perhaps; what it wants of it is in the image.
+    cargo rustc --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" "${alsa[@]}" \
+        -p dmus-driver-vfio --features alsa --bin dmusd -- -C link-arg=-Wl,--allow-shlib-undefined
+    # shellcheck disable=SC2034 # for the script that sources this
+    dmusd=$target/release/dmusd
+}
+
+# link_alsa: sets `alsa` to the options of cargo that have ALSA's library be the image's own, so that this machine needs neither it nor pkg-config:
+# what its build script would find out is said here.
+link_alsa() {
+    local libraries links=$target/linux-links about=target.x86_64-unknown-linux-gnu.alsa
+    libraries=$("$repo/images/linux/build" --libraries)
+    mkdir -p "$links"
+    ln -sfn "$libraries/libasound.so.2" "$links/libasound.so"
+    alsa=(--config "$about.rustc-link-lib=['asound']" --config "$about.rustc-link-search=['native=$links']")
 }
 
 # image_of ARGUMENT...: what --image says, elf without it.

@@ -3,6 +3,8 @@
 //! Fed by collections, the built-in one (which `gm` computes) last; read by the voices of `crate::synth`. Waves are copied into one pool in which an
 //! interpolator can never read outside its wave, and articulations are sorted by what can change them.
 
+mod arena;
+mod built_in;
 pub(crate) mod draft;
 mod drums;
 mod gm;
@@ -14,6 +16,8 @@ mod tone;
 mod tones;
 
 use crate::collection::{self, Collection, LoopKind, Samples, Sampling, WaveLink};
+use arena::Arena;
+pub(crate) use arena::{Full, Moved};
 use draft::Draft;
 use patch::Patch;
 use std::collections::HashMap;
@@ -48,8 +52,8 @@ pub enum BankError {
     },
 }
 
-/// Instruments of one or more collections.
-#[derive(Debug, Default)]
+/// Instruments of one or more collections, and what guests have downloaded besides.
+#[derive(Clone, Debug, Default)]
 pub struct Bank {
     pool: Vec<i16>,
     sounds: Vec<Sound>,
@@ -57,10 +61,12 @@ pub struct Bank {
     regions: Vec<Region>,
     /// Sorted by address; of two with the same one the first counts.
     instruments: Vec<Instrument>,
+    /// What is not from collections.
+    arena: Arena,
 }
 
 /// What a channel's program selects.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Instrument {
     address: u32,
     /// In the bank's list.
@@ -113,6 +119,32 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    fn new(from: &collection::Region, sampling: &Sampling, sound: usize, tail: Option<usize>, patch: usize) -> Self {
+        let link = from.link;
+        let speaker = match (link.multichannel, link.channels & WaveLink::LEFT, link.channels & WaveLink::RIGHT) {
+            (false, _, _) | (true, 0, 0) => Speaker::Panned,
+            (true, _, 0) => Speaker::Left,
+            (true, 0, _) => Speaker::Right,
+            (true, _, _) => Speaker::Both,
+        };
+        // 96 dB below is silence, and what a file can add has some limit.
+        let decibels = (f64::from(sampling.gain) / 655_360.0).clamp(-96.0, 48.0);
+        Self {
+            keys: from.keys,
+            velocities: from.velocities,
+            self_exclusive: from.self_exclusive,
+            key_group: from.key_group,
+            speaker,
+            phase_group: link.phase_group,
+            phase_master: link.phase_master,
+            sound,
+            tail,
+            patch,
+            cents: f32::from(sampling.fine_tune) - 100.0 * f32::from(sampling.unity_note),
+            gain: libm::exp10(decibels / 20.0) as f32,
+        }
+    }
+
     /// Whether a key, struck like this, plays it.
     pub(crate) fn holds(&self, key: u8, velocity: u8) -> bool {
         let within = |(low, high): (u8, u8), value| (low..=high).contains(&value);
@@ -239,28 +271,7 @@ impl<'a> Loading<'a> {
             self.bank.patches.push(Patch::new(blocks));
             self.bank.patches.len() - 1
         });
-        let speaker = match (link.multichannel, link.channels & WaveLink::LEFT, link.channels & WaveLink::RIGHT) {
-            (false, _, _) | (true, 0, 0) => Speaker::Panned,
-            (true, _, 0) => Speaker::Left,
-            (true, 0, _) => Speaker::Right,
-            (true, _, _) => Speaker::Both,
-        };
-        // 96 dB below is silence, and what a file can add has some limit.
-        let decibels = (f64::from(sampling.gain) / 655_360.0).clamp(-96.0, 48.0);
-        Ok(Region {
-            keys: region.keys,
-            velocities: region.velocities,
-            self_exclusive: region.self_exclusive,
-            key_group: region.key_group,
-            speaker,
-            phase_group: link.phase_group,
-            phase_master: link.phase_master,
-            sound,
-            tail,
-            patch,
-            cents: f32::from(sampling.fine_tune) - 100.0 * f32::from(sampling.unity_note),
-            gain: libm::exp10(decibels / 20.0) as f32,
-        })
+        Ok(Region::new(region, &sampling, sound, tail, patch))
     }
 
     /// The sound of a wave with a loop, put into the pool if it is not there yet.
@@ -271,45 +282,50 @@ impl<'a> Loading<'a> {
         let (wave, looped) = key;
         let wave = self.collection.waves.get(wave).ok_or(missing)?;
         let samples: &Samples = &wave.samples;
-        let played = match looped {
-            None => samples.len(),
-            Some((start, length)) => {
-                let end = start as usize + length as usize;
-                if length == 0 || end > samples.len() {
-                    return Err(missing);
-                }
-                end
-            }
-        };
+        let played = played(samples.len(), looped).ok_or(missing)?;
         let pool = &mut self.bank.pool;
         if pool.len().saturating_add(played + 2 * (GUARD + MAX_STEP)) > self.limit {
             return Err(BankError::TooLarge(self.limit));
         }
-        // So that whoever reads before the wave finds silence, and not the end of another.
-        pool.extend_from_slice(&[0; GUARD]);
-        let base = pool.len();
-        pool.extend_from_slice(&samples[..played]);
-        let (end, turn) = match looped {
-            None => (pool.len(), pool.len() - GUARD),
-            Some((start, length)) => {
-                // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the place where
-                // it lands is the loop's end, too.
-                let turn = (length as usize) * (MAX_STEP + 1).div_ceil(length as usize);
-                let all = &samples[start as usize..played];
-                pool.extend(all.iter().cycle().take(turn - length as usize + 1 + GUARD));
-                (base + start as usize + turn + 1, turn)
-            }
-        };
-        self.bank.sounds.push(Sound {
-            base: base as u32,
-            end: end as u32,
-            turn: turn as u32,
-            looped: looped.unwrap_or((0, 0)),
-            rate: wave.rate,
-        });
+        let sound = lay_out(pool, samples, looped, wave.rate);
+        self.bank.sounds.push(sound);
         self.sounds.insert(key, self.bank.sounds.len() - 1);
         Ok(self.bank.sounds.len() - 1)
     }
+}
+
+/// How much of a wave is played before it repeats, or ends; none if the loop lies outside.
+fn played(samples: usize, looped: Option<(u32, u32)>) -> Option<usize> {
+    match looped {
+        None => Some(samples),
+        Some((start, length)) => {
+            let end = start as usize + length as usize;
+            (length > 0 && end <= samples).then_some(end)
+        }
+    }
+}
+
+/// Appends a wave to a pool, and how it goes on; the loop lies inside.
+fn lay_out(pool: &mut Vec<i16>, samples: &[i16], looped: Option<(u32, u32)>, rate: u32) -> Sound {
+    // So that whoever reads before the wave finds silence, and not the end of another.
+    pool.extend_from_slice(&[0; GUARD]);
+    let base = pool.len();
+    let (end, turn) = match looped {
+        None => {
+            pool.extend_from_slice(samples);
+            (pool.len(), pool.len() - GUARD)
+        }
+        Some((start, length)) => {
+            let (first, played) = (start as usize, start as usize + length as usize);
+            pool.extend_from_slice(&samples[..played]);
+            // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the place where
+            // it lands is the loop's end, too.
+            let turn = (length as usize) * (MAX_STEP + 1).div_ceil(length as usize);
+            pool.extend(samples[first..played].iter().cycle().take(turn - length as usize + 1 + GUARD));
+            (base + first + turn + 1, turn)
+        }
+    };
+    Sound { base: base as u32, end: end as u32, turn: turn as u32, looped: looped.unwrap_or((0, 0)), rate }
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ pub(crate) mod config_space;
 
 use crate::device::{Device, DmaMap, Region, RemoteMemory};
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
-use crate::link::{Link, Request, Shared, StreamConfig};
+use crate::link::{Command, Link, Request, Shared, StreamConfig};
 use crate::remote::SHARE_HINT;
 use crate::stats::Stats;
 use config_space::{ConfigSpace, Effect};
+use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
@@ -35,6 +36,8 @@ pub struct Card {
     enabled: bool,
     width: PointerWidth,
     streams: [StreamRegisters; STREAMS],
+    /// The mailbox's registers; the opcode is written last, and not kept.
+    command: Command,
 }
 
 /// What a guest has written to a stream's block.
@@ -65,6 +68,7 @@ impl Card {
             enabled: false,
             width: PointerWidth::default(),
             streams: [StreamRegisters::default(); STREAMS],
+            command: Command::default(),
         }
     }
 
@@ -85,6 +89,7 @@ impl Card {
         self.enabled = false;
         self.width = PointerWidth::default();
         self.streams = [StreamRegisters::default(); STREAMS];
+        self.command = Command::default();
         let mut shared = self.link.lock();
         shared.reset();
         self.link.ring(&mut shared);
@@ -150,6 +155,11 @@ impl Card {
             regs::MASTER_TIME => shared.clocks.master.0 as u64,
             regs::LATENCY_TIME => latency(shared.clocks.master),
             regs::SAMPLE_POSITION => shared.clocks.samples,
+            regs::COMMAND_REQUEST => self.command.request,
+            regs::COMMAND_REQUEST_SIZE => self.command.request_size.into(),
+            regs::COMMAND_RESULT_ROOM => self.command.result_room.into(),
+            regs::COMMAND_RESULT => self.command.result,
+            regs::COMMAND_STREAM => self.command.stream.into(),
             _ => 0,
         }
     }
@@ -187,19 +197,18 @@ impl Card {
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
         let value = u64::from_le_bytes(bytes);
+        let part = Part { high: found.high, whole: data.len() == 8, value };
         match found.stream {
-            None => self.write_global(found.register, value as u32),
+            None => self.write_global(found.register, part),
             Some(index) => match found.register {
                 stream::TYPE | stream::STATE => self.write_transition(index, found.register, value as u32),
-                register => {
-                    let part = Part { high: found.high, whole: data.len() == 8, value };
-                    self.write_stream(index, register, part);
-                }
+                register => self.write_stream(index, register, part),
             },
         }
     }
 
-    fn write_global(&mut self, register: Register, value: u32) {
+    fn write_global(&mut self, register: Register, part: Part) {
+        let value = part.value as u32;
         match register {
             regs::CONTROL => self.write_control(value),
             regs::POINTER_WIDTH => match PointerWidth::decode(value) {
@@ -217,7 +226,29 @@ impl Card {
                 let mut shared = self.link.lock();
                 self.link.ring(&mut shared);
             }
+            regs::COMMAND_REQUEST => part.apply(&mut self.command.request),
+            regs::COMMAND_RESULT => part.apply(&mut self.command.result),
+            regs::COMMAND_REQUEST_SIZE => self.command.request_size = value,
+            regs::COMMAND_RESULT_ROOM => self.command.result_room = value,
+            regs::COMMAND_STREAM => self.command.stream = value,
+            regs::COMMAND => self.start_command(value),
             _ => {}
+        }
+    }
+
+    /// A command: carried out by the engine, and answered once.
+    fn start_command(&self, opcode: u32) {
+        let mut shared = self.link.lock();
+        if shared.command_busy {
+            // The answer under way is the only one; this write has none.
+            self.link.fault(&mut shared, Fault::CommandBusy, regs::COMMAND.offset);
+        } else if !self.enabled {
+            let answer = Answer { status: Status::NotEnabled as u32, ..Answer::default() };
+            self.link.answer_command(&mut shared, answer);
+        } else {
+            shared.command_busy = true;
+            shared.command = Some(Command { opcode, ..self.command });
+            self.link.ring(&mut shared);
         }
     }
 

@@ -4,6 +4,8 @@
 //! is: sections to look around, fetch, and present what is due already; one block of audio with no lock held; and sections to publish.
 
 mod captures;
+mod commands;
+mod reach;
 mod requests;
 mod rest;
 
@@ -11,6 +13,7 @@ use crate::bank::Bank;
 use crate::capture::CaptureStream;
 use crate::capture::inputs::Inputs;
 use crate::clock::Clock;
+use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Shared};
 use crate::sink::{Sink, SinkError, to_s16};
@@ -72,6 +75,7 @@ pub struct Engine {
 /// What is the engine's own.
 struct Core {
     bank: Arc<Bank>,
+    downloads: Downloads,
     sink: Box<dyn Sink>,
     sink_ready: bool,
     clock: Clock,
@@ -125,6 +129,7 @@ impl Engine {
     ) -> Self {
         let mut core = Core {
             bank,
+            downloads: Downloads::default(),
             sink,
             sink_ready: true,
             clock: Clock::new(clock_mode),
@@ -280,6 +285,10 @@ impl Core {
         if std::mem::take(&mut self.moved) {
             worked |= self.publish_clocks(link, &mut shared);
         }
+        if self.downloads.is_unloading() {
+            drop(shared);
+            worked |= self.collect_downloads(link);
+        }
         if worked { Turn::Worked } else { Turn::Quiet }
     }
 
@@ -326,8 +335,13 @@ impl Core {
         // What was submitted before a request is there before it is carried out.
         self.look_at_page(link, &mut shared);
         let requests = std::mem::take(&mut shared.requests);
+        let command = shared.command.take();
         drop(shared);
         *worked = self.carry_out_all(link, requests);
+        if let Some(command) = command {
+            self.carry_out_command(link, command);
+            *worked = true;
+        }
         let shared = link.lock();
         (shared.epoch == self.epoch).then_some(shared)
     }
@@ -362,6 +376,7 @@ impl Core {
             synth.reset();
             self.spare.push(synth);
         }
+        self.forget_downloads();
         self.captures.clear();
         self.inputs.reset();
         self.tap.clear();

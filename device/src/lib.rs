@@ -18,10 +18,10 @@ pub mod bank;
 pub mod capture;
 pub mod card;
 mod clock;
-pub mod collection;
 pub mod demo;
 pub mod device;
 mod dma;
+mod download;
 pub mod engine;
 mod identity;
 mod link;
@@ -34,6 +34,7 @@ mod stream;
 pub mod synth;
 pub mod transport;
 
+pub use dmus_dls as collection;
 pub use identity::{ClockMode, SAMPLE_RATE};
 
 use bank::Bank;

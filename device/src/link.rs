@@ -9,9 +9,11 @@
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, NotMapped, Windows};
 use crate::stats::Stats;
+use dmus_interface::command::Answer;
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
-use dmus_interface::protocol::card;
+use dmus_interface::protocol::{Page, card};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::RefTime;
@@ -70,6 +72,17 @@ pub(crate) enum Request {
     SetState(State),
 }
 
+/// What a guest asked of the mailbox: the registers, as they were when the opcode was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Command {
+    pub(crate) opcode: u32,
+    pub(crate) stream: u32,
+    pub(crate) request: u64,
+    pub(crate) request_size: u32,
+    pub(crate) result: u64,
+    pub(crate) result_room: u32,
+}
+
 /// What the registers show of a stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StreamView {
@@ -102,6 +115,12 @@ pub(crate) struct Shared {
     pub(crate) epoch: u64,
     pub(crate) requests: [Option<Request>; STREAMS],
     pub(crate) views: [StreamView; STREAMS],
+    /// The command that nobody has taken yet.
+    pub(crate) command: Option<Command>,
+    /// A command was left or taken, and not yet answered.
+    pub(crate) command_busy: bool,
+    commands: u32,
+    unloads: u32,
     pub(crate) clocks: Clocks,
     pub(crate) fault: u32,
     pub(crate) fault_detail: u32,
@@ -133,6 +152,10 @@ impl Link {
             epoch: 0,
             requests: [None; STREAMS],
             views: [StreamView::default(); STREAMS],
+            command: None,
+            command_busy: false,
+            commands: 0,
+            unloads: 0,
             clocks: Clocks::default(),
             fault: 0,
             fault_detail: 0,
@@ -225,6 +248,21 @@ impl Link {
             self.fault(shared, fault, (stream as u32) << 16);
         }
     }
+
+    /// Answers the command under way.
+    pub(crate) fn answer_command(&self, shared: &mut Shared, answer: Answer) {
+        shared.command_busy = false;
+        shared.commands = shared.commands.wrapping_add(1);
+        card::publish_command(&shared.page, answer, shared.commands);
+        self.raise(shared, CONTROL_VECTOR);
+    }
+
+    /// Tells that so many unloads that were pending are carried out.
+    pub(crate) fn announce_unloads(&self, shared: &mut Shared, unloads: u32) {
+        shared.unloads = shared.unloads.wrapping_add(unloads);
+        shared.page.store_u32(doorbell::UNLOADS, shared.unloads, Ordering::Release);
+        self.raise(shared, CONTROL_VECTOR);
+    }
 }
 
 /// Guest memory, however it is reached.
@@ -274,6 +312,10 @@ impl Shared {
         self.rung = true;
         self.requests = [None; STREAMS];
         self.views = [StreamView::default(); STREAMS];
+        self.command = None;
+        self.command_busy = false;
+        self.commands = 0;
+        self.unloads = 0;
         self.clocks = Clocks::default();
         self.fault = 0;
         self.fault_detail = 0;

@@ -22,6 +22,7 @@ use intake::{Intake, Outcome};
 pub(crate) use plain::Glance;
 use rings::{Rings, Timeline};
 use sequencer::Sequencer;
+use std::time::{Duration, Instant};
 
 /// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
 pub(crate) const SECTION: usize = 128;
@@ -112,6 +113,8 @@ pub(crate) struct Stream {
     intake: Intake,
     sequencer: Sequencer<u32>,
     pub(crate) synth: Synth,
+    /// Time that rendering has taken since the last change to RUN.
+    pub(crate) busy: Duration,
     /// No RUN since the synthesizer was reset.
     silent: bool,
     /// What is presented is also captured.
@@ -130,6 +133,7 @@ impl Stream {
             intake: Intake::new(config, synth.groups()),
             sequencer: Sequencer::with_capacity(slots),
             synth,
+            busy: Duration::ZERO,
             silent: true,
             tapped,
         }
@@ -142,6 +146,8 @@ impl Stream {
         self.state = state;
         match state {
             State::Run => {
+                self.busy = Duration::ZERO;
+                self.synth.forget_statistics();
                 if std::mem::take(&mut self.silent) {
                     self.synth.seek(now.position.0);
                 }
@@ -308,6 +314,7 @@ impl Stream {
         if self.state != State::Run {
             return;
         }
+        let began = (span.frames > 0).then(Instant::now);
         let now = span.now;
         let mut done = 0;
         while let Some(time) = self.sequencer.next_time() {
@@ -354,6 +361,13 @@ impl Stream {
         if done < span.frames {
             self.synth.render(&mut left[done..span.frames], &mut right[done..span.frames]);
         }
+        self.busy += began.map_or(Duration::ZERO, |began| began.elapsed());
+    }
+
+    /// Has so many channel groups; what waits for those that are gone is not heard.
+    pub(crate) fn set_groups(&mut self, groups: u16) {
+        self.intake.channel_groups = groups;
+        self.synth.set_groups(groups);
     }
 
     /// Gives up everything at once, as a reset does: nothing is published.

@@ -11,6 +11,8 @@ mod effects;
 mod envelope;
 mod lanes;
 mod oscillator;
+mod output;
+mod settings;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -21,9 +23,12 @@ use channel::{CHANNELS, Channel};
 use effects::Effects;
 pub use lanes::Interpolation;
 use lanes::{Code, Group, LANES, Mix};
+use output::Output;
+use settings::Meter;
+pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
 use tables::Tables;
-use voice::{Context, State, Voice};
+use voice::{Context, Lane, State, Voice};
 
 /// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
 pub(crate) const PERIOD: usize = 32;
@@ -53,6 +58,10 @@ pub struct Synth {
     effects: Effects,
     /// Nothing is sent to the effects.
     dry: bool,
+    /// Whether reverb and chorus are sent to.
+    heard: (bool, bool),
+    output: Output,
+    meter: Meter,
     interpolation: Interpolation,
     code: Code,
     /// Note-ons so far.
@@ -72,6 +81,15 @@ struct Set {
 impl Set {
     fn new() -> Self {
         Self { channels: core::array::from_fn(Channel::new), master: 1.0, fine: 0.0, coarse: 0.0 }
+    }
+
+    /// As new, but for what no message sets: priorities.
+    fn reset(&mut self) {
+        let priorities = core::array::from_fn::<u32, CHANNELS, _>(|channel| self.channels[channel].priority);
+        *self = Self::new();
+        for (channel, priority) in self.channels.iter_mut().zip(priorities) {
+            channel.priority = priority;
+        }
     }
 
     /// What voices of a channel read at a tick.
@@ -112,6 +130,9 @@ impl Synth {
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
             dry: false,
+            heard: (true, true),
+            output: Output::new(),
+            meter: Meter::default(),
             interpolation: Interpolation::default(),
             code: Code::best(),
             notes: 0,
@@ -147,7 +168,7 @@ impl Synth {
         self.used = 0;
         self.effects.clear();
         for set in self.sets.iter_mut().flatten() {
-            **set = Set::new();
+            set.reset();
         }
     }
 
@@ -206,8 +227,14 @@ impl Synth {
             (0xa0, &[key, pressure]) => self.press(channel, key, pressure),
             (0xb0, &[controller, value]) => self.control(channel, controller, value),
             (0xc0, &[program]) => self.channel_mut(channel).change_program(program),
-            (0xd0, &[pressure]) => self.channel_mut(channel).set_pressure(pressure),
-            (0xe0, &[low, high]) => self.channel_mut(channel).set_bend(low, high),
+            (0xd0, &[pressure]) => {
+                self.channel_mut(channel).set_pressure(pressure);
+                self.refresh(channel);
+            }
+            (0xe0, &[low, high]) => {
+                self.channel_mut(channel).set_bend(low, high);
+                self.refresh(channel);
+            }
             _ => {}
         }
     }
@@ -232,13 +259,13 @@ impl Synth {
         }
         match *body {
             [0x7e, _, 0x09, system @ (0x01 | 0x03)] => {
-                let mut set = Set::new();
+                let set = self.set_mut(group);
+                set.reset();
                 if system == 0x03 {
-                    set.channels = set.channels.map(Channel::general_midi_2);
+                    set.channels.iter_mut().for_each(Channel::begin_general_midi_2);
                 }
-                self.sets[group] = Some(Box::new(set));
                 for channel in group * CHANNELS..(group + 1) * CHANNELS {
-                    self.each_voice(channel, |voice, _, _, _| voice.silence());
+                    self.each_voice(channel, |voice, _, _| voice.silence());
                 }
             }
             [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
@@ -262,7 +289,7 @@ impl Synth {
         let state = self.channel_mut(channel);
         match controller {
             // Mode messages are not controllers.
-            120 => self.each_voice(channel, |voice, _, _, _| voice.silence()),
+            120 => self.each_voice(channel, |voice, _, _| voice.silence()),
             121 => {
                 state.reset_controllers();
                 self.lift_pedals(channel);
@@ -275,7 +302,7 @@ impl Synth {
                     _ => {}
                 }
                 let pedals = (state.sustains(), state.holds_some());
-                self.each_voice(channel, |voice, bank, group, lane| key_up(voice, (bank, group, lane), pedals));
+                self.each_voice(channel, |voice, context, lane| key_up(voice, context, lane, pedals));
             }
             _ => {
                 let held_some = state.holds_some();
@@ -283,9 +310,11 @@ impl Synth {
                 match (controller, value >= 64) {
                     (64 | 66, false) => self.lift_pedals(channel),
                     (66, true) if !held_some => {
-                        self.each_voice(channel, |voice, _, _, _| voice.caught = voice.state == State::Held);
+                        self.each_voice(channel, |voice, _, _| voice.caught = voice.state == State::Held);
                     }
-                    _ => {}
+                    // Bank select, what comes before data entry, and pedals change no sound by themselves.
+                    (0 | 32 | 64..=69 | 98..=101, _) => {}
+                    _ => self.refresh(channel),
                 }
             }
         }
@@ -297,40 +326,58 @@ impl Synth {
         };
         let state = &set.channels[channel % CHANNELS];
         let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, bank, group, lane| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.key == key {
-                key_up(voice, (bank, group, lane), pedals);
+                key_up(voice, context, lane, pedals);
             }
         });
     }
 
     fn press(&mut self, channel: usize, key: u8, pressure: u8) {
         let state = self.channel_mut(channel).clone();
-        self.each_voice(channel, |voice, _, _, _| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.key == key {
                 voice.press(pressure, &state);
+                voice.refresh(context, lane);
             }
         });
+        if self.following {
+            self.follow();
+        }
+    }
+
+    /// Voices of a channel take note of what has changed on it.
+    fn refresh(&mut self, channel: usize) {
+        self.each_voice(channel, |voice, context, lane| voice.refresh(context, lane));
+        if self.following {
+            self.follow();
+        }
     }
 
     /// A pedal has gone up, or both: ends what nothing holds any more.
     fn lift_pedals(&mut self, channel: usize) {
         let state = self.channel_mut(channel);
         let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, bank, group, lane| {
+        self.each_voice(channel, |voice, context, lane| {
             if voice.state == State::Sustained {
-                key_up(voice, (bank, group, lane), pedals);
+                key_up(voice, context, lane, pedals);
             }
         });
     }
 
-    /// Calls `act` with each sounding voice of a channel, the bank, the voice's lane group and its lane.
-    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &Bank, &mut Group, usize)) {
+    /// Calls `act` with each sounding voice of a channel, what it reads, its lane and the samples until the next tick.
+    fn each_voice(&mut self, channel: usize, mut act: impl FnMut(&mut Voice, &Context<'_>, Lane<'_>)) {
+        // It has been written to, if anything plays on it.
+        let Some(Some(set)) = self.sets.get(channel / CHANNELS) else {
+            return;
+        };
+        let context = set.context(channel, &self.tables, &self.bank, self.rate);
+        let until_tick = PERIOD - self.phase;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.channel[lane] as usize == channel {
-                    act(voice, &self.bank, group, lane);
+                    act(voice, &context, (group, lane, until_tick));
                 }
             }
         }
@@ -345,7 +392,7 @@ impl Synth {
             return;
         }
         if mono {
-            self.each_voice(channel, |voice, bank, group, lane| voice.release(bank, group, lane));
+            self.each_voice(channel, |voice, context, lane| voice.release(context, lane));
         }
         self.notes += 1;
         self.channel_mut(channel).begin_note(key);
@@ -364,7 +411,7 @@ impl Synth {
 
     fn start(&mut self, channel: usize, (key, velocity, note): (u8, u8, u64), (index, region): (usize, &Region)) {
         if region.key_group != 0 || region.self_exclusive {
-            self.each_voice(channel, |voice, _, _, _| {
+            self.each_voice(channel, |voice, _, _| {
                 let rival = region.key_group != 0 && voice.key_group == region.key_group
                     || region.self_exclusive && voice.key == key;
                 if rival && voice.note != note {
@@ -372,7 +419,9 @@ impl Synth {
                 }
             });
         }
-        let Some(place) = self.free_lane() else {
+        let priority = self.channel_mut(channel).priority;
+        let Some(place) = self.free_lane(priority) else {
+            self.meter.lost += 1;
             return;
         };
         let Some(set) = &self.sets[channel / CHANNELS] else {
@@ -422,33 +471,44 @@ impl Synth {
         }
     }
 
-    /// The first idle lane, after a voice has been stolen if all are in use. None if even the fading ones fill the lanes:
-    /// then losing the new note is the lesser evil, since cutting one would click.
-    fn free_lane(&mut self) -> Option<usize> {
+    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of these have a higher priority,
+    /// or if even the fading ones fill the lanes: then losing the new note is the lesser evil, since cutting one would click.
+    fn free_lane(&mut self, priority: u32) -> Option<usize> {
         let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
         let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
         if self.sounding() >= self.limit {
-            let counting = || (0..self.used * LANES).filter(|&v| self.voices[v].counts());
+            self.steal(priority)?;
+        }
+        Some(lane)
+    }
+
+    /// Ends notes until there is room for one more of this priority: those first that are worth least. None if each is worth more.
+    fn steal(&mut self, priority: u32) -> Option<()> {
+        let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts()).count();
+        // More than one only after the limit was lowered; then it takes some notes until it is kept.
+        let surplus = (counting + 1).saturating_sub(self.limit).min(LANES);
+        for _ in 0..surplus {
+            let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts());
             let worth = |v: usize| self.voices[v].worth(&self.tables);
-            let victim = counting().min_by(|&a, &b| {
+            let victim = counting.min_by(|&a, &b| {
                 let (a, b) = (worth(a), worth(b));
                 (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
             });
-            if let Some(victim) = victim
-                && counting().count() >= self.limit
-            {
-                self.voices[victim].shut_down();
-            }
+            let victim = victim.filter(|&victim| self.voices[victim].worth(&self.tables).0 <= priority)?;
+            self.voices[victim].shut_down();
+            self.meter.lost += 1;
         }
-        Some(lane)
+        Some(())
     }
 
     /// Adds the next samples to two planes and advances. Planes of unequal length are filled as far as the shorter one.
     pub fn render(&mut self, left: &mut [f32], right: &mut [f32]) {
         let length = left.len().min(right.len());
+        self.meter.samples += length as u64;
         let mut done = 0;
         while done < length {
             if self.used == 0 && !self.effects.sounding() {
+                self.output.tick((self.phase + (length - done)) / PERIOD);
                 self.phase = (self.phase + (length - done)) % PERIOD;
                 return;
             }
@@ -465,8 +525,10 @@ impl Synth {
     }
 
     /// Renders up to the next tick or less.
-    fn segment(&mut self, left: &mut [f32], right: &mut [f32]) {
-        let samples = left.len();
+    fn segment(&mut self, left_plane: &mut [f32], right_plane: &mut [f32]) {
+        let samples = left_plane.len();
+        let (mut left, mut right) = ([0.0; PERIOD], [0.0; PERIOD]);
+        let (left, right) = (&mut left[..samples], &mut right[..samples]);
         let groups = &mut self.groups[..self.used];
         let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
         if !groups.is_empty() {
@@ -479,22 +541,29 @@ impl Synth {
         if sends {
             self.effects.wake();
         }
-        let samples = self.effects.remaining(samples);
-        for sample in 0..samples {
-            let sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+        let afterglow = self.effects.remaining(samples);
+        for sample in 0..afterglow {
+            let mut sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+            if self.heard != (true, true) {
+                sent = (if self.heard.0 { sent.0 } else { 0.0 }, if self.heard.1 { sent.1 } else { 0.0 });
+            }
             let (a, b) = self.effects.next(sent, &self.tables);
             left[sample] += a;
             right[sample] += b;
         }
         // Counted from the last sample that was sent, wherever the stream is cut.
         if !sends {
-            self.effects.fade(samples);
+            self.effects.fade(afterglow);
         }
+        self.output.pass(self.phase, left, left_plane);
+        self.output.pass(self.phase, right, right_plane);
     }
 
     fn tick(&mut self) {
+        self.output.tick(1);
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
+            self.meter.voice_ticks += u64::from(group.active.count_ones());
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.active & (1 << lane) == 0 {
                     continue;
@@ -517,9 +586,9 @@ impl Synth {
 }
 
 /// A key goes up: the note ends, or a pedal (sustain, sostenuto) holds it.
-fn key_up(voice: &mut Voice, (bank, group, lane): (&Bank, &mut Group, usize), (sustain, some): (bool, bool)) {
+fn key_up(voice: &mut Voice, context: &Context<'_>, lane: Lane<'_>, (sustain, some): (bool, bool)) {
     if !(sustain || some && voice.caught) {
-        voice.release(bank, group, lane);
+        voice.release(context, lane);
     } else if voice.state == State::Held {
         voice.state = State::Sustained;
     }

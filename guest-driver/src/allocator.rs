@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use core::cell::Cell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::protocol::driver;
-use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
+use dmus_interface::ring::{COMPLETION_SIZE, Reject, SUBMISSION_SIZE, Slot, Status};
 use dmus_interface::time::RefTime;
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
@@ -56,6 +56,16 @@ pub struct Allocator<'c> {
     head: Cell<u32>,
     /// Messages by the status that they ended with, less one.
     ended: [Cell<u64>; Status::COUNT],
+    rejection: Cell<Option<Rejection>>,
+}
+
+/// A submission that the card refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The slot (the head of its chain).
+    pub slot: Slot,
+    /// Why, if the data sheet has the reason.
+    pub reason: Option<Reject>,
 }
 
 /// Sizes of an allocator.
@@ -113,6 +123,7 @@ impl<'c> Allocator<'c> {
             consumed: Cell::new(0),
             head: Cell::new(0),
             ended: Default::default(),
+            rejection: Cell::new(None),
         })
     }
 
@@ -331,6 +342,11 @@ impl<'c> Allocator<'c> {
         }
     }
 
+    /// What the card refused last.
+    pub fn last_rejection(&self) -> Option<Rejection> {
+        self.rejection.get()
+    }
+
     /// Takes everything home that the card has completed by now. Bounded by what is in flight.
     pub fn reclaim(&self) -> Result<(), DriverError> {
         while self.reclaim_one()? {}
@@ -416,7 +432,10 @@ impl<'c> Allocator<'c> {
             return Err(DriverError::ForgedCompletion(slot));
         }
         // The flags, which come after the status, only say why something was rejected.
-        let status = ended as u16;
+        let (status, flags) = (ended as u16, (ended >> 16) as u16);
+        if status == Status::Rejected as u16 {
+            self.rejection.set(Some(Rejection { slot: Slot(slot), reason: Reject::decode(flags) }));
+        }
         let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
             return Err(DriverError::UnknownStatus { slot, status });
         };

@@ -40,12 +40,23 @@ pub struct Card<P: Platform> {
     /// The number of the card's sleep that was last rung for.
     rung: Cell<u32>,
     granted: Cell<RefTime>,
+    /// Commands of the mailbox so far; none once the card has left one unanswered.
+    pub(crate) commands: Cell<Option<u32>>,
+    /// Numbers given to download chunks.
+    pub(crate) downloads: Cell<u32>,
 }
 
 impl<P: Platform> Card<P> {
     /// Identifies, resets and enables the card; events will have pointers of `width`.
     pub fn open(platform: P, width: PointerWidth) -> Result<Self, DriverError> {
-        let card = Self { platform, width, rung: Cell::new(0), granted: Cell::new(RefTime::ZERO) };
+        let card = Self {
+            platform,
+            width,
+            rung: Cell::new(0),
+            granted: Cell::new(RefTime::ZERO),
+            commands: Cell::new(Some(0)),
+            downloads: Cell::new(0),
+        };
         match card.read(regs::MAGIC) {
             regs::MAGIC_VALUE => {}
             u32::MAX => return Err(DriverError::CardGone),
@@ -65,12 +76,22 @@ impl<P: Platform> Card<P> {
         self.write(regs::CONTROL, control::RESET);
         self.rung.set(0);
         self.granted.set(RefTime::ZERO);
+        self.commands.set(Some(0));
+        self.downloads.set(0);
         self.write(regs::POINTER_WIDTH, self.width.bytes() as u32);
         self.write(regs::CONTROL, control::ENABLE);
         match self.read(regs::CONTROL) {
             u32::MAX => Err(DriverError::CardGone),
             value if value & control::ENABLE != 0 => Ok(()),
             _ => Err(DriverError::Refused(regs::Fault::NotEnabled)),
+        }
+    }
+
+    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that it reports.
+    pub fn is_enabled(&self) -> Result<bool, DriverError> {
+        match self.read(regs::CONTROL) {
+            u32::MAX => Err(DriverError::CardGone),
+            value => Ok(value & control::ENABLE != 0),
         }
     }
 

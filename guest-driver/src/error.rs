@@ -2,6 +2,8 @@
 
 use crate::port::BufferError;
 use core::time::Duration;
+use dmus_interface::command::Status;
+use dmus_interface::download::Problem;
 use dmus_interface::regs::Fault;
 use dmus_interface::ring::Reject;
 
@@ -96,6 +98,27 @@ pub enum DriverError {
         slot: u32,
         /// What is wrong.
         what: &'static str,
+    },
+    /// The card refused a command.
+    #[error("the card refused the command: {status}")]
+    Command {
+        /// Why.
+        status: Status,
+        /// What more it says: see [`Status`].
+        size: u32,
+        /// What more it says: see [`Status`].
+        detail: u32,
+    },
+    /// The card answered a command with a status that the data sheet does not have.
+    #[error("the card answered a command with the unknown status {0}")]
+    UnknownAnswer(u32),
+    /// The card refused a download.
+    #[error("the card refused the download at its byte {at}: {problem}")]
+    BadDownload {
+        /// What is wrong.
+        problem: Problem,
+        /// Offset in the chunk.
+        at: u32,
     },
     /// The card lied: a period of a wave sink that has no whole frames.
     #[error("the card filled a period with a part of a frame, or with something else than PCM")]

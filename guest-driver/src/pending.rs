@@ -19,6 +19,16 @@ impl<'b> Pending<'b> {
         Self { time, channel_group, bytes, sent: 0 }
     }
 
+    /// A message of which the first `sent` bytes are sent.
+    pub(crate) fn resume(time: RefTime, bytes: &'b [u8], sent: usize) -> Self {
+        Self { sent: sent.min(bytes.len()), ..Self::new(time, 0, bytes) }
+    }
+
+    /// Bytes that are sent.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
+
     /// Its presentation time.
     pub(crate) fn time(&self) -> RefTime {
         self.time

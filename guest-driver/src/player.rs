@@ -5,6 +5,7 @@
 
 use crate::pending::Pending;
 use crate::{Card, Counts, DriverError, Platform, RenderStream};
+use core::ops::ControlFlow;
 use core::time::Duration;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
@@ -33,6 +34,19 @@ pub fn play<'m, P: Platform>(
     end: RefTime,
     mut progress: impl FnMut(RefTime),
 ) -> Result<Played, DriverError> {
+    play_while(stream, messages, end, |now| {
+        progress(now);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`play`], but ends early, with what is held discarded, once `progress` says so. It is asked twice a second or more.
+pub fn play_while<'m, P: Platform>(
+    stream: &RenderStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    end: RefTime,
+    mut progress: impl FnMut(RefTime) -> ControlFlow<()>,
+) -> Result<Played, DriverError> {
     let allocator = stream.allocator();
     let card = stream.card();
     stream.set_state(State::Run)?;
@@ -51,8 +65,7 @@ pub fn play<'m, P: Platform>(
         card.grant(base.saturating_add(next.unwrap_or(end)));
 
         let now = card.get_time().saturating_sub(base);
-        progress(now);
-        if next.is_none() && now >= end && allocator.in_flight() == 0 {
+        if progress(now).is_break() || next.is_none() && now >= end && allocator.in_flight() == 0 {
             break;
         }
         // While messages wait for slots, half of the pool is worth an interrupt; at the end, all of it is.

@@ -4,6 +4,7 @@
 
 use crate::player::{GLANCE, Watch};
 use crate::{CaptureSink, CaptureStream, Card, DriverError, Platform};
+use core::ops::ControlFlow;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
@@ -25,8 +26,22 @@ pub fn record<P: Platform>(
     card: &Card<P>,
     stream: &mut CaptureStream<'_, P>,
     until: RefTime,
-    mut message: impl FnMut(RefTime, &[u8]),
+    message: impl FnMut(RefTime, &[u8]),
     mut progress: impl FnMut(RefTime),
+) -> Result<Recorded, DriverError> {
+    record_while(card, stream, until, message, |now| {
+        progress(now);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`record`], but ends early, with what came until then, once `progress` says so. It is asked twice a second or more.
+pub fn record_while<P: Platform>(
+    card: &Card<P>,
+    stream: &mut CaptureStream<'_, P>,
+    until: RefTime,
+    mut message: impl FnMut(RefTime, &[u8]),
+    mut progress: impl FnMut(RefTime) -> ControlFlow<()>,
 ) -> Result<Recorded, DriverError> {
     let mut recorded = Recorded::default();
     let mut sink = CaptureSink::default();
@@ -47,8 +62,7 @@ pub fn record<P: Platform>(
                 message(event.time, bytes);
             });
         }
-        progress(now);
-        if now >= until {
+        if progress(now).is_break() || now >= until {
             break;
         }
         stream.wait(GLANCE);

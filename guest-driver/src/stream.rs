@@ -6,6 +6,7 @@
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
 use crate::dma::{DmaMemory, DoorbellPage, Pool};
+use crate::pending::Pending;
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
@@ -128,6 +129,14 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     #[inline]
     pub fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
         self.allocator.send(time, channel_group, bytes)
+    }
+
+    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up after the first `sent` bytes
+    /// of it, and gives how many are put by now: fewer than all when the pool has run dry. Nothing else may be put before the rest is.
+    pub fn put_bytes(&self, time: RefTime, bytes: &[u8], sent: usize) -> Result<usize, DriverError> {
+        let mut pending = Pending::resume(time, bytes, sent);
+        pending.send(&self.allocator, |message| self.put_message(message))?;
+        Ok(pending.sent())
     }
 
     /// Makes all messages put so far visible to the card.

@@ -53,12 +53,36 @@ fn fifty_thousand_events_go_through_64_slots_without_a_trap_per_event() -> anyho
 
 /// DDI: everything is the same with 4-byte pointers, in a booted guest: the 32-bit layout, and 4 bytes at most inline.
 #[test]
+fn a_collection_that_the_guest_downloads_sounds_as_one_that_the_card_was_given() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
+    // Not the card's own instruments, or it would make no difference where they come from.
+    let mut collection = dmus_card::bank::built_in();
+    collection.waves.iter_mut().for_each(|wave| wave.rate += 500);
+    std::fs::write(dir.path().join("other.dls"), collection.to_dls()?)?;
+    let mut export = programs::card()?;
+    let done = run(export.args(["bank", "export", "other.dls", "--dls", "bank.dls"]).current_dir(dir.path()))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    let expected = rendered(dir.path(), &["song.mid", "--bank", "bank.dls"])?;
+    ensure!(expected != rendered(dir.path(), &["song.mid"])?, "the test hears no difference");
+    let summary = play(dir.path(), &["song.mid", "--dls", "bank.dls"])?;
+    assert_eq!(summary["events_presented"], 3000);
+    assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "the downloaded instruments sound different");
+    // A file that is none is found before anything is booted.
+    std::fs::write(dir.path().join("bad.dls"), b"RIFF")?;
+    let done = run(script("play").args(["song.mid", "--dls", "bad.dls"]).current_dir(dir.path()))?;
+    assert_eq!(done.status.code(), Some(3), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
 fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
     let expected = rendered(dir.path(), &["song.mid"])?;
     let mut hashes = std::collections::BTreeSet::new();
-    for (image, width) in [("elf", "8"), ("elf", "8"), ("elf", "4"), ("iso", "8"), ("iso", "4"), ("iso-uefi", "8")] {
+    let machines = "elf 8, elf 8, elf 4, iso 8, iso 4, iso-uefi 8, linux 8, linux 4";
+    for (image, width) in machines.split(", ").filter_map(|machine| machine.split_once(' ')) {
         let summary = play(dir.path(), &["song.mid", "--image", image, "--width", width])?;
         assert_eq!((&summary["image"], summary["pointer_width"].to_string()), (&image.into(), width.into()));
         assert!(std::fs::read(dir.path().join("out.wav"))? == expected, "{image} differs, pointers of {width} bytes");

@@ -54,10 +54,15 @@ fn ticks(file: &[u8]) -> anyhow::Result<(Vec<Ticked>, u64)> {
 /// DDI: the same with 4-byte pointers, in a booted guest.
 #[test]
 fn a_song_recorded_is_the_song_event_for_event_and_tick_for_tick() -> anyhow::Result<()> {
-    for (file, width) in [(dmus_card::demo::song(), "8"), (songs::tempos(400), "4"), (songs::busy(20_000), "4")] {
+    for (file, width, image) in [
+        (dmus_card::demo::song(), "8", "elf"),
+        (songs::tempos(400), "4", "elf"),
+        (songs::busy(20_000), "4", "elf"),
+        (songs::busy(3000), "8", "linux"),
+    ] {
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("in.mid"), &file)?;
-        let summary = record(dir.path(), &["--width", width, "-o", "out.mid"])?;
+        let summary = record(dir.path(), &["--width", width, "--image", image, "-o", "out.mid"])?;
         let count = ticks(&file)?.0.iter().filter(|(_, bytes)| bytes[0] != 0xFF).count();
         assert_eq!((&summary["messages"], &summary["messages_received"]), (&count.into(), &count.into()));
         assert_eq!(summary["pointer_width"].to_string(), width);

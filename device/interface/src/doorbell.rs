@@ -9,6 +9,7 @@
 //! | 0x000 | [`GRANT`] | driver |
 //! | 0x040 | [`WAKE_ARMED`] | card |
 //! | 0x080 | [`MASTER_TIME`], [`LATENCY_TIME`], [`SAMPLE_POSITION`] | card |
+//! | 0x0C0 | [`COMMANDS`], [`COMMAND_STATUS`], [`COMMAND_SIZE`], [`COMMAND_DETAIL`], [`UNLOADS`] | card |
 //! | 0x100 + 0x80 n | [`SUBMISSION_TAIL`], [`COMPLETION_EVENT`] of stream n | driver |
 //! | 0x140 + 0x80 n | [`COMPLETION_HEAD`], [`STATE`], [`TRANSITIONS`], [`REFUSAL`] of stream n | card |
 
@@ -23,6 +24,17 @@ pub const MASTER_TIME: usize = 0x080;
 pub const LATENCY_TIME: usize = 0x088;
 /// u64: samples rendered.
 pub const SAMPLE_POSITION: usize = 0x090;
+
+/// u32: commands answered so far, wrapping. Stored after the words below, and after the result, with release.
+pub const COMMANDS: usize = 0x0C0;
+/// u32: how the last command ended ([`crate::command::Status`]).
+pub const COMMAND_STATUS: usize = 0x0C4;
+/// u32: bytes of its result, or as its status says.
+pub const COMMAND_SIZE: usize = 0x0C8;
+/// u32: more about it, as its status says.
+pub const COMMAND_DETAIL: usize = 0x0CC;
+/// u32: unloads answered with [`crate::command::Status::Pending`] and carried out since, wrapping.
+pub const UNLOADS: usize = 0x0D0;
 
 /// u32: submissions so far, wrapping. Stored with release after the ring entries.
 pub const SUBMISSION_TAIL: usize = 0x00;

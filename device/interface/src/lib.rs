@@ -94,6 +94,13 @@
 //! Which frame plays at which time is the driver's to follow, since the crystal of a sink is not that of the master clock: periods tell the time of a frame, and
 //! [`sample_clock::SampleClock`] makes of that `SampleToRefTime` and `RefTimeToSample`. [`doorbell::LATENCY_TIME`] is the latency clock.
 //!
+//! # Properties and downloads
+//!
+//! What DirectMusic has as properties, and DLS downloads, are commands of a mailbox ([`command`], [`property`], [`download`]): at any time, one after
+//! the other. A driver writes the [`regs::COMMAND_REQUEST`] registers and then the opcode to [`regs::COMMAND`], and is answered on
+//! the doorbell page ([`doorbell::COMMANDS`]) and with the control vector. The card reads the request once, judges its copy, and writes the result
+//! before it answers. The memory of both is the card's until then; a reset voids a command that is under way, without an answer.
+//!
 //! # What the card refuses
 //!
 //! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags), [`regs::Fault`] for
@@ -101,10 +108,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod doorbell;
+pub mod download;
 pub mod event;
 pub mod midi;
 pub mod pci;
+pub mod property;
 pub mod protocol;
 pub mod regs;
 pub mod ring;

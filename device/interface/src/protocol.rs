@@ -3,9 +3,10 @@
 //! Fed with the page by the driver and by the card, which take these very steps; so does `tests/loom.rs`, in every order that it
 //! can find. The [`driver`]'s steps and the [`card`]'s come in pairs, and each pair says what the other side may rely on.
 
+use crate::command::Answer;
 use crate::doorbell::{
-    COMPLETION_EVENT, COMPLETION_HEAD, GRANT, LATENCY_TIME, MASTER_TIME, REFUSAL, SAMPLE_POSITION, STATE,
-    SUBMISSION_TAIL, TRANSITIONS, WAKE_ARMED, at,
+    COMMAND_DETAIL, COMMAND_SIZE, COMMAND_STATUS, COMMANDS, COMPLETION_EVENT, COMPLETION_HEAD, GRANT, LATENCY_TIME,
+    MASTER_TIME, REFUSAL, SAMPLE_POSITION, STATE, SUBMISSION_TAIL, TRANSITIONS, WAKE_ARMED, at,
 };
 use crate::time::RefTime;
 use core::sync::atomic::{self, Ordering};
@@ -74,6 +75,17 @@ pub mod driver {
     pub fn answer(page: &impl Page, stream: usize, expected: u32) -> Option<u32> {
         let answered = page.load_u32(at(stream, TRANSITIONS), Ordering::Acquire);
         (answered == expected).then(|| page.load_u32(at(stream, REFUSAL), Ordering::Relaxed))
+    }
+
+    /// The answer to command number `expected`, once it is there. Who sees it sees the result. Pairs with [`card::publish_command`].
+    #[inline]
+    pub fn command(page: &impl Page, expected: u32) -> Option<Answer> {
+        let answered = page.load_u32(COMMANDS, Ordering::Acquire);
+        (answered == expected).then(|| Answer {
+            status: page.load_u32(COMMAND_STATUS, Ordering::Relaxed),
+            size: page.load_u32(COMMAND_SIZE, Ordering::Relaxed),
+            detail: page.load_u32(COMMAND_DETAIL, Ordering::Relaxed),
+        })
     }
 
     /// The master clock. Who sees it sees the completions of everything that was due by then. Pairs with [`card::publish_clocks`].
@@ -154,5 +166,14 @@ pub mod card {
         page.store_u32(at(stream, STATE), state, Ordering::Relaxed);
         page.store_u32(at(stream, REFUSAL), refusal, Ordering::Relaxed);
         page.store_u32(at(stream, TRANSITIONS), transitions, Ordering::Release);
+    }
+
+    /// Publishes the answer to command number `commands`, after its result.
+    #[inline]
+    pub fn publish_command(page: &impl Page, answer: Answer, commands: u32) {
+        page.store_u32(COMMAND_STATUS, answer.status, Ordering::Relaxed);
+        page.store_u32(COMMAND_SIZE, answer.size, Ordering::Relaxed);
+        page.store_u32(COMMAND_DETAIL, answer.detail, Ordering::Relaxed);
+        page.store_u32(COMMANDS, commands, Ordering::Release);
     }
 }

@@ -24,6 +24,12 @@
 //! | 0x038 | [`LATENCY_TIME`] | read, 8 bytes | the latency |
 //! | 0x040 | [`SAMPLE_POSITION`] | read, 8 bytes | 0 |
 //! | 0x048 | [`WAKE`] | write | - |
+//! | 0x050 | [`COMMAND_REQUEST`] | read/write, 8 bytes | 0 |
+//! | 0x058 | [`COMMAND_REQUEST_SIZE`] | read/write | 0 |
+//! | 0x05C | [`COMMAND_RESULT_ROOM`] | read/write | 0 |
+//! | 0x060 | [`COMMAND_RESULT`] | read/write, 8 bytes | 0 |
+//! | 0x068 | [`COMMAND_STREAM`] | read/write | 0 |
+//! | 0x06C | [`COMMAND`] | write | - |
 //! | 0x100 + 0x80 n | [`stream`] block n | | 0 |
 
 /// What may be done with a register.
@@ -88,6 +94,18 @@ pub const LATENCY_TIME: Register = register(0x038, 8, Access::Read, "LATENCY_TIM
 pub const SAMPLE_POSITION: Register = register(0x040, 8, Access::Read, "SAMPLE_POSITION");
 /// Any write makes a sleeping card re-read the doorbell page.
 pub const WAKE: Register = register(0x048, 4, Access::Write, "WAKE");
+/// IOVA of a command's request ([`crate::command`]).
+pub const COMMAND_REQUEST: Register = register(0x050, 8, Access::ReadWrite, "COMMAND_REQUEST");
+/// Bytes of the request.
+pub const COMMAND_REQUEST_SIZE: Register = register(0x058, 4, Access::ReadWrite, "COMMAND_REQUEST_SIZE");
+/// Bytes that the card may write at [`COMMAND_RESULT`].
+pub const COMMAND_RESULT_ROOM: Register = register(0x05C, 4, Access::ReadWrite, "COMMAND_RESULT_ROOM");
+/// IOVA where the card puts the result.
+pub const COMMAND_RESULT: Register = register(0x060, 8, Access::ReadWrite, "COMMAND_RESULT");
+/// The stream that a command is about, for those that are about one.
+pub const COMMAND_STREAM: Register = register(0x068, 4, Access::ReadWrite, "COMMAND_STREAM");
+/// Writing an opcode ([`crate::command::Opcode`]) starts a command with what the registers above say now. Answered on the doorbell page.
+pub const COMMAND: Register = register(0x06C, 4, Access::Write, "COMMAND");
 
 /// Bits of [`FEATURES`].
 pub mod feature {
@@ -270,7 +288,7 @@ pub mod stream {
 }
 
 /// Every register outside the stream blocks.
-pub const GLOBAL: [Register; 15] = [
+pub const GLOBAL: [Register; 21] = [
     MAGIC,
     VERSION,
     FEATURES,
@@ -286,6 +304,12 @@ pub const GLOBAL: [Register; 15] = [
     LATENCY_TIME,
     SAMPLE_POSITION,
     WAKE,
+    COMMAND_REQUEST,
+    COMMAND_REQUEST_SIZE,
+    COMMAND_RESULT_ROOM,
+    COMMAND_RESULT,
+    COMMAND_STREAM,
+    COMMAND,
 ];
 
 /// A register found by its offset.
@@ -377,11 +401,14 @@ pub enum Fault {
     /// Something captured (MIDI, or the audio of a wave sink) had no posted slot for too long, in realtime: the oldest was dropped.
     #[error("what was captured was dropped for want of posted slots")]
     CaptureOverrun = 19,
+    /// A command was started while another is under way.
+    #[error("command started while another is under way")]
+    CommandBusy = 20,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -401,6 +428,7 @@ impl Fault {
         Self::SlotInFlight,
         Self::UnfinishedMessage,
         Self::CaptureOverrun,
+        Self::CommandBusy,
     ];
 
     /// Decodes a register value.

@@ -261,6 +261,12 @@ impl Patch {
         }
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let blocks = self.blocks.len() + self.others.len();
+        size_of::<Self>() + blocks * size_of::<Block>() + self.depths.len() * size_of::<Depth>()
+    }
+
     /// Whether there is a filter at all.
     pub(crate) fn filters(&self) -> bool {
         self.constants[CUTOFF] < NO_FILTER

@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads a bank. Of a file that is none, no more than its beginning is read.
-fn load(path: &Path) -> Result<Collection, BankFile> {
+pub(crate) fn load(path: &Path) -> Result<Collection, BankFile> {
     let name = || path.display().to_string();
     let read = || {
         let file = std::fs::File::open(path)?;

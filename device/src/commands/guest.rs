@@ -49,7 +49,8 @@ impl GuestReport {
                 };
                 self.summary = Some(rest.split_whitespace().filter_map(field).collect());
             }
-            "error:" => self.error = Some(rest.trim().to_owned()),
+            // The first: what comes after it is that something failed.
+            "error:" => _ = self.error.get_or_insert_with(|| rest.trim().to_owned()),
             _ => {}
         }
         None

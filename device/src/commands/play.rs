@@ -41,12 +41,18 @@ pub(crate) struct Args {
     machine: Machine,
     #[command(flatten)]
     banks: Banks,
+    /// Have the guest download what the song needs of this .dls or .sf2 file into the card, before it plays.
+    #[arg(long, value_name = "FILE")]
+    dls: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = load_song(args.song.as_deref())?;
     // The card reads them again. A fault is told here, before anything starts.
     args.banks.read()?;
+    if let Some(dls) = &args.dls {
+        super::bank::load(dls)?;
+    }
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
     let song_file = dir.path().join("song.mid");
@@ -63,6 +69,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
         items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
     }
+    if let Some(dls) = &args.dls {
+        let plays = args.machine.image != Image::Linux || !args.machine.realtime;
+        anyhow::ensure!(plays, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
+        items.push(("dls", Item::File(dls.clone())));
+    }
+    let with_dls = if args.dls.is_some() { " --dls \"$DLS\"" } else { "" };
     let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
     let job = Job {
         doing: "playing",
@@ -70,8 +82,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         items,
         linux: match (args.machine.realtime, args.machine.width) {
             (true, _) => "play realtime".into(),
-            (false, 8) => "play".into(),
-            (false, width) => format!("dmusd play --width {width} \"$SONG\""),
+            (false, 8) if args.dls.is_none() => "play".into(),
+            (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
         },
         speaker,
     };

@@ -4,7 +4,7 @@
 
 use super::Core;
 use crate::capture::CaptureStream;
-use crate::identity::SAMPLE_RATE;
+use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Request, StreamView};
 use crate::stream::Stream;
 use dmus_interface::doorbell;
@@ -37,7 +37,8 @@ impl Core {
                     self.captures.push(CaptureStream::new(index, config, self.drift));
                 } else {
                     link.stats.pool_slots.raise_to(u64::from(config.slots));
-                    let synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
+                    let mut synth = self.spare.pop().unwrap_or_else(|| self.new_synth());
+                    synth.restore(CHANNEL_GROUPS, VOICES);
                     let place = self.streams.partition_point(|stream| stream.rings.index < index);
                     self.streams.insert(place, Stream::new(index, config, synth, self.inputs.hears_render()));
                 }
@@ -96,7 +97,7 @@ impl Core {
         }
     }
 
-    fn stream(&mut self, index: usize) -> Option<&mut Stream> {
+    pub(super) fn stream(&mut self, index: usize) -> Option<&mut Stream> {
         self.streams.iter_mut().find(|stream| stream.rings.index == index)
     }
 }

@@ -4,13 +4,12 @@
 
 use crate::bank::patch::Reading;
 use crate::collection::connection::Source;
+use dmus_interface::property::priority;
 
 /// MIDI channels in a channel group.
 pub(crate) const CHANNELS: usize = 16;
 /// The percussion channel of each group (channel 10, counted from 1).
 const PERCUSSION: usize = 9;
-/// DMUS_STANDARD_VOICE_PRIORITY.
-const STANDARD_PRIORITY: u32 = 0x8000_0000;
 const NO_RPN: (u8, u8) = (127, 127);
 /// The longest glide, seconds: what portamento time 127 asks for.
 const LONGEST_GLIDE: f32 = 2.0;
@@ -84,17 +83,12 @@ impl Channel {
         controllers[cc::EXPRESSION] = 127;
         // The sound controllers and those of General MIDI 2 that have a middle.
         controllers[70..80].fill(64);
-        let offset = match number {
-            PERCUSSION => 15,
-            0..PERCUSSION => 14 - number as u32,
-            _ => 15 - number as u32,
-        };
         Self {
             program: 0,
             bank: 0,
             drum: number == PERCUSSION,
             mono: false,
-            priority: STANDARD_PRIORITY | offset,
+            priority: priority::STANDARD | priority::offset(number as u32),
             version: 0,
             controllers,
             pressure: 0,
@@ -111,9 +105,8 @@ impl Channel {
     }
 
     /// As General MIDI 2 starts: with some reverberation.
-    pub(crate) fn general_midi_2(mut self) -> Self {
+    pub(crate) fn begin_general_midi_2(&mut self) {
         self.controllers[cc::REVERB] = 40;
-        self
     }
 
     /// Controllers that only set a value; the others are the synth's business.

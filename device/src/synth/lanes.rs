@@ -7,7 +7,7 @@
 mod avx2;
 
 use super::PERIOD;
-use crate::bank::{GUARD, MAX_STEP, SILENCE, Sound};
+use crate::bank::{GUARD, MAX_STEP, Moved, SILENCE, Sound};
 
 /// Voices in a group: one lane each.
 pub(crate) const LANES: usize = 8;
@@ -252,6 +252,17 @@ impl Group {
         }
     }
 
+    /// Lets the gains run from where they are to a new goal within `samples`, up to the next tick. They fall no faster than a whole period would let
+    /// them, since few samples would make a click of it.
+    pub(crate) fn bend(&mut self, lane: usize, goal: (f32, f32), samples: usize) {
+        let scale = 1.0 / samples as f32;
+        let left_over = 1.0 - samples as f32 * (1.0 / PERIOD as f32);
+        let goal = (goal.0.max(self.left[lane] * left_over), goal.1.max(self.right[lane] * left_over));
+        self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
+        self.right_step[lane] = (goal.1 - self.right[lane]) * scale;
+        (self.left_goal[lane], self.right_goal[lane]) = goal;
+    }
+
     /// Goes on at the same place of the same wave without its loop.
     pub(crate) fn leave_loop(&mut self, lane: usize, sound: &Sound, tail: &Sound) {
         if self.exhausted(lane) {
@@ -265,6 +276,22 @@ impl Group {
         self.at[lane] = (tail.base + place).min(tail.end - 1) as i32;
         self.end[lane] = tail.end as i32;
         self.turn[lane] = tail.turn as i32;
+    }
+
+    /// Goes on in sounds that have moved, sorted by where they ended.
+    pub(crate) fn move_along(&mut self, moved: &[Moved]) {
+        for lane in 0..LANES {
+            let end = self.end[lane] as u32;
+            let Ok(found) = moved.binary_search_by_key(&end, |moved| moved.from.end) else {
+                continue;
+            };
+            let Moved { from, to } = moved[found];
+            if !self.exhausted(lane) {
+                self.at[lane] = (self.at[lane] as u32).wrapping_sub(from.base).wrapping_add(to.base) as i32;
+            }
+            self.end[lane] = to.end as i32;
+            self.turn[lane] = to.turn as i32;
+        }
     }
 
     /// A wave without a loop has been played to its end.

@@ -5,6 +5,7 @@
 mod dls;
 mod music;
 mod robust;
+mod settings;
 
 use std::sync::{Arc, LazyLock};
 

@@ -16,6 +16,8 @@ use crate::collection::connection::Source;
 const HEADROOM: f32 = 0.57 / 32_768.0;
 /// Control ticks in which a silenced voice fades: 2.7 ms at 48 kHz.
 const FADE_TICKS: u16 = 4;
+/// Changes of a channel that a voice follows between two ticks; what comes after waits for the next one.
+const MOST_REFRESHES: u8 = 4;
 /// The longest shutdown of a stolen voice, seconds: it holds a lane that another may need.
 const SHUTDOWN_LIMIT: f32 = 0.1;
 /// Part of the whole by which a control may miss its goal.
@@ -62,8 +64,13 @@ pub(crate) struct Voice {
     pressure: u8,
     /// Of the channel, when `sums` were made.
     version: u32,
+    /// Times that they were made between two ticks.
+    refreshed: u8,
+    /// Where they will be at the next tick.
     amplitude: Envelope,
     modulation: Envelope,
+    /// Where they were so many samples before that.
+    earlier: (Envelope, Envelope, f32),
     oscillators: [Oscillator; 2],
     /// Bit per driver that the patch needs.
     drivers: u8,
@@ -113,6 +120,9 @@ pub(crate) struct Context<'a> {
     pub(crate) rate: f32,
 }
 
+/// A voice's lane group, its lane in it, and the samples until the next tick.
+pub(crate) type Lane<'a> = (&'a mut Group, usize, usize);
+
 /// Sources as a voice's blocks see them.
 struct Seen<'a> {
     channel: &'a Channel,
@@ -152,8 +162,10 @@ impl Voice {
         speaker: Speaker::Panned,
         pressure: 0,
         version: 0,
+        refreshed: 0,
         amplitude: Envelope::IDLE,
         modulation: Envelope::IDLE,
+        earlier: (Envelope::IDLE, Envelope::IDLE, 0.0),
         oscillators: [Oscillator::OFF; 2],
         drivers: 0,
         moving: 0,
@@ -315,6 +327,7 @@ impl Voice {
     }
 
     fn advance(&mut self, samples: f32) {
+        self.earlier = (self.amplitude, self.modulation, samples);
         self.amplitude.advance(samples);
         if self.drivers & 8 != 0 {
             self.modulation.advance(samples);
@@ -361,7 +374,8 @@ impl Voice {
             self.settle(&sums, context);
         }
         self.steer(context, &drivers, group, lane);
-        self.approach(context, group, lane);
+        self.approach(context, group, lane, 1.0);
+        self.refreshed = 0;
         let mut goal = self.gains(context, &drivers);
         if self.state == State::Fading {
             self.fade = self.fade.saturating_sub(1);
@@ -431,23 +445,29 @@ impl Voice {
         (level * self.pan.0, level * self.pan.1)
     }
 
-    /// Brings sides and sends nearer to where controllers have put them.
-    fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize) {
+    /// Brings sides and sends nearer to where controllers have put them, within a part of a period.
+    fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize, part: f32) {
         let goals = self.side_goals(context);
         if self.sides == goals && self.sends == self.send_goals {
             return;
         }
         let near = CLOSE * HEADROOM;
-        self.sides = (approach(self.sides.0, goals.0, near), approach(self.sides.1, goals.1, near));
+        self.sides = (approach(self.sides.0, goals.0, near, part), approach(self.sides.1, goals.1, near, part));
         if self.sends != self.send_goals {
             let goals = self.send_goals;
-            self.sends = (approach(self.sends.0, goals.0, CLOSE), approach(self.sends.1, goals.1, CLOSE));
+            let (reverb, chorus) = self.sends;
+            self.sends = (approach(reverb, goals.0, CLOSE, part), approach(chorus, goals.1, CLOSE, part));
             group.set_sends(lane, self.sends);
         }
     }
 
     pub(crate) fn region<'a>(&self, bank: &'a Bank) -> &'a Region {
         bank.region(self.region)
+    }
+
+    /// Whether it plays one of these regions.
+    pub(crate) fn plays(&self, regions: &core::ops::Range<usize>) -> bool {
+        self.state != State::Idle && regions.contains(&self.region)
     }
 
     /// Pressure on its key.
@@ -457,17 +477,44 @@ impl Voice {
         self.version = channel.version.wrapping_sub(1);
     }
 
-    /// Note-off, or the end of the pedal that held the note.
-    pub(crate) fn release(&mut self, bank: &Bank, group: &mut Group, lane: usize) {
-        if matches!(self.state, State::Held | State::Sustained) {
-            self.state = State::Released;
-            self.amplitude.release_amplitude();
-            self.modulation.release_fraction();
-            let region = bank.region(self.region);
-            if let Some(tail) = region.tail {
-                group.leave_loop(lane, bank.sound(region.sound), bank.sound(tail));
-            }
+    /// Note-off, or the end of the pedal that held the note: from this very sample on.
+    pub(crate) fn release(&mut self, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
+        if !matches!(self.state, State::Held | State::Sustained) {
+            return;
         }
+        self.state = State::Released;
+        // The envelopes stand at the next tick already: back to the last one, and to here.
+        let (amplitude, modulation, samples) = self.earlier;
+        let left = (until_tick as f32).min(samples);
+        (self.amplitude, self.modulation) = (amplitude, modulation);
+        self.amplitude.advance(samples - left);
+        self.amplitude.release_amplitude();
+        self.amplitude.advance(left);
+        if self.drivers & 8 != 0 {
+            self.modulation.advance(samples - left);
+            self.modulation.release_fraction();
+            self.modulation.advance(left);
+        }
+        let bank = context.bank;
+        let region = bank.region(self.region);
+        if let Some(tail) = region.tail {
+            group.leave_loop(lane, bank.sound(region.sound), bank.sound(tail));
+        }
+        group.bend(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
+    }
+
+    /// Something on its channel has changed: from this very sample on, but for what would be too often.
+    pub(crate) fn refresh(&mut self, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
+        if self.version == context.channel.version || !self.counts() || self.refreshed == MOST_REFRESHES {
+            return;
+        }
+        self.refreshed += 1;
+        self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
+        let drivers = self.drivers_now(context.tables);
+        self.steer(context, &drivers, group, lane);
+        let part = until_tick as f32 * (1.0 / PERIOD as f32);
+        self.approach(context, group, lane, part);
+        group.bend(lane, self.gains(context, &drivers), until_tick);
     }
 
     /// Fades the voice out at once: all sound is off.
@@ -507,10 +554,10 @@ impl Voice {
     }
 }
 
-/// A quarter of the way at each tick: a fader thrown in an instant makes no click, and is there within 10 ms.
-fn approach(now: f32, goal: f32, near: f32) -> f32 {
+/// A quarter of the way in each period: a fader thrown in an instant makes no click, and is there within 10 ms.
+fn approach(now: f32, goal: f32, near: f32, part: f32) -> f32 {
     let left = goal - now;
-    if left.abs() < near { goal } else { now + 0.25 * left }
+    if left.abs() < near { goal } else { now + 0.25 * part * left }
 }
 
 /// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place. `damping` is 1 / Q and a gain.

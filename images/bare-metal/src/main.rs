@@ -1,10 +1,11 @@
 //! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
-//! 100 ns); feeds the card through `dmus_driver`. The pointer width of its events is in `opt/dmus/width`: `4`, or `8` without it. With `opt/dmus/latency`
+//! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer
+//! width of its events is in `opt/dmus/width`: `4`, or `8` without it. With `opt/dmus/latency`
 //! (100 ns, for a card that runs in real time) each message is submitted so long before its time. With `opt/dmus/through` the card's
-//! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the
-//! serial port, a line each: `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
+//! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the serial port, a line
+//! each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
 //! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
 #![no_std]
 #![no_main]
@@ -28,7 +29,8 @@ mod time;
 mod virtio;
 
 use anyhow::Context;
-use dmus_driver::{CaptureStream, Card, Counts, RenderStream, StreamConfig, WaveStream};
+use dmus_dls::Collection;
+use dmus_driver::{CaptureStream, Card, Counts, Mailbox, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
 use dmus_interface::wave::{Sample, WaveFormat};
@@ -37,16 +39,18 @@ use exit::Code;
 use platform::Platform;
 use sound::Speaker;
 
-/// Where QEMU's command line puts the song, the length of a recording, and the width of pointers.
+/// Where QEMU's command line puts the song, its instruments, the length of a recording, and the width of pointers.
 const SONG: &str = "opt/dmus/song";
+const DLS: &str = "opt/dmus/dls";
 const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
 /// How long before its time each message is submitted, in 100 ns; without it, as soon as there is room.
 const LATENCY: &str = "opt/dmus/latency";
 /// Its presence asks for the audio to go through the guest.
 const THROUGH: &str = "opt/dmus/through";
-/// The largest song that is taken.
+/// The largest song, and the largest file of instruments, that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
+const DLS_LIMIT: u32 = 48 << 20;
 /// How much of the song passes between two signs of life.
 const PROGRESS_STEP: RefTime = RefTime::from_secs(1);
 
@@ -108,8 +112,11 @@ fn signs_of_life() -> impl FnMut(RefTime) {
 }
 
 fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
-    let progress = signs_of_life();
     let card = Card::open(Platform::open()?, width)?;
+    if let Some(file) = fw_cfg::read(DLS, DLS_LIMIT)? {
+        download(&card, &file, song).with_context(|| alloc::format!("cannot play by {DLS}"))?;
+    }
+    let progress = signs_of_life();
     let latency = time_of(LATENCY)?;
     // A latency holds many more messages than a song that is fetched ahead.
     let slots = if latency.is_some() { 1024 } else { StreamConfig::default().slots };
@@ -136,6 +143,16 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
         allocator.free_buffers(),
         card.pointer_width().bytes(),
     );
+    Ok(())
+}
+
+/// Puts what the song needs of a file of instruments into the card, where it stays.
+fn download(card: &Card<Platform>, file: &[u8], song: &Song) -> anyhow::Result<()> {
+    let collection = Collection::read(file).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut mailbox = Mailbox::open(card)?;
+    let done = dmus_driver::dls::download_for(&mut mailbox, &collection, song.messages())?;
+    let (instruments, waves) = (done.instruments.len(), done.waves.len());
+    println!("dmus: downloaded instruments={instruments} waves={waves} bytes={}", done.bytes);
     Ok(())
 }
 

@@ -77,7 +77,7 @@ fn groups_and_vectors_do_not_change_a_bit() {
 }
 
 /// The largest third difference: a click is all high frequencies, which this amplifies and a low sine has none of.
-fn roughness(samples: &[f32]) -> f32 {
+pub(super) fn roughness(samples: &[f32]) -> f32 {
     samples.windows(4).fold(0.0, |r, w| f32::max(r, (w[3] - 3.0 * w[2] + 3.0 * w[1] - w[0]).abs()))
 }
 
@@ -117,6 +117,53 @@ fn no_clicks_on_sustain_release_controllers_or_stealing() {
     // The detector does see a click: the same voices cut off.
     let cut = left.iter().enumerate().map(|(t, x)| if t < 30_000 { *x } else { 0.0 });
     assert!(roughness(&cut.collect::<Vec<f32>>()) > 2e-2);
+}
+
+#[test]
+fn note_offs_and_the_wheel_act_at_their_exact_sample() {
+    let release = 0.05;
+    let amplitude = Envelope { release, ..Envelope::GATE };
+    let bank = sine_bank(Articulation { amplitude, ..Articulation::DEFAULT }, |_| ());
+    let play = |at: usize, message: Option<[u8; 3]>| {
+        let mut s = Synth::new(Arc::clone(&bank), RATE, 1, 8);
+        send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0], [0x90, 69, 127]]);
+        let mut left = render(&mut s, at).0;
+        message.iter().for_each(|message| s.message(0, message));
+        left.extend(render(&mut s, 2000).0);
+        left
+    };
+    for at in 4800..4832 {
+        let (held, off) = (play(at, None), play(at, Some([0x80, 69, 0])));
+        for (sample, (held, off)) in held.iter().zip(&off).enumerate() {
+            let passed = sample as f32 - at as f32;
+            // The envelope of EG1 falls by 96 dB in its time.
+            let should = -96.0 * passed.max(0.0) / (release * RATE as f32);
+            if held.abs() > 0.2 && should > -40.0 {
+                let is = 20.0 * libm::log10f(off / held);
+                assert!((is - should).abs() < 0.1, "{is}, not {should} dB, {passed} samples after a release at {at}");
+            }
+        }
+        let bent = play(at, Some([0xe0, 127, 127]));
+        let first = held.iter().zip(&bent).position(|(a, b)| a != b).expect("a difference");
+        // What a step makes different is heard one sample later.
+        assert!((at..=at + 2).contains(&first), "the wheel at {at} is heard at {first}");
+    }
+    // A release of no time is still none of a click.
+    let gate = Synth::new(
+        sine_bank(
+            Articulation { amplitude: Envelope { release: 0.0, ..Envelope::GATE }, ..Articulation::DEFAULT },
+            |_| (),
+        ),
+        RATE,
+        1,
+        8,
+    );
+    let mut s = gate;
+    send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0], [0x90, 36, 127]]);
+    let mut left = render(&mut s, 4800 + 31).0;
+    send(&mut s, &[[0x80, 36, 0]]);
+    left.extend(render(&mut s, 480).0);
+    assert!(roughness(&left) < 2e-2, "{}", roughness(&left));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What can be wrong with a file of instruments, and where.
 
 use super::riff::{self, Name};
+use alloc::string::String;
 
 /// Why a file holds no usable collection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,7 +143,7 @@ impl Fault {
 pub(super) fn limited<T: TryFrom<i64>>(
     what: &'static str,
     value: impl Into<i64>,
-    allowed: std::ops::RangeInclusive<i64>,
+    allowed: core::ops::RangeInclusive<i64>,
     limits: &'static str,
 ) -> Result<T, Problem> {
     let value = value.into();

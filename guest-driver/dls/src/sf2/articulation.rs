@@ -8,7 +8,9 @@
 //! - The initial attenuation acts by 0.4 of its value, as the sound cards did for which the banks were made, and as other players do.
 //! - Default modulators that DLS has not, or has otherwise, become blocks of their own.
 
-use crate::collection::connection::{Connection, DEFAULTS, Destination, NO_TIME, Source, Transform};
+use crate::connection::{Connection, DEFAULTS, Destination, NO_TIME, Source, Transform};
+use alloc::vec;
+use alloc::vec::Vec;
 
 /// 1200 log2(96 / 100), in 1/65536 cents.
 const FROM_100_DB: i64 = -4_631_588;

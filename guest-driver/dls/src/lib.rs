@@ -29,7 +29,11 @@
 //!
 //! **Phase lock.** Regions with the same non-zero `phase_group` that one note starts run at the rate of their master, sample by sample.
 
-mod built_in;
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
 mod condition;
 pub mod connection;
 mod dls;
@@ -40,13 +44,17 @@ mod sf2;
 mod tests;
 mod write;
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 pub use condition::DlsId;
 use connection::Connection;
+use core::ops::Range;
 pub use error::{CollectionError, Problem};
 use error::{Fault, limited};
 pub use riff::{FourCc, Name};
-use std::ops::Range;
-use std::sync::Arc;
 
 /// Instruments, and the waves that they play.
 #[derive(Clone, Debug, Default, PartialEq)]

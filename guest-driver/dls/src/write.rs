@@ -7,6 +7,9 @@ use super::connection::Connection;
 use super::error::{CollectionError, Problem};
 use super::riff::FourCc;
 use super::{Collection, DlsId, Info, LoopKind, Region, Sampling, Wave, limited};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 pub(super) fn dls(collection: &Collection) -> Result<Vec<u8>, CollectionError> {
     check(collection)?;

@@ -5,6 +5,9 @@
 //! around it, allocates what a chunk says before reading it, and panics on names that are no UTF-8.)
 
 use super::error::{Fault, Problem};
+use alloc::format;
+use alloc::string::String;
+use alloc::string::ToString;
 
 /// Four characters that name a chunk or the type of a list.
 pub type FourCc = [u8; 4];
@@ -187,7 +190,7 @@ pub(super) fn path(file: &[u8], offset: usize) -> String {
     };
     let mut path = Name(around.name).to_string();
     for _ in 0..MAX_DEPTH {
-        let mut counts = std::collections::HashMap::new();
+        let mut counts = alloc::collections::BTreeMap::new();
         let mut inner = None;
         for chunk in around.children().map_while(Result::ok) {
             let number: &mut usize = counts.entry((chunk.is_list, chunk.name)).or_default();

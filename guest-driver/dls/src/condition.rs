@@ -4,7 +4,10 @@
 
 use super::error::{Fault, Problem};
 use super::riff::Chunk;
-use crate::SAMPLE_RATE;
+use alloc::vec::Vec;
+
+/// Samples per second of the card.
+const SAMPLE_RATE: u32 = 48_000;
 
 /// A DLSID as its sixteen bytes lie in a file.
 pub type DlsId = [u8; 16];

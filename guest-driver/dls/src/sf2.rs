@@ -8,8 +8,9 @@ mod articulation;
 use super::error::{Fault, Problem};
 use super::riff::{Chunk, Fields};
 use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave, WaveLink};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use articulation::{Generators, Modulator, Modulators};
-use std::collections::HashMap;
 
 /// Generators or modulators in one zone; there are 61 generators.
 const MAX_IN_ZONE: usize = 128;
@@ -56,7 +57,7 @@ pub(super) fn read(root: &Chunk<'_>, file_size: usize) -> Result<Collection, Fau
         hydra,
         pool,
         waves: Vec::new(),
-        known: HashMap::new(),
+        known: BTreeMap::new(),
         budget: file_size.saturating_mul(EXPANSION).saturating_add(ALLOWANCE),
     };
     let mut instruments = Vec::new();
@@ -218,7 +219,7 @@ struct Reading<'a> {
     pool: Samples,
     waves: Vec<Wave>,
     /// Waves by sample, first sample and end.
-    known: HashMap<(usize, usize, usize), usize>,
+    known: BTreeMap<(usize, usize, usize), usize>,
     /// Bytes that regions may still cost.
     budget: usize,
 }

@@ -5,8 +5,9 @@ mod soundfont;
 
 use super::connection::{Connection, DEFAULTS, Destination, Input, Shape, Source, Transform};
 use super::*;
-use crate::bank::draft::{self, Draft};
+extern crate std;
 use proptest::prelude::*;
+use std::prelude::rust_2024::*;
 
 /// A chunk as it lies in a file.
 fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
@@ -88,92 +89,10 @@ fn what_is_written_is_read_back() {
     assert_eq!(collection.to_dls().expect("a file"), file);
 }
 
-#[test]
-fn the_built_in_bank_survives_a_file() {
-    let bank = Draft::general_midi();
-    let collection = Collection::from(&bank);
-    let file = collection.to_dls().expect("a file");
-    let read = Collection::read(&file).expect("a collection");
-    assert!(read == collection);
-    assert_eq!((read.instruments.len(), read.waves.len()), (129, bank.waves().len()));
-    for (wave, original) in read.waves.iter().zip(bank.waves()) {
-        assert!(wave.samples[..] == bank.samples()[original.start..original.start + original.length]);
-    }
-}
-
 /// What all of an articulation's blocks with these ends add up to.
 fn sum(blocks: &[Connection], source: Source, destination: Destination) -> f64 {
     let found = blocks.iter().filter(|b| b.source == source && b.destination == destination);
     found.map(|b| f64::from(b.scale) / 65_536.0).sum()
-}
-
-#[test]
-fn built_in_sounds_keep_their_times_levels_and_pitches() {
-    let bank = Draft::general_midi();
-    let collection = Collection::from(&bank);
-    for (instrument, original) in collection.instruments.iter().zip(bank.instruments()) {
-        for (region, was) in instrument.regions.iter().zip(&original.regions) {
-            let (blocks, a) = (instrument.articulation(region), bank.articulations()[was.articulation]);
-            let seconds = |name| libm::exp2(sum(blocks, Source::NONE, name) / 1200.0);
-            let near = |is: f64, should: f32| {
-                assert!((is - f64::from(should)).abs() < 1e-4 * f64::from(should).abs().max(1.0), "{is} {should}")
-            };
-            if a.amplitude.decay > 0.0 {
-                near(seconds(Destination::EG1_DECAY), a.amplitude.decay);
-            }
-            near(seconds(Destination::EG1_RELEASE), a.amplitude.release);
-            if a.amplitude.sustain > 0.0 {
-                near(96.0 * (1.0 - sum(blocks, Source::NONE, Destination::EG1_SUSTAIN) / 1000.0), a.amplitude.sustain);
-            }
-            let wave = &collection.waves[region.link.wave];
-            let played = region.sampling.or(wave.sampling).unwrap_or(Sampling::DEFAULT);
-            let level = bank.waves()[was.wave].sampling.gain + a.gain - a.tremolo.gain.abs();
-            near(f64::from(played.gain) / 655_360.0, level);
-            if let Some(filter) = a.filter {
-                // At middle C and full velocity.
-                let cutoff = sum(blocks, Source::NONE, Destination::CUTOFF)
-                    + sum(blocks, Source::KEY, Destination::CUTOFF) * 60.0 / 128.0
-                    + sum(blocks, Source::VELOCITY, Destination::CUTOFF) * 127.0 / 128.0;
-                near(cutoff, filter.cutoff + filter.velocity);
-            }
-            near(sum(blocks, Source::NONE, Destination::PAN), a.pan * 10.0);
-            let filter = a.filter.unwrap_or(draft::Filter {
-                cutoff: 0.0,
-                resonance: 0.0,
-                velocity: 0.0,
-                key: 0.0,
-                envelope: 0.0,
-            });
-            for (source, destination, should) in [
-                (Source::EG2, Destination::PITCH, a.modulation_pitch),
-                (Source::EG2, Destination::CUTOFF, filter.envelope),
-                (Source::NONE, Destination::RESONANCE, filter.resonance * 10.0),
-                (Source::LFO, Destination::GAIN, a.tremolo.gain * 10.0),
-                (Source::VIBRATO, Destination::PITCH, a.vibrato.pitch + a.vibrato.wheel_pitch),
-                (Source::KEY, Destination::EG1_DECAY, a.amplitude.key_to_decay),
-                (Source::KEY, Destination::CUTOFF, filter.key * 128.0),
-            ] {
-                near(sum(blocks, source, destination), should);
-            }
-            for (times, names) in [
-                (a.amplitude.attack, Destination::EG1_ATTACK),
-                (a.modulation.attack, Destination::EG2_ATTACK),
-                (a.modulation.decay, Destination::EG2_DECAY),
-                (a.modulation.release, Destination::EG2_RELEASE),
-            ] {
-                if times > 0.0 {
-                    near(seconds(names), times);
-                }
-            }
-            let hertz = |name| 440.0 * libm::exp2((sum(blocks, Source::NONE, name) - 6900.0) / 1200.0);
-            if a.vibrato.wheel_pitch != 0.0 {
-                near(hertz(Destination::VIBRATO_FREQUENCY), a.vibrato.rate);
-            }
-            if a.tremolo.gain != 0.0 {
-                near(hertz(Destination::LFO_FREQUENCY), a.tremolo.rate);
-            }
-        }
-    }
 }
 
 #[test]

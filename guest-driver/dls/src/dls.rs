@@ -8,6 +8,9 @@ use super::connection::{Connection, Destination, Source, Transform};
 use super::error::{Fault, Problem, limited};
 use super::riff::Chunk;
 use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave, WaveLink};
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 const KEYS: &str = "two numbers of 0 to 127 in order";
 
@@ -149,7 +152,7 @@ fn wave(list: &Chunk<'_>) -> Result<Wave, Fault> {
 }
 
 /// Little-endian samples.
-pub(super) fn pcm(bytes: &[u8]) -> std::sync::Arc<[i16]> {
+pub(super) fn pcm(bytes: &[u8]) -> alloc::sync::Arc<[i16]> {
     bytes.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
 }
 

@@ -1,0 +1,239 @@
+//! The part of a bank that comes and goes: sounds and instruments that guests download, behind those of the collections.
+//!
+//! Fed by `download`, which has judged them; feeds the same lists that the rest of the bank is in, so that voices see no difference. Indices stay
+//! what they are until they are freed. Samples may move ([`Bank::compact`]); who plays them has to [move along](Moved).
+
+use super::patch::Patch;
+use super::{Bank, GUARD, Instrument, MAX_POOL, Region, Sound, address, lay_out};
+use crate::collection::connection::Connection;
+use crate::collection::{self, Sampling};
+use core::ops::Range;
+
+/// There is not so much sample memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// A sound, and what it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) from: Sound,
+    pub(crate) to: Sound,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Arena {
+    /// What the lists had before the first download: pool, sounds, patches, regions.
+    base: Option<[usize; 4]>,
+    /// Most samples of all blocks, and how many they are now.
+    room: usize,
+    used: usize,
+    /// Stretches of the pool that sounds have, by place: the stretch, and the sound's index.
+    blocks: Vec<(Range<usize>, usize)>,
+    free_sounds: Vec<usize>,
+    free_patches: Vec<usize>,
+    free_regions: Vec<Range<usize>>,
+}
+
+impl Bank {
+    /// Prepares for downloads of so many samples in all.
+    pub(crate) fn open_arena(&mut self, room: usize) {
+        if self.arena.base.is_none() {
+            self.arena.base = Some([self.pool.len(), self.sounds.len(), self.patches.len(), self.regions.len()]);
+        }
+        self.arena.room = room.min(MAX_POOL.saturating_sub(self.base()));
+    }
+
+    /// Forgets all downloads.
+    pub(crate) fn clear_arena(&mut self) {
+        let Some([pool, sounds, patches, regions]) = self.arena.base else {
+            return;
+        };
+        self.pool.truncate(pool);
+        self.pool.shrink_to_fit();
+        self.sounds.truncate(sounds);
+        self.patches.truncate(patches);
+        self.regions.truncate(regions);
+        self.instruments.retain(|instrument| instrument.regions.start < regions || instrument.regions.is_empty());
+        self.arena = Arena { base: self.arena.base, room: self.arena.room, ..Arena::default() };
+    }
+
+    fn base(&self) -> usize {
+        self.arena.base.map_or(self.pool.len(), |[pool, ..]| pool)
+    }
+
+    /// Samples that are free, in one block or many.
+    pub(crate) fn free_samples(&self) -> usize {
+        self.arena.room.saturating_sub(self.arena.used)
+    }
+
+    /// Stretches between the blocks, and behind them.
+    fn gaps(&self) -> impl Iterator<Item = Range<usize>> {
+        let base = self.base();
+        let starts = core::iter::once(base).chain(self.arena.blocks.iter().map(|(block, _)| block.end));
+        let ends = self.arena.blocks.iter().map(|(block, _)| block.start).chain([base + self.arena.room]);
+        starts.zip(ends).map(|(start, end)| start..end.max(start))
+    }
+
+    /// Samples of the largest block that is free.
+    pub(crate) fn largest_gap(&self) -> usize {
+        self.gaps().map(|gap| gap.len()).max().unwrap_or(0)
+    }
+
+    /// Adds a sound; the loop lies inside. Gives its index.
+    pub(crate) fn add_sound(&mut self, samples: &[i16], looped: Option<(u32, u32)>, rate: u32) -> Result<usize, Full> {
+        let mut block = Vec::new();
+        let sound = lay_out(&mut block, samples, looped, rate);
+        block.extend_from_slice(&[0; GUARD]);
+        let found = self.gaps().enumerate().find(|(_, gap)| gap.len() >= block.len());
+        let (place, gap) = found.ok_or(Full)?;
+        let start = gap.start;
+        let end = start + block.len();
+        if self.pool.len() < end {
+            self.pool.resize(end, 0);
+        }
+        self.pool[start..end].copy_from_slice(&block);
+        let index = self.arena.free_sounds.pop().unwrap_or_else(|| {
+            self.sounds.push(sound);
+            self.sounds.len() - 1
+        });
+        self.sounds[index] = moved(sound, 0, start);
+        self.arena.blocks.insert(place, (start..end, index));
+        self.arena.used += block.len();
+        Ok(index)
+    }
+
+    /// Samples of a sound as it was added, of those without a loop.
+    pub(crate) fn samples_of(&self, sound: usize) -> Vec<i16> {
+        let sound = &self.sounds[sound];
+        self.pool.get(sound.base as usize..sound.end as usize).unwrap_or(&[]).to_vec()
+    }
+
+    /// Removes a sound that nothing plays.
+    pub(crate) fn remove_sound(&mut self, sound: usize) {
+        if let Some(place) = self.arena.blocks.iter().position(|(_, index)| *index == sound) {
+            let (block, _) = self.arena.blocks.remove(place);
+            self.arena.used -= block.len();
+            self.arena.free_sounds.push(sound);
+        }
+    }
+
+    /// Moves all sounds together. What has moved, sorted by where it ended.
+    pub(crate) fn compact(&mut self) -> Vec<Moved> {
+        let mut at = self.base();
+        let mut all = Vec::new();
+        for (block, index) in &mut self.arena.blocks {
+            let (from, to) = (block.start, at);
+            at += block.len();
+            if from == to {
+                continue;
+            }
+            self.pool.copy_within(block.clone(), to);
+            *block = to..at;
+            let sound = &mut self.sounds[*index];
+            let now = moved(*sound, from, to);
+            all.push(Moved { from: *sound, to: now });
+            *sound = now;
+        }
+        self.pool.truncate(at);
+        all
+    }
+
+    /// Adds an articulation; gives its index.
+    pub(crate) fn add_patch(&mut self, connections: &[Connection]) -> usize {
+        let patch = Patch::new(connections);
+        match self.arena.free_patches.pop() {
+            Some(index) => {
+                self.patches[index] = patch;
+                index
+            }
+            None => {
+                self.patches.push(patch);
+                self.patches.len() - 1
+            }
+        }
+    }
+
+    /// Removes an articulation that nothing plays.
+    pub(crate) fn remove_patch(&mut self, patch: usize) {
+        self.patches[patch] = Patch::new(&[]);
+        self.arena.free_patches.push(patch);
+    }
+
+    /// Adds regions, each with its sampling, sound, tail and patch; gives where they are.
+    pub(crate) fn add_regions<'r>(
+        &mut self,
+        regions: impl ExactSizeIterator<Item = (&'r collection::Region, Sampling, usize, Option<usize>, usize)>,
+    ) -> Range<usize> {
+        let count = regions.len();
+        let mut made =
+            regions.map(|(region, sampling, sound, tail, patch)| Region::new(region, &sampling, sound, tail, patch));
+        let free = &mut self.arena.free_regions;
+        if let Some(place) = free.iter().position(|range| range.len() >= count) {
+            let start = free[place].start;
+            free[place].start += count;
+            if free[place].is_empty() {
+                free.swap_remove(place);
+            }
+            self.regions[start..start + count].fill_with(|| made.next().unwrap_or(Region::NONE));
+            return start..start + count;
+        }
+        let start = self.regions.len();
+        self.regions.extend(made);
+        start..self.regions.len()
+    }
+
+    /// Removes regions that nothing plays.
+    pub(crate) fn remove_regions(&mut self, regions: Range<usize>) {
+        let free = &mut self.arena.free_regions;
+        free.push(regions);
+        // Neighbours become one.
+        free.sort_by_key(|range| range.start);
+        free.dedup_by(|next, before| {
+            let joined = before.end == next.start;
+            before.end = if joined { next.end } else { before.end };
+            joined
+        });
+        if let Some(last) = free.pop_if(|last| last.end == self.regions.len()) {
+            self.regions.truncate(last.start);
+        }
+    }
+
+    /// Lets a program select regions, before everything that has the same address.
+    pub(crate) fn show(&mut self, (drum, bank, program): (bool, u16, u8), regions: Range<usize>) {
+        let address = address(drum, bank, program);
+        let place = self.instruments.partition_point(|instrument| instrument.address < address);
+        self.instruments.insert(place, Instrument { address, regions });
+    }
+
+    /// No program selects these regions any more.
+    pub(crate) fn hide(&mut self, regions: &Range<usize>) {
+        self.instruments.retain(|instrument| instrument.regions != *regions);
+    }
+}
+
+impl Region {
+    /// Of no key.
+    const NONE: Self = Self {
+        keys: (1, 0),
+        velocities: (1, 0),
+        self_exclusive: false,
+        key_group: 0,
+        speaker: super::Speaker::Panned,
+        phase_group: 0,
+        phase_master: false,
+        sound: 0,
+        tail: None,
+        patch: 0,
+        cents: 0.0,
+        gain: 0.0,
+    };
+}
+
+/// A sound whose block was at `from` and is at `to`.
+fn moved(sound: Sound, from: usize, to: usize) -> Sound {
+    let shift = |at: u32| (at as usize - from + to) as u32;
+    // Without a loop it turns into the silence at the pool's start, however far that is.
+    let turn = if sound.looped.1 == 0 { shift(sound.turn) } else { sound.turn };
+    Sound { base: shift(sound.base), end: shift(sound.end), turn, ..sound }
+}

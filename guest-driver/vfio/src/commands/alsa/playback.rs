@@ -1,0 +1,130 @@
+//! A render stream behind a playback port.
+//!
+//! Fed by `bridge` with the bytes of the sequencer's events and their times; feeds the card. What the pool has no room for waits here, and then the
+//! bridge reads on only when it is gone: what waits is never more than one event of the sequencer brought.
+
+use super::source::Source;
+use dmus_driver::{Card, DriverError, RenderStream, StreamConfig};
+use dmus_driver_vfio::VfioPlatform;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Of each stream: half a thousand long messages, or a few seconds of a dense song.
+pub(super) const CONFIG: StreamConfig = StreamConfig { slots: 2048, buffers: 512, buffer_size: 256 };
+/// Programs whose unfinished messages are kept apart in a port; of more, one counts as gone.
+const MAX_SOURCES: usize = 64;
+
+/// A client and port of the sequencer.
+pub(super) type Address = (i32, i32);
+
+/// See the module.
+pub(super) struct Playback<'c> {
+    pub(super) stream: RenderStream<'c, VfioPlatform>,
+    sources: BTreeMap<Address, Source>,
+    waiting: VecDeque<Waiting>,
+    /// Stream time of what was put last: messages of one port do not overtake each other.
+    last: RefTime,
+    /// Of programs that have gone.
+    malformed: u64,
+}
+
+struct Waiting {
+    time: RefTime,
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl<'c> Playback<'c> {
+    /// Opens stream `index`, in RUN.
+    pub(super) fn open(card: &'c Card<VfioPlatform>, index: usize) -> Result<Self, DriverError> {
+        let stream = RenderStream::open(card, index, CONFIG)?;
+        stream.set_state(State::Run)?;
+        let (sources, waiting) = (BTreeMap::new(), VecDeque::new());
+        Ok(Self { stream, sources, waiting, last: RefTime::ZERO, malformed: 0 })
+    }
+
+    /// Takes what a program has sent, to be played at a stream time.
+    pub(super) fn take(&mut self, from: Address, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&from) {
+            let first = self.sources.keys().next().copied();
+            first.map_or(Ok(()), |first| self.leave(first, time))?;
+        }
+        let mut source = self.sources.remove(&from).unwrap_or_default();
+        let mut put = Ok(());
+        source.take(bytes, |message| put = std::mem::replace(&mut put, Ok(())).and_then(|()| self.put(time, message)));
+        self.sources.insert(from, source);
+        put
+    }
+
+    /// A program has gone: what it left sounding ends.
+    pub(super) fn leave(&mut self, from: Address, time: RefTime) -> Result<(), DriverError> {
+        let Some(mut source) = self.sources.remove(&from) else {
+            return Ok(());
+        };
+        let mut put = Ok(());
+        source.end(|message| put = std::mem::replace(&mut put, Ok(())).and_then(|()| self.put(time, message)));
+        self.malformed += source.malformed;
+        put
+    }
+
+    fn put(&mut self, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
+        self.last = self.last.max(time);
+        let time = self.last;
+        let sent = if self.waiting.is_empty() { self.stream.put_bytes(time, bytes, 0)? } else { 0 };
+        if sent < bytes.len() {
+            self.waiting.push_back(Waiting { time, bytes: bytes.to_vec(), sent });
+        }
+        Ok(())
+    }
+
+    /// Whether something waits for room.
+    pub(super) fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Puts what waits, as far as there is room; whether nothing waits any more.
+    pub(super) fn catch_up(&mut self) -> Result<bool, DriverError> {
+        // Not only when slots run out: after a reset nobody can tell any more what had been played.
+        self.stream.allocator().reclaim()?;
+        while let Some(first) = self.waiting.front_mut() {
+            first.sent = self.stream.put_bytes(first.time, &first.bytes, first.sent)?;
+            if first.sent < first.bytes.len() {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+        self.stream.flush();
+        Ok(self.waiting.is_empty())
+    }
+
+    /// Sleeps until half of what is in flight has come home, or the limit has passed.
+    pub(super) fn wait(&self, limit: Duration) {
+        self.stream.wait(self.stream.allocator().in_flight().div_ceil(2), limit);
+    }
+
+    /// Takes home what is played; whether all is.
+    pub(super) fn is_drained(&mut self) -> Result<bool, DriverError> {
+        let caught_up = self.catch_up()?;
+        Ok(caught_up && self.stream.allocator().in_flight() == 0)
+    }
+
+    /// The card was reset and is enabled again: goes on where it can. Gives how many messages were lost.
+    pub(super) fn restore(&mut self) -> Result<u64, DriverError> {
+        let before = self.stream.allocator().counts().discarded;
+        let waiting = self.waiting.len() as u64;
+        self.waiting.clear();
+        self.malformed += self.sources.values().map(|source| source.malformed).sum::<u64>();
+        self.sources.clear();
+        self.last = RefTime::ZERO;
+        self.stream.restore()?;
+        self.stream.set_state(State::Run)?;
+        Ok(self.stream.allocator().counts().discarded - before + waiting)
+    }
+
+    /// SysEx messages that were no messages.
+    pub(super) fn malformed(&self) -> u64 {
+        self.malformed + self.sources.values().map(|source| source.malformed).sum::<u64>()
+    }
+}

@@ -1,0 +1,284 @@
+//! Properties through the mailbox: what they say, what they do to the sound, and what the card makes of wrong requests.
+
+use dmus_card::ClockMode;
+use dmus_driver::{Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig};
+use dmus_interface::command::{Answer, Opcode, Status};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::property::{PortParams, port, priority};
+use dmus_interface::protocol::driver;
+use dmus_interface::regs::stream::State;
+use dmus_interface::regs::{self, Fault, control};
+use dmus_interface::time::RefTime;
+use dmus_tests::direct::Direct;
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::memory::RAM_IOVA;
+use dmus_tests::plain::PlainHost;
+use dmus_tests::raw::Bus;
+use std::time::{Duration, Instant};
+
+fn status<T: std::fmt::Debug>(result: Result<T, DriverError>) -> Option<Status> {
+    match result {
+        Err(DriverError::Command { status, .. }) => Some(status),
+        _ => None,
+    }
+}
+
+/// Submits one message.
+fn send<P: Platform>(stream: &RenderStream<'_, P>, time: RefTime, group: u16, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut message = stream.allocator().get_message()?;
+    message.set_time(time);
+    message.set_channel_group(group);
+    message.set_data(bytes)?;
+    stream.put_message(message)?;
+    stream.flush();
+    Ok(())
+}
+
+/// Grants up to a time and waits until the card is there.
+fn reach<P: Platform>(stream: &RenderStream<'_, P>, until: RefTime) -> anyhow::Result<()> {
+    stream.card().grant(until);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        stream.allocator().reclaim()?;
+        if stream.card().get_time() >= until {
+            return Ok(());
+        }
+        stream.wait(1, Duration::from_millis(10));
+    }
+    anyhow::bail!("the card stands at {:?}", stream.card().get_time())
+}
+
+fn answered<P: Platform>(mailbox: &mut Mailbox<'_, P>) -> anyhow::Result<()> {
+    let caps = mailbox.caps()?;
+    assert!(caps.max_channel_groups.get() >= 1000 && caps.max_voices.get() >= 1024);
+    assert_eq!((caps.flags.get() & 0x201, caps.effects.get(), caps.max_audio_channels.get()), (0x201, 3, 2));
+    let name: Vec<u16> = caps.description.iter().map(|unit| unit.get()).take_while(|unit| *unit != 0).collect();
+    assert_eq!(String::from_utf16(&name)?, "DirectMusic card");
+    let format = mailbox.wave_format()?;
+    assert_eq!((format.rate.get(), format.channels.get(), format.byte_rate.get()), (48_000, 2, 192_000));
+    assert_eq!(mailbox.append()?, 0);
+    assert_eq!(mailbox.compact()?, caps.memory_size.get());
+    let ahead = mailbox.latency_clock()?.saturating_sub(mailbox.master_clock()?);
+    assert_eq!(ahead, RefTime(200_000));
+    Ok(())
+}
+
+/// DDI: KSPROPERTY_SYNTH_CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and audio channels, effects, description
+/// DDI: the latency clock is the master clock plus a guaranteed latency
+#[test]
+fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    answered(&mut Mailbox::open(&card)?)?;
+    // And after a reset, which counts commands from none.
+    card.reset()?;
+    answered(&mut Mailbox::open(&card)?)?;
+    drop(card);
+    hosted.finish()?;
+
+    let host = PlainHost::start(Duration::from_secs(10))?;
+    let card = Card::open(host.connect()?, PointerWidth::Eight)?;
+    answered(&mut Mailbox::open(&card)?)?;
+    drop(card);
+    host.finish()?;
+    Ok(())
+}
+
+/// DDI: KSPROPERTY_SYNTH_PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are replaced, and the status says that not all were assigned
+/// DDI: KSPROPERTY_SYNTH_CHANNELGROUPS gets and sets the number of channel groups, for each pin instance by itself
+#[test]
+fn streams_have_the_groups_and_voices_that_are_asked_for() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    assert_eq!(status(mailbox.channel_groups(0)), Some(Status::NoStream));
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let other = RenderStream::open(&card, 1, StreamConfig::default())?;
+    assert_eq!(mailbox.channel_groups(0)?, 16);
+
+    let wanted = PortParams {
+        valid: (port::VOICES | port::CHANNEL_GROUPS | port::SAMPLE_RATE).into(),
+        voices: 1024.into(),
+        channel_groups: 1000.into(),
+        sample_rate: 48_000.into(),
+        ..PortParams::default()
+    };
+    let (is, all) = mailbox.set_port_parameters(0, &wanted)?;
+    assert!(all, "{is:?}");
+    assert_eq!((is.valid.get(), is.voices.get(), is.channel_groups.get()), (port::ALL, 1024, 1000));
+    assert_eq!(mailbox.port_parameters(0)?, is);
+    // What cannot be is replaced, and only that.
+    let wanted = PortParams { sample_rate: 22_050.into(), voices: 1_000_000.into(), ..wanted };
+    let (is, all) = mailbox.set_port_parameters(0, &wanted)?;
+    assert!(!all);
+    assert_eq!((is.sample_rate.get(), is.voices.get(), is.channel_groups.get()), (48_000, 4096, 1000));
+    // Each stream has its own.
+    assert_eq!((mailbox.channel_groups(0)?, mailbox.channel_groups(1)?), (1000, 16));
+    assert_eq!(status(mailbox.set_channel_groups(0, 0)), Some(Status::InvalidParameter));
+    assert_eq!(status(mailbox.set_channel_groups(0, 100_000)), Some(Status::InvalidParameter));
+
+    // The last group sounds, and is refused once it is gone.
+    stream.set_state(State::Run)?;
+    send(&stream, RefTime(1), 999, &[0x90, 60, 100])?;
+    send(&stream, RefTime(1), 1000, &[0x90, 60, 100])?;
+    reach(&stream, RefTime::from_secs(1))?;
+    let counts = stream.allocator().counts();
+    assert_eq!((counts.presented, counts.rejected), (1, 1));
+    assert!(mailbox.running_stats(0)?.peak_volume.get() > -6000);
+    mailbox.set_channel_groups(0, 999)?;
+    send(&stream, RefTime::from_secs(1), 999, &[0x90, 60, 100])?;
+    reach(&stream, RefTime::from_secs(2))?;
+    assert_eq!(stream.allocator().counts().rejected, 2);
+    // A stream that is opened anew is as the first one was.
+    stream.set_state(State::Stop)?;
+    drop((stream, other));
+    let _stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    assert_eq!((mailbox.channel_groups(0)?, mailbox.port_parameters(0)?.voices.get()), (16, 256));
+    Ok(())
+}
+
+/// DDI: voice priority is the channel group's OR the channel's offset: channel 10 has 15, channels 1 to 9 have 14 to 6, channels 11 to 16 have 5 to 0; standard at first, in all groups alike
+#[test]
+fn priorities_begin_as_documented_and_stay_what_they_are_set_to() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    for (channel, offset) in [(9, 15), (0, 14), (8, 6), (10, 5), (15, 0)] {
+        for group in [0, 15] {
+            assert_eq!(mailbox.voice_priority(0, group, channel)?, 0x8000_0000 | offset);
+        }
+    }
+    mailbox.set_voice_priority(0, 3, 2, priority::CRITICAL | 7)?;
+    stream.set_state(State::Run)?;
+    // No message, and no STOP, takes it back.
+    send(&stream, RefTime(1), 3, &[0xF0, 0x7E, 0x7F, 9, 1, 0xF7])?;
+    reach(&stream, RefTime(100_000))?;
+    stream.set_state(State::Stop)?;
+    assert_eq!(mailbox.voice_priority(0, 3, 2)?, 0xF000_0007);
+    assert_eq!(mailbox.voice_priority(0, 2, 2)?, 0x8000_000C);
+    for (group, channel) in [(16, 0), (0, 16), (1 << 20, 0)] {
+        assert_eq!(status(mailbox.voice_priority(0, group, channel)), Some(Status::InvalidParameter));
+        assert_eq!(status(mailbox.set_voice_priority(0, group, channel, 1)), Some(Status::InvalidParameter));
+    }
+    Ok(())
+}
+
+/// DDI: KSPROPERTY_SYNTH_VOLUME and VOLUMEBOOST are in 0.01 dB, the boost is applied after the mix
+/// DDI: running statistics are reset on entering RUN
+#[test]
+fn volume_and_boost_are_heard_in_hundredths_of_a_decibel_and_counted_apart() -> anyhow::Result<()> {
+    let peaks = |volume: i32, boost: i32| -> anyhow::Result<(f64, i32)> {
+        let hosted = HostedCard::start(ClockMode::Virtual)?;
+        let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+        let mut mailbox = Mailbox::open(&card)?;
+        let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+        mailbox.set_volume(0, volume)?;
+        mailbox.set_volume_boost(0, boost)?;
+        assert_eq!((mailbox.volume(0)?, mailbox.volume_boost(0)?), (volume, boost));
+        stream.set_state(State::Run)?;
+        // On its way to the new level while nothing sounds.
+        send(&stream, RefTime::from_secs(1), 0, &[0x90, 60, 127])?;
+        reach(&stream, RefTime::from_secs(2))?;
+        let measured = mailbox.running_stats(0)?.peak_volume.get();
+        stream.set_state(State::Stop)?;
+        // Counted anew from RUN on.
+        assert_eq!(mailbox.running_stats(0)?.peak_volume.get(), measured);
+        stream.set_state(State::Run)?;
+        assert_eq!(mailbox.running_stats(0)?.peak_volume.get(), -20_000);
+        drop(stream);
+        drop(mailbox);
+        drop(card);
+        let peak = hosted.finish()?.samples().iter().map(|sample| f64::from(sample.unsigned_abs())).fold(0.0, f64::max);
+        Ok((peak, measured))
+    };
+    let (plain, measured) = peaks(0, 0)?;
+    // The card's mix has 6 dB of headroom.
+    let decibels = 2000.0 * (plain / 32_768.0).log10() + 602.0;
+    assert!((f64::from(measured) - decibels).abs() < 10.0, "{measured} for {decibels}");
+    for (volume, boost) in [(-602, 0), (0, -602), (-1204, 602), (300, -902)] {
+        let (peak, counted) = peaks(volume, boost)?;
+        let change = 2000.0 * (peak / plain).log10();
+        assert!((change + 602.0).abs() < 3.0, "{volume} and {boost} change it by {change}");
+        // Measured before the boost.
+        assert!((counted - measured - volume).abs() <= 1, "{counted}, not {measured} + {volume}");
+    }
+    assert_eq!(peaks(-20_000, 0)?.0, 0.0);
+    Ok(())
+}
+
+/// A command with registers as a test says; the number of answers before it is counted up.
+fn raw(platform: &Direct, opcode: u32, registers: [u64; 5], commands: &mut u32) -> anyhow::Result<Answer> {
+    start(platform, opcode, registers);
+    *commands += 1;
+    for _ in 0..100 {
+        platform.settle();
+        if let Some(answer) = driver::command(platform.doorbell(), *commands) {
+            return Ok(answer);
+        }
+    }
+    anyhow::bail!("no answer")
+}
+
+fn start(platform: &Direct, opcode: u32, [request, size, result, room, stream]: [u64; 5]) {
+    platform.write_bar0(regs::COMMAND_REQUEST.offset.into(), &request.to_le_bytes());
+    platform.write_bar0(regs::COMMAND_RESULT.offset.into(), &result.to_le_bytes());
+    for (register, value) in
+        [(regs::COMMAND_REQUEST_SIZE, size), (regs::COMMAND_RESULT_ROOM, room), (regs::COMMAND_STREAM, stream)]
+    {
+        platform.write32(register.offset, value as u32);
+    }
+    platform.write32(regs::COMMAND.offset, opcode);
+}
+
+/// DDI: a buffer that is too small, and a request that is invalid, have a status of their own each
+#[test]
+fn wrong_commands_are_answered_with_what_is_wrong_and_do_nothing() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let mut n = 0;
+    let here = RAM_IOVA;
+    let caps = Opcode::GetCaps as u32;
+    let answer = raw(&platform, caps, [here, 0, here, 512, 0], &mut n)?;
+    assert_eq!(answer.status, Status::NotEnabled as u32);
+    platform.write32(regs::CONTROL.offset, control::RESET);
+    platform.write32(regs::CONTROL.offset, control::ENABLE);
+    n = 0;
+    let far = 1 << 40;
+    for (opcode, registers, status, size) in [
+        (0, [here, 0, here, 512, 0], Status::InvalidRequest, 0),
+        // Capabilities cannot be set.
+        (0x81, [here, 296, here, 512, 0], Status::InvalidRequest, 0),
+        (u32::MAX, [here, 0, here, 512, 0], Status::InvalidRequest, 0),
+        (caps, [here, 4, here, 512, 0], Status::BadSize, 0),
+        (caps, [here, 0, here, 295, 0], Status::BufferTooSmall, 296),
+        (caps, [here, 0, here, 0, 0], Status::BufferTooSmall, 296),
+        (caps, [here, 0, far, 296, 0], Status::NotMapped, 0),
+        (caps, [here, 0, u64::MAX - 8, 296, 0], Status::NotMapped, 0),
+        (Opcode::SetVolume as u32, [far, 4, here, 0, 0], Status::NotMapped, 0),
+        (Opcode::SetVolume as u32, [here, 3, here, 0, 0], Status::BadSize, 4),
+        (Opcode::SetVolume as u32, [here, 4, here, 0, 7], Status::NoStream, 0),
+        (Opcode::GetVolume as u32, [here, 0, here, 4, u32::MAX.into()], Status::NoStream, 0),
+        (Opcode::Download as u32, [here, 15, here, 4, 0], Status::BadSize, 16),
+        (Opcode::Download as u32, [here, u32::MAX.into(), here, 4, 0], Status::BadSize, 16),
+        (Opcode::Download as u32, [here, 32 << 20, here, 4, 0], Status::BadDownload, 3),
+        (Opcode::Unload as u32, [here, 4, here, 0, 0], Status::UnknownHandle, 0),
+    ] {
+        let answer = raw(&platform, opcode, registers, &mut n)?;
+        assert_eq!((answer.status, answer.size), (status as u32, size), "{opcode:#x} {registers:x?}");
+    }
+    assert_eq!(platform.read32(regs::FAULT_COUNT.offset), 0, "an answer is no fault");
+
+    // The second of two is a fault, and the first one answered all the same.
+    start(&platform, caps, [here, 0, here, 512, 0]);
+    start(&platform, caps, [here, 0, here, 512, 0]);
+    assert_eq!(platform.read32(regs::FAULT.offset), Fault::CommandBusy as u32);
+    platform.settle();
+    assert!(driver::command(platform.doorbell(), n + 1).is_some_and(|answer| answer.status == 0));
+    platform.settle();
+    assert!(driver::command(platform.doorbell(), n + 2).is_none());
+
+    // A reset makes void what was asked before it.
+    start(&platform, caps, [here, 0, here, 512, 0]);
+    platform.write32(regs::CONTROL.offset, control::RESET);
+    platform.settle();
+    assert!(driver::command(platform.doorbell(), 0).is_some_and(|answer| answer == Answer::default()));
+    Ok(())
+}
