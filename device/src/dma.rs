@@ -4,6 +4,7 @@
 //! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
 
 mod guest;
+mod sysex;
 mod window;
 
 use dmus_interface::pci::BAR_SIZE;

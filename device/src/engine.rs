@@ -17,14 +17,15 @@ use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::link::{Link, Shared};
 use crate::sink::{Sink, SinkError, to_s16};
-use crate::stream::{Now, Span, Stream, Tap};
+use crate::stream::{Glance, Now, Span, Stream, Tap};
 use crate::synth::Synth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::card::{self, Look};
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
+use parking_lot::MutexGuard;
 use std::num::NonZeroU64;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -196,18 +197,39 @@ impl Engine {
 impl Core {
     fn turn(&mut self, link: &Link) -> Turn {
         let shared = link.lock();
-        if self.settled
-            && !shared.rung
-            && let Some(turn) = self.turn_settled(link, &shared)
-        {
-            return turn;
+        if self.settled && !shared.rung {
+            let glance = self.glance(&shared);
+            if glance == Glance::Presented {
+                return Turn::Worked;
+            }
+            return self.turn_settled(link, shared, glance);
         }
         self.turn_whole(link, shared)
     }
 
+    /// A turn of a settled card after a first look.
+    #[inline(never)]
+    fn turn_settled<'a>(&mut self, link: &'a Link, shared: MutexGuard<'a, Shared>, glance: Glance) -> Turn {
+        match glance {
+            Glance::Presented => Turn::Worked,
+            Glance::Following => {
+                self.streams.iter_mut().for_each(|stream| stream.follow_up(link, &shared));
+                Turn::Worked
+            }
+            Glance::Quiet => {
+                self.streams.iter_mut().for_each(|stream| stream.report(&link.stats));
+                Turn::Quiet
+            }
+            Glance::Several if self.serve_due(link, &shared) => Turn::Worked,
+            Glance::Several | Glance::Unsettled => self.turn_whole(link, shared),
+        }
+    }
+
     #[inline(never)]
     fn turn_whole<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Turn {
-        self.settled = false;
+        if std::mem::take(&mut self.settled) {
+            self.streams.iter_mut().for_each(|stream| stream.report(&link.stats));
+        }
         let mut worked = false;
         if shared.rung {
             if shared.shutdown {
@@ -248,6 +270,9 @@ impl Core {
                 self.move_to(self.now.position);
             }
             self.settled = self.clock.is_virtual() && self.sink_ready && self.captures.is_empty();
+            if self.settled {
+                self.streams.iter_mut().for_each(Stream::settle_down);
+            }
         }
         if self.captures.is_empty() {
             self.tap.clear();
@@ -267,25 +292,32 @@ impl Core {
         if worked { Turn::Worked } else { Turn::Quiet }
     }
 
-    /// A turn of a card that is settled; `None` leaves it, or what is left of it, to a whole one.
-    #[inline]
-    fn turn_settled(&mut self, link: &Link, shared: &Shared) -> Option<Turn> {
+    /// Looks at a card that is settled, and presents what is submitted if that is one event of the usual kind.
+    #[inline(never)]
+    fn glance(&mut self, shared: &Shared) -> Glance {
         let look = Look::at(&shared.page);
         if self.clock.would_move(look.grant()) {
-            return None;
+            return Glance::Unsettled;
         }
-        let mut turn = Turn::Quiet;
+        let mut found = None;
         for stream in &mut self.streams {
             let tail = look.tail(&shared.page, stream.rings.index);
-            if tail == stream.rings.fetched {
-                continue;
+            match tail.wrapping_sub(stream.rings.fetched) {
+                0 => {}
+                1 if found.is_none() => found = Some(stream),
+                _ => return Glance::Several,
             }
-            if !stream.serve_due(link, shared, tail) {
-                return None;
-            }
-            turn = Turn::Worked;
         }
-        Some(turn)
+        found.map_or(Glance::Quiet, |stream| stream.present_one(shared))
+    }
+
+    /// Serves the streams of a card that is settled, as long as all is plain and due. False leaves it, or what is left of it, to a whole turn.
+    fn serve_due(&mut self, link: &Link, shared: &Shared) -> bool {
+        let look = Look::at(&shared.page);
+        self.streams.iter_mut().all(|stream| {
+            let tail = look.tail(&shared.page, stream.rings.index);
+            tail == stream.rings.fetched || stream.serve_due(link, shared, tail)
+        })
     }
 
     /// The transport has left something: a reset, or requests. `None` if it has left another reset meanwhile.

@@ -18,10 +18,11 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::time::RefTime;
 use dmus_interface::wave::WaveFormat;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long rings may be away while the client rearranges its maps.
@@ -173,7 +174,7 @@ impl Link {
 
     /// Begins a section.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
     }
 
     /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no fault.
@@ -196,19 +197,16 @@ impl Link {
     /// Sleeps until rung, or for `limit`; the section goes on afterwards.
     pub(crate) fn sleep<'a>(
         &'a self,
-        shared: MutexGuard<'a, Shared>,
+        mut shared: MutexGuard<'a, Shared>,
         limit: Option<Duration>,
     ) -> MutexGuard<'a, Shared> {
         match limit {
             Some(limit) => {
-                let woken = self.bell.wait_timeout_while(shared, limit, |shared| !shared.rung);
-                woken.unwrap_or_else(PoisonError::into_inner).0
+                self.bell.wait_while_for(&mut shared, |shared| !shared.rung, limit);
             }
-            None => {
-                let woken = self.bell.wait_while(shared, |shared| !shared.rung);
-                woken.unwrap_or_else(PoisonError::into_inner)
-            }
+            None => self.bell.wait_while(&mut shared, |shared| !shared.rung),
         }
+        shared
     }
 
     /// Raises a vector.

@@ -7,9 +7,10 @@
 use crate::device::{RemoteError, RemoteMemory};
 use crate::dma::NotMapped;
 use crate::link::{Guest, Link, Shared};
+use parking_lot::MutexGuard;
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 /// How memory comes to be shared.
 pub(crate) const SHARE_HINT: &str = "start QEMU with '-object memory-backend-memfd,id=m,size=512M,share=on -machine \

@@ -96,11 +96,13 @@ impl Stats {
         self.first_presented.set(now.as_nanos() as u64);
     }
 
-    /// Messages that were presented as they were fetched, each in a slot of its own.
+    /// Messages that were presented as they were fetched, each in a slot of its own; `most` of them in a section.
     #[inline]
-    pub(crate) fn present_at_once(&self, messages: u64) {
-        self.peak_in_flight.raise_to(self.in_flight.get() + messages);
-        self.note_presented(messages);
+    pub(crate) fn present_at_once(&self, messages: u64, most: u32) {
+        if messages > 0 {
+            self.peak_in_flight.raise_to(self.in_flight.get() + u64::from(most));
+            self.note_presented(messages);
+        }
     }
 
     /// Messages that were presented so late.

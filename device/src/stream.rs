@@ -19,6 +19,7 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::{RefTime, SampleTime};
 use intake::{Intake, Outcome};
+pub(crate) use plain::Glance;
 use rings::{Rings, Timeline};
 use sequencer::Sequencer;
 use std::time::{Duration, Instant};
@@ -70,6 +71,28 @@ struct StreamClock {
     start: i64,
 }
 
+/// Stream times of which an event is presented as it is fetched: `span` of them, from `from` on. Both of unsigned numbers, so that DONT_HOLD
+/// is outside.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due {
+    from: u64,
+    span: u64,
+}
+
+/// What a settled stream presents as it is fetched.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settled {
+    due: Due,
+    /// What is fixed in the first word of a plain event, if that has 8-byte pointers; else what no event has.
+    fixed: u64,
+    /// Completions when what was presented so was last reported, and the most in a section since.
+    reported: u32,
+    most: u32,
+    /// What is left to do for an event after its completion: raise the vector, and have it heard (channel group, bytes, and how many they are).
+    raise: bool,
+    heard: Option<(u16, u64, usize)>,
+}
+
 /// A run of samples to render, and how far events are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -86,6 +109,7 @@ pub(crate) struct Stream {
     pub(crate) state: State,
     timeline: Timeline,
     clock: StreamClock,
+    settled: Settled,
     intake: Intake,
     sequencer: Sequencer<u32>,
     pub(crate) synth: Synth,
@@ -105,6 +129,7 @@ impl Stream {
             state: State::Stop,
             timeline: Timeline::default(),
             clock: StreamClock::default(),
+            settled: Settled::default(),
             intake: Intake::new(config, synth.groups()),
             sequencer: Sequencer::with_capacity(slots),
             synth,
@@ -154,6 +179,30 @@ impl Stream {
             in_time: passed.saturating_add(1).max(0) as u64,
             start: stream_time(now.start),
         };
+    }
+
+    /// What may be presented as it is fetched.
+    #[inline]
+    fn due(&self) -> Due {
+        // What would overtake a completion that waits to be written, or an event that is held, has to wait, too.
+        let reached = if self.rings.completions.is_empty() { self.clock.reached } else { 0 };
+        let due = self.sequencer.next_time().map_or(reached, |next| reached.min(next.max(0) as u64));
+        Due { from: self.clock.in_time, span: due.saturating_sub(self.clock.in_time) }
+    }
+
+    /// Until [`Stream::report`], nothing but [`Stream::present_one`] and [`Stream::serve_due`] touches the rings.
+    pub(crate) fn settle_down(&mut self) {
+        let plain = !self.rings.broken && self.intake.is_idle();
+        let due = if plain { self.due() } else { Due::default() };
+        let fixed = plain::fixed(self.rings.config.width);
+        self.settled = Settled { due, fixed, reported: self.rings.written, ..Settled::default() };
+    }
+
+    /// Reports what was presented since the stream settled, or since the last report.
+    pub(crate) fn report(&mut self, stats: &Stats) {
+        let messages =
+            self.rings.written.wrapping_sub(std::mem::replace(&mut self.settled.reported, self.rings.written));
+        stats.present_at_once(messages.into(), std::mem::take(&mut self.settled.most).max(1));
     }
 
     /// Master time less stream time, as the register shows it.

@@ -181,14 +181,18 @@ impl Synth {
     /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word.
     #[inline]
     pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) {
-        // As there: most SysEx, and system messages, are nothing to listen to.
-        let heard = match word as u8 {
+        if Self::listens_to(word) {
+            self.heed(group, word, len);
+        }
+    }
+
+    /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are nothing to listen to.
+    #[inline]
+    pub(crate) fn listens_to(word: u64) -> bool {
+        match word as u8 {
             0xF0 => word & 0xFE00 == 0x7E00,
             0xF1..=0xFF => false,
             _ => true,
-        };
-        if heard {
-            self.heed(group, word, len);
         }
     }
 

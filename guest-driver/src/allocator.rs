@@ -4,15 +4,15 @@
 //! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
 //! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
 
-use crate::dma::{DataPlace, DmaMemory, Pool, Ring, SharedMemory, SlotPlace};
+use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
 use crate::shadow::{Carried, FreeStack, Links, NONE};
-use crate::{Buffer, DriverError, Message};
+use crate::{Buffer, DriverError, Message, message};
 use alloc::boxed::Box;
 use core::cell::Cell;
-use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::protocol::driver;
 use dmus_interface::ring::{COMPLETION_SIZE, Reject, SUBMISSION_SIZE, Slot, Status};
+use dmus_interface::time::RefTime;
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub struct Allocator<'c> {
     pub(crate) buffers: DmaMemory,
     submissions: Ring<SUBMISSION_SIZE>,
     completions: Ring<COMPLETION_SIZE>,
-    page: &'c SharedMemory,
-    /// Where the card publishes this stream's completion head.
-    head_word: usize,
+    pub(crate) page: DoorbellPage<'c>,
+    /// The stream's number.
+    stream: usize,
     pub(crate) width: PointerWidth,
     /// Bytes that fit in an event, and where they are.
     pub(crate) inline_limit: usize,
@@ -92,12 +92,17 @@ impl Shape {
     }
 }
 
-/// A slot that has come home, its place, and its word in the shadow.
-type Home<'m> = (u32, SlotPlace<'m>, &'m Cell<Carried>);
+/// A slot that is the caller's, its place, and its word in the shadow. What that says it carried came home with the slot, but for the buffer of
+/// a message by itself, which is the caller's, too.
+struct Home<'m> {
+    slot: u32,
+    place: SlotPlace<'m>,
+    shadow: &'m Cell<Carried>,
+}
 
 impl<'c> Allocator<'c> {
     /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
-    pub(crate) fn new(page: &'c SharedMemory, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
+    pub(crate) fn new(page: DoorbellPage<'c>, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
         let [pool, buffers, submissions, completions] = memory;
         Some(Self {
             pool: Pool::new(pool, shape.slots),
@@ -105,7 +110,7 @@ impl<'c> Allocator<'c> {
             submissions: Ring::new(submissions, shape.entries)?,
             completions: Ring::new(completions, shape.entries)?,
             page,
-            head_word: doorbell::at(shape.stream, doorbell::COMPLETION_HEAD),
+            stream: shape.stream,
             width: shape.width,
             inline_limit: shape.width.bytes(),
             data_place: DataPlace::of(shape.width),
@@ -152,13 +157,120 @@ impl<'c> Allocator<'c> {
     /// Takes the next completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
     #[inline]
     pub fn get_message(&self) -> Result<Message<'_>, DriverError> {
-        let (slot, place, shadow) = match self.free_slots.pop() {
-            // All slots have a place: this is no error that happens.
-            Some(slot) => self.pool.slot(slot).map(|(place, shadow)| (slot, place, shadow)),
+        let home = self.take_slot()?;
+        self.settle(&home);
+        Ok(Message::new(self, home.place, home.shadow, home.slot))
+    }
+
+    /// `GetMessage`, filling it with a whole message, and `PutMessage`, in one step: what is not looked at between them is not stored twice, and
+    /// the buffer that comes home with a slot goes out again with it. The same errors, and nothing is sent then.
+    #[inline(always)]
+    pub(crate) fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
+        let header = self.header | message::header(channel_group, bytes.len());
+        if bytes.len() > self.inline_limit {
+            return self.send_long(header, time, bytes);
+        }
+        let word = message::short_word(bytes);
+        let home = match self.next_plain(Carried::MESSAGE.submitted()) {
+            Some(home) => home,
+            None => self.take_slot_alone()?,
+        };
+        home.place.fill(header, time.0, self.data_place, word);
+        home.shadow.set(Carried::MESSAGE.submitted());
+        self.submit(home.slot);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn send_long(&self, header: u64, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
+        let (len, size) = (bytes.len(), self.buffer_size);
+        if len > size {
+            return Err(DriverError::TooLong { len, size });
+        }
+        let carried = Carried::MESSAGE.with_buffer().submitted();
+        let (home, buffer) = match self.next_plain(carried) {
+            Some(home) => {
+                let buffer = self.links(home.slot).get().buffer;
+                (home, buffer)
+            }
+            None => self.take_slot_with_buffer()?,
+        };
+        let offset = buffer as usize * size;
+        self.buffers.memory.write(offset, bytes);
+        home.place.fill(header, time.0, self.data_place, self.buffers.iova + offset as u64);
+        home.shadow.set(carried);
+        self.submit(home.slot);
+        Ok(())
+    }
+
+    /// The next completed slot, if it carried just this and was presented, and the driver knows it to be there: what comes round again and again.
+    /// The shadow still says so.
+    #[inline(always)]
+    fn next_plain(&self, carried: Carried) -> Option<Home<'_>> {
+        let consumed = self.consumed.get();
+        if self.head.get() == consumed {
+            return None;
+        }
+        // What is above the slot is its status: with another one, what is left is no slot.
+        let slot = self.completions.load_long(consumed).wrapping_sub((Status::Presented as u64) << 32);
+        let (place, shadow) = self.pool.place(slot)?;
+        if shadow.get() != carried {
+            return None;
+        }
+        let slot = slot as u32;
+        let presented = &self.ended[Status::Presented as usize - 1];
+        presented.set(presented.get() + 1);
+        self.consumed.set(consumed.wrapping_add(1));
+        Some(Home { slot, place, shadow })
+    }
+
+    /// A slot that carries nothing.
+    #[inline(never)]
+    fn take_slot_alone(&self) -> Result<Home<'_>, DriverError> {
+        let home = self.take_slot()?;
+        self.settle(&home);
+        Ok(home)
+    }
+
+    /// A slot, and the buffer that it came with, or another; the slot goes home if there is none.
+    #[inline(never)]
+    fn take_slot_with_buffer(&self) -> Result<(Home<'_>, u32), DriverError> {
+        let home = self.take_slot()?;
+        if home.shadow.get().has_buffer() {
+            let buffer = self.links(home.slot).get().buffer;
+            return Ok((home, buffer));
+        }
+        home.shadow.set(Carried::NOTHING);
+        match self.get_buffer() {
+            Ok(buffer) => {
+                let buffer = buffer.into_index();
+                self.links(home.slot).set(Links { buffer, ..Links::NONE });
+                Ok((home, buffer))
+            }
+            Err(error) => {
+                self.free_slots.push(home.slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// An idle slot, or the next completed one.
+    #[inline]
+    fn take_slot(&self) -> Result<Home<'_>, DriverError> {
+        match self.free_slots.pop() {
+            // All slots have a place: there is no other.
+            Some(slot) => self.pool.slot(slot).map(|(place, shadow)| Home { slot, place, shadow }),
             None => self.take_completion()?,
         }
-        .ok_or(DriverError::NoMessage)?;
-        Ok(Message::new(self, place, shadow, slot))
+        .ok_or(DriverError::NoMessage)
+    }
+
+    /// The slot carries nothing any more; its buffer goes home.
+    #[inline(never)]
+    fn settle(&self, home: &Home<'_>) {
+        if home.shadow.replace(Carried::NOTHING).has_buffer() {
+            self.free_buffers.push(self.links(home.slot).replace(Links::NONE).buffer);
+        }
     }
 
     /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping it.
@@ -243,15 +355,16 @@ impl<'c> Allocator<'c> {
 
     fn reclaim_one(&self) -> Result<bool, DriverError> {
         let taken = self.take_completion()?;
-        if let Some((slot, ..)) = taken {
-            self.free_slots.push(slot);
+        if let Some(home) = &taken {
+            self.settle(home);
+            self.free_slots.push(home.slot);
         }
         Ok(taken.is_some())
     }
 
     /// Whether the card has published completions that were not taken yet.
     pub fn has_completions(&self) -> bool {
-        driver::completion_head(self.page, self.head_word) != self.consumed.get()
+        driver::completion_head(&self.page, self.stream) != self.consumed.get()
     }
 
     /// Completions taken so far, wrapping: the number of the next one.
@@ -260,7 +373,7 @@ impl<'c> Allocator<'c> {
     }
 
     /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
-    /// Everything that the entry says is held against the shadow.
+    /// Everything that the entry says is held against the shadow, where the caller must leave another word.
     #[inline]
     fn take_completion(&self) -> Result<Option<Home<'_>>, DriverError> {
         let consumed = self.consumed.get();
@@ -278,15 +391,11 @@ impl<'c> Allocator<'c> {
         if ended == Status::Presented as u32 && (alone || carried == Carried::MESSAGE.with_buffer().submitted()) {
             let presented = &self.ended[Status::Presented as usize - 1];
             presented.set(presented.get() + 1);
-            cell.set(Carried::NOTHING);
             self.consumed.set(consumed.wrapping_add(1));
-            if !alone {
-                self.free_buffers.push(self.links(slot).replace(Links::NONE).buffer);
-            }
         } else {
             self.judge(slot, ended, cell)?;
         }
-        Ok(Some((slot, place, cell)))
+        Ok(Some(Home { slot, place, shadow: cell }))
     }
 
     /// Takes the completion of a slot that was posted for capture: the slot and its buffer, which are the caller's, and the entry's first half.
@@ -340,7 +449,7 @@ impl<'c> Allocator<'c> {
     /// Loads the head: whether it is beyond what was taken.
     fn look_at_head(&self) -> Result<bool, DriverError> {
         let consumed = self.consumed.get();
-        let head = driver::completion_head(self.page, self.head_word);
+        let head = driver::completion_head(&self.page, self.stream);
         let published = head.wrapping_sub(consumed);
         if published > self.in_flight() {
             return Err(DriverError::HeadJump { published, in_flight: self.in_flight() });

@@ -7,7 +7,7 @@ use crate::{DriverError, PlatformError};
 use core::cell::Cell;
 use core::time::Duration;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::protocol::driver;
+use dmus_interface::protocol::{Page, driver};
 use dmus_interface::regs::{self, Register, control, feature};
 use dmus_interface::time::RefTime;
 
@@ -126,13 +126,21 @@ impl<P: Platform> Card<P> {
             self.granted.set(until);
             driver::publish_grant(self.platform.doorbell(), until);
         }
-        self.ring_if_asleep();
+        self.ring_if_asleep(self.platform.doorbell());
     }
 
     /// Wakes a card that sleeps through the tail or grant just stored, once a sleep.
-    pub(crate) fn ring_if_asleep(&self) {
-        if let Some(sleep) = driver::armed_sleep(self.platform.doorbell(), self.rung.get()) {
-            self.rung.set(sleep);
+    #[inline]
+    pub(crate) fn ring_if_asleep(&self, page: &impl Page) {
+        let sleep = driver::armed_sleep(page);
+        if sleep != 0 {
+            self.ring(sleep);
+        }
+    }
+
+    #[cold]
+    fn ring(&self, sleep: u32) {
+        if self.rung.replace(sleep) != sleep {
             self.write(regs::WAKE, 1);
         }
     }

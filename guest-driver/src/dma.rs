@@ -10,6 +10,7 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dmus_interface::event::PointerWidth;
+use dmus_interface::pci::BAR_SIZE;
 use dmus_interface::protocol::Page;
 
 /// A range of memory shared with the device.
@@ -154,6 +155,59 @@ impl Page for SharedMemory {
     }
 }
 
+/// The doorbell page of a card, which is known to be a whole one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DoorbellPage<'m> {
+    base: NonNull<u8>,
+    memory: PhantomData<&'m SharedMemory>,
+}
+
+impl<'m> DoorbellPage<'m> {
+    /// `None` if it is less than a page.
+    pub(crate) fn new(memory: &'m SharedMemory) -> Option<Self> {
+        (memory.len >= BAR_SIZE as usize).then_some(Self { base: memory.base, memory: PhantomData })
+    }
+
+    /// The place of `width` bytes at `offset`, if they are inside and aligned.
+    #[inline]
+    fn place(&self, offset: usize, width: usize) -> Option<*mut u8> {
+        let inside = offset <= BAR_SIZE as usize - width && offset.is_multiple_of(width);
+        // SAFETY: `new` has checked that so many bytes are there.
+        inside.then(|| unsafe { self.base.as_ptr().add(offset) })
+    }
+}
+
+impl Page for DoorbellPage<'_> {
+    #[inline]
+    fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        // SAFETY: inside and aligned (the base is aligned to 8); mapped for as long as the memory that this borrows, and all accesses in this
+        // process are atomic or volatile.
+        self.place(offset, 4).map_or(u32::MAX, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(order))
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        if let Some(place) = self.place(offset, 4) {
+            // SAFETY: as in `load_u32`.
+            unsafe { AtomicU32::from_ptr(place.cast()) }.store(value, order);
+        }
+    }
+
+    #[inline]
+    fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        // SAFETY: as in `load_u32`.
+        self.place(offset, 8).map_or(u64::MAX, |place| unsafe { AtomicU64::from_ptr(place.cast()) }.load(order))
+    }
+
+    #[inline]
+    fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        if let Some(place) = self.place(offset, 8) {
+            // SAFETY: as in `load_u32`.
+            unsafe { AtomicU64::from_ptr(place.cast()) }.store(value, order);
+        }
+    }
+}
+
 /// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
 /// read again.
 ///
@@ -185,6 +239,12 @@ impl Pool {
     /// A slot of the pool, and what it carries.
     #[inline]
     pub(crate) fn slot(&self, slot: u32) -> Option<(SlotPlace<'_>, &Cell<Carried>)> {
+        self.place(slot.into())
+    }
+
+    /// [`Self::slot`] of what may be more than a slot number.
+    #[inline]
+    pub(crate) fn place(&self, slot: u64) -> Option<(SlotPlace<'_>, &Cell<Carried>)> {
         let carried = self.shadow.get(slot as usize)?;
         // SAFETY: `new` has checked that all slots are inside the memory.
         let base = unsafe { self.memory.memory.base.add(slot as usize * Self::STRIDE).cast() };
@@ -219,6 +279,16 @@ impl SlotPlace<'_> {
         // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it, and what publishes it,
         // the store of the tail, releases this store too.
         unsafe { self.base.as_ptr().add(WORD).write(value.to_le()) };
+    }
+
+    /// Stores a whole event without a next one: its first word, time, byte position, pNextEvt and uData.
+    #[inline]
+    pub(crate) fn fill(&self, header: u64, time: i64, at: DataPlace, data: u64) {
+        self.store::<0>(header);
+        self.store::<1>(time as u64);
+        self.store::<2>(0);
+        self.store::<3>(0);
+        self.store_data(at, data);
     }
 
     /// Stores the lower half of a word.
@@ -285,6 +355,14 @@ impl<const ENTRY: usize> Ring<ENTRY> {
         let place = self.place(index).cast::<u32>();
         // SAFETY: inside by `place`, and aligned; volatile, because the device may write at any time.
         [0, 1].map(|word| u32::from_le(unsafe { place.add(word).read_volatile() }))
+    }
+
+    /// Reads the first two words of an entry in one, by its free-running index.
+    #[inline]
+    pub(crate) fn load_long(&self, index: u32) -> u64 {
+        const { assert!(ENTRY.is_multiple_of(8)) };
+        // SAFETY: as in `load`; the memory is aligned to 8.
+        u64::from_le(unsafe { self.place(index).cast::<u64>().read_volatile() })
     }
 
     /// Writes the first four bytes of an entry, by its free-running index.

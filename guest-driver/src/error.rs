@@ -20,6 +20,8 @@ pub enum PlatformError {
 
 /// Why a driver call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+// A whole word says which: what returns one by the million is told from a success by one comparison.
+#[repr(u64)]
 pub enum DriverError {
     /// No free message: every slot is with the application or in flight. Wait for completions.
     #[error("no free message: all are taken or in flight")]

@@ -45,6 +45,12 @@ mod header {
     pub(super) const FLAGS: u32 = 48;
 }
 
+/// The first word of an event but for cbStruct, of one that has data and no flags.
+#[inline]
+pub(crate) fn header(channel_group: u16, len: usize) -> u64 {
+    u64::from(channel_group) << header::CHANNEL_GROUP | u64::from(len as u16) << header::EVENT_BYTES
+}
+
 impl<'a> Message<'a> {
     /// A handle on a slot that the caller owns, zeroed but for cbStruct.
     #[inline]
@@ -275,7 +281,7 @@ impl<'a> Message<'a> {
 
 /// Up to eight bytes as a little-endian word.
 #[inline]
-fn short_word(bytes: &[u8]) -> u64 {
+pub(crate) fn short_word(bytes: &[u8]) -> u64 {
     match *bytes {
         [a, b, c] => u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16,
         [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),

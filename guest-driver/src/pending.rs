@@ -2,7 +2,7 @@
 //!
 //! Fed by the player and by the unpacker of port buffers; feeds a stream, or a graph of filters.
 
-use crate::{Allocator, DriverError, Message};
+use crate::{Allocator, DriverError, Message, Platform, RenderStream};
 use dmus_interface::time::RefTime;
 
 /// A message whose bytes are not all sent yet.
@@ -32,6 +32,20 @@ impl<'b> Pending<'b> {
     /// Its presentation time.
     pub(crate) fn time(&self) -> RefTime {
         self.time
+    }
+
+    /// As [`Self::send`], to a stream itself.
+    #[inline]
+    pub(crate) fn play<P: Platform>(&mut self, stream: &RenderStream<'_, P>) -> Result<bool, DriverError> {
+        let allocator = stream.allocator();
+        if self.bytes.len() > allocator.get_buffer_size() {
+            return self.send(allocator, |message| stream.put_message(message));
+        }
+        match stream.send(self.time, self.channel_group, self.bytes) {
+            Ok(()) => Ok(true),
+            Err(DriverError::NoMessage | DriverError::NoBuffer) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts as much as there are slots and buffers for; true when all of it is put. What `put` fails for has gone home and is not put again.

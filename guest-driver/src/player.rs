@@ -55,7 +55,7 @@ pub fn play_while<'m, P: Platform>(
     let mut watch = Watch::new(card);
     loop {
         while let Some(pending) = messages.peek_mut() {
-            if !pending.send(allocator, |message| stream.put_message(message))? {
+            if !pending.play(stream)? {
                 break;
             }
             messages.next();

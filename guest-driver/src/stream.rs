@@ -5,7 +5,7 @@
 
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
-use crate::dma::{DmaMemory, Pool};
+use crate::dma::{DmaMemory, DoorbellPage, Pool};
 use crate::pending::Pending;
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
@@ -14,7 +14,7 @@ use core::time::Duration;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
-use dmus_interface::protocol::driver;
+use dmus_interface::protocol::{Page, driver};
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
 use dmus_interface::time::RefTime;
@@ -89,13 +89,15 @@ impl<'c, P: Platform> RenderStream<'c, P> {
             buffer_size: config.buffer_size as usize,
             entries: config.slots.next_power_of_two(),
         };
+        let page = DoorbellPage::new(card.platform.doorbell())
+            .ok_or(PlatformError::Device("its doorbell page is less than 4 KiB"))?;
         let memory = allocate(card, shape.sizes())?;
-        let allocator = Allocator::new(card.platform.doorbell(), shape, memory)
+        let allocator = Allocator::new(page, shape, memory)
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
         let stream = Self { card, index, config, kind, allocator, published: Cell::new(0), transitions: Cell::new(0) };
         // The card keeps counting across streams in one block.
         let word = doorbell::at(index, doorbell::TRANSITIONS);
-        stream.transitions.set(card.platform.doorbell().load_u32(word, Ordering::Relaxed));
+        stream.transitions.set(page.load_u32(word, Ordering::Relaxed));
         stream.create()?;
         Ok(stream)
     }
@@ -128,14 +130,23 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         Ok(pending.sent())
     }
 
+    /// `GetMessage`, filling it with one whole message in the channel group, and `PutMessage`, in one step. [`Self::flush`] makes it visible.
+    ///
+    /// [`DriverError::NoMessage`] or [`DriverError::NoBuffer`] while the pool has no room, [`DriverError::TooLong`] for more bytes than a buffer
+    /// has; nothing is sent then.
+    #[inline]
+    pub fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
+        self.allocator.send(time, channel_group, bytes)
+    }
+
     /// Makes all messages put so far visible to the card.
     #[inline]
     pub fn flush(&self) {
         let tail = self.allocator.tail.get();
         if tail != self.published.get() {
             self.published.set(tail);
-            driver::publish_tail(self.card.platform.doorbell(), self.index, tail);
-            self.card.ring_if_asleep();
+            driver::publish_tail(&self.allocator.page, self.index, tail);
+            self.card.ring_if_asleep(&self.allocator.page);
         }
     }
 
@@ -151,8 +162,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
     /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
     pub fn wait(&self, completions: u32, limit: Duration) -> bool {
-        let (page, consumed) = (self.card.platform.doorbell(), self.allocator.consumed());
-        driver::await_completions(page, self.index, consumed, completions.max(1))
+        driver::await_completions(&self.allocator.page, self.index, self.allocator.consumed(), completions.max(1))
             || self.card.platform.wait(self.index as u16, limit)
     }
 
@@ -200,7 +210,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         let platform = &self.card.platform;
         let deadline = platform.now() + ANSWER_LIMIT;
         let refusal = loop {
-            if let Some(refusal) = driver::answer(platform.doorbell(), self.index, expected) {
+            if let Some(refusal) = driver::answer(&self.allocator.page, self.index, expected) {
                 break refusal;
             }
             let left = deadline.saturating_sub(platform.now());

@@ -76,10 +76,14 @@ impl Direct {
         self.engine.borrow_mut().as_mut().map_or(Turn::Quiet, Engine::turn)
     }
 
+    /// Hands the engine over to one who turns it without asking here.
+    pub fn take_engine(&self) -> anyhow::Result<Engine> {
+        self.engine.borrow_mut().take().context("the engine has a thread already")
+    }
+
     /// Gives the engine a thread of its own, as in the card's process. It runs until the handle is finished, or the process ends.
     pub fn spawn_engine(&self) -> anyhow::Result<EngineHandle> {
-        let engine = self.engine.borrow_mut().take().context("the engine has a thread already")?;
-        Ok(engine.spawn()?)
+        Ok(self.take_engine()?.spawn()?)
     }
 }
 

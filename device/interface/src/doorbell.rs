@@ -52,7 +52,9 @@ pub const REFUSAL: usize = 0x4C;
 const FIRST: usize = 0x100;
 const STRIDE: usize = 0x80;
 
-/// Offset in the page of `word` of stream `stream`.
+/// Offset in the page of `word` of stream `stream`, which counts modulo [`STREAMS`](crate::pci::STREAMS): so that it is inside the page whatever it
+/// is, and no access need check it.
+#[inline]
 pub const fn at(stream: usize, word: usize) -> usize {
-    FIRST + stream * STRIDE + word
+    FIRST + stream % crate::pci::STREAMS * STRIDE + word
 }

@@ -286,7 +286,7 @@ fn all_data(data: &[u8]) -> bool {
 
 /// [`is_message`] of the lowest `len` bytes of a little-endian word, without a loop: inline data.
 #[inline]
-pub const fn is_short_message(word: u64, len: usize) -> bool {
+pub fn is_short_message(word: u64, len: usize) -> bool {
     ShortForm::of_length(len).is_message(word)
 }
 
@@ -296,67 +296,55 @@ pub struct ShortForm {
     len: u64,
     /// The upper bits of the bytes after the first.
     high_bits: u64,
-    /// Which bits are fixed in SysEx, and how.
+    /// Which bits are fixed in SysEx, and how: F0 and F7 with data between; nothing is as short as one byte.
     sysex_mask: u64,
     sysex: u64,
 }
 
 impl ShortForm {
+    const NONE: Self = Self { len: 0, high_bits: 0, sysex_mask: 0, sysex: u64::MAX };
+
+    /// By length, from 0 to 8.
+    const ALL: [Self; 9] = {
+        let mut forms = [Self::NONE; 9];
+        forms[1].len = 1;
+        let mut len = 2;
+        while len < 9 {
+            let last = 8 * (len - 1);
+            let high_bits = forms[len - 1].high_bits | 0x80 << last;
+            let (sysex_mask, sysex) = (high_bits | 0xFF << last | 0xFF, 0xF7 << last | 0xF0);
+            forms[len] = Self { len: len as u64, high_bits, sysex_mask, sysex };
+            len += 1;
+        }
+        forms
+    };
+
     /// The form of `len` bytes. No word is a message of 0 bytes, or of more than 8.
     #[inline]
-    pub const fn of_length(len: usize) -> Self {
-        let index = if len > 8 { 0 } else { len };
-        Self { len: index as u64, high_bits: HIGH_BITS[index], sysex_mask: SYSEX_MASK[index], sysex: SYSEX[index] }
+    pub fn of_length(len: usize) -> &'static Self {
+        Self::ALL.get(len).unwrap_or(&Self::NONE)
     }
 
     /// Whether the bytes of a little-endian word are one complete message.
-    #[inline]
+    #[inline(always)]
     pub const fn is_message(&self, word: u64) -> bool {
+        match word as u8 {
+            0xF0 => word & self.sysex_mask == self.sysex,
+            status => self.is_fixed(status, word),
+        }
+    }
+
+    /// Of messages whose status says how long they are.
+    #[inline(always)]
+    const fn is_fixed(&self, status: u8, word: u64) -> bool {
         // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 15 where there is no
         // such message.
         const CHANNEL: u64 = 0xF322_3333_FFFF_FFFF;
         const SYSTEM: u64 = 0x11F1_11F1_F1FF_232F;
-        let status = word as u8;
-        if status == 0xF0 {
-            return word & self.sysex_mask == self.sysex;
-        }
         let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
         length == self.len && word & self.high_bits == 0
     }
 }
-
-/// By length: the upper bits of the bytes after the first.
-const HIGH_BITS: [u64; 9] = {
-    let mut bits = [0; 9];
-    let mut len = 2;
-    while len < 9 {
-        bits[len] = bits[len - 1] | 0x80 << (8 * (len - 1));
-        len += 1;
-    }
-    bits
-};
-
-/// By length: what SysEx is, F0 and F7 with data between; nothing is as short as one byte.
-const SYSEX: [u64; 9] = {
-    let mut bytes = [u64::MAX; 9];
-    let mut len = 2;
-    while len < 9 {
-        bytes[len] = 0xF7 << (8 * (len - 1)) | 0xF0;
-        len += 1;
-    }
-    bytes
-};
-
-/// By length: which bits of SysEx are fixed.
-const SYSEX_MASK: [u64; 9] = {
-    let mut masks = [0; 9];
-    let mut len = 2;
-    while len < 9 {
-        masks[len] = HIGH_BITS[len] | 0xFF << (8 * (len - 1)) | 0xFF;
-        len += 1;
-    }
-    masks
-};
 
 #[cfg(test)]
 mod tests {

@@ -46,19 +46,18 @@ pub mod driver {
         page.store_u64(GRANT, until.0 as u64, Ordering::Release);
     }
 
-    /// After a tail or grant: the number of the card's sleep, if the card may have missed it and must be rung; `rung` is the number that was last
-    /// rung for. Pairs with [`card::arm_sleep`].
+    /// After a tail or grant: the number of the card's sleep, if the card may have missed it and must be rung, once a number; else 0. Pairs with
+    /// [`card::arm_sleep`].
     #[inline]
-    pub fn armed_sleep(page: &impl Page, rung: u32) -> Option<u32> {
+    pub fn armed_sleep(page: &impl Page) -> u32 {
         page.fence();
-        let armed = page.load_u32(WAKE_ARMED, Ordering::Relaxed);
-        (armed != 0 && armed != rung).then_some(armed)
+        page.load_u32(WAKE_ARMED, Ordering::Relaxed)
     }
 
-    /// Completions so far, at the page's offset `word` of a stream's [`COMPLETION_HEAD`]. Who sees it sees their entries, and may use their slots.
+    /// A stream's completions so far. Who sees it sees their entries, and may use their slots.
     #[inline]
-    pub fn completion_head(page: &impl Page, word: usize) -> u32 {
-        page.load_u32(word, Ordering::Acquire)
+    pub fn completion_head(page: &impl Page, stream: usize) -> u32 {
+        page.load_u32(at(stream, COMPLETION_HEAD), Ordering::Acquire)
     }
 
     /// Asks for the vector when `wanted` completions (1 or more) beyond the `consumed` ones are published; true if they are there
@@ -68,7 +67,7 @@ pub mod driver {
         let event = consumed.wrapping_add(wanted).wrapping_sub(1);
         page.store_u32(at(stream, COMPLETION_EVENT), event, Ordering::Relaxed);
         page.fence();
-        completion_head(page, at(stream, COMPLETION_HEAD)).wrapping_sub(consumed) >= wanted
+        completion_head(page, stream).wrapping_sub(consumed) >= wanted
     }
 
     /// The answer to transition number `expected`, once it is there: the refusal, or 0. Pairs with [`card::publish_answer`].

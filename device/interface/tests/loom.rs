@@ -260,7 +260,8 @@ struct Bell {
 impl Bell {
     fn ring_if_asleep(&mut self, page: &View) {
         let last = if self.gap == Gap::RungNumber { 0 } else { self.rung };
-        if let Some(sleep) = driver::armed_sleep(page, last) {
+        let sleep = driver::armed_sleep(page);
+        if sleep != 0 && sleep != last {
             assert_ne!(sleep, self.rung, "rung twice for one sleep");
             self.rung = sleep;
             // What the trapped write does.

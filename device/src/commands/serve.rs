@@ -13,6 +13,7 @@ use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
 use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +21,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Serve the card on a Unix socket.
 ///
@@ -152,7 +153,7 @@ struct Left {
 impl Ending {
     /// Completes the output; does nothing the second time.
     fn finish(&self) -> anyhow::Result<()> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.left.lock();
         let Some(left) = left.take() else {
             return Ok(());
         };

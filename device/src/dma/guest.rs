@@ -245,8 +245,11 @@ mod tests {
         let mut entry = [0; 16];
         memory.read(0x1150, &mut entry).expect("an entry");
         assert_eq!(entry, *[8u64, 9].map(u64::to_le_bytes).as_flattened());
-        assert!(view.long_data(60, &mut [0; 4]) && !view.long_data(60, &mut [0; 5]));
-        assert!(!view.long_data(usize::MAX, &mut [0; 5]));
+        memory.write(0x123C, &[0xF0, 1, 2, 0xF7]).expect("a message");
+        let mut copied = [0; 4];
+        assert!(view.sysex(60, &mut copied) && copied == [0xF0, 1, 2, 0xF7]);
+        assert!(!view.sysex(60, &mut [0; 3]), "not all of it");
+        assert!(!view.sysex(60, &mut [0; 5]) && !view.sysex(usize::MAX, &mut [0; 5]), "beyond the buffers");
         memory.unmap(0x1000, 4096);
         assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
         memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");

@@ -2,8 +2,8 @@
 //!
 //! Fed by guest memory with places inside its maps; feeds the hot path with reads of entries, slots and buffers, and writes of completions.
 
-use super::copy;
 use super::guest::GuestMemory;
+use super::sysex::copy_sysex;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 use std::marker::PhantomData;
 
@@ -121,6 +121,24 @@ impl CompletionPlace<'_> {
     }
 }
 
+/// A slot of the pool.
+#[derive(Debug)]
+pub(crate) struct SlotPlace<'m> {
+    place: *const u64,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl SlotPlace<'_> {
+    /// Reads one of its words: each is to be read once.
+    #[inline]
+    pub(crate) fn read<const WORD: usize>(&self) -> u64 {
+        const { assert!(WORD < 8) };
+        // SAFETY: `StreamMemory::slot` has checked that the slot is in the pool, and a slot has at least eight words; aligned, and volatile,
+        // because the guest may write at any time.
+        u64::from_le(unsafe { self.place.add(WORD).read_volatile() })
+    }
+}
+
 impl<'m> StreamMemory<'m> {
     /// The slot number in a submission ring entry, by its free-running index.
     #[inline]
@@ -148,16 +166,31 @@ impl<'m> StreamMemory<'m> {
         }
     }
 
-    /// The words of a slot, once, but for the byte position, which nothing depends on.
+    /// A slot of the pool.
     #[inline]
-    pub(crate) fn event(&self, slot: u32) -> Option<[u64; 4]> {
+    pub(crate) fn slot(&self, slot: u32) -> Option<SlotPlace<'m>> {
         if slot >= self.slots {
             return None;
         }
-        // SAFETY: as in `submission`; a slot has at least eight words.
+        // SAFETY: as in `submission`; the slot is inside the pool by the check.
         let place = unsafe { self.places.pool.add(slot as usize * self.places.stride) };
-        // SAFETY: the same.
-        Some([0, 1, 3, 4].map(|word| u64::from_le(unsafe { place.add(word).read_volatile() })))
+        Some(SlotPlace { place, memory: PhantomData })
+    }
+
+    /// The words of a slot, once, but for the byte position, which nothing depends on.
+    #[inline]
+    pub(crate) fn event(&self, slot: u32) -> Option<[u64; 4]> {
+        let slot = self.slot(slot)?;
+        Some([slot.read::<0>(), slot.read::<1>(), slot.read::<3>(), slot.read::<4>()])
+    }
+
+    /// The place of a completion ring entry, by its free-running index.
+    #[inline]
+    pub(crate) fn completion(&self, index: u32) -> CompletionPlace<'m> {
+        let entry = (index & self.places.completion_mask) as usize;
+        // SAFETY: as in `submission`.
+        let place = unsafe { self.places.completions.add(entry * 2).cast() };
+        CompletionPlace { place, memory: PhantomData }
     }
 
     /// Writes a completion ring entry, by its free-running index.
@@ -171,15 +204,12 @@ impl<'m> StreamMemory<'m> {
         }
     }
 
-    /// Copies from the buffers, once; says whether the range is inside them.
+    /// Copies from the buffers, once; says whether the range is inside them and holds a SysEx message.
     #[inline]
-    pub(crate) fn long_data(&self, offset: usize, out: &mut [u8]) -> bool {
+    pub(crate) fn sysex(&self, offset: usize, out: &mut [u8]) -> bool {
         let inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.places.buffer_bytes);
-        if inside {
-            // SAFETY: as in `submission`, by the check; private memory does not overlap it, and any bytes are valid.
-            unsafe { copy(self.places.buffers.add(offset), out.as_mut_ptr(), out.len()) };
-        }
-        inside
+        // SAFETY: as in `submission`, by the check; private memory does not overlap it.
+        inside && unsafe { copy_sysex(self.places.buffers.add(offset), out) }
     }
 }
 

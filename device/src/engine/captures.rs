@@ -8,7 +8,7 @@ use crate::identity::SAMPLE_RATE;
 use crate::link::{Link, Shared};
 use crate::stream::Stream;
 use dmus_interface::time::RefTime;
-use std::sync::MutexGuard;
+use parking_lot::MutexGuard;
 
 /// Most messages that a turn takes from the inputs.
 const SECTION: usize = 128;

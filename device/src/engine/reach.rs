@@ -4,7 +4,7 @@
 
 use crate::link::{Guest, Link, Shared};
 use crate::remote::Remote;
-use std::sync::MutexGuard;
+use parking_lot::MutexGuard;
 use std::time::Instant;
 
 /// Bytes that one section copies at most.

@@ -78,7 +78,7 @@ impl Core {
                     if shared.epoch != self.epoch || shared.shutdown {
                         return;
                     }
-                    let _ = self.serve(link, shared);
+                    drop(self.serve(link, shared));
                 }
             }
         }

@@ -175,7 +175,12 @@ impl Rings {
     /// Publishes what is written, and raises the vector when the driver asked for one of these completions.
     #[inline]
     pub(crate) fn publish(&mut self, link: &Link, shared: &Shared) {
-        let old = self.published;
+        self.publish_from(self.published, link, shared);
+    }
+
+    /// As [`Self::publish`], for whoever knows what was published: completions before `old`.
+    #[inline]
+    pub(crate) fn publish_from(&mut self, old: u32, link: &Link, shared: &Shared) {
         self.published = self.written;
         if card::publish_head(&shared.page, self.index, old, self.published) {
             link.raise(shared, self.index as u16);

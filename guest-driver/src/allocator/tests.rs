@@ -5,7 +5,9 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use dmus_interface::event::{INCOMPLETE, PACKAGE};
+use dmus_interface::doorbell;
+use dmus_interface::event::{Event, INCOMPLETE, PACKAGE};
+use dmus_interface::protocol::Page;
 use dmus_interface::ring::{Completion, Slot};
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
@@ -18,7 +20,7 @@ const POOL_IOVA: u64 = 0x10_000;
 const BUFFER_IOVA: u64 = 0x20_000;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
-    let page = Box::leak(Box::new(leak(4096, 0).memory));
+    let page = DoorbellPage::new(Box::leak(Box::new(leak(4096, 0).memory))).expect("a page");
     let shape = Shape { stream: 0, width, slots: SLOTS, buffers: BUFFERS, buffer_size: BUFFER_SIZE, entries: SLOTS };
     let iovas = [POOL_IOVA, BUFFER_IOVA, 0x28_000, 0x30_000];
     let mut memories = shape.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
@@ -47,7 +49,7 @@ impl FakeCard {
 
     fn publish(&mut self, allocator: &Allocator<'_>, head: u32) {
         self.head = head;
-        allocator.page.store_u32(allocator.head_word, head, Ordering::Release);
+        allocator.page.store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), head, Ordering::Release);
     }
 }
 
@@ -212,6 +214,40 @@ fn lies_of_the_card_are_typed_errors_and_recycle_nothing() {
     assert_eq!(jumped.free_slots(), 16);
 }
 
+#[test]
+fn a_buffer_that_comes_home_goes_out_again_with_its_slot() {
+    let allocator = allocator(PointerWidth::Eight);
+    let mut card = FakeCard { head: 0 };
+    let others: Vec<_> = (0..SLOTS - BUFFERS).map(|_| allocator.get_message().expect("a message")).collect();
+    let mut sent: Vec<(u32, [u8; 40])> = vec![];
+    for round in 0..3 {
+        for i in 0..BUFFERS {
+            allocator.send(RefTime::ZERO, 0, &[1; 20]).expect("room");
+            let slot = last_submitted(&allocator);
+            let event = slot_bytes(&allocator, Slot(slot));
+            match sent.get(i as usize) {
+                Some(before) => assert_eq!(*before, (slot, event), "round {round}: another slot, or another buffer"),
+                None => sent.push((slot, event)),
+            }
+        }
+        assert_eq!(allocator.send(RefTime::ZERO, 0, &[1; 20]), Err(DriverError::NoMessage));
+        sent.iter().for_each(|(slot, _)| card.complete(&allocator, *slot, 1));
+    }
+    // What is short has no use for the buffer, which is free for others then.
+    allocator.send(RefTime::ZERO, 0, &[1; 8]).expect("room");
+    assert_eq!(allocator.free_buffers(), 1);
+    drop(others);
+    allocator.reclaim().expect("an honest card");
+    assert_eq!((allocator.free_slots(), allocator.free_buffers()), (SLOTS as usize - 1, BUFFERS as usize));
+}
+
+fn last_submitted(allocator: &Allocator<'_>) -> u32 {
+    let entry = allocator.tail.get().wrapping_sub(1) % SLOTS;
+    let mut slot = [0; 4];
+    assert!(allocator.submissions.memory.memory.read(entry as usize * SUBMISSION_SIZE, &mut slot));
+    u32::from_le_bytes(slot)
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Get,
@@ -221,7 +257,8 @@ enum Step {
     Package(usize, usize),
     Recycle(usize),
     Submit(usize),
-    Complete(usize),
+    Send(usize),
+    Complete(usize, bool),
     GetBuffer,
     PutBuffer(usize),
     Reset,
@@ -237,7 +274,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (n.clone(), n.clone()).prop_map(|(a, b)| Step::Package(a, b)),
         2 => n.clone().prop_map(Step::Recycle),
         4 => n.clone().prop_map(Step::Submit),
-        4 => n.clone().prop_map(Step::Complete),
+        4 => (1..=BUFFER_SIZE + 1).prop_map(Step::Send),
+        8 => (n.clone(), any::<bool>()).prop_map(|(f, reclaim)| Step::Complete(f, reclaim)),
         1 => Just(Step::GetBuffer),
         1 => n.prop_map(Step::PutBuffer),
         1 => Just(Step::Reset),
@@ -263,8 +301,11 @@ proptest! {
         let mut card = FakeCard { head: 0 };
         let mut held: Vec<(Message<'_>, Carried)> = vec![];
         let mut flying: VecDeque<(u32, Carried)> = VecDeque::new();
+        // Completed, and not yet taken home.
+        let mut done: VecDeque<Carried> = VecDeque::new();
         let mut buffers: Vec<Buffer<'_>> = vec![];
         for step in steps {
+            let mut consumed = allocator.consumed();
             match step {
                 Step::Get => match allocator.get_message() {
                     Ok(message) => {
@@ -319,7 +360,23 @@ proptest! {
                     let (message, carried) = held.swap_remove(m % held.len());
                     flying.push_back((submit(message), carried));
                 }
-                Step::Complete(f) if !flying.is_empty() => {
+                Step::Send(len) => match allocator.send(RefTime(7), 3, &[1; BUFFER_SIZE + 1][..len]) {
+                    Ok(()) => {
+                        let slot = last_submitted(&allocator);
+                        let event = Event::decode(&slot_bytes(&allocator, Slot(slot)), width).expect("an event");
+                        prop_assert_eq!((event.time, event.channel_group, event.next, event.flags), (7, 3, 0, 0));
+                        prop_assert_eq!(usize::from(event.event_bytes), len);
+                        let carried = Carried {
+                            slots: BTreeSet::from([slot]),
+                            buffers: usize::from(len > width.bytes()),
+                            has_data: true,
+                        };
+                        flying.push_back((slot, carried));
+                    }
+                    Err(DriverError::TooLong { .. }) => prop_assert!(len > BUFFER_SIZE),
+                    Err(error) => prop_assert!(matches!(error, DriverError::NoMessage | DriverError::NoBuffer), "{}", error),
+                },
+                Step::Complete(f, reclaim) if !flying.is_empty() => {
                     let f = f % flying.len();
                     if let Some((slot, carried)) = flying.remove(f) {
                         // The device may write whatever it likes there.
@@ -327,8 +384,11 @@ proptest! {
                             allocator.pool.memory.memory.write(*slot as usize * 64, &[0xFF; 40]);
                         }
                         card.complete(&allocator, slot, 1);
+                        done.push_back(carried);
                     }
-                    prop_assert_eq!(allocator.reclaim(), Ok(()));
+                    if reclaim {
+                        prop_assert_eq!(allocator.reclaim(), Ok(()));
+                    }
                 }
                 Step::GetBuffer => buffers.extend(allocator.get_buffer()),
                 Step::PutBuffer(b) if !buffers.is_empty() => {
@@ -337,12 +397,15 @@ proptest! {
                 }
                 Step::Reset => {
                     flying.clear();
+                    done.clear();
+                    consumed = 0;
                     card.publish(&allocator, 0);
                     allocator.reclaim_after_reset();
                 }
                 _ => {}
             }
-            let carried = || held.iter().map(|(_, carried)| carried).chain(flying.iter().map(|(_, carried)| carried));
+            done.drain(..allocator.consumed().wrapping_sub(consumed) as usize);
+            let carried = || held.iter().map(|(_, carried)| carried).chain(flying.iter().map(|(_, carried)| carried)).chain(&done);
             let slots: Vec<u32> = carried().flat_map(|carried| carried.slots.iter().copied()).collect();
             let unique: BTreeSet<u32> = slots.iter().copied().collect();
             prop_assert_eq!(unique.len(), slots.len(), "a slot with two owners");

@@ -1,5 +1,6 @@
 use super::*;
 use crate::allocator::Shape;
+use crate::dma::DoorbellPage;
 use crate::dma::heap::leak;
 use crate::{Allocator, StreamConfig};
 use alloc::boxed::Box;
@@ -15,7 +16,7 @@ mod ordering;
 const SLOTS: usize = 16;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
-    let page = Box::leak(Box::new(leak(4096, 0).memory));
+    let page = DoorbellPage::new(Box::leak(Box::new(leak(4096, 0).memory))).expect("a page");
     let StreamConfig { buffers, buffer_size, .. } = StreamConfig::default();
     let buffer_size = buffer_size as usize;
     let shape = Shape { stream: 0, width, slots: SLOTS as u32, buffers, buffer_size, entries: SLOTS as u32 };

@@ -77,10 +77,7 @@ fn ours(stream: &RenderStream<'_, Platform>) -> anyhow::Result<()> {
         ensure!(time::now_ns() < deadline, "the card completes nothing");
     }
     for _ in 0..BATCH {
-        let mut message = allocator.get_message()?;
-        message.set_time(RefTime::ZERO);
-        message.set_data(&DATA)?;
-        stream.put_message(message)?;
+        stream.send(RefTime::ZERO, 0, &DATA)?;
     }
     stream.flush();
     Ok(())

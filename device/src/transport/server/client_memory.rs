@@ -5,8 +5,9 @@
 use super::link::Link;
 use super::protocol::{HEADER, Header, MAX_TRANSFER, command, u32_at, u64_at};
 use crate::device::{Gate, RemoteError, RemoteMemory};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -237,7 +238,7 @@ impl ClientMemory {
             if held.slots != 0 {
                 return Ok(None);
             }
-            exchange = self.wait(exchange, deadline)?;
+            self.wait(&mut exchange, deadline)?;
         }
     }
 
@@ -285,24 +286,21 @@ impl ClientMemory {
                 return Ok(slot.count);
             }
             exchange.usable()?;
-            exchange = self.wait(exchange, deadline)?;
+            self.wait(&mut exchange, deadline)?;
         }
     }
 
-    fn wait<'a>(
-        &'a self,
-        exchange: MutexGuard<'a, Exchange>,
-        deadline: Instant,
-    ) -> Result<MutexGuard<'a, Exchange>, ClientMemoryError> {
+    fn wait(&self, exchange: &mut MutexGuard<'_, Exchange>, deadline: Instant) -> Result<(), ClientMemoryError> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ClientMemoryError::TimedOut { limit: self.0.limit });
         }
-        Ok(self.0.changed.wait_timeout(exchange, left).unwrap_or_else(PoisonError::into_inner).0)
+        self.0.changed.wait_for(exchange, left);
+        Ok(())
     }
 
     fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.exchange.lock()
     }
 
     /// The calling thread serves from now on.

@@ -2,6 +2,7 @@
 //!
 //! Fed by the session (replies) and by [`super::ClientMemory`] (requests); feeds the socket.
 
+use parking_lot::Mutex;
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
@@ -10,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The socket, for sending.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl Link {
     /// Sends one message, given in two pieces, whole. After an error the connection is over for both sides, since a part may
     /// have gone.
     pub(super) fn send(&self, head: &[u8], body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        let guard = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.socket.lock();
         let socket = guard.as_ref().ok_or(Errno::PIPE)?;
         send_whole(socket, head, body, fd).inspect_err(|_| {
             // Wakes the serving thread. If it fails, the connection is over already.
@@ -37,7 +38,7 @@ impl Link {
 
     /// Lets go of the socket. A sender that waits in it must have been woken by a shutdown before.
     pub(super) fn close(&self) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.socket.lock() = None;
     }
 }
 
