@@ -122,14 +122,6 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         Ok(())
     }
 
-    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up after the first `sent` bytes
-    /// of it, and gives how many are put by now: fewer than all when the pool has run dry. Nothing else may be put before the rest is.
-    pub fn put_bytes(&self, time: RefTime, bytes: &[u8], sent: usize) -> Result<usize, DriverError> {
-        let mut pending = Pending::resume(time, bytes, sent);
-        pending.send(&self.allocator, |message| self.put_message(message))?;
-        Ok(pending.sent())
-    }
-
     /// `GetMessage`, filling it with one whole message in the channel group, and `PutMessage`, in one step. [`Self::flush`] makes it visible.
     ///
     /// [`DriverError::NoMessage`] or [`DriverError::NoBuffer`] while the pool has no room, [`DriverError::TooLong`] for more bytes than a buffer
@@ -137,6 +129,14 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     #[inline]
     pub fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
         self.allocator.send(time, channel_group, bytes)
+    }
+
+    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up after the first `sent` bytes
+    /// of it, and gives how many are put by now: fewer than all when the pool has run dry. Nothing else may be put before the rest is.
+    pub fn put_bytes(&self, time: RefTime, bytes: &[u8], sent: usize) -> Result<usize, DriverError> {
+        let mut pending = Pending::resume(time, bytes, sent);
+        pending.send(&self.allocator, |message| self.put_message(message))?;
+        Ok(pending.sent())
     }
 
     /// Makes all messages put so far visible to the card.

@@ -2,11 +2,12 @@
 //! wrong, late or never come.
 
 use dmus_card::bank::Bank;
-use dmus_driver::{Card, Platform, RenderStream, StreamConfig, play};
+use dmus_driver::{Card, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play, play_through};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{self, Fault, control};
 use dmus_interface::ring::{Reject, Status};
+use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_song::Song;
 use dmus_tests::loopback::MemorySink;
 use dmus_tests::memory::{RAM, RAM_IOVA};
@@ -61,6 +62,29 @@ fn a_song_in_plain_memory_sounds_as_it_is_rendered_offline() -> anyhow::Result<(
     for width in [PointerWidth::Eight, PointerWidth::Four] {
         assert!(play_all(&song, width, |_| {})? == expected, "the audio differs with {width:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_a_wave_sink_brings_into_plain_memory_is_what_the_card_renders() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::busy(500))?;
+    let host = PlainHost::start(PATIENT)?;
+    let mut heard = vec![];
+    {
+        let card = Card::open(host.connect()?, PointerWidth::Four)?;
+        let render = RenderStream::open(&card, 0, StreamConfig::default())?;
+        let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
+        // More than a message to the client carries.
+        let config = StreamConfig { slots: 4, buffers: 4, buffer_size: 65_528 };
+        let mut wave = WaveStream::open(&card, 1, config, format)?;
+        let listener = |period: &[u8]| {
+            heard.extend_from_slice(period);
+            Ok::<_, DriverError>(())
+        };
+        play_through(&render, &mut wave, song.messages(), song.duration(), listener, |_| {})?;
+    }
+    let heard: Vec<i16> = heard.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
+    assert!(heard == offline(&song) && heard == host.finish()?.samples());
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use dmus_card::ClockMode;
 use dmus_card::transport::Transport;
-use dmus_driver::{Card, Counts, DriverError, Platform, RenderStream, StreamConfig, WaveStream};
+use dmus_driver::{Card, Counts, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play_through};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, PointerWidth};
 use dmus_interface::regs::Fault;
@@ -11,8 +11,12 @@ use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::{RefTime, SampleTime};
 use dmus_interface::wave::{Sample, WaveFormat};
-use dmus_tests::loopback::{HostedCard, Loopback};
-use dmus_tests::raw::{BUFFER_SIZE, RawStream, seconds};
+use dmus_song::Song;
+use dmus_tests::attack::{Attack, next_driver_plays};
+use dmus_tests::direct::Direct;
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::raw::{BUFFER_SIZE, Bus, RawStream, seconds};
+use dmus_tests::songs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -277,7 +281,7 @@ fn in_realtime_periods_without_slots_are_lost_counted_and_reported_and_those_tha
 }
 
 /// A wave sink stream without manners, in ACQUIRE.
-fn bare(platform: &Loopback, format: WaveFormat) -> anyhow::Result<RawStream<'_, Loopback>> {
+fn bare<B: Bus>(platform: &B, format: WaveFormat) -> anyhow::Result<RawStream<'_, B>> {
     let s = RawStream::prepare(platform, PointerWidth::Eight)?;
     s.write(stream::WAVE_RATE, format.rate);
     s.write(stream::WAVE_FORMAT, format.value());
@@ -286,7 +290,7 @@ fn bare(platform: &Loopback, format: WaveFormat) -> anyhow::Result<RawStream<'_,
     Ok(s)
 }
 
-fn post(s: &RawStream<'_, Loopback>, count: u32) {
+fn post<B: Bus>(s: &RawStream<'_, B>, count: u32) {
     for number in 0..count {
         s.fill(number, s.event(0, 0, Data::Inline(s.buffer_iova(number).to_le_bytes())));
         s.put(number);
@@ -353,6 +357,61 @@ fn the_driver_refuses_formats_that_no_card_has_and_streams_without_buffers() -> 
     {
         let refused = WaveStream::open(&card, index, config, CARD).map(|_| ());
         assert!(matches!(refused, Err(DriverError::BadConfig(_))), "{index} {config:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_song_played_through_comes_back_whole_in_periods_of_any_size() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::busy(300))?;
+    for buffer_size in [8, 1000, 65_528] {
+        let hosted = HostedCard::start(ClockMode::Virtual)?;
+        let mut heard = vec![];
+        {
+            let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+            let render = RenderStream::open(&card, 0, StreamConfig::default())?;
+            // Few slots, or the smallest periods would take a turn of both sides each.
+            let slots = if buffer_size == 8 { 512 } else { 2 };
+            let config = StreamConfig { slots, buffers: slots, buffer_size };
+            let mut wave = WaveStream::open(&card, 1, config, CARD)?;
+            let end = song.end().saturating_add(RefTime(100_000));
+            let listener = |period: &[u8]| -> anyhow::Result<()> {
+                ensure!(period.len() <= buffer_size as usize);
+                heard.extend_from_slice(period);
+                Ok(())
+            };
+            let played = play_through(&render, &mut wave, song.messages(), end, listener, |_| {})?;
+            assert_eq!(played.counts.presented, song.len() as u64);
+        }
+        let audio: Vec<u8> = hosted.finish()?.samples().iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        assert!(!audio.is_empty() && heard == audio, "periods of {buffer_size}: {} of {}", heard.len(), audio.len());
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_that_a_guest_does_to_a_wave_sink_keeps_the_card_from_the_next_driver() -> anyhow::Result<()> {
+    // Without a transport: those refuse some of these before the card sees them.
+    let platform = Direct::new()?;
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u8
+    };
+    for round in 0..150 {
+        platform.device_reset();
+        platform.write_config(4, &[6, 0]);
+        let format = WaveFormat { rate: WaveFormat::RATES[round % 4], ..CARD };
+        let s = bare(&platform, format)?;
+        post(&s, 8);
+        s.set_state(State::Run)?;
+        s.grant(i64::from(random()) * 1000);
+        let bytes: Vec<u8> = (0..600).map(|_| random()).collect();
+        let mut bytes = &bytes[..];
+        while let Some(attack) = Attack::decode(&mut bytes) {
+            attack.carry_out(&s);
+        }
+        next_driver_plays(&platform)?;
     }
     Ok(())
 }

@@ -176,7 +176,8 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
         "clock": args.machine.clock_name(),
         "image": args.machine.image_name(),
-        "pointer_width": args.machine.width,
+        // The guest's own word, from those that say it.
+        "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
     }))
 }
 

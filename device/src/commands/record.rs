@@ -85,7 +85,8 @@ fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wal
         "midi": args.output.display().to_string(),
         "clock": args.machine.clock_name(),
         "image": args.machine.image_name(),
-        "pointer_width": args.machine.width,
+        // The guest's own word, from those that say it.
+        "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
     })
 }
 

@@ -131,7 +131,7 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
     };
     let allocator = stream.allocator();
     println!(
-        "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={}",
+        "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={} width={}",
         counts.submitted,
         counts.presented,
         counts.late,
@@ -141,6 +141,7 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
         allocator.free_slots(),
         config.buffers,
         allocator.free_buffers(),
+        card.pointer_width().bytes(),
     );
     Ok(())
 }
@@ -187,8 +188,13 @@ fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
     let recorded = dmus_driver::record(&card, &mut stream, until, show, progress)?;
     let (slots_home, buffers_home) = stream.at_home();
     println!(
-        "dmus: recorded messages={} bytes={} lost={} slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home}",
-        recorded.messages, recorded.bytes, recorded.lost, config.slots, config.buffers,
+        "dmus: recorded messages={} bytes={} lost={} slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home} width={}",
+        recorded.messages,
+        recorded.bytes,
+        recorded.lost,
+        config.slots,
+        config.buffers,
+        card.pointer_width().bytes(),
     );
     Ok(())
 }
