@@ -153,7 +153,7 @@ impl Stream {
 
     /// A settled stream's section for nothing but plain events that are due, up to `tail`; publishes their completions. False leaves the
     /// rest, or all of it, to [`Stream::serve`].
-    #[inline(never)]
+    #[inline]
     pub(crate) fn serve_due(&mut self, link: &Link, shared: &Shared, tail: u32) -> bool {
         let first = self.rings.fetched;
         let count = tail.wrapping_sub(first);
