@@ -8,6 +8,7 @@ mod commands;
 mod reach;
 mod requests;
 mod rest;
+mod settled;
 
 use crate::bank::Bank;
 use crate::capture::CaptureStream;
@@ -207,26 +208,6 @@ impl Core {
         self.turn_whole(link, shared)
     }
 
-    /// A turn of a settled card after a first look.
-    #[inline(never)]
-    fn turn_settled<'a>(&mut self, link: &'a Link, shared: MutexGuard<'a, Shared>, glance: Glance) -> Turn {
-        if glance == Glance::Several && self.serve_due(link, &shared) {
-            return Turn::Worked;
-        }
-        match glance {
-            Glance::Presented => Turn::Worked,
-            Glance::Following => {
-                self.streams.iter_mut().for_each(|stream| stream.follow_up(link, &shared));
-                Turn::Worked
-            }
-            Glance::Quiet => {
-                self.streams.iter_mut().for_each(|stream| stream.report(&link.stats));
-                Turn::Quiet
-            }
-            Glance::Several | Glance::Unsettled => self.turn_whole(link, shared),
-        }
-    }
-
     #[inline(never)]
     fn turn_whole<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Turn {
         if std::mem::take(&mut self.settled) {
@@ -292,34 +273,6 @@ impl Core {
             worked |= self.collect_downloads(link);
         }
         if worked { Turn::Worked } else { Turn::Quiet }
-    }
-
-    /// Looks at a card that is settled, and presents what is submitted if that is one event of the usual kind.
-    #[inline(never)]
-    fn glance(&mut self, shared: &Shared) -> Glance {
-        let look = Look::at(&shared.page);
-        if self.clock.would_move(look.grant()) {
-            return Glance::Unsettled;
-        }
-        let mut found = None;
-        for stream in &mut self.streams {
-            let tail = look.tail(&shared.page, stream.rings.index);
-            match tail.wrapping_sub(stream.rings.fetched) {
-                0 => {}
-                1 if found.is_none() => found = Some(stream),
-                _ => return Glance::Several,
-            }
-        }
-        found.map_or(Glance::Quiet, |stream| stream.present_one(shared))
-    }
-
-    /// Serves the streams of a card that is settled, as long as all is plain and due. False leaves it, or what is left of it, to a whole turn.
-    fn serve_due(&mut self, link: &Link, shared: &Shared) -> bool {
-        let look = Look::at(&shared.page);
-        self.streams.iter_mut().all(|stream| {
-            let tail = look.tail(&shared.page, stream.rings.index);
-            tail == stream.rings.fetched || stream.serve_due(link, shared, tail)
-        })
     }
 
     /// The transport has left something: a reset, or requests. `None` if it has left another reset meanwhile.

@@ -6,13 +6,12 @@
 
 use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
 use crate::shadow::{Carried, FreeStack, Links, NONE};
-use crate::{Buffer, DriverError, Message, message};
+use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
 use core::cell::Cell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::protocol::driver;
 use dmus_interface::ring::{COMPLETION_SIZE, Reject, SUBMISSION_SIZE, Slot, Status};
-use dmus_interface::time::RefTime;
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,98 +159,6 @@ impl<'c> Allocator<'c> {
         let home = self.take_slot()?;
         self.settle(&home);
         Ok(Message::new(self, home.place, home.shadow, home.slot))
-    }
-
-    /// `GetMessage`, filling it with a whole message, and `PutMessage`, in one step: what is not looked at between them is not stored twice, and
-    /// the buffer that comes home with a slot goes out again with it. The same errors, and nothing is sent then.
-    #[inline(always)]
-    pub(crate) fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
-        let header = self.header | message::header(channel_group, bytes.len());
-        if bytes.len() > self.inline_limit {
-            return self.send_long(header, time, bytes);
-        }
-        let word = message::short_word(bytes);
-        let home = match self.next_plain(Carried::MESSAGE.submitted()) {
-            Some(home) => home,
-            None => self.take_slot_alone()?,
-        };
-        home.place.fill(header, time.0, self.data_place, word);
-        home.shadow.set(Carried::MESSAGE.submitted());
-        self.submit(home.slot);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn send_long(&self, header: u64, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
-        let (len, size) = (bytes.len(), self.buffer_size);
-        if len > size {
-            return Err(DriverError::TooLong { len, size });
-        }
-        let carried = Carried::MESSAGE.with_buffer().submitted();
-        let (home, buffer) = match self.next_plain(carried) {
-            Some(home) => {
-                let buffer = self.links(home.slot).get().buffer;
-                (home, buffer)
-            }
-            None => self.take_slot_with_buffer()?,
-        };
-        let offset = buffer as usize * size;
-        self.buffers.memory.write(offset, bytes);
-        home.place.fill(header, time.0, self.data_place, self.buffers.iova + offset as u64);
-        home.shadow.set(carried);
-        self.submit(home.slot);
-        Ok(())
-    }
-
-    /// The next completed slot, if it carried just this and was presented, and the driver knows it to be there: what comes round again and again.
-    /// The shadow still says so.
-    #[inline(always)]
-    fn next_plain(&self, carried: Carried) -> Option<Home<'_>> {
-        let consumed = self.consumed.get();
-        if self.head.get() == consumed {
-            return None;
-        }
-        // What is above the slot is its status: with another one, what is left is no slot.
-        let slot = self.completions.load_long(consumed).wrapping_sub((Status::Presented as u64) << 32);
-        let (place, shadow) = self.pool.place(slot)?;
-        if shadow.get() != carried {
-            return None;
-        }
-        let slot = slot as u32;
-        let presented = &self.ended[Status::Presented as usize - 1];
-        presented.set(presented.get() + 1);
-        self.consumed.set(consumed.wrapping_add(1));
-        Some(Home { slot, place, shadow })
-    }
-
-    /// A slot that carries nothing.
-    #[inline(never)]
-    fn take_slot_alone(&self) -> Result<Home<'_>, DriverError> {
-        let home = self.take_slot()?;
-        self.settle(&home);
-        Ok(home)
-    }
-
-    /// A slot, and the buffer that it came with, or another; the slot goes home if there is none.
-    #[inline(never)]
-    fn take_slot_with_buffer(&self) -> Result<(Home<'_>, u32), DriverError> {
-        let home = self.take_slot()?;
-        if home.shadow.get().has_buffer() {
-            let buffer = self.links(home.slot).get().buffer;
-            return Ok((home, buffer));
-        }
-        home.shadow.set(Carried::NOTHING);
-        match self.get_buffer() {
-            Ok(buffer) => {
-                let buffer = buffer.into_index();
-                self.links(home.slot).set(Links { buffer, ..Links::NONE });
-                Ok((home, buffer))
-            }
-            Err(error) => {
-                self.free_slots.push(home.slot);
-                Err(error)
-            }
-        }
     }
 
     /// An idle slot, or the next completed one.
@@ -534,5 +441,6 @@ impl<'c> Allocator<'c> {
     }
 }
 
+mod send;
 #[cfg(test)]
 mod tests;
