@@ -386,6 +386,24 @@ fn the_wave_sink_brings_what_the_offline_renderer_makes() -> anyhow::Result<()> 
 }
 
 #[test]
+fn info_tells_what_the_card_has_and_what_its_synthesizer_answers() -> anyhow::Result<()> {
+    let info = text(virtually()?, "info")?;
+    let rows: BTreeMap<&str, &str> = info.lines().filter_map(|line| line.split_at_checked(17)).collect();
+    for (name, value) in [
+        ("clock", "virtual"),
+        ("sample rate", "48000 Hz"),
+        ("fault", "none"),
+        ("capabilities", "DLS, DLS2, software, fixed memory, General MIDI, reverb"),
+        ("volume", "0.00 dB"),
+        ("priority", "0x8000000e of the first channel"),
+    ] {
+        let found = rows.iter().find(|(row, _)| row.trim_end() == name).map(|(_, value)| *value);
+        assert_eq!(found, Some(value), "{name} in\n{info}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_hundred_rounds_leave_nothing_behind_and_a_stray_address_is_refused_by_name() -> anyhow::Result<()> {
     let selftest = text(virtually()?, "selftest")?;
     for line in [

@@ -1,15 +1,17 @@
 //! `dmusd info`: what a card says of itself.
 //!
-//! Fed by the card's registers, which only reading leaves as they are; feeds people.
+//! Fed by the card's registers, and then, when those are read, by the properties that its mailbox answers; feeds people.
 
-use dmus_driver::Platform;
+use dmus_driver::{Card, Mailbox, Platform, RenderStream, StreamConfig};
 use dmus_driver_vfio::{VfioPlatform, find};
+use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
+use dmus_interface::property::{caps, effect};
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, Fault, Register, feature};
 use dmus_interface::time::RefTime;
 
-/// Show the card's capabilities, clocks and streams.
+/// Show the card's capabilities, clocks, streams and properties.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
@@ -55,5 +57,55 @@ pub(crate) fn run(device: Option<&str>, _: &Args) -> anyhow::Result<()> {
             wide(block(stream::PREFETCH))
         );
     }
+    show_properties(card)
+}
+
+/// What the synthesizer answers through the mailbox: of the card, and of a stream as it is when it is created.
+fn show_properties(platform: VfioPlatform) -> anyhow::Result<()> {
+    let card = Card::open(platform, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let caps = mailbox.caps()?;
+    let name = caps.description.iter().map(|unit| unit.get()).take_while(|unit| *unit != 0);
+    let wave = mailbox.wave_format()?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let port = mailbox.port_parameters(0)?;
+    let decibels = |hundredths: i32| format!("{:.2} dB", f64::from(hundredths) / 100.0);
+    let rows = [
+        ("synthesizer", String::from_utf16_lossy(&name.collect::<Vec<_>>())),
+        ("capabilities", names(caps.flags.get(), &CAPABILITIES)),
+        ("sample memory", format!("{} MiB for downloads", caps.memory_size.get() >> 20)),
+        ("renders", format!("{wave:?}")),
+        ("groups", format!("{}, {} at most", port.channel_groups.get(), caps.max_channel_groups.get())),
+        ("voices", format!("{}, {} at most", port.voices.get(), caps.max_voices.get())),
+        ("effects", names(port.effects.get(), &EFFECTS)),
+        ("volume", decibels(mailbox.volume(0)?)),
+        ("volume boost", decibels(mailbox.volume_boost(0)?)),
+        ("priority", format!("{:#x} of the first channel", mailbox.voice_priority(0, 0, 0)?)),
+    ];
+    for (name, value) in rows {
+        println!("{name:<16} {value}");
+    }
+    drop(stream);
     Ok(())
+}
+
+const CAPABILITIES: [(u32, &str); 6] = [
+    (caps::DLS, "DLS"),
+    (caps::DLS2, "DLS2"),
+    (caps::SOFTWARE_SYNTH, "software"),
+    (caps::MEMORY_SIZE_FIXED, "fixed memory"),
+    (caps::GM_IN_HARDWARE, "General MIDI"),
+    (caps::REVERB, "reverb"),
+];
+const EFFECTS: [(u32, &str); 2] = [(effect::REVERB, "reverb"), (effect::CHORUS, "chorus")];
+
+/// The names of the bits that are set, and what is left of them.
+fn names(bits: u32, of: &[(u32, &str)]) -> String {
+    let mut names: Vec<String> =
+        of.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
+    let left = of.iter().fold(bits, |left, (bit, _)| left & !bit);
+    if left != 0 {
+        names.push(format!("{left:#x}"));
+    }
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
