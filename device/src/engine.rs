@@ -198,7 +198,7 @@ impl Engine {
 impl Core {
     fn turn(&mut self, link: &Link) -> Turn {
         let shared = link.lock();
-        if self.settled && !shared.rung {
+        if shared.settled {
             let glance = self.glance(&shared);
             if glance == Glance::Presented {
                 return Turn::Worked;
@@ -210,6 +210,7 @@ impl Core {
 
     #[inline(never)]
     fn turn_whole<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Turn {
+        shared.settled = false;
         if std::mem::take(&mut self.settled) {
             self.streams.iter_mut().for_each(|stream| stream.report(&link.stats));
         }
@@ -253,6 +254,7 @@ impl Core {
                 self.move_to(self.now.position);
             }
             self.settled = self.clock.is_virtual() && self.sink_ready && self.captures.is_empty();
+            shared.settled = self.settled;
             if self.settled {
                 self.streams.iter_mut().for_each(Stream::settle_down);
             }

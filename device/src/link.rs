@@ -127,6 +127,8 @@ pub(crate) struct Shared {
     pub(crate) fault_count: u32,
     /// Something happened that a sleeping engine must look at.
     pub(crate) rung: bool,
+    /// The engine has found itself settled, and nothing has rung since: its next turn may be a short one.
+    pub(crate) settled: bool,
     pub(crate) shutdown: bool,
     vectors: [Option<File>; VECTORS as usize],
 }
@@ -161,6 +163,7 @@ impl Link {
             fault_detail: 0,
             fault_count: 0,
             rung: false,
+            settled: false,
             shutdown: false,
             vectors: [const { None }; VECTORS as usize],
         };
@@ -191,6 +194,7 @@ impl Link {
     /// Wakes the engine.
     pub(crate) fn ring(&self, shared: &mut Shared) {
         shared.rung = true;
+        shared.settled = false;
         self.bell.notify_one();
     }
 
@@ -310,6 +314,7 @@ impl Shared {
         self.epoch += 1;
         // The engine looks for requests and resets only when it is rung.
         self.rung = true;
+        self.settled = false;
         self.requests = [None; STREAMS];
         self.views = [StreamView::default(); STREAMS];
         self.command = None;

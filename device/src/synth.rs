@@ -190,10 +190,16 @@ impl Synth {
     #[inline]
     pub(crate) fn listens_to(word: u64) -> bool {
         match word as u8 {
-            0xF0 => word & 0xFE00 == 0x7E00,
+            0xF0 => Self::is_universal(word),
             0xF1..=0xFF => false,
             _ => true,
         }
+    }
+
+    /// Whether SysEx is of the universal kinds, 7E or 7F.
+    #[inline]
+    pub(crate) fn is_universal(word: u64) -> bool {
+        word & 0xFE00 == 0x7E00
     }
 
     #[inline(never)]

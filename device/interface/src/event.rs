@@ -329,9 +329,15 @@ impl ShortForm {
     #[inline(always)]
     pub const fn is_message(&self, word: u64) -> bool {
         match word as u8 {
-            0xF0 => word & self.sysex_mask == self.sysex,
+            0xF0 => self.is_sysex(word),
             status => self.is_fixed(status, word),
         }
+    }
+
+    /// Whether the bytes of a little-endian word are one SysEx message, from F0 to F7.
+    #[inline(always)]
+    pub const fn is_sysex(&self, word: u64) -> bool {
+        word & self.sysex_mask == self.sysex
     }
 
     /// Of messages whose status says how long they are.

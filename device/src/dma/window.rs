@@ -6,6 +6,7 @@ use super::guest::GuestMemory;
 use super::sysex::copy_sysex;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE, Status};
 use std::marker::PhantomData;
+use std::ptr;
 
 /// Where the parts of a stream are in guest memory.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +26,14 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 pub(crate) struct Windows {
     generation: u64,
-    /// `None`: some part is not wholly inside one map, or not aligned.
-    places: Option<Places>,
+    /// The generation in which the places may be accessed, or [`NEVER`]: some part is not wholly inside one map, or not aligned.
+    valid_in: u64,
+    places: Places,
     remote: bool,
 }
+
+/// No generation of the maps.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Places {
@@ -44,17 +49,32 @@ struct Places {
     completion_mask: u32,
 }
 
+impl Places {
+    /// Of what is not accessible.
+    const NONE: Self = Self {
+        pool: ptr::null_mut(),
+        slots: 0,
+        stride: 0,
+        buffers: ptr::null_mut(),
+        buffer_bytes: 0,
+        submissions: ptr::null_mut(),
+        submission_mask: 0,
+        completions: ptr::null_mut(),
+        completion_mask: 0,
+    };
+}
+
 // SAFETY: the places are only numbers before `GuestMemory::view` makes them a view, which borrows the memory.
 unsafe impl Send for Windows {}
 
 impl Windows {
     /// Nothing is translated yet.
-    pub(crate) const STALE: Self = Self { generation: u64::MAX, places: None, remote: false };
+    pub(crate) const STALE: Self = Self { generation: NEVER, valid_in: NEVER, places: Places::NONE, remote: false };
 
     /// Whether every part is accessible in one piece.
     #[inline]
     pub(crate) fn is_whole(&self) -> bool {
-        self.places.is_some()
+        self.valid_in != NEVER
     }
 
     /// Whether the client has some of these parts and does not share it.
@@ -218,7 +238,11 @@ impl GuestMemory {
     /// accessible in one piece.
     #[inline]
     pub(crate) fn view<'m>(&'m self, windows: &'m Windows) -> Option<StreamMemory<'m>> {
-        let places = windows.places.as_ref().filter(|_| windows.generation == self.generation)?;
+        // Only `translate` has set it, with places of that generation.
+        if windows.valid_in != self.generation {
+            return None;
+        }
+        let places = &windows.places;
         Some(StreamMemory { places, slots: places.slots, memory: PhantomData })
     }
 
@@ -238,7 +262,8 @@ impl GuestMemory {
             (layout.completions.0, u64::from(layout.completions.1) * COMPLETION_SIZE as u64),
         ];
         let remote = places.is_none() && parts.into_iter().any(|(iova, len)| self.has_unshared(iova, len));
-        Windows { generation: self.generation, places, remote }
+        let valid_in = if places.is_some() { self.generation } else { NEVER };
+        Windows { generation: self.generation, valid_in, places: places.unwrap_or(Places::NONE), remote }
     }
 
     /// Makes void what was translated so far.

@@ -107,11 +107,8 @@ impl Stream {
         if header.len > PointerWidth::Eight.bytes() {
             return Glance::Several;
         }
-        if word as u8 != 0xF0 || Synth::listens_to(word) {
+        if !ShortForm::of_length(header.len).is_sysex(word) || Synth::is_universal(word) {
             return self.present_heard(shared, slot, time, header.word, word);
-        }
-        if !is_short_message(word, header.len) {
-            return Glance::Several;
         }
         let indices = Indices { stream: *index, fetched, written, published };
         if indices.complete_one(&view, shared, slot, time) {

@@ -13,15 +13,15 @@ impl Allocator<'_> {
     /// the buffer that comes home with a slot goes out again with it. The same errors, and nothing is sent then.
     #[inline(always)]
     pub(crate) fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
-        let header = self.header | message::header(channel_group, bytes.len());
         if bytes.len() > self.inline_limit {
-            return self.send_long(header, time, bytes);
+            return self.send_long(time, channel_group, bytes);
         }
         let word = message::short_word(bytes);
         let home = match self.next_plain(Carried::MESSAGE.submitted()) {
             Some(home) => home,
             None => self.take_slot_alone()?,
         };
+        let header = self.header | message::header(channel_group, bytes.len());
         home.place.fill(header, time.0, self.data_place, word);
         home.shadow.set(Carried::MESSAGE.submitted());
         self.submit(home.slot);
@@ -29,7 +29,7 @@ impl Allocator<'_> {
     }
 
     #[inline(always)]
-    fn send_long(&self, header: u64, time: RefTime, bytes: &[u8]) -> Result<(), DriverError> {
+    fn send_long(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
         let (len, size) = (bytes.len(), self.buffer_size);
         if len > size {
             return Err(DriverError::TooLong { len, size });
@@ -44,6 +44,7 @@ impl Allocator<'_> {
         };
         let offset = buffer as usize * size;
         self.buffers.memory.write(offset, bytes);
+        let header = self.header | message::header(channel_group, len);
         home.place.fill(header, time.0, self.data_place, self.buffers.iova + offset as u64);
         home.shadow.set(carried);
         self.submit(home.slot);

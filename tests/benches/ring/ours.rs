@@ -19,11 +19,12 @@ pub(crate) fn one_thread(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
     let mut engine = card.platform().take_engine()?;
     let data = payload(bytes);
     Ok(Box::new(move |events| {
+        let (stream, data) = (&stream, data.as_slice());
         let allocator = stream.allocator();
         let before = allocator.counts().presented;
         let started = Instant::now();
         for _ in 0..events / batch {
-            send(&stream, &data, batch)?;
+            send(stream, data, batch)?;
             // What is completed comes home as the next messages.
             engine.turn();
         }
