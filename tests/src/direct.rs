@@ -8,7 +8,7 @@ use anyhow::Context;
 use dmus_card::card::Card;
 use dmus_card::device::{Device, DmaMap, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
-use dmus_card::sink::NullSink;
+use dmus_card::sink::{NullSink, Sink};
 use dmus_card::stats::Stats;
 use dmus_card::{ClockMode, assemble};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
@@ -37,7 +37,12 @@ pub struct Direct {
 impl Direct {
     /// Makes the card and gives it the memory.
     pub fn new() -> anyhow::Result<Self> {
-        let (mut card, engine) = assemble(ClockMode::Virtual, Box::new(NullSink))?;
+        Self::with_sink(Box::new(NullSink))
+    }
+
+    /// The same, with its audio kept.
+    pub fn with_sink(sink: Box<dyn Sink>) -> anyhow::Result<Self> {
+        let (mut card, engine) = assemble(ClockMode::Virtual, sink)?;
         let stats = card.stats();
         let page = Page::map(&card.doorbell_fd()?, BAR_SIZE as usize)?;
         let ram = Ram::new()?;
