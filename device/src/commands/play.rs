@@ -69,9 +69,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
         items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
     }
+    let by_aplaymidi = args.machine.image == Image::Linux && args.machine.realtime;
+    anyhow::ensure!(
+        !by_aplaymidi || args.machine.width == 8,
+        "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out"
+    );
     if let Some(dls) = &args.dls {
-        let plays = args.machine.image != Image::Linux || !args.machine.realtime;
-        anyhow::ensure!(plays, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
+        anyhow::ensure!(!by_aplaymidi, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
         items.push(("dls", Item::File(dls.clone())));
     }
     let with_dls = if args.dls.is_some() { " --dls \"$DLS\"" } else { "" };
