@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
@@ -36,17 +37,35 @@ pub struct VfioPlatform {
     started: Instant,
 }
 
+/// How long a card may be busy before that counts: the kernel resets it when a program ends, killed ones too, and lets go of it after that.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// Tries until the card is not busy, or has been so for too long.
+fn when_free<T>(mut attempt: impl FnMut() -> Result<T, VfioError>) -> Result<T, VfioError> {
+    let since = Instant::now();
+    loop {
+        match attempt() {
+            Err(VfioError::Busy(_)) if since.elapsed() < LETTING_GO => std::thread::sleep(Duration::from_millis(20)),
+            outcome => return outcome,
+        }
+    }
+}
+
 impl VfioPlatform {
-    /// Opens the card at a PCI address, as [`crate::find`] gives it.
-    pub fn open(address: &str) -> Result<Self, VfioError> {
-        let directory = Machine::default().check(address)?;
-        let device = VfioPciDevice::open(directory).map_err(|error| match error.kind() {
+    fn open_device(directory: &Path, address: &str) -> Result<VfioPciDevice, VfioError> {
+        VfioPciDevice::open(directory).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => VfioError::NoInterruptRemapping,
             // The crate's own, for an extension that the kernel does not have.
             io::ErrorKind::InvalidInput => VfioError::NoIommuDriver,
             io::ErrorKind::ResourceBusy => VfioError::Busy(format!("of {address}")),
             _ => VfioError::io(format!("VFIO does not give out the card {address}"))(error),
-        })?;
+        })
+    }
+
+    /// Opens the card at a PCI address, as [`crate::find`] gives it.
+    pub fn open(address: &str) -> Result<Self, VfioError> {
+        let directory = when_free(|| Machine::default().check(address))?;
+        let device = when_free(|| Self::open_device(&directory, address))?;
         let bar = |number: u8, part| {
             let incomplete = || VfioError::Incomplete { address: address.to_owned(), part };
             let bar = device.bar(number.into()).filter(|bar| bar.is_mappable()).ok_or_else(incomplete)?;
