@@ -3,7 +3,6 @@
 //! Fed by an application; feeds the card with requests in DMA memory and sleeps until each is answered, on the control vector. No
 //! event waits for it, and it needs no event. Names are those of `KSPROPSETID_Synth` and `KSPROPSETID_Synth_Dls`; a stream is meant by its index.
 
-use crate::card::ANSWER_LIMIT;
 use crate::dma::DmaMemory;
 use crate::{Card, DriverError, Platform};
 use core::sync::atomic::Ordering;
@@ -17,6 +16,9 @@ use dmus_interface::protocol::driver;
 use dmus_interface::regs;
 use dmus_interface::time::RefTime;
 use zerocopy::{FromBytes, IntoBytes};
+
+/// How long the card may take to answer: what it copies and translates may be megabytes, on a host that has other things to do.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes in front of the memory that are for results.
 const RESULT_ROOM: usize = 512;
