@@ -254,7 +254,8 @@ impl Core {
                 self.move_to(self.now.position);
             }
             self.settled = self.clock.is_virtual() && self.sink_ready && self.captures.is_empty();
-            shared.settled = self.settled;
+            // A bell since this turn has looked is for the next one.
+            shared.settled = self.settled && !shared.rung;
             if self.settled {
                 self.streams.iter_mut().for_each(Stream::settle_down);
             }
