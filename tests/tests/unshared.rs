@@ -3,6 +3,8 @@
 
 use dmus_card::bank::Bank;
 use dmus_driver::{Card, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play, play_through};
+use dmus_interface::command::Opcode;
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{self, Fault, control};
@@ -360,4 +362,28 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() 
     }
     drop(client);
     next_client_plays(&host)
+}
+
+#[test]
+fn what_is_asked_for_in_the_middle_of_a_command_is_not_passed_over() -> anyhow::Result<()> {
+    let host = PlainHost::start(PATIENT)?;
+    let client = host.connect()?;
+    let stream = RawStream::prepare(&client, PointerWidth::Eight)?;
+    stream.create()?;
+    let mailbox = client.ram.allocate(64, 64)?;
+    let (iova, size) = (mailbox.iova, 4u32);
+    client.behave(move |request| if request.touches(iova, 64) { Answer::Hold } else { Answer::Serve });
+    let before = client.seen().len();
+    client.write_bar0(regs::COMMAND_REQUEST.offset.into(), &iova.to_le_bytes());
+    client.write32(regs::COMMAND_REQUEST_SIZE.offset, size);
+    client.write32(regs::COMMAND.offset, Opcode::SetVolume as u32);
+    client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, 64)))?;
+    // The turn that carries the command out has nothing else to do, and is over with it: the card may not settle on that.
+    stream.write(regs::stream::STATE, State::Run as u32);
+    client.behave(|_| Answer::Serve);
+    assert_eq!(client.answer_held(), 1);
+    stream.until("a transition", || stream.word(doorbell::TRANSITIONS) == 2)?;
+    stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+    presented(stream.completion()?);
+    Ok(())
 }
