@@ -28,7 +28,7 @@ use parking_lot::MutexGuard;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
@@ -107,6 +107,7 @@ struct Core {
     /// Number of the present or last armed sleep.
     sleeps: u32,
     quiet_since: Option<Instant>,
+    spin: Duration,
 }
 
 /// What a turn found.
@@ -152,6 +153,7 @@ impl Engine {
             pcm: vec![0; BLOCK * 2],
             sleeps: 0,
             quiet_since: None,
+            spin: rest::spin(),
         };
         // The first stream opens without a pause.
         core.spare.push(core.new_synth());

@@ -13,13 +13,21 @@ const WATCH: Duration = Duration::from_millis(20);
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
 const LONGEST_SLEEP: Duration = Duration::from_millis(1);
 
+/// How long looking again at once is worth it here. On one core the guest could do nothing meanwhile.
+pub(super) fn spin() -> Duration {
+    match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() == 1 => Duration::ZERO,
+        _ => SPIN,
+    }
+}
+
 impl Core {
     /// Nothing to do: look again soon, then in timed sleeps, then not before the driver rings.
     pub(super) fn rest(&mut self, link: &Link) {
         let since = *self.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
         let runs = !self.sink_ready || !self.clock.is_virtual() && self.any_runs();
-        if quiet < SPIN && !runs {
+        if quiet < self.spin && !runs {
             std::hint::spin_loop();
             return;
         }
