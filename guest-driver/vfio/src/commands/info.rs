@@ -74,7 +74,7 @@ fn show_properties(platform: VfioPlatform) -> anyhow::Result<()> {
         ("synthesizer", String::from_utf16_lossy(&name.collect::<Vec<_>>())),
         ("capabilities", names(caps.flags.get(), &CAPABILITIES)),
         ("sample memory", format!("{} MiB for downloads", caps.memory_size.get() >> 20)),
-        ("renders", format!("{wave:?}")),
+        ("renders", format!("{} Hz, {} channels, {} bits", wave.rate, wave.channels, wave.bits)),
         ("groups", format!("{}, {} at most", port.channel_groups.get(), caps.max_channel_groups.get())),
         ("voices", format!("{}, {} at most", port.voices.get(), caps.max_voices.get())),
         ("effects", names(port.effects.get(), &EFFECTS)),
