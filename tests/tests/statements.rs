@@ -4,41 +4,59 @@ use anyhow::ensure;
 use dmus_card::ClockMode;
 use dmus_card::capture::inputs::Input;
 use dmus_card::transport::Transport;
-use dmus_driver::Card;
+use dmus_driver::{Card, Platform};
 use dmus_interface::event::PointerWidth;
 use dmus_tests::loopback::{HostedCard, Loopback};
+use dmus_tests::memory::Ram;
+use dmus_tests::plain::PlainHost;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Runs the list, and names all that does not hold.
-fn run(width: PointerWidth) -> anyhow::Result<()> {
-    let hosted = HostedCard::start_with(Transport::Own, ClockMode::Virtual, vec![Input::Loopback])?;
-    let card = Card::open(hosted.connect()?, width)?;
+fn run<P: Platform>(platform: P, ram: impl Fn(&P) -> &Ram, width: PointerWidth) -> anyhow::Result<()> {
+    let card = Card::open(platform, width)?;
     ensure!(dmus_conformance::unsuitable(&card)?.is_none());
     let mut failed = vec![];
     for check in dmus_conformance::checks() {
         if let Err(error) = check.run(&card) {
             failed.push(format!("{} ({}): {error:#}", check.name, check.statement));
         }
-        let left = card.platform().ram.outstanding.get();
+        let ram = ram(card.platform());
+        let left = ram.outstanding.get();
         if left > 0 {
-            card.platform().ram.restart();
+            ram.restart();
             failed.push(format!("{} leaves {left} bytes of memory for DMA behind", check.name));
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    drop(card);
+    Ok(())
+}
+
+fn run_shared(width: PointerWidth) -> anyhow::Result<()> {
+    let hosted = HostedCard::start_with(Transport::Own, ClockMode::Virtual, vec![Input::Loopback])?;
+    run(hosted.connect()?, |platform| &platform.ram, width)?;
     hosted.finish()?;
     Ok(())
 }
 
 #[test]
 fn every_statement_holds_in_process_with_8_byte_pointers() -> anyhow::Result<()> {
-    run(PointerWidth::Eight)
+    run_shared(PointerWidth::Eight)
 }
 
 #[test]
 fn every_statement_holds_in_process_with_4_byte_pointers() -> anyhow::Result<()> {
-    run(PointerWidth::Four)
+    run_shared(PointerWidth::Four)
+}
+
+#[test]
+fn every_statement_holds_in_memory_that_the_card_reaches_by_messages_only() -> anyhow::Result<()> {
+    let host = PlainHost::start_with(Duration::from_secs(10), vec![Input::Loopback])?;
+    for width in [PointerWidth::Eight, PointerWidth::Four] {
+        run(host.connect()?, |platform| &platform.ram, width)?;
+    }
+    host.finish()?;
+    Ok(())
 }
 
 #[test]
