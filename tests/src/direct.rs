@@ -42,7 +42,13 @@ impl Direct {
 
     /// The same, with its audio kept.
     pub fn with_sink(sink: Box<dyn Sink>) -> anyhow::Result<Self> {
-        let (mut card, engine) = assemble(ClockMode::Virtual, sink)?;
+        Self::drifting(sink, 0)
+    }
+
+    /// The same, with the crystal of wave sinks off by so many parts per million.
+    pub fn drifting(sink: Box<dyn Sink>, ppm: i32) -> anyhow::Result<Self> {
+        let (mut card, mut engine) = assemble(ClockMode::Virtual, sink)?;
+        engine.set_drift(ppm);
         let stats = card.stats();
         let page = Page::map(&card.doorbell_fd()?, BAR_SIZE as usize)?;
         let ram = Ram::new()?;
