@@ -66,3 +66,21 @@ fn names_are_of_one_check_each() {
     let statements: BTreeSet<_> = checks.iter().map(|check| check.statement).collect();
     assert!(names.len() == checks.len() && statements.len() == checks.len());
 }
+
+#[test]
+fn a_card_on_which_nothing_can_be_tried_is_told_so_with_its_mend() -> anyhow::Result<()> {
+    for (clock, inputs, why) in [
+        (ClockMode::Realtime, vec![Input::Loopback], "its clock is not virtual"),
+        (ClockMode::Virtual, vec![], "not the loopback alone"),
+        (ClockMode::Virtual, vec![Input::Loopback, Input::Loopback], "not the loopback alone"),
+    ] {
+        let hosted = HostedCard::start_with(Transport::Own, clock, inputs)?;
+        let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+        let mut tried = 0;
+        let refused = dmus_conformance::run(&card, |_, _, _| tried += 1);
+        assert_eq!(tried, 0, "{why}");
+        let said = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains(why) && said.contains("--midi-in loopback"), "{said}");
+    }
+    Ok(())
+}

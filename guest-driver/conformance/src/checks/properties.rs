@@ -20,6 +20,7 @@ checks! {
     clocks_are_told_in_reference_time: "LATENCYCLOCK and MASTERCLOCK give 100 ns; the latency clock is the master clock and the guaranteed latency.",
     running_stats_begin_anew_with_run: "RUNNINGSTATS gives a SYNTH_STATS, and is reset on entering RUN.",
     volume_is_in_hundredths_of_a_decibel: "VOLUME and VOLUMEBOOST are in 0.01 dB, and the boost is applied after the mix.",
+    volume_is_each_streams_own: "Properties are per pin instance: each stream has a volume and a boost of its own.",
     properties_of_what_does_not_render_are_refused: "A request to a stream of the wrong type, or with a value out of range, is refused with a status of its own.",
 }
 
@@ -244,6 +245,36 @@ fn volume_is_in_hundredths_of_a_decibel<P: Platform>(card: &Card<P>) -> anyhow::
     }
     ensure!(peaks(card, -20_000, 0)?.0 == 0);
     Ok(())
+}
+
+fn volume_is_each_streams_own<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let mut mailbox = Mailbox::open(card)?;
+    let streams = [RenderStream::open(card, 0, SIZES)?, RenderStream::open(card, 1, SIZES)?];
+    mailbox.set_volume(0, -20_000)?;
+    mailbox.set_volume_boost(0, 100)?;
+    ensure!((mailbox.volume(1)?, mailbox.volume_boost(1)?) == (0, 0));
+    pass_all(card, &streams)?;
+    for (index, sounds) in [(0, false), (1, true)] {
+        let peak = mailbox.running_stats(index)?.peak_volume.get();
+        ensure!((peak > -10_000) == sounds, "stream {index} has {peak}");
+    }
+    // Closed and opened anew, it is as it was at first.
+    let [first, _second] = streams;
+    drop(first);
+    let _anew = RenderStream::open(card, 0, SIZES)?;
+    ensure!((mailbox.volume(0)?, mailbox.volume_boost(0)?) == (0, 0));
+    Ok(())
+}
+
+/// A note in each, once the volume is where it is to be.
+fn pass_all<P: Platform>(card: &Card<P>, streams: &[RenderStream<'_, P>]) -> anyhow::Result<()> {
+    for stream in streams {
+        stream.set_state(State::Run)?;
+        stream.send(ms(100), 0, &NOTE)?;
+        stream.flush();
+    }
+    reach(card, ms(200))?;
+    Ok(streams.iter().try_for_each(|stream| stream.allocator().reclaim())?)
 }
 
 fn properties_of_what_does_not_render_are_refused<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
