@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 use anyhow::ensure;
 use dmus_dls::{Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
 use dmus_driver::dls::{instrument_chunk, wave_chunk};
-use dmus_driver::{Card, DriverError, Mailbox, Platform, RenderStream};
+use dmus_driver::{Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::command::Status;
 use dmus_interface::regs::stream::State;
+use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
     a_download_sounds_in_every_stream: "DOWNLOAD takes wave and instrument chunks and returns a handle; downloads are shared by all streams.",
@@ -17,6 +18,7 @@ checks! {
     an_unload_waits_for_the_last_note: "UNLOAD frees a handle as soon as no note uses it, and may complete later; later notes on it are ignored.",
     an_instrument_keeps_its_wave: "The last instrument that refers to a wave keeps it alive.",
     compacting_joins_the_free_memory: "COMPACT makes the largest free block of sample memory available.",
+    compacting_interrupts_nothing_that_plays: "COMPACT does not interrupt playback.",
     append_and_wave_format_are_told: "APPEND says how many bytes the synthesizer wants after each download, WAVEFORMAT what it gives.",
     what_is_wrong_with_a_download_is_said: "A download that is malformed is refused, and leaves nothing; an unknown handle is, too.",
 }
@@ -140,6 +142,48 @@ fn compacting_joins_the_free_memory<P: Platform>(card: &Card<P>) -> anyhow::Resu
         ensure!(mailbox.unload(handle)?);
     }
     ensure!(mailbox.compact()? == all);
+    Ok(())
+}
+
+fn compacting_interrupts_nothing_that_plays<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let play = |compact: bool| -> anyhow::Result<Vec<u8>> {
+        card.reset()?;
+        let mut mailbox = Mailbox::open(card)?;
+        let stream = RenderStream::open(card, 0, SIZES)?;
+        let format = WaveFormat { rate: card.sample_rate(), channels: 2, sample: Sample::S16 };
+        let mut sink = WaveStream::open(card, 1, StreamConfig { buffer_size: 3840, ..SIZES }, format)?;
+        // A hole in front of the wave that plays.
+        let first = mailbox.download(&wave_chunk(9, &wave(30_000)))?;
+        let wave = wave(4000);
+        mailbox.download(&wave_chunk(1, &wave))?;
+        mailbox.download(&instrument(2, PROGRAM, &wave))?;
+        sink.set_state(State::Run)?;
+        stream.set_state(State::Run)?;
+        stream.send(ms(0), 0, &[0xC0, PROGRAM])?;
+        stream.send(ms(0), 0, &[0x90, 60, 120])?;
+        stream.flush();
+        let mut sound = Vec::new();
+        for step in 1..=5 {
+            let end = ms(step * 40 + 1);
+            card.grant(end);
+            crate::desk::until(card, "the granted time", || {
+                let there = card.get_time() >= end;
+                while let Some(period) = sink.receive()? {
+                    sound.extend_from_slice(period.bytes);
+                }
+                Ok(there)
+            })?;
+            if compact && step == 2 {
+                let before = mailbox.compact()?;
+                ensure!(mailbox.unload(first)?);
+                ensure!(mailbox.compact()? >= before + 60_000, "there was a gap");
+            }
+        }
+        Ok(sound)
+    };
+    let (still, moved) = (play(false)?, play(true)?);
+    ensure!(still.len() == 38_400 && still.iter().any(|byte| *byte != 0));
+    ensure!(still == moved, "the move is heard");
     Ok(())
 }
 

@@ -24,6 +24,7 @@ checks! {
     the_sequencer_holds_outside_run: "In PAUSE events are held in the graph, too, and presentation time does not advance.",
     stop_sends_home_what_the_graph_holds: "In STOP what is held, wherever in the graph, is discarded to the allocator, and presentation time is reset.",
     notify_services_a_group_or_all: "Notify schedules service of its group; without a group, of the miniport's and every stream's. Interrupts before a service are served by one.",
+    a_service_reaches_every_filter: "PutMessage(NULL) is the port driver's call to service now: filters work on what became due, and pass it on.",
     service_may_be_asked_for_before_there_are_streams: "RegisterServiceGroup lets interrupts be serviced before Init returns: requests are kept.",
     each_stream_interrupts_with_its_own_vector: "A stream has a service group, which its own interrupts notify.",
     the_master_clock_tells_the_reference_time: "IMasterClock::GetTime gives the reference time in 100 ns.",
@@ -301,7 +302,67 @@ fn notify_services_a_group_or_all<P: Platform>(_: &Card<P>) -> anyhow::Result<()
     groups.service(&members)?;
     groups.service(&members)?;
     ensure!(counts() == [1, 2, 1]);
+    // An interrupt during the deferred call schedules another.
+    struct Again<'g>(&'g ServiceGroups, ServiceGroup, Counter);
+    impl ServiceSink for Again<'_> {
+        fn request_service(&self) -> Result<(), DriverError> {
+            self.0.notify(Some(self.1));
+            self.2.request_service()
+        }
+    }
+    let again = Again(&groups, group(2)?, Counter(Cell::new(0)));
+    groups.notify(Some(group(2)?));
+    for round in 1..=3 {
+        groups.service(&[(group(2)?, &again)])?;
+        ensure!(again.2.0.get() == round && groups.is_requested(), "{} services", again.2.0.get());
+    }
     Ok(())
+}
+
+/// Holds one event until it is serviced at its time, or after it.
+struct Waiting<'g, 'm> {
+    held: Cell<Option<Message<'m>>>,
+    output: Output<'g, 'm>,
+}
+
+impl<'g, 'm> Mxf<'g, 'm> for Waiting<'g, 'm> {
+    fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
+        self.held.set(Some(message));
+        Ok(())
+    }
+
+    fn output(&self) -> Option<&Output<'g, 'm>> {
+        Some(&self.output)
+    }
+
+    fn service(&self, now: RefTime) -> Result<(), DriverError> {
+        match self.held.take() {
+            Some(message) if message.time() <= now => self.output.put_message(message)?,
+            held => self.held.set(held),
+        }
+        self.output.service(now)
+    }
+}
+
+fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let mut capture = ears(card)?;
+    let stream = RenderStream::open(card, 0, SIZES)?;
+    let filters = [(); 2].map(|()| Waiting { held: Cell::new(None), output: Output::new() });
+    let port = RenderPort::new(&stream);
+    filters[1].connect_output(&stream)?;
+    filters[0].connect_output(&filters[1])?;
+    port.connect_output(&filters[0])?;
+    port.set_state(State::Run)?;
+    port.put_message(message(&stream, ms(5), &mark(1))?)?;
+    ensure!(hear(card, &mut capture, ms(4))?.is_empty());
+    port.request_service()?;
+    ensure!(stream.allocator().in_flight() == 0, "serviced before it was due");
+    ensure!(hear(card, &mut capture, ms(5))?.is_empty());
+    // One service takes it through both, and shows it to the card.
+    port.request_service()?;
+    ensure!(bytes(&hear(card, &mut capture, ms(6))?) == [mark(1)]);
+    port.request_service()?;
+    expect_home(&stream, SIZES)
 }
 
 fn service_may_be_asked_for_before_there_are_streams<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {

@@ -11,6 +11,8 @@ use dmus_interface::wave::{Sample, WaveFormat};
 checks! {
     periods_continue_one_another: "Render writes synthesised PCM of so many bytes at a byte position; the next continues there.",
     what_is_rendered_is_what_was_put: "What the wave sink brings is what the render streams play: silence before a note, and sound from its time on.",
+    render_streams_are_summed: "Each render stream is a synthesizer of its own, and their outputs are summed.",
+    stop_silences_and_pause_stands: "In STOP a stream's synthesizer is silent and reset; in PAUSE what sounds stands still, and goes on with RUN.",
     every_format_has_its_frames: "The wave sink's format: 22,050, 44,100, 48,000 or 96,000 Hz, 16-bit or floating point, mono or stereo.",
     only_run_brings_frames: "Presentation time does not advance in PAUSE, for a wave sink either; STOP resets it, and the position.",
     samples_and_times_convert_into_one_another: "SampleToRefTime and RefTimeToSample convert between 100 ns and sample positions.",
@@ -71,6 +73,81 @@ fn what_is_rendered_is_what_was_put<P: Platform>(card: &Card<P>) -> anyhow::Resu
     // A sound begins softly.
     ensure!(first.is_some_and(|first| (2400..2600).contains(&first)), "the first sound is in frame {first:?}");
     ensure!(frames.len() == 9600);
+    Ok(())
+}
+
+/// What sounds until a master time, sample by sample.
+fn sound<P: Platform>(card: &Card<P>, wave: &mut WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<i16>> {
+    let periods = take(card, wave, time)?;
+    let bytes: Vec<u8> = periods.into_iter().flat_map(|(_, _, bytes)| bytes).collect();
+    Ok(bytes.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect())
+}
+
+fn render_streams_are_summed<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let play = |keys: [Option<u8>; 2]| -> anyhow::Result<Vec<i16>> {
+        card.reset()?;
+        let streams = [RenderStream::open(card, 0, SIZES)?, RenderStream::open(card, 4, SIZES)?];
+        let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+        wave.set_state(State::Run)?;
+        for (stream, key) in streams.iter().zip(keys) {
+            stream.set_state(State::Run)?;
+            if let Some(key) = key {
+                stream.send(ms(1), 0, &[0x90, key, 80])?;
+                stream.flush();
+            }
+        }
+        sound(card, &mut wave, ms(101))
+    };
+    let (one, other) = (play([Some(60), None])?, play([None, Some(67)])?);
+    let both = play([Some(60), Some(67)])?;
+    ensure!(both.len() == 9600 && one.len() == both.len() && other.len() == both.len());
+    ensure!([&one, &other].iter().all(|alone| alone.iter().any(|sample| sample.unsigned_abs() > 200)));
+    // Each is rounded by itself.
+    let sum = one.iter().zip(&other).map(|(one, other)| one.saturating_add(*other));
+    let wrong = sum.zip(&both).position(|(sum, both)| sum.abs_diff(*both) > 1);
+    ensure!(wrong.is_none(), "sample {wrong:?} is not the sum");
+    // Nor does a stream hear what another is told.
+    ensure!(one != other);
+    Ok(())
+}
+
+fn stop_silences_and_pause_stands<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let play = |pause: bool| -> anyhow::Result<Vec<i16>> {
+        card.reset()?;
+        let render = RenderStream::open(card, 0, SIZES)?;
+        let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+        wave.set_state(State::Run)?;
+        render.set_state(State::Run)?;
+        render.send(ms(1), 0, &NOTE)?;
+        render.flush();
+        let mut heard = sound(card, &mut wave, ms(61))?;
+        if pause {
+            // Both stand, so that what comes after is what would have come.
+            render.set_state(State::Pause)?;
+            wave.set_state(State::Pause)?;
+            heard.extend(sound(card, &mut wave, ms(161))?);
+            wave.set_state(State::Run)?;
+            render.set_state(State::Run)?;
+            heard.extend(sound(card, &mut wave, ms(221))?);
+        } else {
+            heard.extend(sound(card, &mut wave, ms(121))?);
+        }
+        ensure!(heard.len() >= 9600, "{} samples", heard.len());
+        heard.truncate(9600);
+        if !pause {
+            let now = card.get_time();
+            render.set_state(State::Stop)?;
+            // The period that had begun, and one more.
+            sound(card, &mut wave, now.saturating_add(ms(41)))?;
+            let after = sound(card, &mut wave, now.saturating_add(ms(101)))?;
+            ensure!(!after.is_empty() && after.iter().all(|sample| *sample == 0), "STOP left sound");
+        }
+        Ok(heard)
+    };
+    let (through, paused) = (play(false)?, play(true)?);
+    ensure!(through.iter().any(|sample| sample.unsigned_abs() > 200), "nobody hears a note");
+    let differs = through.iter().zip(&paused).position(|(through, paused)| through != paused);
+    ensure!(differs.is_none(), "from sample {differs:?} on, what was paused is not what would have come");
     Ok(())
 }
 
