@@ -40,7 +40,7 @@ pub struct Check<P: Platform> {
 }
 
 impl<P: Platform> Check<P> {
-    /// Tries whether it holds on this card, which is reset before and after. It should be one that [`suits`].
+    /// Tries whether it holds on this card, which is reset before and after. It should be none that is [`unsuitable`].
     ///
     /// # Errors
     /// What is otherwise than stated, or the driver's error.
