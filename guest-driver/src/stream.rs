@@ -240,11 +240,11 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
 impl<P: Platform> Drop for RenderStream<'_, P> {
     fn drop(&mut self) {
-        let closed = match self.set_state(State::Stop) {
-            Ok(()) => self.transition(stream::TYPE, stream::CLOSED).is_ok(),
-            // It was never created.
-            Err(error) => error == DriverError::Refused(Fault::Closed),
-        };
+        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions anew.
+        let none = self.card.read(self.register(stream::TYPE)) == stream::CLOSED
+            && self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE;
+        let closed =
+            none || self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
         // A card that has not closed the stream may still write: such memory is lost rather than reused.
         if closed {
             for memory in self.allocator.take_memory() {

@@ -3,7 +3,7 @@
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
 use dmus_card::sink::to_s16;
-use dmus_driver::{Card, Platform, RenderStream, StreamConfig, play};
+use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PointerWidth};
 use dmus_interface::regs::stream::State;
@@ -359,6 +359,22 @@ fn after_a_reset_the_driver_takes_everything_home_and_plays_on() -> anyhow::Resu
     let mut expected = MemorySink::default();
     dmus_card::offline::render(&song, Arc::new(Bank::general_midi()), &mut expected, |_| {});
     assert!(hosted.finish()?.samples() == expected.samples());
+    Ok(())
+}
+
+#[test]
+fn streams_that_a_reset_has_closed_give_their_memory_back_when_they_are_dropped() -> anyhow::Result<()> {
+    let hosted = hosted()?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let render = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let mut capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
+    render.set_state(State::Run)?;
+    capture.set_state(State::Run)?;
+    render.send(RefTime(1), 0, &NOTE)?;
+    render.flush();
+    card.reset()?;
+    drop((render, capture));
+    assert_eq!(card.platform().ram.outstanding.get(), 0);
     Ok(())
 }
 
