@@ -1,6 +1,7 @@
 //! The subcommands, and what they share: songs, progress and exit codes.
 
 pub(crate) mod bank;
+pub(crate) mod conform;
 mod guest;
 pub(crate) mod leash;
 mod machine;

@@ -24,6 +24,7 @@ enum Command {
     Render(commands::render::Args),
     Play(commands::play::Args),
     Record(commands::record::Args),
+    Conform(commands::conform::Args),
     Bank(commands::bank::Args),
     #[command(hide = true)]
     Leash(commands::leash::Args),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Render(args) => commands::render::run(&args),
         Command::Play(args) => commands::play::run(&args),
         Command::Record(args) => commands::record::run(&args),
+        Command::Conform(args) => commands::conform::run(&args),
         Command::Bank(args) => commands::bank::run(&args),
         Command::Leash(args) => commands::leash::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),

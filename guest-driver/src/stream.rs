@@ -81,6 +81,10 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         if index >= STREAMS {
             return Err(DriverError::BadConfig("the card has streams 0 to 7"));
         }
+        // Asked first, for an attempt to create it again would count as a transition of the one that is open.
+        if card.read(stream::at(index, stream::TYPE)) != stream::CLOSED {
+            return Err(DriverError::Refused(Fault::NotStopped));
+        }
         let shape = Shape {
             stream: index,
             width: card.pointer_width(),
@@ -236,7 +240,11 @@ impl<'c, P: Platform> RenderStream<'c, P> {
 
 impl<P: Platform> Drop for RenderStream<'_, P> {
     fn drop(&mut self) {
-        let closed = self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
+        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions anew.
+        let none = self.card.read(self.register(stream::TYPE)) == stream::CLOSED
+            && self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE;
+        let closed =
+            none || self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
         // A card that has not closed the stream may still write: such memory is lost rather than reused.
         if closed {
             for memory in self.allocator.take_memory() {

@@ -1,8 +1,9 @@
-//! The conformance table: each statement of the DDI that a test names, and the tests that show it.
+//! The conformance table: each statement of the DDI that a check or a test names, and what shows it where.
 //!
-//! Fed by the doc comments of tests, in which a line `DDI: <statement>` names what the test shows; feeds `docs/conformance.md`, which a test holds
-//! against the sources.
+//! Fed by the list of `dmus_conformance`, and by the doc comments of tests, in which a line `DDI: <statement>` names what the test shows; feeds
+//! `docs/conformance.md`, which a test holds against both.
 
+use crate::loopback::Loopback;
 use anyhow::{Context, ensure};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// Where sources with tests are, below the repository.
 const SOURCES: [&str; 4] = ["device", "guest-driver", "images", "tests"];
+/// Tests of booted guests.
+const BOOTED: [&str; 4] =
+    ["tests/tests/boot.rs", "tests/tests/dmusd.rs", "tests/tests/linux.rs", "tests/tests/record.rs"];
 /// What a line that names a statement begins with.
 const MARK: &str = "/// DDI: ";
 
@@ -47,18 +51,25 @@ pub fn table() -> anyhow::Result<String> {
         }
     }
     let mut table = String::from(
-        "# Conformance\n\nWhat the tests show of the DirectMusic DDI, in our words, each statement with its tests. Made from the tests by \
-         `cargo run -p dmus-tests --bin conformance`: do not edit.\n",
+        "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the first section is a check of \
+         `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in booted guests, bare metal and Linux, with 8- and 4-byte pointers \
+         (`qemu-scripts/conform`); the others are shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. \
+         Made from both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
+         ## guest-driver/conformance\n\n| statement | check | booted guest |\n|---|---|---|\n",
     );
+    for check in dmus_conformance::checks::<Loopback>() {
+        writeln!(table, "| {} | `{}` | yes |", check.statement.replace('|', "\\|"), check.name)?;
+    }
     let mut section = String::new();
     for key in &order {
         let (path, statement) = key;
         if *path != section {
             section.clone_from(path);
-            write!(table, "\n## {path}\n\n| statement | tests |\n|---|---|\n")?;
+            write!(table, "\n## {path}\n\n| statement | tests | booted guest |\n|---|---|---|\n")?;
         }
         let tests: Vec<String> = statements[key].iter().map(|test| format!("`{test}`")).collect();
-        writeln!(table, "| {} | {} |", statement.replace('|', "\\|"), tests.join("<br>"))?;
+        let booted = if BOOTED.contains(&path.as_str()) { "yes" } else { "" };
+        writeln!(table, "| {} | {} | {booted} |", statement.replace('|', "\\|"), tests.join("<br>"))?;
     }
     Ok(table)
 }

@@ -5,12 +5,14 @@
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::Context;
+use dmus_card::bank::Bank;
+use dmus_card::capture::inputs::Input;
 use dmus_card::card::Card;
 use dmus_card::device::{Device, DmaMap, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::sink::{NullSink, Sink};
 use dmus_card::stats::Stats;
-use dmus_card::{ClockMode, assemble};
+use dmus_card::{ClockMode, assemble, assemble_with};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::BAR_SIZE;
@@ -42,7 +44,24 @@ impl Direct {
 
     /// The same, with its audio kept.
     pub fn with_sink(sink: Box<dyn Sink>) -> anyhow::Result<Self> {
-        let (mut card, engine) = assemble(ClockMode::Virtual, sink)?;
+        Self::drifting(sink, 0)
+    }
+
+    /// The same, with the crystal of wave sinks off by so many parts per million.
+    pub fn drifting(sink: Box<dyn Sink>, ppm: i32) -> anyhow::Result<Self> {
+        let (card, mut engine) = assemble(ClockMode::Virtual, sink)?;
+        engine.set_drift(ppm);
+        Self::of(card, engine)
+    }
+
+    /// The same as [`Self::new`], with MIDI inputs.
+    pub fn with_inputs(inputs: Vec<Input>) -> anyhow::Result<Self> {
+        let bank = Arc::new(Bank::general_midi());
+        let (card, engine) = assemble_with(bank, ClockMode::Virtual, Box::new(NullSink), inputs)?;
+        Self::of(card, engine)
+    }
+
+    fn of(mut card: Card, engine: Engine) -> anyhow::Result<Self> {
         let stats = card.stats();
         let page = Page::map(&card.doorbell_fd()?, BAR_SIZE as usize)?;
         let ram = Ram::new()?;

@@ -8,6 +8,8 @@ use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::{Context, ensure};
 use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
+use dmus_card::capture::inputs::Input;
 use dmus_card::device::Device;
 use dmus_card::engine::EngineHandle;
 use dmus_card::stats::Stats;
@@ -65,8 +67,15 @@ pub struct PlainHost {
 impl PlainHost {
     /// Starts a card of virtual time that waits for so long for its client's memory.
     pub fn start(memory: Duration) -> anyhow::Result<Self> {
+        Self::start_with(memory, Vec::new())
+    }
+
+    /// As [`Self::start`], with MIDI inputs.
+    pub fn start_with(memory: Duration, inputs: Vec<Input>) -> anyhow::Result<Self> {
         let audio = MemorySink::default();
-        let (mut card, engine) = dmus_card::start(ClockMode::Virtual, Box::new(audio.clone()))?;
+        let bank = Arc::new(Bank::general_midi());
+        let (mut card, engine) = dmus_card::assemble_with(bank, ClockMode::Virtual, Box::new(audio.clone()), inputs)?;
+        let engine = engine.spawn()?;
         let stats = card.stats();
         let (clients, waiting) = channel::<UnixStream>();
         let server = std::thread::spawn(move || {

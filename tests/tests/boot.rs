@@ -5,6 +5,7 @@ use dmus_song::Song;
 use dmus_tests::programs::{self, Running, descendants, guest, run, runs, said, script, signal, signal_group, until};
 use dmus_tests::songs;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -80,7 +81,7 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     let dir = tempfile::tempdir()?;
     std::fs::write(dir.path().join("song.mid"), songs::busy(3000))?;
     let expected = rendered(dir.path(), &["song.mid"])?;
-    let mut hashes = std::collections::BTreeSet::new();
+    let mut hashes = BTreeSet::new();
     let machines = "elf 8, elf 8, elf 4, iso 8, iso 4, iso-uefi 8, linux 8, linux 4";
     for (image, width) in machines.split(", ").filter_map(|machine| machine.split_once(' ')) {
         let summary = play(dir.path(), &["song.mid", "--image", image, "--width", width])?;
@@ -301,9 +302,30 @@ fn a_qemu_that_will_not_do_is_named_with_the_version_that_will() -> anyhow::Resu
     Ok(())
 }
 
+/// The list of `dmus-conformance` in booted guests: every check of it, and each holds.
+#[test]
+fn every_statement_holds_in_booted_guests_with_either_pointer_width() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let expected: BTreeSet<&str> =
+        dmus_conformance::checks::<dmus_tests::loopback::Loopback>().iter().map(|check| check.name).collect();
+    for (image, width) in [("elf", 8), ("elf", 4), ("linux", 8)] {
+        let mut conform = script("conform");
+        conform.args(["--image", image, "--width", &width.to_string(), "--json", "summary.json"]);
+        let done = run(conform.current_dir(dir.path()))?;
+        ensure!(done.status.success(), "{}", said(&done));
+        let summary: Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("summary.json"))?)?;
+        assert_eq!((&summary["image"], &summary["pointer_width"]), (&image.into(), &width.into()));
+        let statements = summary["statements"].as_array().context("no statements")?;
+        let held: BTreeSet<&str> =
+            statements.iter().filter(|is| is["holds"] == true).filter_map(|is| is["name"].as_str()).collect();
+        assert_eq!(held, expected, "{image}, pointers of {width} bytes");
+    }
+    Ok(())
+}
+
 #[test]
 fn scripts_teach_what_they_do() -> anyhow::Result<()> {
-    for name in ["play", "record", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
+    for name in ["play", "record", "conform", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
         let done = run(script(name).arg("--help"))?;
         assert!(done.status.success(), "{name}: {}", said(&done));
         assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));

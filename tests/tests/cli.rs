@@ -156,6 +156,7 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         &["render", "a", "b"],
         &["record", "--guest", "none", "--width", "5"],
         &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
+        &["conform", "--guest", "none", "--realtime"],
         &["serve", "--socket", "s", "--drift", "1001"],
     ] {
         assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");

@@ -410,6 +410,8 @@ fn a_hundred_rounds_leave_nothing_behind_and_a_stray_address_is_refused_by_name(
         "ok: a stray DMA address is refused and named",
         "ok: opening and closing leaves nothing behind",
         &format!("progress {ROUNDS}"),
+        // Its MIDI input is a song.
+        "not tried: what the DDI states, with pointers of 4 bytes",
         "selftest passed",
     ] {
         assert!(selftest.contains(line), "{selftest}");

@@ -3,7 +3,7 @@
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
 use dmus_card::sink::to_s16;
-use dmus_driver::{Card, Platform, RenderStream, StreamConfig, play};
+use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PointerWidth};
 use dmus_interface::regs::stream::State;
@@ -179,41 +179,6 @@ fn a_sleeping_card_is_woken_by_one_trapped_write() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: pNextEvt is the next of a chain of events with one time stamp; PACKAGE is a chain that is handled together, atomically.
-#[test]
-fn chains_and_packages_are_one_submission_one_completion_and_count_their_members() -> anyhow::Result<()> {
-    let hosted = hosted()?;
-    let stats = Arc::clone(&hosted.stats);
-    let card = Card::open(hosted.connect()?, PointerWidth::Four)?;
-    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
-    stream.set_state(State::Run)?;
-    let allocator = stream.allocator();
-    let message = |bytes: &[u8]| -> anyhow::Result<_> {
-        let mut message = allocator.get_message()?;
-        message.set_data(bytes)?;
-        Ok(message)
-    };
-    // A package of [chain of two, a package of one with long data], with one more behind it.
-    let mut inner = allocator.get_message()?;
-    inner.package(message(&[0xF0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xF7])?)?;
-    let mut members = message(&NOTE)?;
-    members.chain(message(&[0x80, 60, 0])?)?;
-    members.chain(inner)?;
-    let mut head = allocator.get_message()?;
-    head.package(members)?;
-    head.chain(message(&[0xC0, 1])?)?;
-    stream.put_message(head)?;
-    stream.flush();
-    assert_eq!(allocator.in_flight(), 1);
-    card.grant(RefTime::from_secs(1));
-    presented(&stream, 4)?;
-    assert_eq!(allocator.counts().submitted, 4);
-    assert_eq!(stats.presented.get(), 4);
-    assert_eq!(stats.peak_in_flight.get(), 6);
-    assert_eq!((allocator.free_slots(), allocator.free_buffers()), (64, 16));
-    Ok(())
-}
-
 /// DDI: INCOMPLETE means that the SysEx message goes on in the next event.
 #[test]
 fn a_message_may_be_longer_than_pool_and_buffers_and_counts_once() -> anyhow::Result<()> {
@@ -247,33 +212,6 @@ fn fragments_complete_when_copied_before_their_time() -> anyhow::Result<()> {
     s.grant(far);
     let done = s.completion()?;
     assert_eq!((done.slot, done.status), (1, Status::Presented));
-    Ok(())
-}
-
-/// DDI: Presentation time does not advance in PAUSE and STOP, and is reset in STOP.
-#[test]
-fn stream_time_stands_outside_run_and_is_zero_after_stop() -> anyhow::Result<()> {
-    let hosted = hosted()?;
-    let platform = hosted.connect()?;
-    let s = RawStream::running(&platform, PointerWidth::Eight)?;
-    s.grant(seconds(1));
-    s.reach(seconds(1))?;
-    s.set_state(State::Pause)?;
-    s.submit(0, s.inline(seconds(2), &NOTE), seconds(5));
-    s.reach(seconds(5))?;
-    assert!(s.is_drained(), "presented in PAUSE");
-    s.set_state(State::Run)?;
-    // Stream time 2 s is master time 6 s now.
-    s.grant(seconds(6) - 1);
-    s.reach(seconds(6) - 1)?;
-    assert!(s.is_drained());
-    s.grant(seconds(6));
-    assert_eq!(s.completion()?.time, seconds(2));
-    s.set_state(State::Stop)?;
-    s.set_state(State::Run)?;
-    s.submit(1, s.inline(seconds(1), &NOTE), seconds(7));
-    let done = s.completion()?;
-    assert_eq!((done.status, done.time), (Status::Presented, seconds(1)));
     Ok(())
 }
 
@@ -421,6 +359,22 @@ fn after_a_reset_the_driver_takes_everything_home_and_plays_on() -> anyhow::Resu
     let mut expected = MemorySink::default();
     dmus_card::offline::render(&song, Arc::new(Bank::general_midi()), &mut expected, |_| {});
     assert!(hosted.finish()?.samples() == expected.samples());
+    Ok(())
+}
+
+#[test]
+fn streams_that_a_reset_has_closed_give_their_memory_back_when_they_are_dropped() -> anyhow::Result<()> {
+    let hosted = hosted()?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let render = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let mut capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
+    render.set_state(State::Run)?;
+    capture.set_state(State::Run)?;
+    render.send(RefTime(1), 0, &NOTE)?;
+    render.flush();
+    card.reset()?;
+    drop((render, capture));
+    assert_eq!(card.platform().ram.outstanding.get(), 0);
     Ok(())
 }
 

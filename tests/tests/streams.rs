@@ -137,27 +137,3 @@ fn seven_streams_with_ten_thousand_events_a_second_lose_and_move_nothing() -> an
     assert!(run(&input)? == first, "the second run is another");
     Ok(())
 }
-
-/// DDI: SetState takes STOP, ACQUIRE, PAUSE and RUN in any order, in every type of stream.
-#[test]
-fn any_state_may_follow_any_other_in_every_type_of_stream() -> anyhow::Result<()> {
-    const STATES: [State; 4] = [State::Stop, State::Acquire, State::Pause, State::Run];
-    let hosted = HostedCard::start(ClockMode::Virtual)?;
-    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-    let render = RenderStream::open(&card, 0, StreamConfig::default())?;
-    let mut capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
-    let format = WaveFormat { rate: 22_050, channels: 1, sample: Sample::F32 };
-    let mut wave = WaveStream::open(&card, 2, StreamConfig::default(), format)?;
-    for from in STATES {
-        for to in STATES {
-            for state in [from, to] {
-                render.set_state(state)?;
-                capture.set_state(state)?;
-                wave.set_state(state)?;
-                assert_eq!([render.state(), capture.state(), wave.state()], [Some(state); 3], "{from:?} to {to:?}");
-            }
-        }
-    }
-    assert_eq!(hosted.stats.faults.get(), 0);
-    Ok(())
-}

@@ -2,11 +2,14 @@
 //! wrong, late or never come.
 
 use dmus_card::bank::Bank;
-use dmus_driver::{Card, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play, play_through};
+use dmus_card::capture::inputs::Input;
+use dmus_driver::{
+    CaptureStream, Card, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play, play_through, record,
+};
 use dmus_interface::command::Opcode;
 use dmus_interface::doorbell;
-use dmus_interface::event::PointerWidth;
-use dmus_interface::regs::stream::State;
+use dmus_interface::event::{Data, Event, PointerWidth};
+use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault, control};
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::wave::{Sample, WaveFormat};
@@ -14,7 +17,7 @@ use dmus_song::Song;
 use dmus_tests::loopback::MemorySink;
 use dmus_tests::memory::{RAM, RAM_IOVA};
 use dmus_tests::plain::{Answer, Plain, PlainHost, Request, Seen};
-use dmus_tests::raw::{Bus, Completed, RawStream, STRIDE, seconds};
+use dmus_tests::raw::{BUFFER_SIZE, Bus, Completed, RawStream, STRIDE, seconds};
 use dmus_tests::songs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +27,9 @@ const PATIENT: Duration = Duration::from_secs(10);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 const SYSEX: [u8; 12] = [0xF0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0xF7];
 const PAGE: u64 = 4096;
+/// The card's requests: DMA_READ and DMA_WRITE.
+const READ: u16 = 11;
+const WRITE: u16 = 12;
 
 fn offline(song: &Song) -> Vec<i16> {
     let mut sink = MemorySink::default();
@@ -88,6 +94,93 @@ fn what_a_wave_sink_brings_into_plain_memory_is_what_the_card_renders() -> anyho
     let heard: Vec<i16> = heard.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
     assert!(heard == offline(&song) && heard == host.finish()?.samples());
     Ok(())
+}
+
+/// DDI: hardware bytes become time-stamped events in memory that the card reaches by messages only, none lost or changed.
+#[test]
+fn a_song_captured_into_plain_memory_is_the_song() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::busy(3000))?;
+    let expected: Vec<_> = song.messages().map(|message| (message.time, message.bytes.to_vec())).collect();
+    for (width, cooked, buffer_size) in
+        [(PointerWidth::Eight, true, 256), (PointerWidth::Four, true, 64), (PointerWidth::Eight, false, 64)]
+    {
+        let host = PlainHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
+        let stats = Arc::clone(&host.stats);
+        let card = Card::open(host.connect()?, width)?;
+        {
+            let config = StreamConfig { slots: 32, buffers: 32, buffer_size };
+            let mut stream = CaptureStream::open(&card, 2, config, cooked)?;
+            let mut got = vec![];
+            let until = song.duration();
+            let recorded = record(&card, &mut stream, until, |time, bytes| got.push((time, bytes.to_vec())), |_| {})?;
+            assert!(got == expected, "{} of {} messages, {width:?}", got.len(), expected.len());
+            assert_eq!((recorded.lost, stream.at_home()), (0, (32, 32)));
+        }
+        // Posts are read and events written by messages: all of them to what the client lets the card have.
+        let requests = requests(&card.platform().seen(), 0);
+        assert!(requests.iter().any(|request| request.command == WRITE), "the memory is shared");
+        assert_eq!((stats.faults.get(), stats.rejected.get(), stats.capture_overruns.get()), (0, 0, 0));
+        drop(card);
+        host.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_written_into_plain_memory_waits_for_the_next_slot() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::file([(10, SYSEX.to_vec()), (10, NOTE.to_vec())]))?;
+    let host = PlainHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
+    let client = host.connect()?;
+    for answer in [Answer::Error(19), Answer::Short, Answer::Long, Answer::OtherPlace, Answer::OtherCount] {
+        for part in PARTS {
+            client.ram.restart();
+            let stream = RawStream::prepare(&client, PointerWidth::Eight)?;
+            assert_eq!(stream.transition(stream::TYPE, Type::Capture { cooked: true }.value())?, None);
+            stream.set_state(State::Acquire)?;
+            let post = |slot: u32| {
+                stream.fill(slot, stream.event(0, 0, Data::Inline(stream.buffer_iova(slot).to_le_bytes())));
+                stream.put(slot);
+                stream.publish();
+            };
+            // What the card writes; posts are read as they should be, but for the entries of their ring.
+            let (iova, len) = place(&stream, part);
+            let command = if part == Part::Entry { READ } else { WRITE };
+            client.behave(move |request| match request.command == command && request.touches(iova, len) {
+                true => answer,
+                false => Answer::Serve,
+            });
+            post(0);
+            stream.set_state(State::Run)?;
+            stream.grant(song.duration().0);
+            if matches!(part, Part::Entry | Part::Completion) {
+                stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
+                assert_eq!(stream.take_fault(), Some(Fault::RingFault), "{part:?} {answer:?}");
+                // Nobody waits for such a stream: time goes on.
+                stream.reach(song.duration().0)?;
+                client.behave(|_| Answer::Serve);
+                continue;
+            }
+            let refused = stream.completion()?;
+            assert_eq!((refused.slot, refused.reason), (0, Some(Reject::NotMapped)), "{part:?} {answer:?}");
+            client.behave(|_| Answer::Serve);
+            for (slot, bytes) in [(1, &SYSEX[..]), (2, &NOTE)] {
+                post(slot);
+                let completed = stream.completion()?;
+                assert_eq!((completed.slot, completed.status), (slot, Status::Presented), "{part:?} {answer:?}");
+                let mut event = [0; 40];
+                stream.pool.memory.read((slot * STRIDE) as usize, &mut event);
+                let event = Event::decode(&event, PointerWidth::Eight)?;
+                let mut data = vec![0; bytes.len()];
+                match event.data {
+                    Data::Inline(word) => data.copy_from_slice(&word[..bytes.len()]),
+                    _ => assert!(stream.buffers.memory.read((slot * BUFFER_SIZE) as usize, &mut data)),
+                }
+                assert_eq!((usize::from(event.event_bytes), &data[..]), (bytes.len(), bytes));
+            }
+        }
+    }
+    drop(client);
+    next_client_plays(&host)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a guest says on its serial line.
 //!
-//! Fed by [`super::scene`], line by line; feeds `play` and `record`, which judge whether it adds up. The lines are described in the bare-metal guest's own
+//! Fed by [`super::scene`], line by line; feeds `play`, `record` and `conform`, which judge whether it adds up. The lines are described in the bare-metal guest's own
 //! `main.rs`; every guest says the same.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,8 @@ pub(crate) struct GuestReport {
     pub(crate) summary: Option<BTreeMap<String, u64>>,
     /// What it captured: stream time in 100 ns, and a message.
     pub(crate) captured: Vec<(i64, Vec<u8>)>,
+    /// Whether a statement of the DDI holds, and its name with the rest of the line.
+    pub(crate) statements: Vec<(bool, String)>,
     pub(crate) error: Option<String>,
     last: String,
     /// The player itself printed something: it was booted.
@@ -42,7 +44,8 @@ impl GuestReport {
                 Some(message) => self.captured.push(message),
                 None => self.error = Some(format!("what it captured is unreadable: {rest}")),
             },
-            "played" | "recorded" => {
+            "holds" | "fails" => self.statements.push((word == "holds", rest.trim().to_owned())),
+            "played" | "recorded" | "conformed" => {
                 let field = |field: &str| {
                     let (name, value) = field.split_once('=')?;
                     Some((name.to_owned(), value.parse().ok()?))

@@ -1,6 +1,6 @@
-//! The virtual machine of a playing or recording: what the command line says of it, and QEMU's command line for it.
+//! The virtual machine of a playing, recording or trying: what the command line says of it, and QEMU's command line for it.
 //!
-//! Fed by the arguments of `play` and `record`; feeds [`super::scene`], which runs it.
+//! Fed by the arguments of `play`, `record` and `conform`; feeds [`super::scene`], which runs it.
 
 use anyhow::Context;
 use serde_json::json;

@@ -90,6 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
         },
         speaker,
+        log: "warn",
     };
     let bar = song_bar(song.song.duration())?;
     let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);

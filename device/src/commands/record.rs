@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (until.0 as u64).div_ceil(10_000_000)
         ),
         speaker: None,
+        log: "warn",
     };
     let bar = song_bar(until)?;
     let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);

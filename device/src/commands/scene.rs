@@ -1,6 +1,6 @@
-//! The two processes of a playing or recording, card and QEMU: started, watched, and ended whatever happens.
+//! The two processes of a playing, recording or trying, card and QEMU: started, watched, and ended whatever happens.
 //!
-//! Fed by `play` and `record` with a [`Job`]; feeds [`super::guest`] with the serial line, and the caller with what the card counted. Both
+//! Fed by `play`, `record` and `conform` with a [`Job`]; feeds [`super::guest`] with the serial line, and the caller with what the card counted. Both
 //! processes are leashed to this one, so that none outlives it.
 
 use super::guest::GuestReport;
@@ -39,6 +39,8 @@ pub(crate) struct Job {
     pub(crate) linux: String,
     /// Where QEMU's own sound device plays to, if the guest has one.
     pub(crate) speaker: Option<PathBuf>,
+    /// What the card logs at least, if the user does not say ("warn": it is quiet about itself, for this process tells the story).
+    pub(crate) log: &'static str,
 }
 
 /// See the module.
@@ -115,9 +117,8 @@ impl<'a> Scene<'a> {
             command.push("--no-sandbox".into());
         }
         let mut leash = leashed(&command)?;
-        // Quiet about itself: this process tells the story.
         if std::env::var_os("DMUS_LOG").is_none() {
-            leash.env("DMUS_LOG", "warn,vfio_user=off");
+            leash.env("DMUS_LOG", format!("{},vfio_user=off", job.log));
         }
         let mut card = Leashed(leash.stdin(Stdio::null()).spawn().context("cannot start the card")?);
         let deadline = Instant::now() + CARD_LIMIT;

@@ -1,6 +1,7 @@
 //! The subcommands, and what they share: the card, signals, words for the host, and exit codes.
 
 pub(crate) mod alsa;
+pub(crate) mod conform;
 pub(crate) mod info;
 pub(crate) mod play;
 pub(crate) mod record;

@@ -30,6 +30,7 @@ enum Command {
     Record(commands::record::Args),
     Wave(commands::wave::Args),
     Alsa(commands::alsa::Args),
+    Conform(commands::conform::Args),
     Selftest(commands::selftest::Args),
 }
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Record(args) => commands::record::run(device, &args),
         Command::Wave(args) => commands::wave::run(device, &args),
         Command::Alsa(args) => commands::alsa::run(device, &args),
+        Command::Conform(args) => commands::conform::run(device, &args),
         Command::Selftest(args) => commands::selftest::run(device, &args),
     };
     match result {

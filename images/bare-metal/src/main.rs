@@ -1,4 +1,4 @@
-//! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, and ends QEMU with what came of it.
+//! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, or tries what the DDI states, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
 //! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer
@@ -6,7 +6,9 @@
 //! (100 ns, for a card that runs in real time) each message is submitted so long before its time. With `opt/dmus/through` the card's
 //! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the serial port, a line
 //! each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
-//! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. QEMU's exit code is 99 if all went well, and 33 for anything else.
+//! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. With `opt/dmus/conform` it runs the checks of `dmus_conformance` instead, each with
+//! `dmus: holds NAME: STATEMENT` or `dmus: fails NAME: STATEMENT: WHY`, and ends with `dmus: conformed NAME=NUMBER ...`. QEMU's exit code is 99 if all went
+//! well, and 33 for anything else.
 #![no_std]
 #![no_main]
 
@@ -44,6 +46,8 @@ const SONG: &str = "opt/dmus/song";
 const DLS: &str = "opt/dmus/dls";
 const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
+/// Its presence asks for the checks of what the DDI states.
+const CONFORM: &str = "opt/dmus/conform";
 /// How long before its time each message is submitted, in 100 ns; without it, as soon as there is room.
 const LATENCY: &str = "opt/dmus/latency";
 /// Its presence asks for the audio to go through the guest.
@@ -82,6 +86,9 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
         Some(b"4") => PointerWidth::Four,
         Some(_) => anyhow::bail!("{WIDTH} is neither 4 nor 8"),
     };
+    if fw_cfg::read(CONFORM, 20)?.is_some() {
+        return conform(width);
+    }
     if let Some(until) = time_of(RECORD)? {
         return record(width, until);
     }
@@ -196,5 +203,17 @@ fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
         config.buffers,
         card.pointer_width().bytes(),
     );
+    Ok(())
+}
+
+/// Tries each statement of the DDI. That one does not hold is a result, and no error: whoever asked reads the lines.
+fn conform(width: PointerWidth) -> anyhow::Result<()> {
+    let card = Card::open(Platform::open()?, width)?;
+    let report = |name: &str, statement: &str, result: anyhow::Result<()>| match result {
+        Ok(()) => println!("dmus: holds {name}: {statement}"),
+        Err(error) => println!("dmus: fails {name}: {statement}: {error:#}"),
+    };
+    let tally = dmus_conformance::run(&card, report)?;
+    println!("dmus: conformed checks={} holding={} width={}", tally.checks, tally.holding, width.bytes());
     Ok(())
 }

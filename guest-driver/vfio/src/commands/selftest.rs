@@ -2,8 +2,10 @@
 //!
 //! Fed by the card with either clock; feeds a line for each check. It drives the card itself: what it held before is lost.
 
+use super::conform::try_all;
 use super::{open, say};
 use anyhow::{Context, ensure};
+use dmus_conformance::Tally;
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{CaptureStream, Card, Platform, PlatformError, Rejection, RenderStream, StreamConfig};
 use dmus_driver_vfio::VfioPlatform;
@@ -33,6 +35,9 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     check("the card interrupts", || interrupts(device))?;
     check("a capture stream gives back all that is posted", || captures(device))?;
     check("a stray DMA address is refused and named", || WIDTHS.iter().try_for_each(|width| strays(device, *width)))?;
+    for width in WIDTHS {
+        states(device, width)?;
+    }
     check("opening and closing leaves nothing behind", || rounds(device, args.rounds))?;
     say(format_args!("selftest passed"));
     Ok(())
@@ -42,6 +47,19 @@ fn check(what: &'static str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow
     let started = Instant::now();
     run().context(what)?;
     say(format_args!("ok: {what} ({:.1} s)", started.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// What the DDI states, if the card is one on which that can be tried.
+fn states(device: Option<&str>, width: PointerWidth) -> anyhow::Result<()> {
+    let card = open(device, width)?;
+    if let Some(why) = dmus_conformance::unsuitable(&card)? {
+        say(format_args!("not tried: what the DDI states, with pointers of {} bytes, for {why}", width.bytes()));
+        return Ok(());
+    }
+    let Tally { checks, holding } = try_all(&card)?;
+    ensure!(holding == checks, "{} of {checks} statements of the DDI do not hold", checks - holding);
+    say(format_args!("ok: all {checks} statements of the DDI hold, with pointers of {} bytes", width.bytes()));
     Ok(())
 }
 
