@@ -9,6 +9,7 @@ pub mod loopback;
 pub mod machine;
 pub mod memory;
 pub mod moving;
+pub mod pitch;
 pub mod plain;
 pub mod programs;
 pub mod raw;
