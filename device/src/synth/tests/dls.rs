@@ -26,14 +26,14 @@ fn bank_of(waves: Vec<Wave>, regions: Vec<collection::Region>, connections: &[Co
 }
 
 /// A synth whose sine has these connections, at full volume on the left.
-fn with(connections: &[Connection]) -> Synth {
+pub(super) fn with(connections: &[Connection]) -> Synth {
     let bank = bank_of(vec![sine_wave()], vec![collection::Region::of(0)], connections);
     let mut s = Synth::new(bank, RATE, 1, 16);
     send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0]]);
     s
 }
 
-fn from(source: S, destination: D, transform: u16, scale: f64) -> Connection {
+pub(super) fn from(source: S, destination: D, transform: u16, scale: f64) -> Connection {
     Connection::from(source, destination, Transform(transform), (scale * 65_536.0) as i32)
 }
 
