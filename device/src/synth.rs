@@ -34,6 +34,8 @@ use voice::{Context, Lane, Voice};
 
 /// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
 pub(crate) const PERIOD: usize = 32;
+/// Channels whose changes wait for the next sample: as many as one message can change.
+const MOST_CHANGED: usize = CHANNELS;
 /// The most voices a synth can have.
 const MAX_VOICES: usize = 4096;
 
@@ -56,8 +58,8 @@ pub struct Synth {
     used: usize,
     /// Some voice may follow another one's rate.
     following: bool,
-    /// Voices have not taken note yet of something that has changed on a channel.
-    changed: bool,
+    /// Channels on which something has changed of which voices have not taken note yet; up to [`MOST_CHANGED`].
+    changed: Vec<usize>,
     mix: Box<Mix>,
     effects: Effects,
     /// Nothing is sent to the effects.
@@ -136,7 +138,7 @@ impl Synth {
             groups: vec![Group::SILENT; lane_groups],
             used: 0,
             following: false,
-            changed: false,
+            changed: Vec::with_capacity(MOST_CHANGED),
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
             dry: false,
@@ -215,12 +217,22 @@ impl Synth {
         }
     }
 
-    /// Voices take note of all that has changed on their channels since the last sample.
+    /// Something has changed on a channel: its voices take note before the next sample, of all that has changed by then at once.
+    fn note_change(&mut self, channel: usize) {
+        if self.changed.contains(&channel) {
+            return;
+        }
+        if self.changed.len() == MOST_CHANGED {
+            self.take_note();
+        }
+        self.changed.push(channel);
+    }
+
     #[inline(never)]
     fn take_note(&mut self) {
-        self.changed = false;
-        let until_tick = PERIOD - self.phase;
-        self.each_active(|voice, context, (group, lane)| voice.refresh(context, (group, lane, until_tick)));
+        while let Some(channel) = self.changed.pop() {
+            self.each_voice(channel, |voice, context, lane| voice.refresh(context, lane));
+        }
         if self.following {
             self.follow();
         }
@@ -230,7 +242,7 @@ impl Synth {
     pub fn render(&mut self, left: &mut [f32], right: &mut [f32]) {
         let length = left.len().min(right.len());
         self.meter.samples += length as u64;
-        if self.changed && length > 0 {
+        if !self.changed.is_empty() && length > 0 {
             self.take_note();
         }
         let mut done = 0;
@@ -248,25 +260,6 @@ impl Synth {
             // At the end of a period, not at the start of the next: messages that come in between see its outcome.
             if self.phase == 0 {
                 self.tick();
-            }
-        }
-    }
-
-    /// Calls `act` with every voice, what it reads, and its lane.
-    #[inline]
-    fn each_active(&mut self, mut act: impl FnMut(&mut Voice, &Context<'_>, (&mut Group, usize))) {
-        let groups = self.groups[..self.used].iter_mut();
-        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
-            for (lane, voice) in voices.iter_mut().enumerate() {
-                if group.active & (1 << lane) == 0 {
-                    continue;
-                }
-                let channel = group.channel[lane] as usize;
-                // A voice's channel has been written to by its note-on at the latest.
-                if let Some(set) = &self.sets[channel / CHANNELS] {
-                    let context = set.context(channel, &self.tables, &self.bank, self.rate);
-                    act(voice, &context, (group, lane));
-                }
             }
         }
     }
@@ -309,7 +302,20 @@ impl Synth {
     fn tick(&mut self) {
         self.output.tick(1);
         self.meter.voice_ticks += self.sounding() as u64;
-        self.each_active(|voice, context, (group, lane)| voice.tick(context, group, lane));
+        let groups = self.groups[..self.used].iter_mut();
+        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
+            for (lane, voice) in voices.iter_mut().enumerate() {
+                if group.active & (1 << lane) == 0 {
+                    continue;
+                }
+                let channel = group.channel[lane] as usize;
+                // A voice's channel has been written to by its note-on at the latest.
+                if let Some(set) = &self.sets[channel / CHANNELS] {
+                    let context = set.context(channel, &self.tables, &self.bank, self.rate);
+                    voice.tick(&context, group, lane);
+                }
+            }
+        }
         if self.following {
             self.follow();
         }

@@ -102,7 +102,7 @@ impl Synth {
             [0x7e | 0x7f, _, 0x08, 0x08, a, b, c, ref cents @ ..] => {
                 if let Ok(cents) = <[u8; 12]>::try_from(cents) {
                     self.set_mut(group).tune_scale([a, b, c], cents.map(|cents| (cents & 127) as i8 - 64));
-                    self.changed = true;
+                    self.note_changes(group);
                 }
             }
             _ => {}
@@ -116,7 +116,7 @@ impl Synth {
             120 => self.each_voice(channel, Voice::silence),
             121 => {
                 state.reset_controllers();
-                self.changed = true;
+                self.note_change(channel);
                 self.lift_pedals(channel);
             }
             // The mode messages 124 to 127 end all notes too.
@@ -162,21 +162,25 @@ impl Synth {
                 voice.press(pressure, context.channel);
             }
         });
-        self.changed = true;
+        self.note_change(channel);
     }
 
-    /// Changes what voices of a channel read; they take note before the next sample, of all that has changed by then at once.
+    /// Changes what voices of a channel read.
     fn change(&mut self, channel: usize, change: impl FnOnce(&mut Channel)) {
         change(self.channel_mut(channel));
-        self.changed = true;
+        self.note_change(channel);
     }
 
-    /// Changes what voices of a channel group read, likewise.
+    /// Changes what voices of a channel group read.
     fn tune(&mut self, group: usize, change: impl FnOnce(&mut Set)) {
         let set = self.set_mut(group);
         change(set);
         set.touch();
-        self.changed = true;
+        self.note_changes(group);
+    }
+
+    fn note_changes(&mut self, group: usize) {
+        (group * CHANNELS..(group + 1) * CHANNELS).for_each(|channel| self.note_change(channel));
     }
 
     /// A pedal has gone up, or both: ends what nothing holds any more.
