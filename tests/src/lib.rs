@@ -3,6 +3,7 @@
 pub mod attack;
 pub mod bench;
 pub mod conformance;
+pub mod counting;
 pub mod direct;
 pub mod liar;
 pub mod loopback;

@@ -218,6 +218,40 @@ fn pressure_and_unusual_blocks_move_what_they_say() {
 }
 
 #[test]
+fn connections_in_circles_are_gone_through_once() {
+    let play = |blocks: &[Connection]| {
+        let mut s = with(blocks);
+        send(&mut s, &[[0x90, 60, 127]]);
+        render(&mut s, 24_000).0
+    };
+    // A key that moves itself is moved once: from 60 by 60 x 100 / 128 semitones.
+    let off = cents_off(&play(&[from(S::KEY, D::KEY, 0, 10_000.0)]), key_hz(60.0 + 60.0 * 100.0 / 128.0));
+    assert!(off.abs() < 0.5, "{off} cents");
+    // What moves is at rest when the times and rates of a note are worked out: an oscillator or envelope does not move its own.
+    let vibrato = from(S::VIBRATO, D::PITCH, 0x4000, 30.0);
+    let sweep =
+        [from(S::EG2, D::PITCH, 0, 600.0), constant(D::EG2_ATTACK, time(0.2)), constant(D::EG2_DECAY, time(0.3))];
+    let decay = [constant(D::EG1_DECAY, time(1.0)), constant(D::EG1_SUSTAIN, 0.0)];
+    let straight = [&[vibrato][..], &sweep, &decay].concat();
+    let circles = [
+        from(S::VIBRATO, D::VIBRATO_FREQUENCY, 0x4000, 2400.0),
+        from(S::VIBRATO, D::VIBRATO_DELAY, 0x4000, 2400.0),
+        from(S::EG2, D::EG2_ATTACK, 0, 2400.0),
+        from(S::EG2, D::EG2_DECAY, 0, 2400.0).controlled(S::EG1),
+        from(S::EG1, D::EG1_DECAY, 0, 2400.0),
+        from(S::EG1, D::EG1_SUSTAIN, 0, 500.0).controlled(S::EG2),
+        from(S::EG1, D::KEY, 0, 1200.0),
+    ];
+    assert!(play(&[&straight[..], &circles].concat()) == play(&straight));
+    // Two that move one sound by each other are a product, which is finite.
+    let product = [
+        from(S::VIBRATO, D::PITCH, 0x4000, 1200.0).controlled(S::VIBRATO),
+        from(S::EG1, D::GAIN, 0, 100.0).controlled(S::EG1),
+    ];
+    assert!(play(&[&straight[..], &product].concat()).iter().all(|x| x.abs() < 8.0));
+}
+
+#[test]
 fn sostenuto_mono_and_bank_select() {
     let mut s = with(&[]);
     send(&mut s, &[[0x90, 60, 100], [0xb0, 66, 127], [0x90, 64, 100], [0x80, 60, 0], [0x80, 64, 0]]);

@@ -263,6 +263,18 @@ fn references_and_samples_that_are_wrong() {
 }
 
 #[test]
+fn samples_that_link_in_circles_are_no_chain() {
+    let file = bank().file();
+    let header = find(&file, b"shdr", 0);
+    let read = bank().read();
+    // The partner of a stereo sample: itself, the one behind the last, or none; and a mono one that has a partner.
+    for (link, kind) in [(0, 4), (1, 2), (0xffff, 4), (0xffff, 8), (0, 1)] {
+        let linked = patched(&file, header + 42, link | kind << 16);
+        assert_eq!(Collection::read(&linked).expect("a collection"), read, "link {link:#x} of a sample of kind {kind}");
+    }
+}
+
+#[test]
 fn zones_that_multiply_are_refused_before_they_fill_the_memory() {
     let many = Bank { preset: vec![zone(&[(41, 0)]); 5000], instrument: vec![zone(&[(53, 0)]); 5000] };
     assert_eq!(many.refused(), Problem::TooComplex);
