@@ -2,6 +2,7 @@
 //!
 //! Fed by a test bank of one full-scale sine, so that every level, time and pitch has a known answer.
 
+mod analytic;
 mod dls;
 mod exact;
 mod music;

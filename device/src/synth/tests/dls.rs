@@ -7,19 +7,19 @@ use crate::collection::connection::{Connection, Destination as D, Source as S, T
 use crate::collection::{self, Info, LoopKind, Samples, Wave, WaveLink};
 
 /// A sine of 440 Hz at key 69, of 40 periods.
-fn sine_wave() -> Wave {
+pub(super) fn sine_wave() -> Wave {
     let turn = |t: usize| core::f64::consts::TAU * 40.0 * t as f64 / 4800.0;
     let samples: Vec<i16> = (0..4800).map(|t| (32_767.0 * libm::sin(turn(t))) as i16).collect();
     wave(samples, 52_800, 69, (0, 4800), LoopKind::Forward)
 }
 
-fn wave(samples: Vec<i16>, rate: u32, unity_note: u8, (start, length): (u32, u32), kind: LoopKind) -> Wave {
+pub(super) fn wave(samples: Vec<i16>, rate: u32, unity_note: u8, (start, length): (u32, u32), kind: LoopKind) -> Wave {
     let looped = Some(collection::Loop { kind, start, length });
     let sampling = Some(collection::Sampling { unity_note, looped, ..collection::Sampling::DEFAULT });
     Wave { id: None, info: Info::default(), rate, samples: Samples::new(samples), sampling }
 }
 
-fn bank_of(waves: Vec<Wave>, regions: Vec<collection::Region>, connections: &[Connection]) -> Arc<Bank> {
+pub(super) fn bank_of(waves: Vec<Wave>, regions: Vec<collection::Region>, connections: &[Connection]) -> Arc<Bank> {
     let instrument = collection::Instrument { regions, connections: connections.to_vec(), ..Default::default() };
     let collection = Collection { waves, instruments: vec![instrument], ..Collection::default() };
     Arc::new(Bank::new(&[collection]).expect("a bank"))
@@ -37,11 +37,11 @@ pub(super) fn from(source: S, destination: D, transform: u16, scale: f64) -> Con
     Connection::from(source, destination, Transform(transform), (scale * 65_536.0) as i32)
 }
 
-fn constant(destination: D, value: f64) -> Connection {
+pub(super) fn constant(destination: D, value: f64) -> Connection {
     from(S::NONE, destination, 0, value)
 }
 
-fn time(seconds: f64) -> f64 {
+pub(super) fn time(seconds: f64) -> f64 {
     1200.0 * libm::log2(seconds)
 }
 
