@@ -3,29 +3,25 @@
 //! Fed by a transport through [`Device`]; feeds the engine through `link` with requests, maps and resets. It runs on the transport's thread
 //! and never waits for rendering.
 
+mod block;
 pub(crate) mod config_space;
 
 use crate::device::{Device, DmaMap, Region, RemoteMemory};
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
-use crate::link::{Command, Link, Request, Shared, StreamConfig};
-use crate::remote::SHARE_HINT;
+use crate::link::{Command, Link, Request, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
+use block::{Block, Part};
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Access, Fault, Found, Register, control, feature};
-use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use dmus_interface::time::RefTime;
-use dmus_interface::wave::WaveFormat;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// Bytes of buffers that one stream may have: the card keeps a private copy of them.
-const MAX_BUFFER_AREA: u64 = 16 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -35,28 +31,9 @@ pub struct Card {
     config: ConfigSpace,
     enabled: bool,
     width: PointerWidth,
-    streams: [StreamRegisters; STREAMS],
+    blocks: [Block; STREAMS],
     /// The mailbox's registers; the opcode is written last, and not kept.
     command: Command,
-}
-
-/// What a guest has written to a stream's block.
-#[derive(Clone, Copy, Debug, Default)]
-struct StreamRegisters {
-    /// The type that was last created.
-    kind: u32,
-    pool_base: u64,
-    slot_count: u32,
-    slot_stride: u32,
-    buffer_base: u64,
-    buffer_size: u32,
-    buffer_count: u32,
-    submission_base: u64,
-    submission_size: u32,
-    completion_base: u64,
-    completion_size: u32,
-    wave_rate: u32,
-    wave_format: u32,
 }
 
 impl Card {
@@ -67,7 +44,7 @@ impl Card {
             config: ConfigSpace::new(),
             enabled: false,
             width: PointerWidth::default(),
-            streams: [StreamRegisters::default(); STREAMS],
+            blocks: [Block::default(); STREAMS],
             command: Command::default(),
         }
     }
@@ -88,7 +65,7 @@ impl Card {
     fn reset_function(&mut self) {
         self.enabled = false;
         self.width = PointerWidth::default();
-        self.streams = [StreamRegisters::default(); STREAMS];
+        self.blocks = [Block::default(); STREAMS];
         self.command = Command::default();
         let mut shared = self.link.lock();
         shared.reset();
@@ -165,28 +142,13 @@ impl Card {
     }
 
     fn stream_value(&self, index: usize, register: Register) -> u64 {
-        let block = self.streams.get(index).copied().unwrap_or_default();
-        let shared = self.link.lock();
-        let view = shared.views.get(index).copied().unwrap_or_default();
+        let view = self.link.lock().views.get(index).copied().unwrap_or_default();
         match register {
-            stream::TYPE if view.open => block.kind.into(),
-            stream::TYPE => stream::CLOSED.into(),
+            stream::TYPE if !view.open => stream::CLOSED.into(),
             stream::STATE => view.state as u64,
-            stream::POOL_BASE => block.pool_base,
-            stream::SLOT_COUNT => block.slot_count.into(),
-            stream::SLOT_STRIDE => block.slot_stride.into(),
-            stream::BUFFER_BASE => block.buffer_base,
-            stream::BUFFER_SIZE => block.buffer_size.into(),
-            stream::BUFFER_COUNT => block.buffer_count.into(),
-            stream::SUBMISSION_BASE => block.submission_base,
-            stream::SUBMISSION_SIZE => block.submission_size.into(),
-            stream::COMPLETION_BASE => block.completion_base,
-            stream::COMPLETION_SIZE => block.completion_size.into(),
             stream::PREFETCH => PREFETCH.0 as u64,
             stream::TIME_BASE => view.time_base.0 as u64,
-            stream::WAVE_RATE => block.wave_rate.into(),
-            stream::WAVE_FORMAT => block.wave_format.into(),
-            _ => 0,
+            register => self.blocks.get(index).map_or(0, |block| block.value(register)),
         }
     }
 
@@ -265,7 +227,7 @@ impl Card {
         }
     }
 
-    fn any(&self, what: impl Fn(&crate::link::StreamView) -> bool) -> bool {
+    fn any(&self, what: impl Fn(&StreamView) -> bool) -> bool {
         self.link.lock().views.iter().any(what)
     }
 
@@ -275,23 +237,8 @@ impl Card {
             self.fault(Fault::Locked, stream::at(index, register).offset);
             return;
         }
-        let Some(block) = self.streams.get_mut(index) else {
-            return;
-        };
-        match register {
-            stream::POOL_BASE => part.apply(&mut block.pool_base),
-            stream::BUFFER_BASE => part.apply(&mut block.buffer_base),
-            stream::SUBMISSION_BASE => part.apply(&mut block.submission_base),
-            stream::COMPLETION_BASE => part.apply(&mut block.completion_base),
-            stream::SLOT_COUNT => block.slot_count = part.value as u32,
-            stream::SLOT_STRIDE => block.slot_stride = part.value as u32,
-            stream::BUFFER_SIZE => block.buffer_size = part.value as u32,
-            stream::BUFFER_COUNT => block.buffer_count = part.value as u32,
-            stream::SUBMISSION_SIZE => block.submission_size = part.value as u32,
-            stream::COMPLETION_SIZE => block.completion_size = part.value as u32,
-            stream::WAVE_RATE => block.wave_rate = part.value as u32,
-            stream::WAVE_FORMAT => block.wave_format = part.value as u32,
-            _ => {}
+        if let Some(block) = self.blocks.get_mut(index) {
+            block.write(register, part);
         }
     }
 
@@ -327,7 +274,7 @@ impl Card {
         };
         match request {
             Ok(request) => {
-                if let (Request::Open(config), Some(block)) = (request, self.streams.get_mut(index)) {
+                if let (Request::Open(config), Some(block)) = (request, self.blocks.get_mut(index)) {
                     block.kind = config.kind.value();
                 }
                 shared.views[index].busy = true;
@@ -338,105 +285,16 @@ impl Card {
         }
     }
 
-    /// Holds a stream's registers against the data sheet and the guest's memory.
+    /// What the stream's registers ask for.
     fn check_stream(&self, index: usize, kind: Type, shared: &Shared) -> Result<StreamConfig, Fault> {
         if !self.enabled || !shared.bus_master {
             return Err(Fault::NotEnabled);
         }
-        let block = self.streams.get(index).ok_or(Fault::BadValue)?;
-        let pool_bytes = u64::from(block.slot_count) * u64::from(block.slot_stride);
-        if !(1..=stream::MAX_SLOTS).contains(&block.slot_count)
-            || !block.slot_stride.is_power_of_two()
-            || !(64..=4096).contains(&block.slot_stride)
-            || !block.pool_base.is_multiple_of(u64::from(block.slot_stride))
-        {
-            return Err(Fault::BadPool);
-        }
-        let wave = match kind {
-            Type::WaveSink => Some(WaveFormat::decode(block.wave_rate, block.wave_format)?),
-            Type::Render | Type::Capture { .. } => None,
-        };
-        let captures = kind != Type::Render;
-        let buffer_bytes = u64::from(block.buffer_count) * u64::from(block.buffer_size);
-        let sized = (8..=stream::MAX_BUFFER_SIZE).contains(&block.buffer_size) && block.buffer_size.is_multiple_of(8);
-        if block.buffer_count > stream::MAX_SLOTS
-            || block.buffer_count > 0 && !sized
-            || block.buffer_count == 0 && captures
-            || buffer_bytes > MAX_BUFFER_AREA
-            || !block.buffer_base.is_multiple_of(8)
-        {
-            return Err(Fault::BadBuffers);
-        }
-        let ring = |entries: u32| entries.is_power_of_two() && (block.slot_count..=stream::MAX_RING).contains(&entries);
-        if !ring(block.submission_size)
-            || !ring(block.completion_size)
-            || !block.submission_base.is_multiple_of(SUBMISSION_SIZE as u64)
-            || !block.completion_base.is_multiple_of(COMPLETION_SIZE as u64)
-        {
-            return Err(Fault::BadRing);
-        }
-        // With narrow pointers, what an event cannot point to may not be part of the stream.
-        let reach = match self.width {
-            PointerWidth::Four => 1 << 32,
-            PointerWidth::Eight => u64::MAX,
-        };
-        let within = |base: u64, bytes: u64| base.checked_add(bytes).is_some_and(|end| end <= reach);
-        if !within(block.pool_base, pool_bytes) {
-            return Err(Fault::BadPool);
-        }
-        if !within(block.buffer_base, buffer_bytes) {
-            return Err(Fault::BadBuffers);
-        }
-        let submission_bytes = u64::from(block.submission_size) * SUBMISSION_SIZE as u64;
-        let completion_bytes = u64::from(block.completion_size) * COMPLETION_SIZE as u64;
-        for (base, bytes, write) in [
-            (block.pool_base, pool_bytes, captures),
-            (block.buffer_base, buffer_bytes, captures),
-            (block.submission_base, submission_bytes, false),
-            (block.completion_base, completion_bytes, true),
-        ] {
-            if !shared.memory.allows(base, bytes, write) {
-                return Err(Fault::NotMapped);
-            }
-            if shared.client.is_none() && !shared.memory.covers(base, bytes, write) {
-                tracing::error!("the guest's memory is not shared with the card, so no DMA is possible: {SHARE_HINT}");
-                return Err(Fault::NotMapped);
-            }
-        }
-        Ok(StreamConfig {
-            kind,
-            wave,
-            width: self.width,
-            pool_base: block.pool_base,
-            slots: block.slot_count,
-            stride: block.slot_stride,
-            buffer_base: block.buffer_base,
-            buffer_size: block.buffer_size,
-            buffers: block.buffer_count,
-            submission_base: block.submission_base,
-            submission_entries: block.submission_size,
-            completion_base: block.completion_base,
-            completion_entries: block.completion_size,
-        })
-    }
-}
-
-/// A write to a wide register, or to half of it.
-#[derive(Clone, Copy)]
-struct Part {
-    high: bool,
-    whole: bool,
-    value: u64,
-}
-
-impl Part {
-    fn apply(self, register: &mut u64) {
-        const LOW: u64 = 0xFFFF_FFFF;
-        *register = match (self.whole, self.high) {
-            (true, _) => self.value,
-            (false, false) => *register & !LOW | self.value & LOW,
-            (false, true) => *register & LOW | self.value << 32,
-        };
+        let block = self.blocks.get(index).ok_or(Fault::BadValue)?;
+        // Of an open stream, the registers are as they were when it was created.
+        let open = |view: &StreamView| view.open || view.busy;
+        let taken = self.blocks.iter().zip(&shared.views).filter(|(_, view)| open(view));
+        block.config(kind, self.width, shared, taken.map(|(block, _)| block))
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod reach;
 mod requests;
 mod rest;
+mod serve;
 mod settled;
 
 use crate::bank::Bank;
@@ -363,68 +364,6 @@ impl Core {
             self.horizon = horizon;
             self.horizon_sample = horizon.to_sample(SAMPLE_RATE);
             self.moved = true;
-        }
-    }
-
-    /// Fetches up to the tails that were last looked at, and publishes all completions, section by section. The last section goes on; `None`
-    /// if a reset has made void what this turn is doing, or a ring is away.
-    #[inline]
-    fn serve<'a>(&mut self, link: &'a Link, mut shared: MutexGuard<'a, Shared>) -> Option<MutexGuard<'a, Shared>> {
-        loop {
-            let (mut left, mut away) = (false, false);
-            for stream in &mut self.streams {
-                if !stream.rings.has_work() {
-                    continue;
-                }
-                if stream.rings.is_remote(&shared) {
-                    // The transport, which receives the client's answers, must not wait for one that waits for them.
-                    drop(shared);
-                    stream.serve_remote(link, self.epoch);
-                    shared = link.lock();
-                    if shared.epoch != self.epoch || shared.shutdown {
-                        return None;
-                    }
-                } else if stream.rings.is_away(link, &shared) {
-                    away = true;
-                    continue;
-                } else {
-                    stream.serve(link, &mut shared);
-                }
-                left |= stream.rings.has_work();
-            }
-            for stream in &mut self.captures {
-                if !stream.has_work() {
-                    continue;
-                }
-                if stream.rings.is_remote(&shared) {
-                    drop(shared);
-                    stream.serve_remote(link, self.epoch);
-                    shared = link.lock();
-                    if shared.epoch != self.epoch || shared.shutdown {
-                        return None;
-                    }
-                } else if stream.rings.is_away(link, &shared) {
-                    away = true;
-                    continue;
-                } else {
-                    stream.serve(link, &mut shared);
-                }
-                left |= stream.has_work();
-            }
-            if away && !left {
-                // Nothing is rendered before what is granted is fetched. The transport needs the lock to bring the rings back.
-                drop(shared);
-                std::thread::yield_now();
-                return None;
-            }
-            if !left {
-                return Some(shared);
-            }
-            drop(shared);
-            shared = link.lock();
-            if shared.epoch != self.epoch {
-                return None;
-            }
         }
     }
 

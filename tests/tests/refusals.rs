@@ -10,6 +10,7 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::{HostedCard, Loopback};
 use dmus_tests::raw::{BUFFER_SIZE, Bus, RawStream, SLOTS, seconds};
+use std::sync::atomic::Ordering;
 
 const NOTE: [u8; 3] = [0x90, 60, 100];
 const FAR: i64 = 1 << 40;
@@ -235,6 +236,66 @@ fn streams_with_wrong_registers_are_not_created() -> anyhow::Result<()> {
     platform.write_config(4, &[2]);
     s.write64(stream::POOL_BASE, s.pool.iova);
     assert_eq!(s.transition(stream::TYPE, 0)?, Some(Fault::NotEnabled), "bus master off");
+    Ok(())
+}
+
+/// DDI: each stream has its own pool and rings: what would share memory with another of them is refused, and the open stream plays on.
+#[test]
+fn pools_and_rings_that_overlap_are_refused() -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    type Spoil<'a> = &'a dyn Fn(&RawStream<'_, Loopback>);
+    let overlaps: [Spoil<'_>; 4] = [
+        &|s| s.write64(stream::POOL_BASE, s.buffers.iova),
+        &|s| s.write64(stream::SUBMISSION_BASE, s.pool.iova + u64::from((SLOTS - 1) * 64)),
+        &|s| s.write64(stream::COMPLETION_BASE, s.submissions.iova),
+        &|s| s.write64(stream::BUFFER_BASE, s.completions.iova - 8),
+    ];
+    for spoil in overlaps {
+        let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+        spoil(&s);
+        assert_eq!(s.transition(stream::TYPE, 0)?, Some(Fault::Overlap));
+        assert_eq!(s.take_fault(), Some(Fault::Overlap));
+    }
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    let words = [
+        (stream::SLOT_COUNT, 1),
+        (stream::SLOT_STRIDE, 64),
+        (stream::SUBMISSION_SIZE, 1),
+        (stream::COMPLETION_SIZE, 1),
+        (stream::BUFFER_SIZE, 8),
+        (stream::BUFFER_COUNT, 0),
+    ];
+    for (register, value) in words {
+        platform.write32(stream::at(1, register).offset, value);
+    }
+    let own = platform.dma_alloc(4096, 64)?.iova;
+    let place = |pool: u64, submissions: u64, completions: u64| {
+        let bases =
+            [(stream::POOL_BASE, pool), (stream::SUBMISSION_BASE, submissions), (stream::COMPLETION_BASE, completions)];
+        for (register, base) in bases {
+            platform.write_bar0(stream::at(1, register).offset.into(), &base.to_le_bytes());
+        }
+    };
+    let create = || -> anyhow::Result<u32> {
+        let word = |word| platform.doorbell().load_u32(doorbell::at(1, word), Ordering::Acquire);
+        let before = word(doorbell::TRANSITIONS);
+        platform.write32(stream::at(1, stream::TYPE).offset, 0);
+        s.until("an answer", || word(doorbell::TRANSITIONS) != before)?;
+        Ok(word(doorbell::REFUSAL))
+    };
+    for taken in [s.pool.iova + 64, s.buffers.iova, s.submissions.iova, s.completions.iova] {
+        let taken = taken & !63;
+        for (pool, submissions, completions) in [(taken, own, own + 64), (own, taken, own + 64), (own, own + 64, taken)]
+        {
+            place(pool, submissions, completions);
+            assert_eq!(create()?, Fault::Overlap as u32, "{pool:#x} {submissions:#x} {completions:#x}");
+        }
+    }
+    place(own, own + 64, own + 128);
+    assert_eq!(create()?, 0);
+    s.submit(0, s.inline(0, &[0x90, 60, 100]), seconds(1));
+    assert_eq!(s.completion()?.status, Status::Presented);
     Ok(())
 }
 

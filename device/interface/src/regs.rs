@@ -151,8 +151,8 @@ pub mod stream {
     /// Bytes from one block to the next.
     pub const STRIDE: u32 = 0x80;
 
-    /// Stream type ([`super::stream::Type`]), or [`CLOSED`]. Writing a type creates the stream from the registers below;
-    /// writing [`CLOSED`] in STOP closes it. Answered as a transition.
+    /// Stream type ([`super::stream::Type`]), or [`CLOSED`]. Writing a type creates the stream from the registers below, whose pool, buffers and
+    /// rings share no memory with each other or with open streams; writing [`CLOSED`] in STOP closes it. Answered as a transition.
     pub const TYPE: Register = register(0x00, 4, Access::ReadWrite, "TYPE");
     /// State ([`State`]); reads back the state in force. Answered as a transition.
     pub const STATE: Register = register(0x04, 4, Access::ReadWrite, "STATE");
@@ -404,11 +404,14 @@ pub enum Fault {
     /// A command was started while another is under way.
     #[error("command started while another is under way")]
     CommandBusy = 20,
+    /// The pool, the buffers or a ring shares memory with another of them, or with an open stream.
+    #[error("pool, buffers or ring overlapping another of them, or those of an open stream")]
+    Overlap = 21,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -429,6 +432,7 @@ impl Fault {
         Self::UnfinishedMessage,
         Self::CaptureOverrun,
         Self::CommandBusy,
+        Self::Overlap,
     ];
 
     /// Decodes a register value.

@@ -31,12 +31,14 @@ unsafe impl Hal for Memory {
         heap::dma_alloc(pages * PAGE_SIZE, PAGE_SIZE).map_or((0, NonNull::dangling()), |(base, iova)| (iova, base))
     }
 
+    // SAFETY: the caller gives back, once, what `dma_alloc` gave, with its size.
     unsafe fn dma_dealloc(_: PhysAddr, base: NonNull<u8>, pages: usize) -> i32 {
-        // SAFETY: the caller's promise is that of `dma_free`.
+        // SAFETY: that is what `dma_free` asks for.
         unsafe { heap::dma_free(base, pages * PAGE_SIZE, PAGE_SIZE) };
         0
     }
 
+    // SAFETY: this one asks nothing of its caller; using the pointer does, and BARs are mapped one to one.
     unsafe fn mmio_phys_to_virt(address: PhysAddr, _: usize) -> NonNull<u8> {
         NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
     }
