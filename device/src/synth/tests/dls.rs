@@ -252,6 +252,51 @@ fn connections_in_circles_are_gone_through_once() {
 }
 
 #[test]
+fn regions_are_chosen_by_key_and_velocity_and_layers_sound_together() {
+    let region = |keys, velocities| collection::Region { keys, velocities, ..collection::Region::of(0) };
+    let soft = region((0, 63), (0, 63));
+    let loud = region((0, 63), (64, 127));
+    let layer = region((40, 127), (100, 127));
+    let bank = bank_of(vec![sine_wave()], vec![soft, loud, layer], &[]);
+    for (key, velocity, voices) in [
+        (0, 1, 1),
+        (63, 63, 1),
+        (63, 64, 1),
+        (39, 127, 1),
+        (40, 99, 1),
+        (40, 100, 2),
+        (63, 127, 2),
+        (64, 127, 1),
+        (127, 100, 1),
+        (64, 99, 0),
+        (100, 1, 0),
+    ] {
+        let mut s = Synth::new(Arc::clone(&bank), RATE, 1, 8);
+        send(&mut s, &[[0x90, key, velocity]]);
+        assert_eq!(s.sounding(), voices, "key {key}, velocity {velocity}");
+    }
+}
+
+#[test]
+fn general_midi_2_starts_with_reverb_and_omni_messages_end_notes() {
+    for (system, echoes) in [(1, false), (3, true)] {
+        let mut s = with(&[]);
+        s.message(0, &[0xf0, 0x7e, 0x7f, 9, system, 0xf7]);
+        send(&mut s, &[[0x90, 60, 127]]);
+        render(&mut s, 4800);
+        send(&mut s, &[[0xb0, 120, 0]]);
+        render(&mut s, 960);
+        assert_eq!((s.sounding(), peak(&render(&mut s, 9600).0) > 1e-4), (0, echoes), "system {system}");
+    }
+    for mode in 123..=127 {
+        let mut s = with(&[]);
+        send(&mut s, &[[0x90, 60, 127], [0xb0, mode, 0]]);
+        render(&mut s, 4800);
+        assert_eq!(s.sounding(), 0, "{mode}");
+    }
+}
+
+#[test]
 fn sostenuto_mono_and_bank_select() {
     let mut s = with(&[]);
     send(&mut s, &[[0x90, 60, 100], [0xb0, 66, 127], [0x90, 64, 100], [0x80, 60, 0], [0x80, 64, 0]]);
