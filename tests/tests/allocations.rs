@@ -1,6 +1,6 @@
 //! What is allocated: while a synthesizer renders, nothing; for files and chunks that lie, no more than a small multiple of their size.
 //!
-//! A process of its own, and one test after the other, since it counts the bytes of the whole process.
+//! A process of its own, with an allocator of its own.
 
 use anyhow::ensure;
 use dmus_card::bank::Bank;
@@ -13,15 +13,10 @@ use dmus_interface::event::PointerWidth;
 use dmus_tests::counting::{Counting, counted};
 use dmus_tests::direct::Direct;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn wave() -> Wave {
     let looped = Some(Loop { kind: LoopKind::Release, start: 1, length: 5 });
@@ -41,7 +36,6 @@ const LIES: [u32; 6] = [0, 0xFFFF, 0x00FF_FFFF, 0x4000_0000, 0x7FFF_FFFF, u32::M
 
 #[test]
 fn files_that_lie_take_a_small_multiple_of_their_size() -> anyhow::Result<()> {
-    let _alone = alone();
     let collection = Collection { waves: vec![wave()], instruments: vec![instrument()], ..Collection::default() };
     let dls = collection.to_dls()?;
     let chunk = |name: &[u8; 4], content: &[u8]| [&name[..], &(content.len() as u32).to_le_bytes(), content].concat();
@@ -66,7 +60,6 @@ fn files_that_lie_take_a_small_multiple_of_their_size() -> anyhow::Result<()> {
 
 #[test]
 fn chunks_that_lie_take_a_small_multiple_of_their_size() -> anyhow::Result<()> {
-    let _alone = alone();
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
     let mut mailbox = Mailbox::open(&card)?;
     let handle = mailbox.download(&wave_chunk(1, &wave()))?;
@@ -91,7 +84,6 @@ fn chunks_that_lie_take_a_small_multiple_of_their_size() -> anyhow::Result<()> {
 
 #[test]
 fn nothing_is_allocated_while_it_renders() -> anyhow::Result<()> {
-    let _alone = alone();
     let mut synth = Synth::new(Arc::new(Bank::general_midi()), 48_000, 4, 32);
     let (mut left, mut right) = (vec![0.0; 700], vec![0.0; 700]);
     let octave = [&[0xF0, 0x7E, 0x7F, 8, 8, 3, 127, 127][..], &[70; 12], &[0xF7]].concat();
