@@ -142,7 +142,7 @@ fn soundfont(name: &str) -> anyhow::Result<PathBuf> {
 const REASONS: [(&str, &[u8], &str); 8] = [
     (
         "tim",
-        &[18, 48, 49, 50, 51, 76, 83, 85, 90],
+        &[48, 49, 50, 51, 76, 83, 85, 90],
         "an envelope bends one of two layers for some milliseconds; how the two meet then depends on the control rate",
     ),
     ("tim", &[118], "it falls by an octave at once, in steps of the control rate"),
