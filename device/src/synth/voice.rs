@@ -18,8 +18,6 @@ use articulation::low_pass;
 const HEADROOM: f32 = 0.57 / 32_768.0;
 /// Control ticks in which a silenced voice fades: 2.7 ms at 48 kHz.
 const FADE_TICKS: f32 = 4.0;
-/// Moments between two ticks at which a voice follows its channel; what changes at later ones waits for the next tick.
-const MOST_REFRESHES: u8 = 4;
 /// Part of the whole by which a control may miss its goal.
 const CLOSE: f32 = 1e-5;
 
@@ -57,8 +55,6 @@ pub(crate) struct Voice {
     pressure: u8,
     /// Of the channel, when `sums` were made.
     version: u32,
-    /// Times that they were made between two ticks.
-    refreshed: u8,
     /// Where they will be at the next tick.
     amplitude: Envelope,
     modulation: Envelope,
@@ -72,7 +68,7 @@ pub(crate) struct Voice {
     /// Some block is more than a depth.
     intricate: bool,
     sums: Sums,
-    /// What `sums` make of the level, before drivers and master volume: wave gain, velocity, volume, expression.
+    /// What `sums` make of the level, before drivers: wave gain, velocity, volume, expression, master volume.
     level: f32,
     /// What they make of each side's part of it.
     pan: (f32, f32),
@@ -131,7 +127,6 @@ impl Voice {
         speaker: Speaker::Panned,
         pressure: 0,
         version: 0,
-        refreshed: 0,
         amplitude: Envelope::IDLE,
         modulation: Envelope::IDLE,
         earlier: (Envelope::IDLE, Envelope::IDLE, 0.0),
@@ -195,7 +190,7 @@ impl Voice {
         let drivers = self.drivers_now(context.tables);
         group.start(lane, channel, sound);
         self.steer(context, &drivers, group, lane);
-        self.sides = self.side_goals(context);
+        self.sides = self.side_goals();
         self.sends = self.send_goals;
         group.set_gains(lane, self.gains(context, &drivers));
         group.set_sends(lane, self.sends);
@@ -246,8 +241,7 @@ impl Voice {
         }
         let drivers = self.drivers_now(context.tables);
         self.steer(context, &drivers, group, lane);
-        self.approach(context, group, lane, 1.0);
-        self.refreshed = 0;
+        self.approach(group, lane, 1.0);
         let mut goal = self.gains(context, &drivers);
         if self.state == State::Fading {
             self.fade -= 1.0;
@@ -309,14 +303,13 @@ impl Voice {
     }
 
     /// What blocks, controllers and master volume ask of each side.
-    fn side_goals(&self, context: &Context<'_>) -> (f32, f32) {
-        let level = self.level * context.master;
-        (level * self.pan.0, level * self.pan.1)
+    fn side_goals(&self) -> (f32, f32) {
+        (self.level * self.pan.0, self.level * self.pan.1)
     }
 
     /// Brings sides and sends nearer to where controllers have put them, within a part of a period.
-    fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize, part: f32) {
-        let goals = self.side_goals(context);
+    fn approach(&mut self, group: &mut Group, lane: usize, part: f32) {
+        let goals = self.side_goals();
         if self.sides == goals && self.sends == self.send_goals {
             return;
         }
@@ -372,17 +365,19 @@ impl Voice {
         group.bend(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
     }
 
-    /// Something on its channel has changed: from this very sample on, but for what would be too often.
+    /// Something on its channel has changed: from this very sample on.
     pub(crate) fn refresh(&mut self, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
-        if self.version == context.channel.version || !self.counts() || self.refreshed == MOST_REFRESHES {
+        if self.version == context.channel.version || !self.counts() {
             return;
         }
-        self.refreshed += 1;
+        let goals = (self.side_goals(), self.send_goals);
         self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
         let drivers = self.drivers_now(context.tables);
         self.steer(context, &drivers, group, lane);
-        let part = until_tick as f32 * (1.0 / PERIOD as f32);
-        self.approach(context, group, lane, part);
+        // Many messages of another kind must not hurry a fader.
+        if goals != (self.side_goals(), self.send_goals) {
+            self.approach(group, lane, until_tick as f32 * (1.0 / PERIOD as f32));
+        }
         group.bend(lane, self.gains(context, &drivers), until_tick);
     }
 

@@ -118,6 +118,32 @@ fn tuning_turns_a_sine_into_another_at_one_sample() {
 }
 
 #[test]
+fn each_sample_may_have_its_own_bend_and_volume() {
+    let mut s = sine();
+    send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0], [0x90, 69, 127]]);
+    let mut passed = render(&mut s, 4805).0.len() as f64;
+    let mut level = f64::from(FULL);
+    for sample in 0..500u32 {
+        let wheel = (sample * 37 % 128) as u8;
+        send(&mut s, &[[0xe0, 0, wheel], [0xb0, 1, 0]]);
+        let x = f64::from(render(&mut s, 1).0[0]);
+        let expected = level * libm::sin(core::f64::consts::TAU * 440.0 * passed / f64::from(RATE));
+        assert!((x - expected).abs() < 2e-3, "{x}, not {expected}, {sample} samples on");
+        // A bend moves the sound on from its own sample to the next.
+        passed += libm::exp2((f64::from(wheel) - 64.0) / 64.0 * 2.0 / 12.0);
+    }
+    // And a fader that is moved with each sample is followed without a click.
+    let mut all = vec![];
+    for sample in 0..1000u32 {
+        send(&mut s, &[[0xb0, 7, 127 - (sample / 8) as u8]]);
+        all.extend(render(&mut s, 1).0);
+        level = f64::from(FULL) * libm::exp10(40.0 * libm::log10(f64::from(127 - sample / 8) / 127.0) / 20.0);
+    }
+    assert!(super::robust::roughness(&all) < 5e-3, "{}", super::robust::roughness(&all));
+    assert!(f64::from(peak(&all[950..])) < 4.0 * level + 0.02, "{} of {level}", peak(&all[950..]));
+}
+
+#[test]
 fn a_pedal_counts_from_its_sample_on() {
     let sounding = |messages: &[&[[u8; 3]]]| {
         let mut s = sine();

@@ -131,7 +131,8 @@ impl Voice {
     /// Derives levels, sides, sends and the filter's shape from sums.
     fn settle(&mut self, sums: &[f32; MOVING], context: &Context<'_>) {
         let gain = sums[patch::GAIN];
-        self.level = if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) } else { 0.0 };
+        self.level =
+            if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) * context.master } else { 0.0 };
         self.pan = match self.speaker {
             Speaker::Panned => context.tables.pan(clean(sums[patch::PAN] / 10.0, -50.0, 50.0)),
             Speaker::Left => (1.0, 0.0),
