@@ -2,14 +2,16 @@
 //!
 //! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`] of DLS instruments; adds to the stream's mix.
 //!
-//! Everything at control rate (envelopes, oscillators, controllers, ends of voices) happens at sample positions divisible
-//! by 32, gains run in straight lines between them, and notes start at once. So the output does not depend on
+//! Everything that moves by itself (envelopes, oscillators, ends of voices) does so at sample positions divisible by 32, gains run in straight lines
+//! between them, and messages act at once. So the output does not depend on
 //! how it is cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
 
 mod channel;
 mod effects;
 mod envelope;
 mod lanes;
+mod message;
+mod note;
 mod oscillator;
 mod output;
 mod settings;
@@ -18,7 +20,7 @@ mod tables;
 mod tests;
 mod voice;
 
-use crate::bank::{Bank, Region};
+use crate::bank::Bank;
 use channel::{CHANNELS, Channel};
 use effects::Effects;
 pub use lanes::Interpolation;
@@ -28,10 +30,12 @@ use settings::Meter;
 pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
 use tables::Tables;
-use voice::{Context, Lane, State, Voice};
+use voice::{Context, Lane, Voice};
 
 /// Samples between control ticks; these fall on multiples of it, counted from the start of the stream.
 pub(crate) const PERIOD: usize = 32;
+/// Channels whose changes wait for the next sample: as many as one message can change.
+const MOST_CHANGED: usize = CHANNELS;
 /// The most voices a synth can have.
 const MAX_VOICES: usize = 4096;
 
@@ -54,6 +58,8 @@ pub struct Synth {
     used: usize,
     /// Some voice may follow another one's rate.
     following: bool,
+    /// Channels on which something has changed of which voices have not taken note yet; up to [`MOST_CHANGED`].
+    changed: Vec<usize>,
     mix: Box<Mix>,
     effects: Effects,
     /// Nothing is sent to the effects.
@@ -108,6 +114,11 @@ impl Set {
             }
         }
     }
+
+    /// What all channels share has changed.
+    fn touch(&mut self) {
+        self.channels.iter_mut().for_each(Channel::touch);
+    }
 }
 
 impl Synth {
@@ -127,6 +138,7 @@ impl Synth {
             groups: vec![Group::SILENT; lane_groups],
             used: 0,
             following: false,
+            changed: Vec::with_capacity(MOST_CHANGED),
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
             dry: false,
@@ -178,73 +190,6 @@ impl Synth {
         self.phase = (position % PERIOD as u64) as usize;
     }
 
-    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word.
-    #[inline]
-    pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) {
-        if Self::listens_to(word) {
-            self.heed(group, word, len);
-        }
-    }
-
-    /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are nothing to listen to.
-    #[inline]
-    pub(crate) fn listens_to(word: u64) -> bool {
-        match word as u8 {
-            0xF0 => Self::is_universal(word),
-            0xF1..=0xFF => false,
-            _ => true,
-        }
-    }
-
-    /// Whether SysEx is of the universal kinds, 7E or 7F.
-    #[inline]
-    pub(crate) fn is_universal(word: u64) -> bool {
-        word & 0xFE00 == 0x7E00
-    }
-
-    #[inline(never)]
-    fn heed(&mut self, group: u16, word: u64, len: usize) {
-        self.message(group, word.to_le_bytes().get(..len).unwrap_or(&[]));
-    }
-
-    /// Applies one complete MIDI message (channel message, or SysEx F0..F7) to a channel group, counted from 0, at the
-    /// current sample. What makes no sense is ignored.
-    #[inline]
-    pub fn message(&mut self, group: u16, message: &[u8]) {
-        match message {
-            [0xf0, 0x7e | 0x7f, ..] => self.exclusive(group, message),
-            // Other makers', and system messages: nothing here listens to them.
-            [0xf0..=0xff, ..] => {}
-            _ => self.channel_message(group, message),
-        }
-    }
-
-    fn channel_message(&mut self, group: u16, message: &[u8]) {
-        let [status @ 0x80..=0xef, data @ ..] = message else {
-            return;
-        };
-        if usize::from(group) >= self.sets.len() || data.iter().any(|&byte| byte > 127) {
-            return;
-        }
-        let channel = usize::from(group) * CHANNELS + usize::from(status & 0x0f);
-        match (status & 0xf0, data) {
-            (0x80, &[key, _]) | (0x90, &[key, 0]) => self.note_off(channel, key),
-            (0x90, &[key, velocity]) => self.note_on(channel, key, velocity),
-            (0xa0, &[key, pressure]) => self.press(channel, key, pressure),
-            (0xb0, &[controller, value]) => self.control(channel, controller, value),
-            (0xc0, &[program]) => self.channel_mut(channel).change_program(program),
-            (0xd0, &[pressure]) => {
-                self.channel_mut(channel).set_pressure(pressure);
-                self.refresh(channel);
-            }
-            (0xe0, &[low, high]) => {
-                self.channel_mut(channel).set_bend(low, high);
-                self.refresh(channel);
-            }
-            _ => {}
-        }
-    }
-
     /// A channel of a group that exists.
     fn channel_mut(&mut self, channel: usize) -> &mut Channel {
         &mut self.set_mut(channel / CHANNELS).channels[channel % CHANNELS]
@@ -252,123 +197,6 @@ impl Synth {
 
     fn set_mut(&mut self, group: usize) -> &mut Set {
         self.sets[group].get_or_insert_with(|| Box::new(Set::new()))
-    }
-
-    /// Universal SysEx: GM and GM2 System On, master volume and tuning, and octave tuning.
-    fn exclusive(&mut self, group: u16, message: &[u8]) {
-        let group = usize::from(group);
-        let [0xf0, body @ .., 0xf7] = message else {
-            return;
-        };
-        if group >= self.sets.len() {
-            return;
-        }
-        match *body {
-            [0x7e, _, 0x09, system @ (0x01 | 0x03)] => {
-                let set = self.set_mut(group);
-                set.reset();
-                if system == 0x03 {
-                    set.channels.iter_mut().for_each(Channel::begin_general_midi_2);
-                }
-                for channel in group * CHANNELS..(group + 1) * CHANNELS {
-                    self.each_voice(channel, |voice, _, _| voice.silence());
-                }
-            }
-            [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
-                let part = (f32::from(high) * 128.0 + f32::from(low)) / 16_383.0;
-                self.set_mut(group).master = part * part;
-            }
-            [0x7f, _, 0x04, 0x03, low @ 0..=127, high @ 0..=127] => {
-                self.set_mut(group).fine = (f32::from(high) * 128.0 + f32::from(low) - 8192.0) * (100.0 / 8192.0);
-            }
-            [0x7f, _, 0x04, 0x04, _, high @ 0..=127] => self.set_mut(group).coarse = (f32::from(high) - 64.0) * 100.0,
-            [0x7e | 0x7f, _, 0x08, 0x08, a, b, c, ref cents @ ..] => {
-                if let Ok(cents) = <[u8; 12]>::try_from(cents) {
-                    self.set_mut(group).tune_scale([a, b, c], cents.map(|cents| (cents & 127) as i8 - 64));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn control(&mut self, channel: usize, controller: u8, value: u8) {
-        let state = self.channel_mut(channel);
-        match controller {
-            // Mode messages are not controllers.
-            120 => self.each_voice(channel, |voice, _, _| voice.silence()),
-            121 => {
-                state.reset_controllers();
-                self.lift_pedals(channel);
-            }
-            // The mode messages 124 to 127 end all notes too.
-            123..=127 => {
-                match controller {
-                    126 => state.mono = true,
-                    127 => state.mono = false,
-                    _ => {}
-                }
-                let pedals = (state.sustains(), state.holds_some());
-                self.each_voice(channel, |voice, context, lane| key_up(voice, context, lane, pedals));
-            }
-            _ => {
-                let held_some = state.holds_some();
-                state.control(controller, value);
-                match (controller, value >= 64) {
-                    (64 | 66, false) => self.lift_pedals(channel),
-                    (66, true) if !held_some => {
-                        self.each_voice(channel, |voice, _, _| voice.caught = voice.state == State::Held);
-                    }
-                    // Bank select, what comes before data entry, and pedals change no sound by themselves.
-                    (0 | 32 | 64..=69 | 98..=101, _) => {}
-                    _ => self.refresh(channel),
-                }
-            }
-        }
-    }
-
-    fn note_off(&mut self, channel: usize, key: u8) {
-        let Some(set) = &self.sets[channel / CHANNELS] else {
-            return;
-        };
-        let state = &set.channels[channel % CHANNELS];
-        let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, context, lane| {
-            if voice.key == key {
-                key_up(voice, context, lane, pedals);
-            }
-        });
-    }
-
-    fn press(&mut self, channel: usize, key: u8, pressure: u8) {
-        let state = self.channel_mut(channel).clone();
-        self.each_voice(channel, |voice, context, lane| {
-            if voice.key == key {
-                voice.press(pressure, &state);
-                voice.refresh(context, lane);
-            }
-        });
-        if self.following {
-            self.follow();
-        }
-    }
-
-    /// Voices of a channel take note of what has changed on it.
-    fn refresh(&mut self, channel: usize) {
-        self.each_voice(channel, |voice, context, lane| voice.refresh(context, lane));
-        if self.following {
-            self.follow();
-        }
-    }
-
-    /// A pedal has gone up, or both: ends what nothing holds any more.
-    fn lift_pedals(&mut self, channel: usize) {
-        let state = self.channel_mut(channel);
-        let pedals = (state.sustains(), state.holds_some());
-        self.each_voice(channel, |voice, context, lane| {
-            if voice.state == State::Sustained {
-                key_up(voice, context, lane, pedals);
-            }
-        });
     }
 
     /// Calls `act` with each sounding voice of a channel, what it reads, its lane and the samples until the next tick.
@@ -389,128 +217,34 @@ impl Synth {
         }
     }
 
-    /// Starts a voice for every region that the key and the velocity are in.
-    fn note_on(&mut self, channel: usize, key: u8, velocity: u8) {
-        let bank = Arc::clone(&self.bank);
-        let state = self.channel_mut(channel);
-        let (regions, mono) = (bank.instrument(state.drum, state.bank, state.program), state.mono);
-        if regions.is_empty() {
+    /// Something has changed on a channel: its voices take note before the next sample, of all that has changed by then at once.
+    fn note_change(&mut self, channel: usize) {
+        if self.changed.contains(&channel) {
             return;
         }
-        if mono {
-            self.each_voice(channel, |voice, context, lane| voice.release(context, lane));
+        if self.changed.len() == MOST_CHANGED {
+            self.take_note();
         }
-        self.notes += 1;
-        self.channel_mut(channel).begin_note(key);
-        let mut locked = false;
-        for index in regions {
-            let region = bank.region(index);
-            if region.holds(key, velocity) {
-                locked |= region.phase_group != 0;
-                self.start(channel, (key, velocity, self.notes), (index, region));
-            }
-        }
-        if locked {
-            self.lock_phases(self.notes);
-        }
+        self.changed.push(channel);
     }
 
-    fn start(&mut self, channel: usize, (key, velocity, note): (u8, u8, u64), (index, region): (usize, &Region)) {
-        if region.key_group != 0 || region.self_exclusive {
-            self.each_voice(channel, |voice, _, _| {
-                let rival = region.key_group != 0 && voice.key_group == region.key_group
-                    || region.self_exclusive && voice.key == key;
-                if rival && voice.note != note {
-                    voice.shut_down();
-                }
-            });
+    #[inline(never)]
+    fn take_note(&mut self) {
+        while let Some(channel) = self.changed.pop() {
+            self.each_voice(channel, |voice, context, lane| voice.refresh(context, lane));
         }
-        let priority = self.channel_mut(channel).priority;
-        let Some(place) = self.free_lane(priority) else {
-            self.meter.lost += 1;
-            return;
-        };
-        let Some(set) = &self.sets[channel / CHANNELS] else {
-            return;
-        };
-        let context = set.context(channel, &self.tables, &self.bank, self.rate);
-        let lane = (&mut self.groups[place / LANES], place % LANES, channel as u32);
-        self.voices[place].start((key, velocity, note), (index, region), &context, lane, PERIOD - self.phase);
-        self.used = self.used.max(place / LANES + 1);
-    }
-
-    /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it is one.
-    fn lock_phases(&mut self, note: u64) {
-        for follower in 0..self.used * LANES {
-            let phase_group = |v: usize| {
-                let voice = &self.voices[v];
-                let region = (voice.state != State::Idle && voice.note == note).then(|| voice.region(&self.bank))?;
-                (region.phase_group != 0).then_some((region.phase_group, region.phase_master))
-            };
-            let Some((own, _)) = phase_group(follower) else {
-                continue;
-            };
-            let mut group = (0..self.used * LANES).filter(|&v| phase_group(v).is_some_and(|(group, _)| group == own));
-            let first = group.clone().next();
-            let leader = group.find(|&v| phase_group(v).is_some_and(|(_, master)| master)).or(first);
-            self.voices[follower].leader = leader.filter(|&leader| leader != follower);
+        if self.following {
+            self.follow();
         }
-        self.follow();
-    }
-
-    /// Gives voices the rates of their leaders.
-    fn follow(&mut self) {
-        self.following = false;
-        for follower in 0..self.used * LANES {
-            let voice = &self.voices[follower];
-            let Some(leader) = voice.leader.filter(|_| voice.state != State::Idle) else {
-                continue;
-            };
-            let ahead = &self.voices[leader];
-            if ahead.note == voice.note && ahead.counts() {
-                let rate = self.groups[leader / LANES].rate(leader % LANES);
-                self.groups[follower / LANES].follow(follower % LANES, rate);
-                self.following = true;
-            } else {
-                self.voices[follower].leader = None;
-            }
-        }
-    }
-
-    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of these have a higher priority,
-    /// or if even the fading ones fill the lanes: then losing the new note is the lesser evil, since cutting one would click.
-    fn free_lane(&mut self, priority: u32) -> Option<usize> {
-        let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
-        let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
-        if self.sounding() >= self.limit {
-            self.steal(priority)?;
-        }
-        Some(lane)
-    }
-
-    /// Ends notes until there is room for one more of this priority: those first that are worth least. None if each is worth more.
-    fn steal(&mut self, priority: u32) -> Option<()> {
-        let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts()).count();
-        // More than one only after the limit was lowered; then it takes some notes until it is kept.
-        let surplus = (counting + 1).saturating_sub(self.limit).min(LANES);
-        for _ in 0..surplus {
-            let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts());
-            let worth = |v: usize| self.voices[v].worth(&self.tables);
-            let victim = counting.min_by(|&a, &b| {
-                let (a, b) = (worth(a), worth(b));
-                (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
-            });
-            let victim = victim.filter(|&victim| self.voices[victim].worth(&self.tables).0 <= priority)?;
-            self.voices[victim].shut_down();
-            self.meter.lost += 1;
-        }
-        Some(())
     }
 
     /// Adds the next samples to two planes and advances. Planes of unequal length are filled as far as the shorter one.
     pub fn render(&mut self, left: &mut [f32], right: &mut [f32]) {
         let length = left.len().min(right.len());
         self.meter.samples += length as u64;
+        if !self.changed.is_empty() && length > 0 {
+            self.take_note();
+        }
         let mut done = 0;
         while done < length {
             if self.used == 0 && !self.effects.sounding() {
@@ -567,9 +301,9 @@ impl Synth {
 
     fn tick(&mut self) {
         self.output.tick(1);
+        self.meter.voice_ticks += self.sounding() as u64;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
-            self.meter.voice_ticks += u64::from(group.active.count_ones());
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.active & (1 << lane) == 0 {
                     continue;
@@ -588,14 +322,5 @@ impl Synth {
         while self.used > 0 && self.groups[self.used - 1].active == 0 {
             self.used -= 1;
         }
-    }
-}
-
-/// A key goes up: the note ends, or a pedal (sustain, sostenuto) holds it.
-fn key_up(voice: &mut Voice, context: &Context<'_>, lane: Lane<'_>, (sustain, some): (bool, bool)) {
-    if !(sustain || some && voice.caught) {
-        voice.release(context, lane);
-    } else if voice.state == State::Held {
-        voice.state = State::Sustained;
     }
 }

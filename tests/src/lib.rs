@@ -3,12 +3,14 @@
 pub mod attack;
 pub mod bench;
 pub mod conformance;
+pub mod counting;
 pub mod direct;
 pub mod liar;
 pub mod loopback;
 pub mod machine;
 pub mod memory;
 pub mod moving;
+pub mod pitch;
 pub mod plain;
 pub mod programs;
 pub mod raw;

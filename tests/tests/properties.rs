@@ -4,7 +4,7 @@ use dmus_card::ClockMode;
 use dmus_driver::{Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig};
 use dmus_interface::command::{Answer, Opcode, Status};
 use dmus_interface::event::PointerWidth;
-use dmus_interface::property::{PortParams, port, priority};
+use dmus_interface::property::{PortParams, effect, port, priority};
 use dmus_interface::protocol::driver;
 use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{self, Fault, control};
@@ -133,6 +133,189 @@ fn streams_have_the_groups_and_voices_that_are_asked_for() -> anyhow::Result<()>
     drop((stream, other));
     let _stream = RenderStream::open(&card, 0, StreamConfig::default())?;
     assert_eq!((mailbox.channel_groups(0)?, mailbox.port_parameters(0)?.voices.get()), (16, 256));
+    Ok(())
+}
+
+/// Plays one message at a time on a card of its own, with these parameters: left and right, interleaved.
+fn played(params: &PortParams, messages: &[(RefTime, u16, &[u8])], seconds: i64) -> anyhow::Result<Vec<i16>> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    Mailbox::open(&card)?.set_port_parameters(0, params)?;
+    stream.set_state(State::Run)?;
+    for (time, group, bytes) in messages {
+        send(&stream, *time, *group, bytes)?;
+    }
+    reach(&stream, RefTime::from_secs(seconds))?;
+    drop(stream);
+    drop(card);
+    Ok(hosted.finish()?.samples())
+}
+
+/// DDI: SYNTH_PORTPARAMS.EffectsFlags turns reverb and chorus on and off, each by itself
+#[test]
+fn effects_are_heard_as_they_are_turned_on() -> anyhow::Result<()> {
+    let play = |effects: u32, reverb: u8, chorus: u8| {
+        let params = PortParams { valid: port::EFFECTS.into(), effects: effects.into(), ..PortParams::default() };
+        let sends: [[u8; 3]; 2] = [[0xB0, 91, reverb], [0xB0, 93, chorus]];
+        let [first, second] = &sends;
+        let note: [&[u8]; 2] = [&[0x90, 60, 100], &[0x80, 60, 0]];
+        let second_half = RefTime(5_000_000);
+        let messages = [
+            (RefTime(0), 0, &first[..]),
+            (RefTime(0), 0, &second[..]),
+            (RefTime(1), 0, note[0]),
+            (second_half, 0, note[1]),
+        ];
+        played(&params, &messages, 2)
+    };
+    let dry = play(3, 0, 0)?;
+    let (reverb, chorus, both) = (play(3, 127, 0)?, play(3, 0, 127)?, play(3, 127, 127)?);
+    assert!(dry != reverb && dry != chorus && reverb != chorus && both != reverb && both != chorus);
+    assert!(play(0, 127, 127)? == dry, "with none");
+    assert!(play(effect::REVERB, 127, 127)? == reverb, "with reverb alone");
+    assert!(play(effect::CHORUS, 127, 127)? == chorus, "with chorus alone");
+    // A delay, which the card has not, is passed over.
+    assert!(play(effect::REVERB | 4, 127, 127)? == reverb);
+    Ok(())
+}
+
+/// DDI: SYNTH_PORTPARAMS.Voices and ChannelGroups take effect at once: what is beyond them ends
+#[test]
+fn voices_and_groups_that_are_taken_away_end() -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let mut set = |valid: u32, voices: u32, groups: u32| -> anyhow::Result<()> {
+        let params = PortParams {
+            valid: (valid | port::EFFECTS).into(),
+            voices: voices.into(),
+            channel_groups: groups.into(),
+            ..PortParams::default()
+        };
+        let (is, all) = mailbox.set_port_parameters(0, &params)?;
+        assert!(all && is.effects.get() == 0);
+        Ok(())
+    };
+    set(port::CHANNEL_GROUPS, 0, 10)?;
+    stream.set_state(State::Run)?;
+    // Organs, which do not fade.
+    for group in [2, 9] {
+        send(&stream, RefTime(1), group, &[0xC0, 16])?;
+        send(&stream, RefTime(1), group, &[0x90, 60, 100])?;
+    }
+    reach(&stream, RefTime::from_secs(1))?;
+    set(port::CHANNEL_GROUPS, 0, 5)?;
+    reach(&stream, RefTime::from_secs(2))?;
+    set(port::CHANNEL_GROUPS, 0, 1)?;
+    reach(&stream, RefTime::from_secs(3))?;
+    // Eight notes for three voices: five are lost, the first ones.
+    set(port::VOICES, 3, 0)?;
+    for (key, time) in (60..68).zip(30_000_000..) {
+        send(&stream, RefTime(time), 0, &[0x90, key, 100])?;
+    }
+    reach(&stream, RefTime::from_secs(4))?;
+    assert_eq!(mailbox.running_stats(0)?.lost_notes.get(), 5);
+    drop((stream, mailbox));
+    drop(card);
+    let samples = hosted.finish()?.samples();
+    let power = |from: usize, to: usize| {
+        let part = &samples[from * 9600..to * 9600];
+        part.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / part.len() as f64
+    };
+    // Both sound as one, twice as high; then one; then none, from the very sample on.
+    assert!((power(5, 9) / power(11, 19) - 4.0).abs() < 0.4, "{} {}", power(5, 9), power(11, 19));
+    assert!(samples[2 * 96_000..3 * 96_000].iter().all(|x| *x == 0) && power(31, 39) > 0.0);
+    Ok(())
+}
+
+/// DDI: SYNTH_PORTPARAMS.Share, AudioChannels and SampleRate are what the card has, whatever is asked for, and the status says so
+#[test]
+fn parameters_that_the_card_does_not_have_are_replaced() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let _stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let has = mailbox.port_parameters(0)?;
+    assert_eq!(
+        (has.share.get(), has.audio_channels.get(), has.sample_rate.get(), has.effects.get()),
+        (0, 2, 48_000, 3)
+    );
+    let asked = PortParams {
+        valid: 0.into(),
+        voices: 7.into(),
+        channel_groups: 7.into(),
+        audio_channels: 1.into(),
+        sample_rate: 44_100.into(),
+        effects: 4.into(),
+        share: 1.into(),
+    };
+    assert_eq!(mailbox.set_port_parameters(0, &asked)?, (has, true), "nothing is asked for");
+    for bit in [port::SHARE, port::AUDIO_CHANNELS, port::SAMPLE_RATE, 0x10, 0x8000_0000] {
+        let asked = PortParams { valid: bit.into(), ..asked };
+        assert_eq!(mailbox.set_port_parameters(0, &asked)?, (has, false), "{bit:#x}");
+    }
+    // Asked for as it is, it is assigned.
+    let asked = PortParams { valid: port::ALL.into(), ..has };
+    assert_eq!(mailbox.set_port_parameters(0, &asked)?, (has, true));
+    Ok(())
+}
+
+/// DDI: SYNTH_STATS has the average of voices, the CPU's percent in all and for each voice, lost notes, free memory and the peak; reset on entering RUN
+#[test]
+fn running_statistics_say_what_was_played_and_what_it_cost() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let params = PortParams {
+        valid: (port::VOICES | port::CHANNEL_GROUPS).into(),
+        voices: 1000.into(),
+        channel_groups: 100.into(),
+        ..PortParams::default()
+    };
+    mailbox.set_port_parameters(0, &params)?;
+    stream.set_state(State::Run)?;
+    reach(&stream, RefTime(10_000_000))?;
+    let silent = mailbox.running_stats(0)?;
+    assert_eq!((silent.valid.get(), silent.voices.get(), silent.cpu_per_voice.get()), (0x3F, 0, 0));
+    assert_eq!((silent.lost_notes.get(), silent.peak_volume.get()), (0, -20_000));
+    assert_eq!(silent.free_memory, mailbox.caps()?.memory_size);
+    // For the second of two seconds a thousand notes, and twenty too many.
+    for note in 0..1020u16 {
+        let (group, channel) = (note / 16, (note % 16) as u8);
+        // None of percussion, which would end by itself.
+        let channel = if channel == 9 { 8 } else { channel };
+        send(&stream, RefTime(10_000_000), group, &[0xC0 | channel, 16])?;
+        send(&stream, RefTime(10_000_000), group, &[0x90 | channel, 40 + (note % 40) as u8, 30])?;
+        if note % 32 == 31 {
+            card.platform().settle();
+            stream.allocator().reclaim()?;
+        }
+    }
+    reach(&stream, RefTime(20_000_000))?;
+    let loud = mailbox.running_stats(0)?;
+    let (voices, cpu, each) = (loud.voices.get(), loud.total_cpu.get(), loud.cpu_per_voice.get());
+    assert!((480..=520).contains(&voices), "{voices} voices on average");
+    assert!(loud.lost_notes.get() >= 20 && loud.peak_volume.get() > -6000, "{loud:?}");
+    // Half a thousand voices are some percent of any processor, and one of them is next to nothing.
+    assert!(cpu >= 1 && each <= cpu / 100 + 1, "{cpu} % for {voices}, {each} % for each");
+    // A download takes memory of all streams.
+    let samples = dmus_card::collection::Samples::new(vec![1i16; 10_000]);
+    let wave =
+        dmus_card::collection::Wave { id: None, info: Default::default(), rate: 48_000, samples, sampling: None };
+    let handle = mailbox.download(&dmus_driver::dls::wave_chunk(1, &wave))?;
+    let taken = silent.free_memory.get() - mailbox.running_stats(0)?.free_memory.get();
+    assert!((20_000..21_000).contains(&taken), "{taken} bytes");
+    assert!(mailbox.unload(handle)?);
+    assert_eq!(mailbox.running_stats(0)?.free_memory, silent.free_memory);
+    // From PAUSE to RUN everything begins anew, and so after STOP.
+    for between in [State::Pause, State::Stop] {
+        stream.set_state(between)?;
+        stream.set_state(State::Run)?;
+        let anew = mailbox.running_stats(0)?;
+        assert_eq!((anew.voices.get(), anew.total_cpu.get(), anew.lost_notes.get()), (0, 0, 0), "after {between:?}");
+        assert_eq!(anew.peak_volume.get(), -20_000);
+    }
     Ok(())
 }
 

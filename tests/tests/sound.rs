@@ -7,9 +7,10 @@ use dmus_card::bank::Bank;
 use dmus_card::collection::Collection;
 use dmus_card::synth::Synth;
 use dmus_song::Song;
+use dmus_tests::pitch;
 use dmus_tests::programs::{run, said, script};
 use dmus_tests::songs;
-use std::f64::consts::TAU;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ const TICKS: (u32, u32) = (154, 38);
 const HEARD: (f64, f64) = (0.05, 0.75);
 
 /// One that is compared.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Note {
     /// `None`: on the percussion channel.
     program: Option<u8>,
@@ -49,9 +50,11 @@ fn notes() -> Vec<Note> {
     programs.chain(velocities).chain(drums).collect()
 }
 
-/// All notes, one a second, dry.
+/// All notes, one a second from the first second on, dry.
 fn song() -> Vec<u8> {
     let dry = [0, 9].into_iter().flat_map(|channel| [91, 93].map(|send| (0, vec![0xB0 | channel, send, 0])));
+    // FluidSynth needs some time before it keeps it.
+    let dry = dry.chain([(TICKS.0 + TICKS.1, vec![0xB0, 123, 0])]);
     let play = notes().into_iter().flat_map(|Note { program, key, velocity }| {
         let (on, off) = TICKS;
         let channel = if program.is_some() { 0 } else { 9 };
@@ -111,10 +114,15 @@ fn fluidsynth(bank: &Path, song: &[u8]) -> anyhow::Result<Planes> {
 
 /// The compared part of a note, by its place in the song.
 fn part(planes: &Planes, index: usize) -> anyhow::Result<[&[f32]; 2]> {
+    from(planes, index, HEARD.0)
+}
+
+/// From so many seconds after its beginning on.
+fn from(planes: &Planes, index: usize, start: f64) -> anyhow::Result<[&[f32]; 2]> {
     // Ticks of 96 to half a second.
     let second = f64::from(TICKS.0 + TICKS.1) / 192.0;
-    let at = |seconds: f64| ((index as f64 * second + seconds) * RATE) as usize;
-    let [left, right] = planes.each_ref().map(|plane| plane.get(at(HEARD.0)..at(HEARD.1)));
+    let at = |seconds: f64| (((index + 1) as f64 * second + seconds) * RATE) as usize;
+    let [left, right] = planes.each_ref().map(|plane| plane.get(at(start)..at(HEARD.1)));
     Ok([left.context("the song is too short")?, right.context("the song is too short")?])
 }
 
@@ -124,56 +132,46 @@ fn level(sides: [&[f32]; 2]) -> f64 {
     10.0 * (power / sides[0].len() as f64).max(1e-12).log10()
 }
 
-/// A complex number.
-type Complex = (f64, f64);
-
-/// The first times the second's conjugate.
-fn against(a: Complex, b: Complex) -> Complex {
-    (a.0 * b.0 + a.1 * b.1, a.1 * b.0 - a.0 * b.1)
-}
-
-/// A frequency in part of a signal, through a Hann window.
-fn partial(signal: &[f32], from: usize, length: usize, hertz: f64) -> Complex {
-    let (mut re, mut im) = (0.0, 0.0);
-    for t in 0..length {
-        let x = f64::from(signal[from + t]) * (0.5 - 0.5 * (TAU * t as f64 / length as f64).cos());
-        let angle = TAU * hertz * (from + t) as f64 / RATE;
-        re += x * angle.cos();
-        im -= x * angle.sin();
-    }
-    (re, im)
-}
-
-/// How far a partial of one signal is above the same of another, cents: the mean drift of their phases against each other, which the strong
-/// moments decide. What beats or flutters in both alike cancels. None if their phases wander: detuned voices that beat, and noise, have no one pitch,
-/// while a wrong pitch is a steady drift.
-fn drift(one: &[f32], other: &[f32], hertz: f64) -> Option<f64> {
-    const WINDOW: usize = 9600;
-    const HOP: usize = 1200;
-    let starts = (0..=one.len().min(other.len()) - WINDOW).step_by(HOP);
-    let at = |from: usize| against(partial(one, from, WINDOW, hertz), partial(other, from, WINDOW, hertz));
-    let phases: Vec<Complex> = starts.map(at).collect();
-    let turn = phases.windows(2).map(|pair| against(pair[1], pair[0]));
-    let (re, im, all) =
-        turn.fold((0.0, 0.0, 0.0), |sum, turn| (sum.0 + turn.0, sum.1 + turn.1, sum.2 + turn.0.hypot(turn.1)));
-    let cents = 1200.0 * (1.0 + im.atan2(re) / TAU * RATE / HOP as f64 / hertz).log2();
-    (re.hypot(im) > 0.998 * all).then_some(cents)
-}
-
-fn strongest(signal: &[f32], key: u8) -> f64 {
-    let fundamental = 440.0 * 2f64.powf((f64::from(key) - 69.0) / 12.0);
-    let harmonics = (1..=8).map(|n| fundamental * f64::from(n)).filter(|hertz| *hertz < 15_000.0);
-    let strength = |hertz: f64| {
-        let (re, im) = partial(signal, 0, signal.len(), hertz);
-        re.hypot(im)
-    };
-    harmonics.max_by(|a, b| strength(*a).total_cmp(&strength(*b))).unwrap_or(fundamental)
-}
-
 fn soundfont(name: &str) -> anyhow::Result<PathBuf> {
     let done = run(script("peers").args(["--bank", name]))?;
     ensure!(done.status.success(), "{}", said(&done));
     Ok(PathBuf::from(String::from_utf8(done.stdout)?.trim()))
+}
+
+/// Why FluidSynth has some programs of a bank otherwise.
+const REASONS: [(&str, &[u8], &str); 8] = [
+    (
+        "tim",
+        &[48, 49, 50, 51, 76, 83, 85, 90],
+        "an envelope bends one of two layers for some milliseconds; how the two meet then depends on the control rate",
+    ),
+    ("tim", &[118], "it falls by an octave at once, in steps of the control rate"),
+    ("fluid", &[118], "it falls by an octave at once, in steps of the control rate"),
+    ("tim", &[53], "FluidSynth cuts pitches down to whole cents"),
+    ("tim", &[95], "oscillators are sines in DLS, triangles in FluidSynth"),
+    ("tim", &[120, 125], "FluidSynth takes the scale's tuning of the wave's own correction, too"),
+    ("tim", &[123], "chirps at half the sample rate, which interpolations damp in different ways"),
+    ("fluid", &[95, 101], "an attenuation below zero, which the specification does not know and FluidSynth does"),
+];
+
+fn reason(name: &str, note: Note) -> Option<&'static str> {
+    let program = note.program?;
+    REASONS.iter().find(|(bank, programs, _)| *bank == name && programs.contains(&program)).map(|found| found.2)
+}
+
+/// Tells what is not where it is in the other engine, and why. It may be a twentieth, and nothing for which there is no reason.
+fn judge(name: &str, what: &str, found: &[(Note, f64)]) -> anyhow::Result<()> {
+    let far: Vec<_> = found.iter().filter(|(_, off)| off.is_nan() || off.abs() > 1.0).collect();
+    // Past the harness, which would keep it to itself as long as all is well.
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "{name}: {} of {} notes are within 1 {what}; the others:", found.len() - far.len(), found.len())?;
+    for (note, off) in &far {
+        writeln!(out, "  {note}: {off:+.2} {what}: {}", reason(name, *note).unwrap_or("unknown"))?;
+    }
+    ensure!(far.len() * 20 <= found.len(), "{} of {} notes are more than 1 {what} off", far.len(), found.len());
+    let unknown = far.iter().find(|(note, _)| reason(name, *note).is_none());
+    ensure!(unknown.is_none(), "off for no reason that is known: {unknown:?}");
+    Ok(())
 }
 
 /// Plays all notes in both engines and compares them.
@@ -184,39 +182,27 @@ fn compare(name: &str) -> anyhow::Result<()> {
     let (ours, theirs) = (ours(&collection, &song)?, fluidsynth(&path, &song)?);
     let mut levels = vec![];
     let mut pitches = vec![];
-    let mut wandering = vec![];
     for (index, note) in notes().into_iter().enumerate() {
         let (our, their) = (part(&ours, index)?, part(&theirs, index)?);
         if level(their) < -80.0 && level(our) < -80.0 {
             continue;
         }
+        // What is over by then is compared from its beginning on.
+        let whole = (from(&ours, index, 0.0)?, from(&theirs, index, 0.0)?);
+        let brief = level(their) < level(whole.1) - 20.0;
+        let (our, their) = if brief { whole } else { (our, their) };
         levels.push((note, level(our) - level(their)));
-        if note.program.is_none() {
-            continue;
-        }
-        let hertz = strongest(their[0], note.key);
-        match drift(our[0], their[0], hertz) {
-            Some(cents) => pitches.push((note, cents)),
-            None => wandering.push(note.to_string()),
-        }
+        let found = pitch::compare(our, their);
+        // What is not alike at any pitch counts as wrong.
+        pitches.push((note, found.filter(|found| found.likeness > 0.3).map_or(f64::NAN, |found| found.cents)));
     }
     // The two engines have different full levels.
     let mut sorted: Vec<f64> = levels.iter().map(|(_, level)| *level).collect();
     sorted.sort_by(f64::total_cmp);
     let median = sorted[sorted.len() / 2];
     levels.iter_mut().for_each(|(_, level)| *level -= median);
-    println!("{name}: {} notes beat or are noise: {}", wandering.len(), wandering.join("; "));
-    ensure!(wandering.len() * 8 <= levels.len(), "{} notes cannot be compared in pitch", wandering.len());
-    for (what, found) in [("dB", levels), ("cents", pitches)] {
-        let far: Vec<String> = found
-            .iter()
-            .filter(|(_, off)| off.abs() > 1.0 || off.is_nan())
-            .map(|(note, off)| format!("{note}: {off:+.1}"))
-            .collect();
-        println!("{name}: {} of {} notes are more than 1 {what} off: {}", far.len(), found.len(), far.join("; "));
-        ensure!(far.len() * 20 <= found.len(), "{} of {} notes are more than 1 {what} off", far.len(), found.len());
-    }
-    Ok(())
+    judge(name, "dB", &levels)?;
+    judge(name, "cents", &pitches)
 }
 
 #[test]

@@ -266,7 +266,8 @@ pub enum Problem {
     /// Regions or articulations that lead back to themselves.
     #[error("a list that leads back to itself")]
     Cycle = 7,
-    /// More regions or connections than the card takes, or more than one loop.
+    /// More regions or connections than the card takes, or more than one loop. All connections together (an [`ArticParams`] is 20) may be a third of the
+    /// chunk's bytes in number.
     #[error("more regions, connections or loops than the card takes")]
     Count = 8,
     /// Keys or velocities that are not 0 to 127 in order.

@@ -42,6 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         items: vec![("conform", Item::Text("1".into()))],
         // What does not hold is told by the lines.
         linux: format!("dmusd conform --width {} || :", args.machine.width),
+        share: None,
         speaker: None,
         // Of the faults that the guest provokes.
         log: "error",

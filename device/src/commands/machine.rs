@@ -2,6 +2,7 @@
 //!
 //! Fed by the arguments of `play`, `record` and `conform`; feeds [`super::scene`], which runs it.
 
+use super::scene::Job;
 use anyhow::Context;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -77,14 +78,8 @@ impl Machine {
         if self.realtime { "realtime" } else { "virtual" }
     }
 
-    /// QEMU with the card behind this socket. `linux` is what the Linux guest runs; what its own sound device plays goes into the WAV file `speaker`.
-    pub(crate) fn qemu_command(
-        &self,
-        socket: &Path,
-        items: &[(&str, Item)],
-        linux: &str,
-        speaker: Option<&Path>,
-    ) -> anyhow::Result<Vec<String>> {
+    /// QEMU with the card behind this socket, for a job.
+    pub(crate) fn qemu_command(&self, socket: &Path, job: &Job) -> anyhow::Result<Vec<String>> {
         let guest = self.guest.display();
         anyhow::ensure!(self.guest.exists(), "there is no guest image at {guest}: qemu-scripts/play builds it");
         let device = json!({
@@ -103,7 +98,7 @@ impl Machine {
         add(&["-machine", &format!("q35,memory-backend=ram{split}"), "-nodefaults", "-no-user-config", "-no-reboot"]);
         add(&["-display", "none", "-vga", "none", "-net", "none"]);
         add(&["-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        for (name, item) in items {
+        for (name, item) in &job.items {
             let item = match item {
                 Item::File(path) => format!("file={}", option(path)),
                 Item::Text(text) => format!("string={}", text.replace(',', ",,")),
@@ -118,7 +113,7 @@ impl Machine {
             add(&["-device", "intel-iommu,caching-mode=on"]);
         }
         add(&["-device", &device.to_string()]);
-        if let Some(path) = speaker {
+        if let Some(path) = &job.speaker {
             // At another rate QEMU would change the samples.
             add(&["-audiodev", &format!("wav,id=speaker,out.frequency=48000,path={}", option(path))]);
             add(&["-device", "virtio-sound-pci,audiodev=speaker"]);
@@ -129,7 +124,11 @@ impl Machine {
             Image::Linux => {
                 let initrd = self.initrd.as_ref().context("no initramfs given")?.display().to_string();
                 add(&["-kernel", &guest, "-initrd", &initrd, "-append", LINUX_OPTIONS]);
-                add(&["-fw_cfg", &format!("name=opt/dmus/run,string={}", linux.replace(',', ",,"))]);
+                add(&["-fw_cfg", &format!("name=opt/dmus/run,string={}", job.linux.replace(',', ",,"))]);
+                if let Some(share) = &job.share {
+                    let folder = format!("local,id=share,security_model=none,readonly=on,path={}", option(share));
+                    add(&["-fsdev", &folder, "-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]);
+                }
             }
             Image::Iso | Image::IsoUefi => {
                 add(&["-drive", &format!("file={},format=raw,media=cdrom,readonly=on,if=ide", option(&self.guest))]);

@@ -74,16 +74,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         !by_aplaymidi || args.machine.width == 8,
         "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out"
     );
+    let mut share = None;
     if let Some(dls) = &args.dls {
         anyhow::ensure!(!by_aplaymidi, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
-        items.push(("dls", Item::File(dls.clone())));
+        if args.machine.image == Image::Linux {
+            let folder = dir.path().join("share");
+            std::fs::create_dir(&folder)
+                .and_then(|()| std::fs::copy(dls, folder.join("dls")))
+                .context("cannot copy")?;
+            share = Some(folder);
+        } else {
+            items.push(("dls", Item::File(dls.clone())));
+        }
     }
-    let with_dls = if args.dls.is_some() { " --dls \"$DLS\"" } else { "" };
+    let with_dls = if args.dls.is_some() { " --dls /share/dls" } else { "" };
     let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
     let job = Job {
         doing: "playing",
         card,
         items,
+        share,
         linux: match (args.machine.realtime, args.machine.width) {
             (true, _) => "play realtime".into(),
             (false, 8) if args.dls.is_none() => "play".into(),

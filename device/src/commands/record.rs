@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         doing: "recording",
         card: ["--midi-in".into(), input.display().to_string()].into(),
         items: vec![("record", Item::Text(until.0.to_string()))],
+        share: None,
         linux: format!(
             "dmusd record --print --width {} --seconds {} recorded.mid",
             args.machine.width,

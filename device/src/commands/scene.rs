@@ -35,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) card: Vec<String>,
     /// What the guest finds under `opt/dmus/`.
     pub(crate) items: Vec<(&'static str, Item)>,
+    /// What the Linux guest has as /share: files that are large, since it reads items in a time that grows with the square of their size.
+    pub(crate) share: Option<PathBuf>,
     /// The command of the Linux guest; others know by their items.
     pub(crate) linux: String,
     /// Where QEMU's own sound device plays to, if the guest has one.
@@ -133,7 +135,7 @@ impl<'a> Scene<'a> {
     }
 
     fn start_qemu(&self, job: &Job) -> anyhow::Result<Leashed> {
-        let command = self.machine.qemu_command(&self.socket(), &job.items, &job.linux, job.speaker.as_deref())?;
+        let command = self.machine.qemu_command(&self.socket(), job)?;
         tracing::debug!("{}", command.join(" "));
         let mut leash = leashed(&command)?;
         let child = leash.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

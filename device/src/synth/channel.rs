@@ -124,7 +124,7 @@ impl Channel {
             cc::PORTAMENTO_FROM => self.glide_from = Some(value),
             _ => {}
         }
-        self.version += 1;
+        self.touch();
     }
 
     /// A note begins: works out where it glides from. Percussion does not glide.
@@ -144,8 +144,14 @@ impl Channel {
         if self.controllers[cc::SOFT] >= 64 { SOFTLY } else { 1.0 }
     }
 
+    /// Voices have something to take note of.
+    pub(crate) fn touch(&mut self) {
+        self.version = self.version.wrapping_add(1);
+    }
+
     pub(crate) fn set_scale(&mut self, cents: [i8; 12]) {
         self.scale = cents;
+        self.touch();
     }
 
     /// What the tuning of the scale adds to a key, cents.
@@ -189,12 +195,12 @@ impl Channel {
 
     pub(crate) fn set_bend(&mut self, low: u8, high: u8) {
         self.bend = u16::from(high) << 7 | u16::from(low);
-        self.version += 1;
+        self.touch();
     }
 
     pub(crate) fn set_pressure(&mut self, value: u8) {
         self.pressure = value;
-        self.version += 1;
+        self.touch();
     }
 
     /// CC121: everything that a player moves, but not what a song sets up (bank, program, volume, pan, sounds, sends, tuning).
@@ -209,7 +215,7 @@ impl Channel {
         self.pressure = 0;
         self.bend = 8192;
         self.rpn = NO_RPN;
-        self.version += 1;
+        self.touch();
     }
 
     /// The pedal that holds all notes is down.

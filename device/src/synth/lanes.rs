@@ -169,14 +169,18 @@ impl Group {
         filtered: 0,
     };
 
-    /// Brings a lane to life for a channel at the start of `sound`, with the given gains and no filter.
-    pub(crate) fn start(&mut self, lane: usize, channel: u32, sound: &Sound, gains: (f32, f32)) {
+    /// Brings a lane to life for a channel at the start of `sound`, silent and without a filter.
+    pub(crate) fn start(&mut self, lane: usize, channel: u32, sound: &Sound) {
         self.stop(lane);
         self.active |= 1 << lane;
         self.channel[lane] = channel;
         self.at[lane] = sound.base as i32;
         self.end[lane] = sound.end as i32;
         self.turn[lane] = sound.turn as i32;
+    }
+
+    /// The gains from which a lane's first ramp starts.
+    pub(crate) fn set_gains(&mut self, lane: usize, gains: (f32, f32)) {
         (self.left_goal[lane], self.right_goal[lane]) = gains;
     }
 

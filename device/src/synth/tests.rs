@@ -2,7 +2,9 @@
 //!
 //! Fed by a test bank of one full-scale sine, so that every level, time and pitch has a known answer.
 
+mod analytic;
 mod dls;
+mod exact;
 mod music;
 mod robust;
 mod settings;

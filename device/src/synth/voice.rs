@@ -2,33 +2,24 @@
 //!
 //! Fed by a note-on and by its channel's controllers, through its region's patch; sets steps, filters and gain ramps of its lane in a `Group`.
 
+mod articulation;
+
 use super::PERIOD;
 use super::channel::Channel;
-use super::envelope::{Envelope, Times, clean};
-use super::lanes::{Group, LowPass};
+use super::envelope::{Envelope, clean};
+use super::lanes::Group;
 use super::oscillator::Oscillator;
 use super::tables::Tables;
-use crate::bank::patch::{self, DRIVERS, MOVING, Patch, Reading, Sources, Sums};
+use crate::bank::patch::{self, DRIVERS, MOVING, Sums};
 use crate::bank::{Bank, Region, Speaker};
-use crate::collection::connection::Source;
+use articulation::low_pass;
 
 /// Gain of a full-scale wave, so that one fortissimo note at default controllers peaks near -12 dBFS.
 const HEADROOM: f32 = 0.57 / 32_768.0;
 /// Control ticks in which a silenced voice fades: 2.7 ms at 48 kHz.
-const FADE_TICKS: u16 = 4;
-/// Changes of a channel that a voice follows between two ticks; what comes after waits for the next one.
-const MOST_REFRESHES: u8 = 4;
-/// The longest shutdown of a stolen voice, seconds: it holds a lane that another may need.
-const SHUTDOWN_LIMIT: f32 = 0.1;
+const FADE_TICKS: f32 = 4.0;
 /// Part of the whole by which a control may miss its goal.
 const CLOSE: f32 = 1e-5;
-/// Of the drivers, the vibrato oscillator.
-const VIBRATO: usize = 1;
-/// Highest cutoff as a part of the sample rate.
-const CUTOFF_LIMIT: f32 = 0.45;
-/// Where levels end that blocks can ask for, 0.1 dB.
-const SILENCE: f32 = -960.0;
-const LOUDEST: f32 = 480.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -64,8 +55,6 @@ pub(crate) struct Voice {
     pressure: u8,
     /// Of the channel, when `sums` were made.
     version: u32,
-    /// Times that they were made between two ticks.
-    refreshed: u8,
     /// Where they will be at the next tick.
     amplitude: Envelope,
     modulation: Envelope,
@@ -79,7 +68,7 @@ pub(crate) struct Voice {
     /// Some block is more than a depth.
     intricate: bool,
     sums: Sums,
-    /// What `sums` make of the level, before drivers and master volume: wave gain, velocity, volume, expression.
+    /// What `sums` make of the level, before drivers: wave gain, velocity, volume, expression, master volume.
     level: f32,
     /// What they make of each side's part of it.
     pan: (f32, f32),
@@ -92,9 +81,10 @@ pub(crate) struct Voice {
     /// What is left of a glide, cents, and what each tick takes off it.
     glide: f32,
     glide_step: f32,
-    fade: u16,
-    fade_ticks: u16,
-    shutdown_ticks: u16,
+    /// Of a fade, the ticks that are left at the next one, and all of them.
+    fade: f32,
+    fade_ticks: f32,
+    shutdown_ticks: f32,
     /// Gain of each side, on its way to the present value.
     sides: (f32, f32),
     sends: (f32, f32),
@@ -123,31 +113,6 @@ pub(crate) struct Context<'a> {
 /// A voice's lane group, its lane in it, and the samples until the next tick.
 pub(crate) type Lane<'a> = (&'a mut Group, usize, usize);
 
-/// Sources as a voice's blocks see them.
-struct Seen<'a> {
-    channel: &'a Channel,
-    key: f32,
-    velocity: u8,
-    pressure: u8,
-    drivers: [f32; DRIVERS],
-}
-
-impl Sources for Seen<'_> {
-    fn read(&self, source: Source) -> Option<Reading> {
-        let [lfo, vibrato, eg1, eg2] = self.drivers;
-        Some(match source {
-            Source::VELOCITY => Reading::of_7(self.velocity),
-            Source::KEY => Reading { linear: self.key * (1.0 / 128.0), full: self.key * (1.0 / 127.0) },
-            Source::POLY_PRESSURE => Reading::of_7(self.pressure),
-            Source::LFO => Reading::of(0.5 + 0.5 * lfo),
-            Source::VIBRATO => Reading::of(0.5 + 0.5 * vibrato),
-            Source::EG1 => Reading::of(eg1),
-            Source::EG2 => Reading::of(eg2),
-            other => return self.channel.read(other),
-        })
-    }
-}
-
 impl Voice {
     pub(crate) const IDLE: Self = Self {
         state: State::Idle,
@@ -162,7 +127,6 @@ impl Voice {
         speaker: Speaker::Panned,
         pressure: 0,
         version: 0,
-        refreshed: 0,
         amplitude: Envelope::IDLE,
         modulation: Envelope::IDLE,
         earlier: (Envelope::IDLE, Envelope::IDLE, 0.0),
@@ -178,9 +142,9 @@ impl Voice {
         cents: 0.0,
         glide: 0.0,
         glide_step: 0.0,
-        fade: 0,
-        fade_ticks: 1,
-        shutdown_ticks: 1,
+        fade: 0.0,
+        fade_ticks: 1.0,
+        shutdown_ticks: 1.0,
         sides: (0.0, 0.0),
         sends: (0.0, 0.0),
         send_goals: (0.0, 0.0),
@@ -223,107 +187,15 @@ impl Voice {
         };
         self.begin(patch, context);
         self.take_in(patch, context);
-        self.sides = self.side_goals(context);
-        self.sends = self.send_goals;
         let drivers = self.drivers_now(context.tables);
-        group.start(lane, channel, sound, self.gains(context, &drivers));
-        group.set_sends(lane, self.sends);
+        group.start(lane, channel, sound);
         self.steer(context, &drivers, group, lane);
+        self.sides = self.side_goals();
+        self.sends = self.send_goals;
+        group.set_gains(lane, self.gains(context, &drivers));
+        group.set_sends(lane, self.sends);
         self.advance(until_tick as f32);
         group.ramp(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
-    }
-
-    /// Sets envelopes and oscillators up.
-    fn begin(&mut self, patch: &Patch, context: &Context<'_>) {
-        let seen = self.seen(patch, context, [0.0; DRIVERS]);
-        let at = |place| patch.at_start(place, &seen);
-        // Time cents. What is less than a sample is no time at all.
-        let samples = |place| {
-            let samples = libm::exp2f(clean(at(place), -30_000.0, 8000.0) / 1200.0) * context.rate;
-            if samples < 1.0 { 0.0 } else { samples }
-        };
-        // Controllers 72, 73 and 75 of General MIDI 2: an eighth to eight times as long.
-        let longer = |controller| libm::exp2f(context.channel.offset(controller) * (3.0 / 64.0));
-        let times = |first| Times {
-            delay: samples(first),
-            attack: samples(first + 1),
-            hold: samples(first + 2),
-            decay: samples(first + 3),
-            fall: 1.0 - at(first + 4) / 1000.0,
-            release: samples(first + 5),
-        };
-        let mut volume = times(patch::ENVELOPES);
-        volume.attack *= longer(73);
-        volume.decay *= longer(75);
-        volume.release *= longer(72);
-        self.amplitude = Envelope::start(&volume);
-        self.modulation = Envelope::IDLE;
-        if self.drivers & 8 != 0 {
-            self.modulation = Envelope::start(&times(patch::ENVELOPES + 6));
-        }
-        let oscillator = |first, faster, later| {
-            let cents = clean(at(first) + faster, -16_000.0, 12_000.0) - 6900.0;
-            Oscillator::start(440.0 * libm::exp2f(cents / 1200.0), samples(first + 1) * later, context.rate)
-        };
-        if self.drivers & 1 != 0 {
-            self.oscillators[0] = oscillator(patch::OSCILLATORS, 0.0, 1.0);
-        }
-        if self.drivers & 2 != 0 {
-            // Controller 76: an octave up or down. 78: as the times above.
-            let faster = context.channel.offset(76) * (1200.0 / 64.0);
-            self.oscillators[1] = oscillator(patch::OSCILLATORS + 2, faster, longer(78));
-        }
-        let shutdown = samples(patch::SHUTDOWN).min(SHUTDOWN_LIMIT * context.rate);
-        self.shutdown_ticks = ((shutdown / PERIOD as f32 + 0.5) as u16).max(1);
-    }
-
-    fn seen<'a>(&self, patch: &Patch, context: &Context<'a>, drivers: [f32; DRIVERS]) -> Seen<'a> {
-        let (key, velocity, pressure) = (f32::from(self.key), self.velocity, self.pressure);
-        let mut seen = Seen { channel: context.channel, key, velocity, pressure, drivers };
-        seen.key = patch.key(self.key, &seen);
-        seen
-    }
-
-    /// Works out what note and channel say now.
-    fn take_in(&mut self, patch: &Patch, context: &Context<'_>) {
-        self.version = context.channel.version;
-        self.sums = patch.sums(&self.seen(patch, context, [0.0; DRIVERS]));
-        if self.filtered {
-            // Controllers 71 and 74 of General MIDI 2.
-            self.sums.steady[patch::RESONANCE] += context.channel.offset(71) * 2.0;
-            self.sums.steady[patch::CUTOFF] += context.channel.offset(74) * 75.0;
-        }
-        // Controller 77: half a semitone more vibrato, or less, but never turned over.
-        let vibrato = &mut self.sums.depth[patch::PITCH][VIBRATO];
-        let deeper = *vibrato + context.channel.offset(77) * (50.0 / 64.0);
-        if context.channel.offset(77) != 0.0 {
-            *vibrato = deeper.max(vibrato.min(0.0));
-        }
-        let moves = |driver: usize| self.intricate || self.sums.depth.iter().any(|depth| depth[driver] != 0.0);
-        self.moving = (0..DRIVERS).fold(0, |bits, driver| bits | u8::from(moves(driver)) << driver);
-        let steady = self.sums.steady;
-        self.settle(&steady, context);
-    }
-
-    /// Derives levels, sides, sends and the filter's shape from sums.
-    fn settle(&mut self, sums: &[f32; MOVING], context: &Context<'_>) {
-        let gain = sums[patch::GAIN];
-        self.level = if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) } else { 0.0 };
-        self.pan = match self.speaker {
-            Speaker::Panned => context.tables.pan(clean(sums[patch::PAN] / 10.0, -50.0, 50.0)),
-            Speaker::Left => (1.0, 0.0),
-            Speaker::Right => (0.0, 1.0),
-            Speaker::Both => (1.0, 1.0),
-        };
-        let part = |place: usize| clean(sums[place] / 1000.0, 0.0, 1.0);
-        self.send_goals = (part(patch::REVERB), part(patch::CHORUS));
-        if self.filtered {
-            let resonance = clean(sums[patch::RESONANCE] / 10.0, 0.0, 96.0);
-            // 0 dB is the flattest response; a peak of some height lowers everything by half of it.
-            self.damping =
-                (core::f32::consts::SQRT_2 * libm::exp10f(resonance / -20.0), libm::exp10f(resonance / -40.0));
-            self.last_cutoff = f32::NAN;
-        }
     }
 
     fn advance(&mut self, samples: f32) {
@@ -368,21 +240,14 @@ impl Voice {
             self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
         }
         let drivers = self.drivers_now(context.tables);
-        if self.intricate {
-            let patch = context.bank.patch(context.bank.region(self.region).patch);
-            let sums = patch.moved(&self.sums.steady, &self.seen(patch, context, drivers));
-            self.settle(&sums, context);
-        }
         self.steer(context, &drivers, group, lane);
-        self.approach(context, group, lane, 1.0);
-        self.refreshed = 0;
+        self.approach(group, lane, 1.0);
         let mut goal = self.gains(context, &drivers);
         if self.state == State::Fading {
-            self.fade = self.fade.saturating_sub(1);
-            let part = f32::from(self.fade) / f32::from(self.fade_ticks);
-            goal = (goal.0 * part, goal.1 * part);
+            self.fade -= 1.0;
+            goal = self.faded(goal);
         }
-        let faded = self.state == State::Fading && self.fade == 0;
+        let faded = self.state == State::Fading && self.fade <= 0.0;
         let exhausted = group.exhausted(lane);
         if faded || exhausted || self.amplitude.done() {
             // One more period, in which the level runs down to nothing.
@@ -401,16 +266,14 @@ impl Voice {
         (a * drivers[0] + b * drivers[1]) + (c * drivers[2] + d * drivers[3])
     }
 
-    /// Sets pitch and filter of the lane, when they change.
+    /// Sets pitch and filter of the lane, when they change, and what else drivers move that is no plain depth.
     fn steer(&mut self, context: &Context<'_>, drivers: &[f32; DRIVERS], group: &mut Group, lane: usize) {
-        let steady = &self.sums.steady;
         let own = self.cents + (self.glide + context.tuning + context.channel.scale(self.key));
-        let (mut cents, mut cutoff) = (own + steady[patch::PITCH], steady[patch::CUTOFF]);
+        let (mut cents, mut cutoff) = (own + self.sums.steady[patch::PITCH], self.sums.steady[patch::CUTOFF]);
         if self.moving != 0 {
             if self.intricate {
-                let patch = context.bank.patch(context.bank.region(self.region).patch);
-                let sums = patch.moved(steady, &self.seen(patch, context, *drivers));
-                (cents, cutoff) = (own + sums[patch::PITCH], sums[patch::CUTOFF]);
+                let (pitch, corner) = self.take_in_others(context, drivers);
+                (cents, cutoff) = (own + pitch, corner);
             }
             cents += self.driven(patch::PITCH, drivers);
             cutoff += self.driven(patch::CUTOFF, drivers);
@@ -440,14 +303,13 @@ impl Voice {
     }
 
     /// What blocks, controllers and master volume ask of each side.
-    fn side_goals(&self, context: &Context<'_>) -> (f32, f32) {
-        let level = self.level * context.master;
-        (level * self.pan.0, level * self.pan.1)
+    fn side_goals(&self) -> (f32, f32) {
+        (self.level * self.pan.0, self.level * self.pan.1)
     }
 
     /// Brings sides and sends nearer to where controllers have put them, within a part of a period.
-    fn approach(&mut self, context: &Context<'_>, group: &mut Group, lane: usize, part: f32) {
-        let goals = self.side_goals(context);
+    fn approach(&mut self, group: &mut Group, lane: usize, part: f32) {
+        let goals = self.side_goals();
         if self.sides == goals && self.sends == self.send_goals {
             return;
         }
@@ -503,42 +365,53 @@ impl Voice {
         group.bend(lane, self.gains(context, &self.drivers_now(context.tables)), until_tick);
     }
 
-    /// Something on its channel has changed: from this very sample on, but for what would be too often.
+    /// Something on its channel has changed: from this very sample on.
     pub(crate) fn refresh(&mut self, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
-        if self.version == context.channel.version || !self.counts() || self.refreshed == MOST_REFRESHES {
+        if self.version == context.channel.version || !self.counts() {
             return;
         }
-        self.refreshed += 1;
+        let goals = (self.side_goals(), self.send_goals);
         self.take_in(context.bank.patch(context.bank.region(self.region).patch), context);
         let drivers = self.drivers_now(context.tables);
         self.steer(context, &drivers, group, lane);
-        let part = until_tick as f32 * (1.0 / PERIOD as f32);
-        self.approach(context, group, lane, part);
+        // Many messages of another kind must not hurry a fader.
+        if goals != (self.side_goals(), self.send_goals) {
+            self.approach(group, lane, until_tick as f32 * (1.0 / PERIOD as f32));
+        }
         group.bend(lane, self.gains(context, &drivers), until_tick);
     }
 
-    /// Fades the voice out at once: all sound is off.
-    pub(crate) fn silence(&mut self) {
-        self.fade_out(FADE_TICKS);
+    /// Fades the voice out from this sample on: all sound is off.
+    pub(crate) fn silence(&mut self, context: &Context<'_>, lane: Lane<'_>) {
+        self.fade_out(FADE_TICKS, context, lane);
     }
 
     /// Fades the voice out as its articulation says, since it was stolen or its exclusive class demands it.
-    pub(crate) fn shut_down(&mut self) {
-        self.fade_out(self.shutdown_ticks);
+    pub(crate) fn shut_down(&mut self, context: &Context<'_>, lane: Lane<'_>) {
+        self.fade_out(self.shutdown_ticks, context, lane);
     }
 
-    fn fade_out(&mut self, ticks: u16) {
-        if self.counts() {
-            self.state = State::Fading;
-            (self.fade, self.fade_ticks) = (ticks, ticks);
-        } else if self.state == State::Fading && ticks < self.fade {
+    fn fade_out(&mut self, ticks: f32, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
+        let part = until_tick as f32 * (1.0 / PERIOD as f32);
+        if self.state == State::Fading && ticks < self.fade {
             // Keeps the level where it is and gets steeper.
-            let level = f32::from(self.fade) / f32::from(self.fade_ticks);
+            let level = ((self.fade + part) / self.fade_ticks).min(1.0);
             self.gain *= level;
             self.level *= level;
             self.sides = (self.sides.0 * level, self.sides.1 * level);
-            (self.fade, self.fade_ticks) = (ticks, ticks);
+        } else if !self.counts() {
+            return;
         }
+        self.state = State::Fading;
+        (self.fade, self.fade_ticks) = (ticks - part, ticks);
+        let goal = self.faded(self.gains(context, &self.drivers_now(context.tables)));
+        group.bend(lane, goal, until_tick);
+    }
+
+    /// What a fade leaves of a level.
+    fn faded(&self, (left, right): (f32, f32)) -> (f32, f32) {
+        let part = (self.fade / self.fade_ticks).max(0.0);
+        (left * part, right * part)
     }
 
     /// Counts against the number of voices.
@@ -558,17 +431,4 @@ impl Voice {
 fn approach(now: f32, goal: f32, near: f32, part: f32) -> f32 {
     let left = goal - now;
     if left.abs() < near { goal } else { now + 0.25 * part * left }
-}
-
-/// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place. `damping` is 1 / Q and a gain.
-fn low_pass(cutoff: f32, damping: (f32, f32), context: &Context<'_>) -> LowPass {
-    let limit = CUTOFF_LIMIT * context.rate;
-    let hz = (440.0 * context.tables.ratio(clean(cutoff, 1500.0, 20_000.0) - 6900.0) as f32).min(limit);
-    let turns = hz / context.rate;
-    // Half the angle's sine keeps its digits where the angle is small and its cosine nearly 1.
-    let half = context.tables.sine(0.5 * turns);
-    let alpha = 0.5 * damping.0 * context.tables.sine(turns);
-    let over = 1.0 / (1.0 + alpha);
-    let square = half * half;
-    LowPass { b: square * over * damping.1, a1: (4.0 * square - 2.0) * over, a2: (1.0 - alpha) * over }
 }

@@ -113,6 +113,8 @@ impl Transform {
     pub const BIPOLAR: Self = Self(0x4000);
     /// The source is inverted and concave: full level at full value, falling to -96 dB at none (scale -96 dB).
     pub const LEVEL: Self = Self(0x8400);
+    /// The source is convex: most of its way at its beginning.
+    pub const CONVEX: Self = Self(0x0800);
 
     /// How the source is read.
     pub fn source(self) -> Input {

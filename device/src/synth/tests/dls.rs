@@ -7,41 +7,41 @@ use crate::collection::connection::{Connection, Destination as D, Source as S, T
 use crate::collection::{self, Info, LoopKind, Samples, Wave, WaveLink};
 
 /// A sine of 440 Hz at key 69, of 40 periods.
-fn sine_wave() -> Wave {
+pub(super) fn sine_wave() -> Wave {
     let turn = |t: usize| core::f64::consts::TAU * 40.0 * t as f64 / 4800.0;
     let samples: Vec<i16> = (0..4800).map(|t| (32_767.0 * libm::sin(turn(t))) as i16).collect();
     wave(samples, 52_800, 69, (0, 4800), LoopKind::Forward)
 }
 
-fn wave(samples: Vec<i16>, rate: u32, unity_note: u8, (start, length): (u32, u32), kind: LoopKind) -> Wave {
+pub(super) fn wave(samples: Vec<i16>, rate: u32, unity_note: u8, (start, length): (u32, u32), kind: LoopKind) -> Wave {
     let looped = Some(collection::Loop { kind, start, length });
     let sampling = Some(collection::Sampling { unity_note, looped, ..collection::Sampling::DEFAULT });
     Wave { id: None, info: Info::default(), rate, samples: Samples::new(samples), sampling }
 }
 
-fn bank_of(waves: Vec<Wave>, regions: Vec<collection::Region>, connections: &[Connection]) -> Arc<Bank> {
+pub(super) fn bank_of(waves: Vec<Wave>, regions: Vec<collection::Region>, connections: &[Connection]) -> Arc<Bank> {
     let instrument = collection::Instrument { regions, connections: connections.to_vec(), ..Default::default() };
     let collection = Collection { waves, instruments: vec![instrument], ..Collection::default() };
     Arc::new(Bank::new(&[collection]).expect("a bank"))
 }
 
 /// A synth whose sine has these connections, at full volume on the left.
-fn with(connections: &[Connection]) -> Synth {
+pub(super) fn with(connections: &[Connection]) -> Synth {
     let bank = bank_of(vec![sine_wave()], vec![collection::Region::of(0)], connections);
     let mut s = Synth::new(bank, RATE, 1, 16);
     send(&mut s, &[[0xb0, 7, 127], [0xb0, 10, 0]]);
     s
 }
 
-fn from(source: S, destination: D, transform: u16, scale: f64) -> Connection {
+pub(super) fn from(source: S, destination: D, transform: u16, scale: f64) -> Connection {
     Connection::from(source, destination, Transform(transform), (scale * 65_536.0) as i32)
 }
 
-fn constant(destination: D, value: f64) -> Connection {
+pub(super) fn constant(destination: D, value: f64) -> Connection {
     from(S::NONE, destination, 0, value)
 }
 
-fn time(seconds: f64) -> f64 {
+pub(super) fn time(seconds: f64) -> f64 {
     1200.0 * libm::log2(seconds)
 }
 
@@ -214,6 +214,85 @@ fn pressure_and_unusual_blocks_move_what_they_say() {
         s.message(0, message);
         let level = db(peak(&render(&mut s, 24_000).0[12_000..]) / FULL);
         assert!((level + 24.0).abs() < 0.1, "{block:?}: {level} dB");
+    }
+}
+
+#[test]
+fn connections_in_circles_are_gone_through_once() {
+    let play = |blocks: &[Connection]| {
+        let mut s = with(blocks);
+        send(&mut s, &[[0x90, 60, 127]]);
+        render(&mut s, 24_000).0
+    };
+    // A key that moves itself is moved once: from 60 by 60 x 100 / 128 semitones.
+    let off = cents_off(&play(&[from(S::KEY, D::KEY, 0, 10_000.0)]), key_hz(60.0 + 60.0 * 100.0 / 128.0));
+    assert!(off.abs() < 0.5, "{off} cents");
+    // What moves is at rest when the times and rates of a note are worked out: an oscillator or envelope does not move its own.
+    let vibrato = from(S::VIBRATO, D::PITCH, 0x4000, 30.0);
+    let sweep =
+        [from(S::EG2, D::PITCH, 0, 600.0), constant(D::EG2_ATTACK, time(0.2)), constant(D::EG2_DECAY, time(0.3))];
+    let decay = [constant(D::EG1_DECAY, time(1.0)), constant(D::EG1_SUSTAIN, 0.0)];
+    let straight = [&[vibrato][..], &sweep, &decay].concat();
+    let circles = [
+        from(S::VIBRATO, D::VIBRATO_FREQUENCY, 0x4000, 2400.0),
+        from(S::VIBRATO, D::VIBRATO_DELAY, 0x4000, 2400.0),
+        from(S::EG2, D::EG2_ATTACK, 0, 2400.0),
+        from(S::EG2, D::EG2_DECAY, 0, 2400.0).controlled(S::EG1),
+        from(S::EG1, D::EG1_DECAY, 0, 2400.0),
+        from(S::EG1, D::EG1_SUSTAIN, 0, 500.0).controlled(S::EG2),
+        from(S::EG1, D::KEY, 0, 1200.0),
+    ];
+    assert!(play(&[&straight[..], &circles].concat()) == play(&straight));
+    // Two that move one sound by each other are a product, which is finite.
+    let product = [
+        from(S::VIBRATO, D::PITCH, 0x4000, 1200.0).controlled(S::VIBRATO),
+        from(S::EG1, D::GAIN, 0, 100.0).controlled(S::EG1),
+    ];
+    assert!(play(&[&straight[..], &product].concat()).iter().all(|x| x.abs() < 8.0));
+}
+
+#[test]
+fn regions_are_chosen_by_key_and_velocity_and_layers_sound_together() {
+    let region = |keys, velocities| collection::Region { keys, velocities, ..collection::Region::of(0) };
+    let soft = region((0, 63), (0, 63));
+    let loud = region((0, 63), (64, 127));
+    let layer = region((40, 127), (100, 127));
+    let bank = bank_of(vec![sine_wave()], vec![soft, loud, layer], &[]);
+    for (key, velocity, voices) in [
+        (0, 1, 1),
+        (63, 63, 1),
+        (63, 64, 1),
+        (39, 127, 1),
+        (40, 99, 1),
+        (40, 100, 2),
+        (63, 127, 2),
+        (64, 127, 1),
+        (127, 100, 1),
+        (64, 99, 0),
+        (100, 1, 0),
+    ] {
+        let mut s = Synth::new(Arc::clone(&bank), RATE, 1, 8);
+        send(&mut s, &[[0x90, key, velocity]]);
+        assert_eq!(s.sounding(), voices, "key {key}, velocity {velocity}");
+    }
+}
+
+#[test]
+fn general_midi_2_starts_with_reverb_and_omni_messages_end_notes() {
+    for (system, echoes) in [(1, false), (3, true)] {
+        let mut s = with(&[]);
+        s.message(0, &[0xf0, 0x7e, 0x7f, 9, system, 0xf7]);
+        send(&mut s, &[[0x90, 60, 127]]);
+        render(&mut s, 4800);
+        send(&mut s, &[[0xb0, 120, 0]]);
+        render(&mut s, 960);
+        assert_eq!((s.sounding(), peak(&render(&mut s, 9600).0) > 1e-4), (0, echoes), "system {system}");
+    }
+    for mode in 123..=127 {
+        let mut s = with(&[]);
+        send(&mut s, &[[0x90, 60, 127], [0xb0, mode, 0]]);
+        render(&mut s, 4800);
+        assert_eq!(s.sounding(), 0, "{mode}");
     }
 }
 

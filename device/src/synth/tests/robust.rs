@@ -6,21 +6,33 @@ use super::*;
 use proptest::prelude::*;
 
 /// A few bars that use every kind of event: (sample, message).
-fn song() -> Vec<(usize, [u8; 3])> {
+fn song() -> Vec<(usize, Vec<u8>)> {
     let mut events = Vec::new();
     for (channel, program) in [(0u8, 0u8), (1, 48), (2, 33), (3, 61), (4, 95)] {
-        events.push((0, [0xc0 | channel, program, 0]));
+        events.push((0, vec![0xc0 | channel, program]));
     }
     for step in 0..24usize {
         let at = step * 777;
         let key = 40 + (step * 7 % 40) as u8;
         for channel in 0..5u8 {
-            events.push((at + usize::from(channel) * 13, [0x90 | channel, key + channel * 3, 60 + (step * 2) as u8]));
-            events.push((at + 900, [0x80 | channel, key + channel * 3, 0]));
+            let key = key + channel * 3;
+            events.push((at + usize::from(channel) * 13, vec![0x90 | channel, key, 60 + (step * 2) as u8]));
+            events.push((at + 900, vec![0x80 | channel, key, 0]));
         }
-        events.push((at, [0x99, 36 + (step * 5 % 24) as u8, 110]));
-        events.push((at + 50, [0xe1, (step * 31 % 128) as u8, (step * 17 % 128) as u8]));
-        events.push((at + 70, [0xb0, [1, 7, 10, 11, 64, 123, 91, 93][step % 8], (step * 41 % 128) as u8]));
+        events.push((at, vec![0x99, 36 + (step * 5 % 24) as u8, 110]));
+        events.push((at + 50, vec![0xe1, (step * 31 % 128) as u8, (step * 17 % 128) as u8]));
+        let value = (step * 41 % 128) as u8;
+        events.push((at + 70, vec![0xb0, [1, 7, 10, 11, 64, 123, 91, 93][step % 8], value]));
+        events.push((
+            at + 110,
+            vec![0xb1, [101, 100, 6, 64, 66, 67, 121, 120][step % 8], [0, step as u8 % 3, value][step % 8 % 3]],
+        ));
+        events.push((at + 130, vec![0xd2, value]));
+        events.push((at + 140, vec![0xa3, key + 9, value]));
+        // Master volume, fine and coarse tuning, in turn.
+        events.push((at + 170, vec![0xf0, 0x7f, 0x7f, 4, [1, 3, 4][step % 3], 0, 60 + value / 16, 0xf7]));
+        let octave = [&[0xf0, 0x7e, 0x7f, 8, 8, 3, 127, 127][..], &[60 + value / 16; 12], &[0xf7]];
+        events.push((at + 190, octave.concat()));
     }
     events.sort_by_key(|e| e.0);
     events
@@ -34,8 +46,7 @@ fn play_on(mut s: Synth, mut next: impl FnMut() -> usize) -> Vec<u32> {
     let (mut now, mut event) = (0, 0);
     while now < left.len() {
         while event < events.len() && events[event].0 == now {
-            let message = &events[event].1;
-            s.message(group, &message[..if message[0] & 0xf0 == 0xc0 { 2 } else { 3 }]);
+            s.message(group, &events[event].1);
             event += 1;
         }
         let until = events.get(event).map_or(left.len(), |e| e.0);

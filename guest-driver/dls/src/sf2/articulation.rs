@@ -5,6 +5,8 @@
 //! - SoundFont envelopes fall 100 dB in their decay time, DLS ones 96 dB: times are shortened by as much. Sustain is an attenuation there, a level
 //!   here.
 //! - Times and scale tuning that depend on the key count from key 60 or the root key there, from key 0 here: constants make up for it.
+//! - The attack of the modulation envelope is convex there, a straight line here. Of one that takes longer than a second all that it moves is bent: its
+//!   attack, its peak and its end are right then, and what lies between is the lesser part.
 //! - The initial attenuation acts by 0.4 of its value, as the sound cards did for which the banks were made, and as other players do.
 //! - Default modulators that DLS has not, or has otherwise, become blocks of their own.
 
@@ -18,6 +20,8 @@ const FROM_100_DB: i64 = -4_631_588;
 const SILENCE: i32 = 960;
 /// The time that stands for none, in time cents.
 const INSTANT: i32 = -12_000;
+/// The attack of a modulation envelope from which on its shape counts, in time cents.
+const LONG_ATTACK: i32 = 0;
 /// The cutoff that stands for no filter, in cents.
 const OPEN: i32 = 13_500;
 
@@ -314,7 +318,9 @@ pub(super) fn connections(generators: &Generators, modulators: &Modulators, root
             constant(destination, value);
         }
     }
-    if g(8) < OPEN || g(10) != 0 || g(11) != 0 || moved.contains(&D::CUTOFF) {
+    // A filter that is open does something too, if it resonates: it lowers the whole.
+    let filtered = g(8) < OPEN || g(9) > 0 || g(10) != 0 || g(11) != 0;
+    if filtered || moved.contains(&D::CUTOFF) || moved.contains(&D::RESONANCE) {
         constant(D::CUTOFF, fixed(g(8)));
         constant(D::RESONANCE, fixed(g(9)));
     }
@@ -324,7 +330,9 @@ pub(super) fn connections(generators: &Generators, modulators: &Modulators, root
 
     let mut from = |source, destination, value: i32| {
         if value != 0 {
-            blocks.push(Connection::from(source, destination, Transform(driver_bits(source)), saturated(fixed(value))));
+            let bent = source == Source::EG2 && g(26) > LONG_ATTACK;
+            let transform = if bent { Transform::CONVEX } else { Transform(driver_bits(source)) };
+            blocks.push(Connection::from(source, destination, transform, saturated(fixed(value))));
         }
     };
     for (depth, source) in [(5, Source::LFO), (6, Source::VIBRATO), (7, Source::EG2)] {

@@ -159,6 +159,9 @@ fn generators_keep_their_meaning() {
         (&[(17, -250)], Source::NONE, D::PAN, -250.0),
         (&[(8, 6900)], Source::NONE, D::CUTOFF, 6900.0),
         (&[(8, 6900), (9, 120)], Source::NONE, D::RESONANCE, 120.0),
+        // An open filter that resonates is one, since it lowers the whole.
+        (&[(9, 70)], Source::NONE, D::RESONANCE, 70.0),
+        (&[(9, 70)], Source::NONE, D::CUTOFF, 13_500.0),
         (&[(11, -2400)], Source::EG2, D::CUTOFF, -2400.0),
         (&[(11, -2400)], Source::NONE, D::CUTOFF, 13_500.0),
         (&[(7, 700)], Source::EG2, D::PITCH, 700.0),
@@ -180,6 +183,11 @@ fn generators_keep_their_meaning() {
     // Presets add; of the attenuation 0.4 counts: 15 dB become 6.
     assert_eq!(f64::from(sampling.gain) / 655_360.0, -6.0);
     assert_eq!(sampling.fine_tune, 115);
+    // The attack of a modulation envelope is convex there, which is heard of a long one.
+    for (attack, transform) in [(-1200, Transform::NONE), (1200, Transform::CONVEX)] {
+        let blocks = Bank::with(&[(26, attack), (11, 4000)]).blocks();
+        assert!(blocks.contains(&Connection::from(Source::EG2, D::CUTOFF, transform, 4000 << 16)), "{blocks:?}");
+    }
     // A scale of nothing differs from the default that says nothing.
     let flat = Bank::with(&[(56, 0)]).blocks();
     assert!(flat.contains(&Connection::from(Source::KEY, D::PITCH, Transform::NONE, 0)));
@@ -252,6 +260,18 @@ fn references_and_samples_that_are_wrong() {
     }
     let crowd = Bank { instrument: vec![zone(&[(17, 0); 300])], ..bank() };
     assert!(matches!(crowd.refused(), Problem::Value { what: "the number of generators", value: 300, .. }));
+}
+
+#[test]
+fn samples_that_link_in_circles_are_no_chain() {
+    let file = bank().file();
+    let header = find(&file, b"shdr", 0);
+    let read = bank().read();
+    // The partner of a stereo sample: itself, the one behind the last, or none; and a mono one that has a partner.
+    for (link, kind) in [(0, 4), (1, 2), (0xffff, 4), (0xffff, 8), (0, 1)] {
+        let linked = patched(&file, header + 42, link | kind << 16);
+        assert_eq!(Collection::read(&linked).expect("a collection"), read, "link {link:#x} of a sample of kind {kind}");
+    }
 }
 
 #[test]
