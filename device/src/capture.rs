@@ -8,12 +8,13 @@ mod pending;
 mod resampler;
 pub(crate) mod wave;
 
-use crate::link::{Guest, Link, Shared, StreamConfig};
-use crate::remote::Remote;
+use crate::dma::{Pieces, StreamMemory};
+use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
-use crate::stream::SECTION;
-use crate::stream::rings::{RingFailed, Rings, Timeline};
-use dmus_interface::event::{self, Event, MAX_EVENT_SIZE};
+use crate::stream::in_flight::{Buffer, InFlight};
+use crate::stream::queue::{Queues, Reach, SECTION, Timeline};
+use crate::stream::validate::Validator;
+use dmus_interface::event::{self, Event};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::ring::{Reject, Status};
@@ -24,13 +25,6 @@ use wave::Wave;
 
 /// Bytes at the start of an event that the card does not write: bReserved and cbStruct.
 const KEPT: usize = 2;
-
-/// A slot that waits for something to be captured.
-#[derive(Clone, Copy, Debug)]
-struct Posted {
-    slot: u32,
-    buffer: u32,
-}
 
 /// What waits for slots.
 enum Waiting {
@@ -88,13 +82,13 @@ impl Waiting {
 
 /// See the module.
 pub(crate) struct CaptureStream {
-    pub(crate) rings: Rings,
+    pub(crate) queues: Queues,
     pub(crate) state: State,
     timeline: Timeline,
-    posted: VecDeque<Posted>,
-    /// Of each slot and each buffer: whether it is posted.
-    slots: Box<[bool]>,
-    buffers: Box<[bool]>,
+    validator: Validator,
+    in_flight: InFlight,
+    /// The slots that wait for something to be captured, each with its buffer.
+    posted: VecDeque<(u32, Buffer)>,
     waiting: Waiting,
     /// The overrun since STOP has been reported.
     reported: bool,
@@ -109,18 +103,19 @@ impl CaptureStream {
             (kind, _) => Waiting::Midi(Pending::new(kind != Type::Capture { cooked: false }, buffer_size)),
         };
         Self {
-            rings: Rings::new(index, config),
+            queues: Queues::new(index, config),
             state: State::Stop,
             timeline: Timeline::default(),
+            validator: Validator::new(&config, 0),
+            in_flight: InFlight::new(&config, false),
             posted: VecDeque::with_capacity(config.slots as usize),
-            slots: vec![false; config.slots as usize].into(),
-            buffers: vec![false; config.buffers as usize].into(),
             waiting,
             reported: false,
         }
     }
 
-    /// Changes the state at a master time, before the sample that begins at `next`; what STOP discards is completed by the following publications.
+    /// Changes the state at a master time, before the sample that begins at `next`; what STOP discards is completed with the next
+    /// publication.
     pub(crate) fn set_state(&mut self, state: State, master: RefTime, next: RefTime, stats: &Stats) {
         self.timeline.change(self.state, state, master);
         if let Waiting::Audio(wave) = &mut self.waiting
@@ -137,8 +132,8 @@ impl CaptureStream {
         if state == State::Stop {
             self.waiting.clear();
             self.reported = false;
-            while let Some(posted) = self.posted.pop_front() {
-                self.discard(posted, stats);
+            while let Some((slot, _)) = self.posted.pop_front() {
+                self.discard(slot, stats);
             }
         }
     }
@@ -158,12 +153,13 @@ impl CaptureStream {
 
     /// Whether something captured has no slot.
     pub(crate) fn is_stalled(&self) -> bool {
-        !self.rings.broken && self.waiting.len() > self.posted.len()
+        !self.queues.is_halted() && self.waiting.len() > self.posted.len()
     }
 
-    /// Whether a section has something to do.
+    /// Whether there are slots to take over, or to fill.
     pub(crate) fn has_work(&self) -> bool {
-        self.rings.has_work() || !self.rings.broken && self.waiting.len() > 0 && !self.posted.is_empty()
+        let fills = self.waiting.len() > 0 && !self.posted.is_empty() && !self.queues.is_halted();
+        self.queues.submissions.pending() > 0 || fills
     }
 
     /// Whether what it brings is from the inputs.
@@ -176,7 +172,7 @@ impl CaptureStream {
         let time = self.timeline.at(self.state, master);
         if let Waiting::Midi(pending) = &mut self.waiting
             && matches!(self.state, State::Run | State::Pause)
-            && !self.rings.broken
+            && !self.queues.is_halted()
         {
             pending.hear(input, time, bytes);
         }
@@ -186,7 +182,7 @@ impl CaptureStream {
     pub(crate) fn hear_audio(&mut self, left: &[f32], right: &[f32]) {
         if let Waiting::Audio(wave) = &mut self.waiting
             && self.state == State::Run
-            && !self.rings.broken
+            && !self.queues.is_halted()
         {
             wave.hear(left, right);
         }
@@ -195,178 +191,135 @@ impl CaptureStream {
     /// Frames to render until a period is complete, if one is under way.
     pub(crate) fn until_full(&self) -> Option<u64> {
         match &self.waiting {
-            Waiting::Audio(wave) if self.state == State::Run && !self.rings.broken => Some(wave.until_full()),
+            Waiting::Audio(wave) if self.state == State::Run && !self.queues.is_halted() => Some(wave.until_full()),
             _ => None,
         }
     }
 
     /// In realtime: drops the oldest of what has waited too long for slots.
-    pub(crate) fn drop_excess(&mut self, link: &Link, shared: &mut Shared) {
+    pub(crate) fn drop_excess(&mut self, stats: &Stats) {
         let dropped = self.waiting.drop_excess();
-        link.stats.capture_overruns.add(dropped);
+        stats.capture_overruns.add(dropped);
         if dropped > 0 && !std::mem::replace(&mut self.reported, true) {
-            link.fault(shared, Fault::CaptureOverrun, self.rings.detail(0));
+            self.queues.fault(Fault::CaptureOverrun, 0);
         }
     }
 
-    /// A section: takes posted slots over, fills some, publishes.
-    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared) {
-        let mut faults = Vec::new();
-        let done = self.exchange(shared, &link.stats, &mut faults);
-        self.conclude(link, shared, done, &faults);
+    /// Takes posted slots over and fills some, outside the section. False if that has to wait until the stream's memory is back, or
+    /// a reset has made it void.
+    pub(crate) fn exchange(&mut self, section: &mut Section<'_>) -> bool {
+        if !self.has_work() {
+            return true;
+        }
+        if self.queues.reach(section) == Reach::Away {
+            return false;
+        }
+        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
+        section.unlocked(|| {
+            let memory = Pieces::new(shared, epoch, &config);
+            self.fetch(&memory, shared.stats());
+            self.fill_posted(&memory, shared.stats());
+        });
+        section.is_of(epoch)
     }
 
-    /// As [`Self::serve`], for streams in memory that the client does not share; takes the lock in between, never while it waits for the client.
-    #[cold]
-    pub(crate) fn serve_remote(&mut self, link: &Link, epoch: u64) {
-        let remote = Remote::new(link, epoch);
-        let mut faults = Vec::new();
-        let done = self.exchange(&remote, &link.stats, &mut faults);
-        if let Some(mut shared) = remote.section() {
-            self.conclude(link, &mut shared, done, &faults);
-        }
-    }
-
-    fn conclude(&mut self, link: &Link, shared: &mut Shared, done: Result<(), RingFailed>, faults: &[(Fault, u32)]) {
-        for (fault, number) in faults {
-            link.fault(shared, *fault, self.rings.detail(*number));
-        }
-        if let Err(RingFailed(entry)) = done {
-            self.rings.fail(link, shared, entry);
-        }
-        if self.rings.written != self.rings.published {
-            self.rings.publish(link, shared);
-        }
-    }
-
-    fn exchange(&mut self, guest: &dyn Guest, stats: &Stats, faults: &mut Vec<(Fault, u32)>) -> Result<(), RingFailed> {
+    fn fetch(&mut self, memory: &Pieces<'_>, stats: &Stats) {
         for _ in 0..SECTION {
-            if self.rings.fetched == self.rings.tail {
-                break;
-            }
-            let slot = self.rings.read_head(guest)?;
-            match self.slots.get(slot as usize) {
-                None => faults.push((Fault::BadSlot, slot)),
-                Some(true) => faults.push((Fault::SlotInFlight, slot)),
-                Some(false) => match self.judge(guest, slot) {
-                    Ok(posted) => self.post(posted, stats),
-                    Err(reason) => {
-                        tracing::debug!(stream = self.rings.index, slot, "rejected: {reason}");
-                        stats.rejected.add(1);
-                        self.rings.complete(slot, Status::Rejected, reason as u16, RefTime::ZERO);
-                    }
-                },
-            }
-        }
-        for _ in 0..SECTION {
-            let (Some(posted), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
-                break;
+            let Some(index) = self.queues.submissions.fetch() else {
+                return;
             };
-            let filled = self.fill(guest, posted, captured);
+            let Some(slot) = memory.submission(index) else {
+                return self.queues.unreadable(index);
+            };
+            match self.in_flight.is_free(slot) {
+                None => self.queues.fault(Fault::BadSlot, slot),
+                Some(false) => self.queues.fault(Fault::SlotInFlight, slot),
+                Some(true) => self.post(memory, slot, stats),
+            }
+        }
+    }
+
+    fn post(&mut self, memory: &Pieces<'_>, slot: u32, stats: &Stats) {
+        let (buffers, publication) = (&self.in_flight.buffers, self.in_flight.publication());
+        let words = memory.slot(slot).ok_or(Reject::NotMapped);
+        match words.and_then(|words| self.validator.judge_posted(&words, buffers, publication)) {
+            Ok(buffer) => {
+                self.in_flight.post(slot, buffer);
+                match self.state {
+                    State::Stop => self.discard(slot, stats),
+                    _ => self.posted.push_back((slot, buffer)),
+                }
+            }
+            Err(reason) => {
+                stats.rejected.add(1);
+                self.queues.reject(slot, reason);
+            }
+        }
+    }
+
+    fn fill_posted(&mut self, memory: &Pieces<'_>, stats: &Stats) {
+        for _ in 0..SECTION {
+            let (Some((slot, buffer)), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
+                return;
+            };
+            let filled = fill(memory, &self.queues.config, slot, buffer, captured);
             let time = captured.time;
             self.posted.pop_front();
-            self.release(posted);
-            if filled.is_ok() {
+            self.in_flight.release(slot);
+            if filled.is_some() {
                 self.waiting.pop(stats);
-                self.rings.complete(posted.slot, Status::Presented, 0, time);
+                self.queues.completions.complete(slot, Status::Presented, 0, time);
             } else {
                 // The memory has gone since it was posted; what was captured waits for the next slot.
                 stats.rejected.add(1);
-                self.rings.complete(posted.slot, Status::Rejected, Reject::NotMapped as u16, RefTime::ZERO);
+                self.queues.reject(slot, Reject::NotMapped);
             }
         }
-        self.rings.write_some(guest)
     }
 
-    fn slot_iova(&self, slot: u32) -> u64 {
-        let config = &self.rings.config;
-        config.pool_base + u64::from(slot) * u64::from(config.stride)
-    }
-
-    fn buffer_iova(&self, buffer: u32) -> u64 {
-        let config = &self.rings.config;
-        config.buffer_base + u64::from(buffer) * u64::from(config.buffer_size)
-    }
-
-    /// Holds a posted slot against the data sheet.
-    fn judge(&self, guest: &dyn Guest, slot: u32) -> Result<Posted, Reject> {
-        let config = &self.rings.config;
-        let mut bytes = [0; MAX_EVENT_SIZE];
-        let bytes = &mut bytes[..config.width.event_size()];
-        guest.read(self.slot_iova(slot), bytes).map_err(|_| Reject::NotMapped)?;
-        let event = Event::decode(bytes, config.width).map_err(|_| Reject::NotMapped)?;
-        if usize::from(event.struct_size) != config.width.event_size() {
-            return Err(Reject::BadStructSize);
-        }
-        let event::Data::Inline(pointer) = event.data else {
-            return Err(Reject::NotEmpty);
-        };
-        if event.event_bytes != 0 || event.flags != 0 || event.next != 0 {
-            return Err(Reject::NotEmpty);
-        }
-        let offset = u64::from_le_bytes(pointer).checked_sub(config.buffer_base).ok_or(Reject::BadBuffer)?;
-        let size = u64::from(config.buffer_size);
-        let buffer = u32::try_from(offset / size).map_err(|_| Reject::BadBuffer)?;
-        match self.buffers.get(buffer as usize) {
-            Some(false) if offset.is_multiple_of(size) => Ok(Posted { slot, buffer }),
-            Some(true) if offset.is_multiple_of(size) => Err(Reject::BufferInFlight),
-            _ => Err(Reject::BadBuffer),
-        }
-    }
-
-    fn post(&mut self, posted: Posted, stats: &Stats) {
-        if self.state == State::Stop {
-            self.discard(posted, stats);
-            return;
-        }
-        self.own(posted, true);
-        self.posted.push_back(posted);
-    }
-
-    fn release(&mut self, posted: Posted) {
-        self.own(posted, false);
-    }
-
-    fn own(&mut self, posted: Posted, owned: bool) {
-        if let (Some(slot), Some(buffer)) =
-            (self.slots.get_mut(posted.slot as usize), self.buffers.get_mut(posted.buffer as usize))
-        {
-            *slot = owned;
-            *buffer = owned;
-        }
-    }
-
-    fn discard(&mut self, posted: Posted, stats: &Stats) {
-        self.release(posted);
+    fn discard(&mut self, slot: u32, stats: &Stats) {
+        self.in_flight.release(slot);
         if let Waiting::Midi(_) = self.waiting {
             stats.discarded.add(1);
         }
-        self.rings.complete(posted.slot, Status::Discarded, 0, RefTime::ZERO);
+        self.queues.completions.complete(slot, Status::Discarded, 0, RefTime::ZERO);
     }
 
-    /// Writes an event into a slot, the data first.
-    fn fill(&self, guest: &dyn Guest, posted: Posted, captured: &Captured) -> Result<(), crate::dma::NotMapped> {
-        let width = self.rings.config.width;
-        let data = if captured.bytes.len() <= width.bytes() {
-            let mut word = [0; 8];
-            word[..captured.bytes.len()].copy_from_slice(&captured.bytes);
-            event::Data::Inline(word)
-        } else {
-            let iova = self.buffer_iova(posted.buffer);
-            guest.write(iova, &captured.bytes)?;
-            event::Data::Buffer(iova)
-        };
-        let event = Event {
-            struct_size: width.event_size() as u8,
-            event_bytes: captured.bytes.len() as u16,
-            channel_group: captured.input,
-            flags: captured.flags,
-            time: captured.time.0,
-            byte_position: captured.position,
-            next: 0,
-            data,
-        };
-        let (bytes, len) = event.encode(width);
-        guest.write(self.slot_iova(posted.slot) + KEPT as u64, &bytes[KEPT..len])
+    /// Publishes what is completed. False if that has to wait until the completion ring is back.
+    pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
+        if !self.queues.has_news() {
+            return true;
+        }
+        let published = self.queues.publish(section);
+        if published {
+            self.in_flight.published();
+        }
+        published
     }
+}
+
+/// Writes an event into a slot, the data first.
+fn fill(memory: &Pieces<'_>, config: &StreamConfig, slot: u32, buffer: Buffer, captured: &Captured) -> Option<()> {
+    let width = config.width;
+    let data = if captured.bytes.len() <= width.bytes() {
+        let mut word = [0; 8];
+        word[..captured.bytes.len()].copy_from_slice(&captured.bytes);
+        event::Data::Inline(word)
+    } else {
+        let iova = config.buffer_iova(buffer.number());
+        memory.write(iova, &captured.bytes)?;
+        event::Data::Buffer(iova)
+    };
+    let event = Event {
+        struct_size: width.event_size() as u8,
+        event_bytes: captured.bytes.len() as u16,
+        channel_group: captured.input,
+        flags: captured.flags,
+        time: captured.time.0,
+        byte_position: captured.position,
+        next: 0,
+        data,
+    };
+    let (bytes, len) = event.encode(width);
+    memory.write(config.slot_iova(slot) + KEPT as u64, &bytes[KEPT..len])
 }

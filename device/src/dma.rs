@@ -3,9 +3,10 @@
 //! Fed by the transport, which maps guest memory; feeds rings, intake and the doorbell page, which is here. There is never a Rust reference
 //! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
 
+mod access;
 mod guest;
 mod sysex;
-mod window;
+mod view;
 
 use dmus_interface::pci::BAR_SIZE;
 use dmus_interface::protocol::Page;
@@ -15,8 +16,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-pub(crate) use guest::{GuestMemory, NotMapped};
-pub(crate) use window::{Layout, StreamMemory, Windows};
+pub(crate) use access::{AccessError, DmaAccess, SHARE_HINT};
+pub(crate) use guest::GuestMemory;
+pub(crate) use view::{Layout, Pieces, SlotWords, StreamMemory, Translation, View};
 
 /// A mapped range.
 #[derive(Debug)]

@@ -16,7 +16,6 @@
 
 pub mod bank;
 pub mod capture;
-pub mod card;
 mod clock;
 pub mod demo;
 pub mod device;
@@ -24,10 +23,11 @@ mod dma;
 mod download;
 pub mod engine;
 mod identity;
-mod link;
+mod log;
 pub mod offline;
-mod remote;
+pub mod pci;
 pub mod sandbox;
+mod shared;
 pub mod sink;
 pub mod stats;
 mod stream;
@@ -39,8 +39,8 @@ pub use identity::{ClockMode, SAMPLE_RATE};
 
 use bank::Bank;
 use capture::inputs::{Input, Inputs};
-use card::Card;
 use engine::{Engine, EngineHandle};
+use pci::Card;
 use sink::Sink;
 use std::io;
 use std::sync::Arc;
@@ -57,9 +57,9 @@ pub fn assemble_with(
     sink: Box<dyn Sink>,
     inputs: Vec<Input>,
 ) -> io::Result<(Card, Engine)> {
-    let link = Arc::new(link::Link::new()?);
-    let engine = Engine::new(Arc::clone(&link), clock, bank, sink, Inputs::new(inputs));
-    Ok((Card::new(link, clock), engine))
+    let shared = Arc::new(shared::Shared::new()?);
+    let engine = Engine::new(Arc::clone(&shared), clock, bank, sink, Inputs::new(inputs));
+    Ok((Card::new(shared, clock), engine))
 }
 
 /// As [`assemble`], with the engine running in a thread of its own.

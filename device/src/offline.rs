@@ -1,11 +1,11 @@
-//! Renders a song without a guest: the same sequencer, synthesizer and arithmetic, and so the same samples.
+//! Renders a song without a guest: the same scheduler, synthesizer and arithmetic, and so the same samples.
 //!
 //! Fed with a [`Song`]; feeds a [`Sink`]. It is the oracle that a booted guest's audio is held against.
 
 use crate::bank::Bank;
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
 use crate::sink::{Sink, to_s16};
-use crate::stream::sequencer::Sequencer;
+use crate::stream::scheduler::Scheduler;
 use crate::synth::Synth;
 use dmus_interface::time::{RefTime, SampleTime};
 use dmus_song::Song;
@@ -16,22 +16,22 @@ const BLOCK: u64 = 4096;
 /// Renders the whole song with its tail, on channel group 0. `progress` is told the time that is rendered.
 pub fn render(song: &Song, bank: Arc<Bank>, sink: &mut dyn Sink, mut progress: impl FnMut(RefTime)) {
     let mut synth = Synth::new(bank, SAMPLE_RATE, CHANNEL_GROUPS, VOICES);
-    let mut sequencer = Sequencer::with_capacity(song.len());
+    let mut scheduler = Scheduler::with_capacity(song.len());
     for message in song.messages() {
-        sequencer.push(message.time.0, message.bytes);
+        scheduler.push(message.time.0, message.bytes);
     }
     let end = song.duration().to_sample(SAMPLE_RATE).0;
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let mut pcm = Vec::new();
     let mut position = 0;
     while position < end {
-        while let Some(time) = sequencer.next_time()
+        while let Some((time, bytes)) = scheduler.next()
             && RefTime(time).to_sample(SAMPLE_RATE).0 <= position
-            && let Some((_, bytes)) = sequencer.pop()
         {
+            scheduler.pop();
             synth.message(0, bytes);
         }
-        let next = sequencer.next_time().map(|time| RefTime(time).to_sample(SAMPLE_RATE).0);
+        let next = scheduler.next().map(|(time, _)| RefTime(time).to_sample(SAMPLE_RATE).0);
         let stop = end.min(position + BLOCK).min(next.unwrap_or(u64::MAX));
         let frames = (stop - position) as usize;
         for plane in [&mut left, &mut right] {

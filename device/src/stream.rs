@@ -1,146 +1,99 @@
-//! A render stream on the card's side: its state, and its own synthesizer, on [`rings`] like those of any stream.
+//! A render stream on the card's side: events from the submission ring to the synthesizer.
 //!
-//! Fed by the engine with sections (fetch, publish) and spans of samples (render); feeds the mix, and the completion ring. Between a
-//! slot's fetch and its completion the slot belongs to the card.
+//! Fed by the engine with its four phases; feeds the mix, and the completion ring. An event's way through it is
+//!
+//! ```text
+//! fetch (here): SubmissionQueue -> Validator -> due already: presented at once
+//!                                            -> else: InFlight and Scheduler
+//! render:       Scheduler -> synthesizer, at its sample -> CompletionQueue -> publish
+//! ```
+//!
+//! From its fetch until its completion is published a slot belongs to the card.
 
-mod hold;
-mod intake;
-mod plain;
-mod remote;
-pub(crate) mod rings;
-pub(crate) mod sequencer;
+mod chain;
+pub(crate) mod in_flight;
+pub(crate) mod queue;
+mod render;
+pub(crate) mod scheduler;
+pub(crate) mod validate;
 
-use crate::link::{Link, Shared, StreamConfig};
+use crate::clock::Now;
+use crate::dma::{Pieces, SlotWords, StreamMemory};
+use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
-use dmus_interface::event::DONT_HOLD;
+use chain::{Assembler, Outcome, Taking};
+use dmus_interface::event::{DONT_HOLD, PointerWidth};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
-use dmus_interface::ring::{Reject, Status};
-use dmus_interface::time::{RefTime, SampleTime};
-use intake::{Intake, Outcome};
-pub(crate) use plain::Glance;
-use rings::{Rings, Timeline};
-use sequencer::Sequencer;
-use std::time::{Duration, Instant};
+use dmus_interface::ring::Status;
+use dmus_interface::time::RefTime;
+use in_flight::{Header, InFlight, Message};
+use queue::{Queues, Reach, SECTION, Timeline};
+pub(crate) use render::{Monitor, Span};
+use scheduler::Scheduler;
+use std::time::Duration;
+use validate::Validator;
 
-/// Submissions, and completions, that one section handles at most: the transport thread may wait for that long.
-pub(crate) const SECTION: usize = 128;
-
-/// What the streams presented, with its master times, for inputs that hear it.
-pub(crate) type Tap = Vec<(RefTime, Box<[u8]>)>;
-
-/// How far the card is, between two spans of samples.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    /// The next sample to render.
-    pub(crate) position: SampleTime,
-    /// The latest master time of that sample, and of the one before it: what is no later than `passed` comes too late.
-    start: RefTime,
-    passed: RefTime,
-    /// Master time up to which every event that was here has been presented.
-    pub(crate) reached: RefTime,
-}
-
-impl Now {
-    /// Before sample `position`, with everything up to `horizon` presented that has its sample before or there.
-    pub(crate) fn at(position: SampleTime, horizon: RefTime, rate: u32) -> Self {
-        let start = position.to_time(rate);
-        let passed = match position.0.checked_sub(1) {
-            Some(before) => SampleTime(before).to_time(rate),
-            None => RefTime(i64::MIN),
-        };
-        Self { position, start, passed, reached: horizon.min(start) }
-    }
-
-    /// The latest master time of the next sample.
-    #[inline]
-    pub(crate) fn position_time(&self) -> RefTime {
-        self.start
-    }
-}
-
-/// What [`Now`] is in a stream's own time.
+/// Where the card is, in a stream's own time.
 #[derive(Clone, Copy, Debug, Default)]
 struct StreamClock {
-    /// Times below it have been reached; 0 outside RUN.
+    /// Times below it, as unsigned numbers, have been reached: such an event is presented as it is fetched. 0 outside RUN.
     reached: u64,
-    /// What is no later comes too late, for a sample at `start`: the first time that does not is `in_time`, or 0.
+    /// What is no later comes too late, for a sample at `start`.
     passed: i64,
-    in_time: u64,
     start: i64,
 }
 
-/// Stream times of which an event is presented as it is fetched: `span` of them, from `from` on. Both of unsigned numbers, so that DONT_HOLD
-/// is outside.
-#[derive(Clone, Copy, Debug, Default)]
-struct Due {
-    from: u64,
-    span: u64,
-}
-
-/// What a settled stream presents as it is fetched.
-#[derive(Clone, Copy, Debug, Default)]
-struct Settled {
-    due: Due,
-    /// What is fixed in the first word of a plain event, if that has 8-byte pointers; else what no event has.
-    fixed: u64,
-    /// Completions when what was presented so was last reported, and the most in a section since.
-    reported: u32,
-    most: u32,
-    /// What is left to do for an event after its completion: raise the vector, and have it heard (channel group, bytes, and how many they are).
-    raise: bool,
-    heard: Option<(u16, u64, usize)>,
-}
-
-/// A run of samples to render, and how far events are due.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
-    pub(crate) now: Now,
-    pub(crate) frames: usize,
-    /// Master time up to which every event is due.
-    pub(crate) due: RefTime,
-    pub(crate) rate: u32,
+/// How fetching ended.
+enum Fetched {
+    /// With as many as it was to fetch.
+    All,
+    /// At a submission that is not by itself, whole and free: its slot, and its words if they were read.
+    Unusual(u32, Option<SlotWords>),
+    /// At an entry of the ring that cannot be read.
+    Unreadable(u32),
 }
 
 /// See the module.
-pub(crate) struct Stream {
-    pub(crate) rings: Rings,
+pub(crate) struct RenderStream {
+    pub(crate) queues: Queues,
     pub(crate) state: State,
     timeline: Timeline,
     clock: StreamClock,
-    settled: Settled,
-    intake: Intake,
-    sequencer: Sequencer<u32>,
+    validator: Validator,
+    assembler: Assembler,
+    in_flight: InFlight,
+    scheduler: Scheduler<u32>,
     pub(crate) synth: Synth,
     /// Time that rendering has taken since the last change to RUN.
     pub(crate) busy: Duration,
     /// No RUN since the synthesizer was reset.
     silent: bool,
     /// What is presented is also captured.
-    tapped: bool,
+    monitored: bool,
 }
 
-impl Stream {
-    pub(crate) fn new(index: usize, config: StreamConfig, synth: Synth, tapped: bool) -> Self {
-        let slots = config.slots as usize;
+impl RenderStream {
+    pub(crate) fn new(index: usize, config: StreamConfig, synth: Synth, monitored: bool) -> Self {
         Self {
-            rings: Rings::new(index, config),
+            queues: Queues::new(index, config),
             state: State::Stop,
             timeline: Timeline::default(),
             clock: StreamClock::default(),
-            settled: Settled::default(),
-            intake: Intake::new(config, synth.groups()),
-            sequencer: Sequencer::with_capacity(slots),
+            validator: Validator::new(&config, synth.groups()),
+            assembler: Assembler::new(),
+            in_flight: InFlight::new(&config, true),
+            scheduler: Scheduler::with_capacity(config.slots as usize),
             synth,
             busy: Duration::ZERO,
             silent: true,
-            tapped,
+            monitored,
         }
     }
 
-    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is completed by the
-    /// following publications.
+    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is completed with the
+    /// next publication.
     pub(crate) fn set_state(&mut self, state: State, master: RefTime, now: &Now, stats: &Stats) {
         self.timeline.change(self.state, state, master);
         self.state = state;
@@ -155,54 +108,28 @@ impl Stream {
             State::Stop => {
                 self.synth.reset();
                 self.silent = true;
-                self.intake.abandon_assembly();
-                while let Some((_, head)) = self.sequencer.pop() {
+                self.assembler.abandon();
+                while let Some((_, head)) = self.scheduler.pop() {
                     self.discard(head, stats);
                 }
             }
             State::Acquire | State::Pause => {}
         }
-        self.look_at_clock(now);
+        self.follow(now);
     }
 
     /// Time has moved, or what it means to this stream.
-    pub(crate) fn look_at_clock(&mut self, now: &Now) {
+    pub(crate) fn follow(&mut self, now: &Now) {
         let stream_time = |master: RefTime| master.saturating_sub(self.timeline.base).0;
-        let passed = stream_time(now.passed);
         self.clock = StreamClock {
             reached: match self.state {
-                // What the inputs hear must not be presented at once: the sequencer has all of it.
-                State::Run if !self.tapped => stream_time(now.reached).saturating_add(1).max(0) as u64,
+                // What is captured, too, is presented by the renderer, which knows its sample.
+                State::Run if !self.monitored => stream_time(now.reached).saturating_add(1).max(0) as u64,
                 _ => 0,
             },
-            passed,
-            in_time: passed.saturating_add(1).max(0) as u64,
+            passed: stream_time(now.passed),
             start: stream_time(now.start),
         };
-    }
-
-    /// What may be presented as it is fetched.
-    #[inline]
-    fn due(&self) -> Due {
-        // What would overtake a completion that waits to be written, or an event that is held, has to wait, too.
-        let reached = if self.rings.completions.is_empty() { self.clock.reached } else { 0 };
-        let due = self.sequencer.next_time().map_or(reached, |next| reached.min(next.max(0) as u64));
-        Due { from: self.clock.in_time, span: due.saturating_sub(self.clock.in_time) }
-    }
-
-    /// Until [`Stream::report`], nothing but [`Stream::present_one`] and [`Stream::serve_due`] touches the rings.
-    pub(crate) fn settle_down(&mut self) {
-        let plain = !self.rings.broken && self.intake.is_idle();
-        let due = if plain { self.due() } else { Due::default() };
-        let fixed = plain::fixed(self.rings.config.width);
-        self.settled = Settled { due, fixed, reported: self.rings.written, ..Settled::default() };
-    }
-
-    /// Reports what was presented since the stream settled, or since the last report.
-    pub(crate) fn report(&mut self, stats: &Stats) {
-        let messages =
-            self.rings.written.wrapping_sub(std::mem::replace(&mut self.settled.reported, self.rings.written));
-        stats.present_at_once(messages.into(), std::mem::take(&mut self.settled.most).max(1));
     }
 
     /// Master time less stream time, as the register shows it.
@@ -210,169 +137,218 @@ impl Stream {
         self.timeline.base
     }
 
-    /// Whether an event waits that is due at master time `due` or before.
+    /// Fetches some of what the tail publishes. False if that has to wait until the stream's memory is back, or a reset has made it
+    /// void.
     #[inline]
-    pub(crate) fn is_due(&self, due: RefTime) -> bool {
-        let time = self.sequencer.next_time().filter(|_| self.state == State::Run);
-        time.is_some_and(|time| time == DONT_HOLD || RefTime(time).saturating_add(self.timeline.base) <= due)
+    pub(crate) fn fetch(&mut self, section: &mut Section<'_>) -> bool {
+        if self.queues.submissions.pending() == 0 {
+            return true;
+        }
+        let shared = section.shared();
+        match self.queues.reach(section) {
+            Reach::Away => return false,
+            Reach::Whole => {}
+            Reach::Pieces => return self.fetch_pieces(section),
+        }
+        // Nothing but a change of the maps ends the view, and that needs the section.
+        if let Some(view) = section.view(&self.queues.translation) {
+            self.fetch_from(&view, shared.stats());
+        }
+        true
     }
 
-    /// The sample at which the next event is presented, of those that are captured, too.
-    pub(crate) fn next_sample(&self, rate: u32) -> Option<SampleTime> {
-        let time = self.sequencer.next_time().filter(|_| self.tapped && self.state == State::Run)?;
-        let master = if time == DONT_HOLD { RefTime::ZERO } else { RefTime(time).saturating_add(self.timeline.base) };
-        Some(master.to_sample(rate))
-    }
-
-    /// A section: fetches and publishes some; call while there is [`Rings::has_work`]. What is due already is presented at once.
-    #[inline]
-    pub(crate) fn serve(&mut self, link: &Link, shared: &mut Shared) {
-        self.intake.hold.begin_section();
-        if !self.rings.completions.is_empty() {
-            self.rings.write_completions(link, shared);
-        }
-        let mut left = SECTION as u32;
-        while left > 0 && self.rings.fetched != self.rings.tail && !self.rings.broken {
-            let fetched = self.rings.fetched;
-            self.fetch_plain(link, shared, left);
-            if self.rings.fetched == fetched {
-                self.fetch_one(link, shared);
-                self.rings.write_completions(link, shared);
-            }
-            left = left.saturating_sub(self.rings.fetched.wrapping_sub(fetched));
-        }
-        if self.rings.written != self.rings.published {
-            self.rings.publish(link, shared);
-        }
-    }
-
-    /// Fetches one submission, whatever it is.
     #[cold]
-    fn fetch_one(&mut self, link: &Link, shared: &mut Shared) {
-        if let Some(head) = self.rings.fetch_head(link, shared) {
-            self.take(link, shared, head);
-        }
+    fn fetch_pieces(&mut self, section: &mut Section<'_>) -> bool {
+        let (shared, epoch) = (section.shared(), section.epoch());
+        section.unlocked(|| {
+            let config = self.queues.config;
+            let mut pieces = Pieces::new(shared, epoch, &config);
+            pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
+            self.fetch_from(&pieces, shared.stats());
+        });
+        section.is_of(epoch)
     }
 
-    fn take(&mut self, link: &Link, shared: &mut Shared, head: u32) {
-        let owned = self.intake.hold.owned;
-        let taken = self.intake.take(shared, head);
-        self.settle(link, shared, head, taken, owned);
-    }
-
-    /// What follows from the intake's answer to a submission; `owned` slots were the card's before.
-    fn settle(&mut self, link: &Link, shared: &mut Shared, head: u32, taken: Result<Outcome, Fault>, owned: u32) {
-        let outcome = match taken {
-            Ok(outcome) => outcome,
-            Err(fault) => {
-                link.fault(shared, fault, self.rings.detail(head));
-                return;
-            }
-        };
-        for _ in 0..self.intake.take_abandoned() {
-            link.stats.rejected.add(1);
-            link.fault(shared, Fault::UnfinishedMessage, self.rings.detail(head));
-        }
-        match outcome {
-            Outcome::Accepted { time } => {
-                let taken = u64::from(self.intake.hold.owned - owned);
-                link.stats.take_slots(taken);
-                if self.state == State::Stop {
-                    self.discard(head, &link.stats);
-                } else {
-                    // DONT_HOLD comes before everything that has a time.
-                    self.sequencer.push(if time & DONT_HOLD != 0 { DONT_HOLD } else { time }, head);
+    fn fetch_from(&mut self, memory: &impl StreamMemory, stats: &Stats) {
+        let mut left = self.queues.submissions.pending().min(SECTION);
+        let owned = self.in_flight.owned();
+        while left > 0 {
+            let before = self.queues.submissions.fetched;
+            let fetched = match self.queues.config.width {
+                PointerWidth::Eight => self.fetch_lone::<true>(memory, left, stats),
+                PointerWidth::Four => self.fetch_lone::<false>(memory, left, stats),
+            };
+            match fetched {
+                Fetched::All => {}
+                Fetched::Unusual(slot, words) => self.take(memory, slot, words, stats),
+                Fetched::Unreadable(index) => {
+                    self.queues.unreadable(index);
+                    break;
                 }
             }
-            Outcome::Copied => self.rings.complete(head, Status::Copied, 0, RefTime::ZERO),
-            Outcome::Rejected { reason, messages } => {
-                link.stats.rejected.add(u64::from(messages));
-                tracing::debug!(stream = self.rings.index, slot = head, "rejected: {reason}");
-                self.reject(head, reason);
-            }
+            left = left.saturating_sub(self.queues.submissions.fetched.wrapping_sub(before));
+        }
+        let taken = self.in_flight.owned().saturating_sub(owned);
+        if taken > 0 {
+            stats.take_slots(taken.into());
         }
     }
 
-    fn reject(&mut self, head: u32, reason: Reject) {
-        self.rings.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
+    /// Fetches events by themselves that are one whole message, until one is not: presents what is due, holds the rest.
+    #[inline(never)]
+    fn fetch_lone<const WIDE: bool>(&mut self, memory: &impl StreamMemory, limit: u32, stats: &Stats) -> Fetched {
+        let mut presented = 0;
+        // In STOP all is discarded, and between fragments all may be part of a message.
+        let usual = self.state != State::Stop && self.assembler.is_idle();
+        // What is held now is not due, so no event can overtake one that is held within this call.
+        let next = self.scheduler.next().map_or(i64::MAX, |(time, _)| time);
+        let due = self.clock.reached.min(next.max(0) as u64);
+        let mut ended = Fetched::All;
+        for _ in 0..limit {
+            let Some(index) = self.queues.submissions.fetch() else {
+                break;
+            };
+            let Some(slot) = memory.submission(index) else {
+                ended = Fetched::Unreadable(index);
+                break;
+            };
+            if self.in_flight.is_free(slot) != Some(true) {
+                ended = Fetched::Unusual(slot, None);
+                break;
+            }
+            let Some(words) = memory.slot(slot) else {
+                ended = Fetched::Unusual(slot, None);
+                break;
+            };
+            let time = words.time as i64;
+            let Some(data) = self.validator.is_lone::<WIDE>(&words).filter(|_| usual && time >= 0) else {
+                ended = Fetched::Unusual(slot, Some(words));
+                break;
+            };
+            let header = Header(words.header);
+            let len = header.len();
+            let copied = Validator::copy(memory, &mut self.in_flight, Validator::is_inline::<WIDE>(len), data, len);
+            let copied = match copied.and_then(|copied| copied.whole()) {
+                Ok(copied) => copied,
+                Err(reason) => {
+                    // The rules about fields come first: an event without bytes is empty rather than no message.
+                    let reason = self.validator.judge(&self.validator.decode(&words)).err().unwrap_or(reason);
+                    self.in_flight.pass(slot, None);
+                    stats.rejected.add(1);
+                    self.queues.reject(slot, reason);
+                    continue;
+                }
+            };
+            if (time as u64) < due {
+                self.in_flight.pass(slot, copied.buffer);
+                match copied.buffer {
+                    None => self.synth.short_message(header.channel_group(), copied.data, len),
+                    Some(buffer) => {
+                        self.synth.message(header.channel_group(), self.in_flight.buffers.copy_mut(buffer, len));
+                    }
+                }
+                presented += 1;
+                self.complete(slot, time, 1, stats);
+            } else {
+                self.in_flight.hold(slot, header, copied.data, copied.buffer);
+                self.scheduler.push(time, slot);
+            }
+        }
+        if presented > 0 {
+            stats.present_at_once(presented, presented as u32);
+        }
+        ended
+    }
+
+    /// A message has been presented that was due at a stream time.
+    #[inline(always)]
+    fn complete(&mut self, head: u32, time: i64, messages: u32, stats: &Stats) {
+        if time > self.clock.passed {
+            self.queues.completions.complete(head, Status::Presented, 0, RefTime(time));
+        } else {
+            self.complete_late(head, time, messages, stats);
+        }
+    }
+
+    #[cold]
+    fn complete_late(&mut self, head: u32, time: i64, messages: u32, stats: &Stats) {
+        let late = RefTime(self.clock.start.saturating_sub(time));
+        stats.note_late(messages.into(), late);
+        self.queues.completions.complete(head, Status::Late, 0, late);
+    }
+
+    /// Takes over a submission that is not one message by itself, or not free.
+    #[cold]
+    #[inline(never)]
+    fn take(&mut self, memory: &impl StreamMemory, head: u32, words: Option<SlotWords>, stats: &Stats) {
+        match self.in_flight.is_free(head) {
+            None => return self.queues.fault(Fault::BadSlot, head),
+            Some(false) => return self.queues.fault(Fault::SlotInFlight, head),
+            Some(true) => {}
+        }
+        let Self { validator, in_flight, assembler, .. } = self;
+        let outcome = Taking { memory, validator, in_flight, assembler }.take(head, words);
+        for _ in 0..self.assembler.take_abandoned() {
+            stats.rejected.add(1);
+            self.queues.fault(Fault::UnfinishedMessage, head);
+        }
+        match outcome {
+            Outcome::Accepted { .. } if self.state == State::Stop => self.discard(head, stats),
+            // DONT_HOLD comes before everything that has a time.
+            Outcome::Accepted { time } => self.scheduler.push(if time < 0 { DONT_HOLD } else { time }, head),
+            Outcome::Copied => self.queues.completions.complete(head, Status::Copied, 0, RefTime::ZERO),
+            Outcome::Rejected { reason, messages } => {
+                stats.rejected.add(messages.into());
+                self.queues.reject(head, reason);
+            }
+        }
     }
 
     fn discard(&mut self, head: u32, stats: &Stats) {
-        stats.discarded.add(u64::from(self.intake.hold.messages(head, |_, _| {})));
-        self.let_go(head, stats);
-        self.rings.complete(head, Status::Discarded, 0, RefTime::ZERO);
+        stats.discarded.add(u64::from(self.in_flight.messages(head, |_, _| {})));
+        self.release(head, stats);
+        self.queues.completions.complete(head, Status::Discarded, 0, RefTime::ZERO);
     }
 
-    fn let_go(&mut self, head: u32, stats: &Stats) {
-        let owned = self.intake.hold.owned;
-        self.intake.hold.release(head);
-        stats.in_flight.sub(u64::from(owned - self.intake.hold.owned));
+    fn release(&mut self, head: u32, stats: &Stats) {
+        let owned = self.in_flight.owned();
+        self.in_flight.release(head);
+        stats.in_flight.sub(u64::from(owned - self.in_flight.owned()));
     }
 
-    /// Renders the span into the planes, applying each due event at its sample. With no frames: applies what is due at its start.
-    pub(crate) fn render(&mut self, span: Span, left: &mut [f32], right: &mut [f32], stats: &Stats, tap: &mut Tap) {
-        if self.state != State::Run {
-            return;
+    /// Publishes what is completed. False if that has to wait until the completion ring is back.
+    #[inline]
+    pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
+        if !self.queues.has_news() {
+            return true;
         }
-        let began = (span.frames > 0).then(Instant::now);
-        let now = span.now;
-        let mut done = 0;
-        while let Some(time) = self.sequencer.next_time() {
-            let at_once = time == DONT_HOLD;
-            let master =
-                if at_once { now.start.min(span.due) } else { RefTime(time).saturating_add(self.timeline.base) };
-            if master > span.due {
-                break;
-            }
-            let ahead = match master <= now.start {
-                true => 0,
-                false => master.to_sample(span.rate).0.saturating_sub(now.position.0),
-            };
-            // At the end of the span is before any sample there: the same as at the start of the next one.
-            if ahead > span.frames as u64 {
-                break;
-            }
-            let Some((_, head)) = self.sequencer.pop() else {
-                break;
-            };
-            let at = ahead as usize;
-            if at > done {
-                self.synth.render(&mut left[done..at], &mut right[done..at]);
-                done = at;
-            }
-            let synth = &mut self.synth;
-            let messages = self.intake.hold.messages(head, |group, bytes| {
-                synth.message(group, bytes);
-                if self.tapped {
-                    tap.push((master.max(now.passed.saturating_add(RefTime(1))), bytes.into()));
-                }
-            });
-            stats.note_presented(u64::from(messages));
-            self.let_go(head, stats);
-            if master <= now.passed && !at_once {
-                let late = now.start.saturating_sub(master);
-                stats.note_late(u64::from(messages), late);
-                self.rings.complete(head, Status::Late, 0, late);
-            } else {
-                let time = if at_once { now.start.saturating_sub(self.timeline.base) } else { RefTime(time) };
-                self.rings.complete(head, Status::Presented, 0, time);
-            }
+        let published = self.queues.publish(section);
+        if published {
+            self.in_flight.published();
         }
-        if done < span.frames {
-            self.synth.render(&mut left[done..span.frames], &mut right[done..span.frames]);
-        }
-        self.busy += began.map_or(Duration::ZERO, |began| began.elapsed());
+        published
     }
 
     /// Has so many channel groups; what waits for those that are gone is not heard.
     pub(crate) fn set_groups(&mut self, groups: u16) {
-        self.intake.channel_groups = groups;
+        self.validator.channel_groups = groups;
         self.synth.set_groups(groups);
     }
 
     /// Gives up everything at once, as a reset does: nothing is published.
     pub(crate) fn abandon(self, stats: &Stats) -> Synth {
-        stats.in_flight.sub(u64::from(self.intake.hold.owned));
+        stats.in_flight.sub(u64::from(self.in_flight.owned()));
         self.synth
+    }
+}
+
+impl Synth {
+    /// A message as a stream holds it.
+    #[inline(always)]
+    fn hear(&mut self, group: u16, message: Message<'_>) {
+        match message {
+            Message::Short(word, len) => self.short_message(group, word, len),
+            Message::Long(bytes) => self.message(group, bytes),
+        }
     }
 }

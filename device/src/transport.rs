@@ -5,8 +5,8 @@
 pub mod server;
 mod vfio_user;
 
-use crate::card::Card;
 use crate::device::Device;
+use crate::pci::Card;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 use std::io;

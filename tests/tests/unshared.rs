@@ -150,7 +150,8 @@ fn what_cannot_be_written_into_plain_memory_waits_for_the_next_slot() -> anyhow:
                 false => Answer::Serve,
             });
             post(0);
-            stream.set_state(State::Run)?;
+            let refusal = stream.transition(stream::STATE, State::Run as u32)?;
+            assert_eq!(refusal, (part == Part::Entry).then_some(Fault::Halted), "{part:?} {answer:?}");
             stream.grant(song.duration().0);
             if matches!(part, Part::Entry | Part::Completion) {
                 stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
@@ -411,9 +412,10 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() 
             let epoch_resets = host.stats.resets.get();
             behave(&client, &stream, part, Answer::Hold);
             let before = client.seen().len();
-            // More than a section, so that there is always more to ask for.
+            // Now and later, so that there is always more to ask for.
             for slot in 0..32 {
-                stream.fill(slot, stream.long(0, slot % 8, &SYSEX));
+                let time = i64::from(slot % 2) * seconds(1);
+                stream.fill(slot, stream.long(time, slot % 8, &SYSEX));
                 stream.put(slot);
             }
             stream.publish();

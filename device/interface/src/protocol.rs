@@ -104,13 +104,13 @@ pub mod driver {
 pub mod card {
     use super::*;
 
-    /// A look at the page: the grant, and only then the tails, so that what the grant covers is among what the tails publish.
+    /// A poll of the page: the grant, and only then the tails, so that what the grant covers is among what the tails publish.
     #[derive(Clone, Copy, Debug)]
-    pub struct Look {
+    pub struct Poll {
         grant: RefTime,
     }
 
-    impl Look {
+    impl Poll {
         /// Loads the grant.
         #[inline]
         pub fn at(page: &impl Page) -> Self {
@@ -130,12 +130,12 @@ pub mod card {
         }
     }
 
-    /// Announces sleep `number` (not 0), and looks once more: the card may sleep only if that shows nothing new.
+    /// Announces sleep `number` (not 0), and polls once more: the card may sleep only if that shows nothing new.
     #[inline]
-    pub fn arm_sleep(page: &impl Page, number: u32) -> Look {
+    pub fn arm_sleep(page: &impl Page, number: u32) -> Poll {
         page.store_u32(WAKE_ARMED, number, Ordering::Relaxed);
         page.fence();
-        Look::at(page)
+        Poll::at(page)
     }
 
     /// The sleep is over.

@@ -407,11 +407,23 @@ pub enum Fault {
     /// The pool, the buffers or a ring shares memory with another of them, or with an open stream.
     #[error("pool, buffers or ring overlapping another of them, or those of an open stream")]
     Overlap = 21,
+    /// Memory that the card has to write to is mapped for reading only.
+    #[error("completion ring, or what is captured into, in memory that the card may not write to")]
+    NotWritable = 22,
+    /// The stream stands still after [`Fault::TailOverrun`] or [`Fault::RingFault`]: it can be stopped and closed, and nothing else.
+    #[error("transition of a stream that stands still after a ring fault: only STOP and closing are left")]
+    Halted = 23,
+    /// The grant moved back, or is negative; it is ignored.
+    #[error("grant that moves back or is negative")]
+    GrantBackward = 24,
+    /// A submission tail was stored for a stream that is not open.
+    #[error("submission tail stored for a closed stream")]
+    ClosedStream = 25,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -433,6 +445,10 @@ impl Fault {
         Self::CaptureOverrun,
         Self::CommandBusy,
         Self::Overlap,
+        Self::NotWritable,
+        Self::Halted,
+        Self::GrantBackward,
+        Self::ClosedStream,
     ];
 
     /// Decodes a register value.

@@ -12,7 +12,7 @@
 use dmus_interface::doorbell::{
     COMPLETION_EVENT, COMPLETION_HEAD, GRANT, MASTER_TIME, SUBMISSION_TAIL, TRANSITIONS, WAKE_ARMED, at,
 };
-use dmus_interface::protocol::card::Look;
+use dmus_interface::protocol::card::Poll;
 use dmus_interface::protocol::{Page, card, driver};
 use dmus_interface::time::RefTime;
 use loom::cell::Cell;
@@ -175,7 +175,7 @@ fn submission(gap: Gap) {
     let engine = thread::spawn(move || {
         let mut fetched = 0;
         for _ in 0..2 {
-            let tail = Look::at(&card).tail(&card, STREAM);
+            let tail = Poll::at(&card).tail(&card, STREAM);
             while fetched < tail {
                 let slot = ring_there.0[fetched as usize].get();
                 assert_eq!(slots_there.0[slot as usize].get(), 100 + fetched);
@@ -211,7 +211,7 @@ fn recycling(gap: Gap) {
     let there = memory.clone();
     let engine = thread::spawn(move || {
         for done in 0..ROUNDS {
-            while Look::at(&card).tail(&card, STREAM) == done {
+            while Poll::at(&card).tail(&card, STREAM) == done {
                 thread::yield_now();
             }
             assert_eq!((there.0[0].get(), there.0[1].get()), (100 + done, 7 + done));
@@ -277,17 +277,17 @@ fn doze(page: &View, link: &Link, tail: u32, grant: RefTime) {
     loop {
         let mut rung = link.0.0.lock().expect("the lock");
         *rung = false;
-        let look = Look::at(page);
-        let tail_there = look.tail(page, STREAM);
-        let worked = tail_there != fetched || look.grant() > granted;
-        (fetched, granted) = (tail_there, granted.max(look.grant()));
+        let poll = Poll::at(page);
+        let tail_there = poll.tail(page, STREAM);
+        let worked = tail_there != fetched || poll.grant() > granted;
+        (fetched, granted) = (tail_there, granted.max(poll.grant()));
         if fetched == tail && granted == grant {
             return;
         }
         if !worked {
             sleeps += 1;
-            let look = card::arm_sleep(page, sleeps);
-            if look.grant() <= granted && look.tail(page, STREAM) == fetched {
+            let poll = card::arm_sleep(page, sleeps);
+            if poll.grant() <= granted && poll.tail(page, STREAM) == fetched {
                 while !*rung {
                     rung = link.0.1.wait(rung).expect("the lock");
                 }
@@ -399,8 +399,8 @@ fn grants(gap: Gap) {
     let (page, card) = views(gap);
     let engine = thread::spawn(move || {
         for _ in 0..2 {
-            let look = Look::at(&card);
-            let (tail, grant) = (look.tail(&card, STREAM), look.grant());
+            let poll = Poll::at(&card);
+            let (tail, grant) = (poll.tail(&card, STREAM), poll.grant());
             assert!(i64::from(tail) >= grant.0, "grant {} without its tail: {tail}", grant.0);
         }
     });

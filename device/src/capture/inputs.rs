@@ -3,8 +3,8 @@
 //! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was presented; feeds the
 //! capture streams, through the engine, with bytes and their master times.
 
-use crate::link::Link;
-use crate::stream::Tap;
+use crate::shared::Shared;
+use crate::stream::Monitor;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use std::io::{self, Read};
@@ -61,18 +61,18 @@ impl Inputs {
     }
 
     /// Starts the threads of the live inputs; they end with their input, or when the engine has.
-    pub(crate) fn start(&mut self, link: &Arc<Link>) -> io::Result<()> {
+    pub(crate) fn start(&mut self, shared: &Arc<Shared>) -> io::Result<()> {
         for source in &mut self.sources {
             if matches!(source, Source::Idle(_)) {
                 let (sender, receiver) = sync_channel(QUEUE);
                 let Source::Idle(input) = std::mem::replace(source, Source::Live(receiver)) else {
                     continue;
                 };
-                let link = Arc::clone(link);
+                let shared = Arc::clone(shared);
                 std::thread::Builder::new().name("midi-in".into()).spawn(move || match input {
-                    Input::Listener(listener) => listen(&listener, &sender, &link),
+                    Input::Listener(listener) => listen(&listener, &sender, &shared),
                     Input::Live(mut bytes) => {
-                        forward(&mut bytes, &sender, &link);
+                        forward(&mut bytes, &sender, &shared);
                     }
                     Input::Song(_) | Input::Loopback => {}
                 })?;
@@ -140,9 +140,9 @@ impl Inputs {
     }
 
     /// Shows what the render streams presented to `hear`, by time, once for each input that hears it.
-    pub(crate) fn take_tap(&self, tap: &mut Tap, mut hear: impl FnMut(u16, RefTime, &[u8])) {
-        tap.sort_by_key(|(time, _)| *time);
-        for (time, bytes) in tap.drain(..) {
+    pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut hear: impl FnMut(u16, RefTime, &[u8])) {
+        monitor.sort_by_key(|(time, _)| *time);
+        for (time, bytes) in monitor.drain(..) {
             for (number, source) in (0..).zip(&self.sources) {
                 if matches!(source, Source::Loopback) {
                     hear(number, time, &bytes);
@@ -152,11 +152,11 @@ impl Inputs {
     }
 }
 
-fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, link: &Link) {
+fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, shared: &Shared) {
     loop {
         match listener.accept() {
             Ok((mut client, _)) => {
-                if !forward(&mut client, sender, link) {
+                if !forward(&mut client, sender, shared) {
                     return;
                 }
             }
@@ -170,7 +170,7 @@ fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, link: &Link) 
 }
 
 /// Passes bytes on until their end; false if nobody takes them any more.
-fn forward(bytes: &mut dyn Read, sender: &SyncSender<Box<[u8]>>, link: &Link) -> bool {
+fn forward(bytes: &mut dyn Read, sender: &SyncSender<Box<[u8]>>, shared: &Shared) -> bool {
     let mut piece = [0; PIECE];
     loop {
         match bytes.read(&mut piece) {
@@ -179,7 +179,7 @@ fn forward(bytes: &mut dyn Read, sender: &SyncSender<Box<[u8]>>, link: &Link) ->
                 if sender.send(piece[..len].into()).is_err() {
                     return false;
                 }
-                link.ring(&mut link.lock());
+                shared.section().wake();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {

@@ -1,6 +1,6 @@
 //! The guest memory that the card may access: maps by address, and copies to and from them.
 //!
-//! Fed by the transport with maps; feeds intake and rings with checked copies, and windows with places.
+//! Fed by the transport with maps; feeds intake and rings with checked copies, and translation with places.
 
 use super::SharedMemory;
 use crate::device::DmaMap;
@@ -90,13 +90,6 @@ impl GuestMemory {
         self.maps.clear();
     }
 
-    /// Whether the range touches memory that the client has but does not share.
-    pub(super) fn has_unshared(&self, iova: u64, len: u64) -> bool {
-        let first = self.maps.partition_point(|m| m.end() <= iova);
-        let end = iova.saturating_add(len);
-        self.maps[first..].iter().take_while(|m| m.iova < end).any(|m| m.memory.is_none())
-    }
-
     fn at(&self, iova: u64) -> Option<&Map> {
         let i = self.maps.partition_point(|m| m.iova <= iova).checked_sub(1)?;
         self.maps.get(i).filter(|m| iova < m.end())
@@ -180,7 +173,7 @@ fn pin_size(file: &std::fs::File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Layout, Windows};
+    use super::super::{Layout, SlotWords, StreamMemory, Translation};
     use super::*;
     use std::fs::File;
 
@@ -224,7 +217,7 @@ mod tests {
         let (old, new) = (memfd(4096), memfd(4096));
         let mut memory = GuestMemory::default();
         memory.map(map(0x1000, 4096, 0, &old, true)).expect("map");
-        assert!(memory.view(&Windows::STALE).is_none());
+        assert!(memory.view(&Translation::STALE).is_none());
         let layout = Layout {
             pool: 0x1000,
             slots: 4,
@@ -234,28 +227,30 @@ mod tests {
             submissions: (0x1100, 4),
             completions: (0x1140, 4),
         };
-        let windows = memory.translate(&layout, true);
-        let view = memory.view(&windows).expect("a view");
+        let translation = memory.translate(&layout, true);
+        let view = memory.view(&translation).expect("a view");
         let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
         memory.write(0x10C0, words.as_flattened()).expect("an event");
-        assert_eq!((view.event(3), view.event(4), view.slots), (Some([1, 2, 4, 5]), None, 4));
+        let words = |header, time, pointer, data| Some(SlotWords { header, time, pointer, data });
+        assert_eq!((view.slot(3), view.slot(4)), (words(1, 2, 4, 5), None));
         memory.write(0x110C, &7u32.to_le_bytes()).expect("an entry");
-        assert_eq!((view.submission(3), view.submission(7), view.submission(4)), (7, 7, 0));
-        view.complete(5, [8, 9]);
-        let mut entry = [0; 16];
-        memory.read(0x1150, &mut entry).expect("an entry");
-        assert_eq!(entry, *[8u64, 9].map(u64::to_le_bytes).as_flattened());
+        assert_eq!([3, 7, 4].map(|index| view.submission(index)), [Some(7), Some(7), Some(0)]);
+        view.complete(5, &[[8, 9], [10, 11]]).expect("entries");
+        let mut entries = [0; 32];
+        memory.read(0x1150, &mut entries).expect("entries");
+        assert_eq!(entries, *[8u64, 9, 10, 11].map(u64::to_le_bytes).as_flattened());
         memory.write(0x123C, &[0xF0, 1, 2, 0xF7]).expect("a message");
         let mut copied = [0; 4];
-        assert!(view.sysex(60, &mut copied) && copied == [0xF0, 1, 2, 0xF7]);
-        assert!(!view.sysex(60, &mut [0; 3]), "not all of it");
-        assert!(!view.sysex(60, &mut [0; 5]) && !view.sysex(usize::MAX, &mut [0; 5]), "beyond the buffers");
+        assert_eq!((view.copy(60, &mut copied), copied), (Some(true), [0xF0, 1, 2, 0xF7]));
+        assert_eq!(view.copy(60, &mut [0; 3]), Some(false), "not all of it");
+        let beyond = [60, usize::MAX].map(|offset| view.copy(offset, &mut [0; 5]));
+        assert_eq!(beyond, [None, None], "beyond the buffers");
         memory.unmap(0x1000, 4096);
-        assert!(memory.view(&windows).is_none() && memory.is_stale(&windows));
+        assert!(memory.view(&translation).is_none() && memory.is_stale(&translation));
         memory.map(map(0x1000, 4096, 0, &new, true)).expect("map");
-        assert!(memory.view(&windows).is_none());
-        let windows = memory.translate(&layout, true);
-        assert_eq!(memory.view(&windows).expect("a view").event(3), Some([0; 4]), "the new memory");
+        assert!(memory.view(&translation).is_none());
+        let translation = memory.translate(&layout, true);
+        assert_eq!(memory.view(&translation).expect("a view").slot(3), words(0, 0, 0, 0), "the new memory");
         for wrong in [
             Layout { pool: 0x1F40, ..layout },
             Layout { pool: 0x1004, ..layout },
@@ -315,19 +310,6 @@ mod tests {
         assert!(!memory.covers(0x2000, 8, false) && memory.allows(0x2000, 8, true));
         assert!(memory.allows(0x1FFC, 8, false) && !memory.allows(0x1FFC, 8, true) && !memory.allows(0x2FFC, 8, false));
         assert_eq!(memory.read(0x1FFC, &mut [0; 8]), Err(NotMapped { iova: 0x2000 }));
-        let layout = |pool| Layout {
-            pool,
-            slots: 4,
-            stride: 64,
-            buffers: 0,
-            buffer_bytes: 0,
-            submissions: (0x1100, 4),
-            completions: (0x1140, 4),
-        };
-        let remote = |memory: &GuestMemory, pool| memory.translate(&layout(pool), true).is_remote();
-        assert!(
-            !remote(&memory, 0x1000) && remote(&memory, 0x1F80) && remote(&memory, 0x2F80) && !remote(&memory, 0x3000)
-        );
         memory.unmap(0, 1 << 47);
         assert!(!memory.covers(0x1000, 8, false));
     }

@@ -1,81 +1,77 @@
 //! What a turn does for capture and wave sink streams: MIDI from the inputs to those that listen, and time that waits for them.
 //!
-//! Fed by the inputs, and by what render streams presented; feeds the capture streams, whose rings the engine serves as all others.
+//! Fed by the inputs, and by what render streams presented; feeds the capture streams.
 
-use super::Core;
+use super::{Core, Streams};
 use crate::capture::CaptureStream;
-use crate::identity::SAMPLE_RATE;
-use crate::link::{Link, Shared};
-use crate::stream::Stream;
+use crate::capture::inputs::Inputs;
+use crate::shared::Section;
+use crate::stream::RenderStream;
 use dmus_interface::time::RefTime;
-use parking_lot::MutexGuard;
 
 /// Most messages that a turn takes from the inputs.
-const SECTION: usize = 128;
+const MESSAGES: usize = 128;
+
+/// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot: how far it may go from
+/// `reached` on the way to `due`.
+pub(super) fn limit(capture: &[CaptureStream], inputs: &Inputs, reached: RefTime, due: RefTime) -> RefTime {
+    match capture.iter().any(CaptureStream::is_stalled) {
+        true => reached,
+        false => inputs.next_time().map_or(due, |next| due.min(next)),
+    }
+}
 
 impl Core {
-    /// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot.
-    pub(super) fn limit_horizon(&self, horizon: RefTime) -> RefTime {
-        if self.captures.is_empty() || !self.clock.is_virtual() {
-            horizon
-        } else if self.is_stalled() {
-            self.horizon
-        } else {
-            self.inputs.next_time().map_or(horizon, |next| horizon.min(next))
-        }
-    }
-
     /// Whether time stands for want of posted slots.
+    #[inline]
     pub(super) fn is_stalled(&self) -> bool {
-        self.clock.is_virtual() && self.captures.iter().any(CaptureStream::is_stalled)
+        self.clock.is_virtual() && self.streams.capture.iter().any(CaptureStream::is_stalled)
     }
 
-    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual time the clock has to be able
-    /// to stop there.
+    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual time the clock
+    /// has to be able to stop there.
     pub(super) fn until_heard(&self) -> u64 {
-        if self.captures.is_empty() || !self.clock.is_virtual() {
+        let Streams { render, capture, .. } = &self.streams;
+        if capture.is_empty() {
             return u64::MAX;
         }
-        let ahead = |stream: &Stream| Some(stream.next_sample(SAMPLE_RATE)?.0.saturating_sub(self.now.position.0));
-        let presented = self.streams.iter().filter_map(ahead);
-        presented.chain(self.captures.iter().filter_map(CaptureStream::until_full)).min().unwrap_or(u64::MAX)
+        let position = self.clock.now().position.0;
+        let ahead = |stream: &RenderStream| Some(stream.next_monitored()?.0.saturating_sub(position));
+        let presented = render.iter().filter_map(ahead);
+        presented.chain(capture.iter().filter_map(CaptureStream::until_full)).min().unwrap_or(u64::MAX)
     }
 
-    /// Takes from the inputs what is due by now, and gives it to the capture streams. `None` if a reset has made it void.
-    pub(super) fn capture<'a>(
-        &mut self,
-        link: &'a Link,
-        mut shared: MutexGuard<'a, Shared>,
-        worked: &mut bool,
-    ) -> Option<MutexGuard<'a, Shared>> {
-        let now = self.master_time();
-        let captures = &mut self.captures;
-        self.inputs.take_tap(&mut self.tap, |input, time, bytes| {
-            captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+    /// Takes from the inputs what is due by now, and gives it to the capture streams; says whether there was anything. `None` if a
+    /// reset has made it void, or memory is away.
+    pub(super) fn capture(&mut self, section: &mut Section<'_>) -> Option<bool> {
+        let now = self.clock.master_time();
+        let is_virtual = self.clock.is_virtual();
+        let Streams { capture, inputs, monitor, .. } = &mut self.streams;
+        inputs.take_monitored(monitor, |input, time, bytes| {
+            capture.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
         });
+        let mut worked = false;
         // Bounded, as everything in a turn.
-        for _ in 0..SECTION {
-            if self.is_stalled() {
-                break;
-            }
-            let captures = &mut self.captures;
+        for _ in 0..MESSAGES {
+            let stalled = is_virtual && capture.iter().any(CaptureStream::is_stalled);
             let hear = |input, time, bytes: &[u8]| {
-                captures.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+                capture.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
             };
-            if !self.inputs.take_one(now, hear) {
+            if stalled || !inputs.take_one(now, hear) {
                 break;
             }
-            *worked = true;
+            worked = true;
         }
-        if self.has_work() {
-            *worked = true;
-            shared = self.serve(link, shared)?;
-        }
-        if !self.clock.is_virtual() {
-            for stream in &mut self.captures {
-                stream.drop_excess(link, &mut shared);
+        if capture.iter().any(CaptureStream::has_work) {
+            worked = true;
+            if !self.fetch(section) {
+                return None;
             }
         }
-        Some(shared)
+        if !is_virtual {
+            let stats = section.shared().stats();
+            self.streams.capture.iter_mut().for_each(|stream| stream.drop_excess(stats));
+        }
+        Some(worked)
     }
 }

@@ -3,8 +3,8 @@
 //! Fed by a client (QEMU) through a listening socket; feeds the [`Card`] through [`Device`]. No call of the backend fails: that crate
 //! would answer an error with errno 0, or out of turn.
 
-use crate::card::Card;
 use crate::device::{Device, DmaMap, Region};
+use crate::pci::Card;
 use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use std::fs::File;
 use std::io;
@@ -54,7 +54,7 @@ fn regions(page: RawFd) -> Vec<ServerRegion> {
     let region = |index| {
         let which = region_of(index);
         let size = match which {
-            Some(Region::Config) => crate::card::config_space::SIZE as u64,
+            Some(Region::Config) => crate::pci::config_space::SIZE as u64,
             Some(_) => u64::from(BAR_SIZE),
             None => 0,
         };

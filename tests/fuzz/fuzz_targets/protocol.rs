@@ -1,7 +1,7 @@
 //! Any session on the vfio-user socket, with the real card behind the card's own server. Both must be there for the next client.
 #![no_main]
 
-use dmus_card::card::Card;
+use dmus_card::pci::Card;
 use dmus_card::engine::Engine;
 use dmus_card::sink::NullSink;
 use dmus_card::{ClockMode, assemble};

@@ -4,8 +4,8 @@
 //! fit never reaches the device.
 
 use super::protocol::{HEADER, Refusal, require, u32_at, u64_at};
-use crate::card::config_space;
 use crate::device::{Device, Region};
+use crate::pci::config_space;
 use dmus_interface::pci::BAR_SIZE;
 
 /// Regions of a PCI function: six BARs, ROM, configuration space, VGA.

@@ -1,15 +1,15 @@
 //! Carries out what a guest asks of the mailbox: properties of streams, and DLS downloads.
 //!
-//! Fed by a turn with the command that the transport left; feeds synthesizers and bank between blocks, and answers on the doorbell page. What a
+//! Fed by a turn with the command that the transport left; feeds synthesizers and bank between blocks, and gives the answer. What a
 //! request says was copied before it is judged.
 
 use super::Core;
-use super::reach::{Reach, Unreachable};
 use crate::bank::Bank;
+use crate::dma::{AccessError, DmaAccess};
 use crate::download::{Bad, Refused, SAMPLE_MEMORY};
 use crate::identity::{LATENCY, SAMPLE_RATE};
-use crate::link::{Command, Link};
-use crate::stream::Stream;
+use crate::shared::{Command, Shared};
+use crate::stream::RenderStream;
 use crate::synth::{GROUP_LIMIT, VOICE_LIMIT};
 use dmus_interface::command::{Answer, MAX_REQUEST, Opcode, Status};
 use dmus_interface::download::{DownloadInfo, WaveFormat};
@@ -58,11 +58,11 @@ fn refuse<T>(status: Status, size: usize, detail: usize) -> Result<T, Refusal> {
     Err(Refusal::Answer(Answer { status: status as u32, size, detail }))
 }
 
-impl From<Unreachable> for Refusal {
-    fn from(unreachable: Unreachable) -> Self {
-        match unreachable {
-            Unreachable::Void => Self::Void,
-            Unreachable::NotMapped => Self::Answer(Answer { status: Status::NotMapped as u32, ..Answer::default() }),
+impl From<AccessError> for Refusal {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Void => Self::Void,
+            AccessError::NotMapped => Self::Answer(Answer { status: Status::NotMapped as u32, ..Answer::default() }),
         }
     }
 }
@@ -86,21 +86,15 @@ fn sizes(opcode: Opcode) -> (&'static [usize], usize) {
 }
 
 impl Core {
-    /// Carries a command out and answers it, unless a reset comes between.
-    pub(super) fn carry_out_command(&mut self, link: &Link, command: Command) {
-        self.look_at_clock();
-        let answer = match self.command(link, command) {
-            Ok(answer) => answer,
-            Err(Refusal::Answer(answer)) => answer,
-            Err(Refusal::Void) => return,
-        };
-        let mut shared = link.lock();
-        if shared.epoch == self.epoch {
-            link.answer_command(&mut shared, answer);
+    /// Carries a command out, outside sections; gives its answer, unless a reset has come between.
+    pub(super) fn command(&mut self, shared: &Shared, command: Command) -> Option<Answer> {
+        match self.try_command(shared, command) {
+            Ok(answer) | Err(Refusal::Answer(answer)) => Some(answer),
+            Err(Refusal::Void) => None,
         }
     }
 
-    fn command(&mut self, link: &Link, command: Command) -> Result<Answer, Refusal> {
+    fn try_command(&mut self, shared: &Shared, command: Command) -> Result<Answer, Refusal> {
         let Some(opcode) = Opcode::decode(command.opcode) else {
             return refuse(Status::InvalidRequest, 0, 0);
         };
@@ -117,22 +111,24 @@ impl Core {
         if (command.result_room as usize) < result {
             return refuse(Status::BufferTooSmall, result, 0);
         }
-        let reach = Reach::new(link, self.epoch);
+        let memory = DmaAccess::new(shared, self.epoch);
         // What was done could not be told otherwise.
-        reach.check(command.result, result, true)?;
-        let request = reach.read(command.request, size)?;
+        memory.check(command.result, result, true)?;
+        memory.check(command.request, size, false)?;
+        let mut request = vec![0; size];
+        memory.read(command.request, &mut request)?;
         let reply = self.execute(opcode, command.stream as usize, &request)?;
-        if let Err(unreachable) = reach.write(command.result, &reply.bytes) {
+        if let Err(error) = memory.write(command.result, &reply.bytes) {
             if opcode == Opcode::Download {
                 self.take_back(&reply.bytes);
             }
-            return Err(unreachable.into());
+            return Err(error.into());
         }
         Ok(Answer { status: reply.status as u32, size: reply.bytes.len() as u32, detail: 0 })
     }
 
     fn execute(&mut self, opcode: Opcode, stream: usize, request: &[u8]) -> Result<Reply, Refusal> {
-        let master = self.master_time();
+        let master = self.clock.master_time();
         match opcode {
             Opcode::GetCaps => Reply::of(&capabilities()),
             Opcode::GetMasterClock => Reply::of(&master.0.to_le_bytes()),
@@ -143,7 +139,7 @@ impl Core {
             Opcode::Unload => self.unload(word(request)),
             Opcode::Compact => self.compact(),
             _ => {
-                let free = self.downloads.free(&self.bank);
+                let free = self.library.downloads.free(&self.library.bank);
                 match self.stream(stream) {
                     Some(stream) => property(opcode, stream, request, free),
                     None => refuse(Status::NoStream, 0, 0),
@@ -155,13 +151,13 @@ impl Core {
     /// Changes the bank between two blocks: for so long all synthesizers hold another.
     fn with_bank<R>(&mut self, change: impl FnOnce(&mut Bank, &mut crate::download::Downloads) -> R) -> R {
         let nothing = Arc::new(Bank::default());
-        for synth in self.streams.iter_mut().map(|stream| &mut stream.synth).chain(&mut self.spare) {
+        for synth in self.streams.render.iter_mut().map(|stream| &mut stream.synth).chain(&mut self.library.spare) {
             synth.exchange_bank(Arc::clone(&nothing));
         }
         // Copied once at most, if whoever made the card keeps the bank as well.
-        let result = change(Arc::make_mut(&mut self.bank), &mut self.downloads);
-        for synth in self.streams.iter_mut().map(|stream| &mut stream.synth).chain(&mut self.spare) {
-            synth.exchange_bank(Arc::clone(&self.bank));
+        let result = change(Arc::make_mut(&mut self.library.bank), &mut self.library.downloads);
+        for synth in self.streams.render.iter_mut().map(|stream| &mut stream.synth).chain(&mut self.library.spare) {
+            synth.exchange_bank(Arc::clone(&self.library.bank));
         }
         result
     }
@@ -179,34 +175,34 @@ impl Core {
             return refuse(Status::UnknownHandle, 0, 0);
         }
         self.collect();
-        Reply::done(if self.downloads.take_gone(handle) { Status::Done } else { Status::Pending })
+        Reply::done(if self.library.downloads.take_gone(handle) { Status::Done } else { Status::Pending })
     }
 
     /// Frees what is being unloaded, as far as nothing plays it.
     fn collect(&mut self) {
-        let waiting = self.downloads.unloading_regions();
-        let playing: Vec<Range<usize>> = waiting.filter(|regions| plays(&self.streams, regions)).cloned().collect();
-        if self.downloads.can_collect(&playing) {
+        let waiting = self.library.downloads.unloading_regions();
+        let playing: Vec<Range<usize>> =
+            waiting.filter(|regions| plays(&self.streams.render, regions)).cloned().collect();
+        if self.library.downloads.can_collect(&playing) {
             self.with_bank(|bank, downloads| downloads.collect(bank, &playing));
         }
     }
 
     /// Goes on with unloads that are pending, and tells of those that are done; says whether there was one.
-    pub(super) fn collect_downloads(&mut self, link: &Link) -> bool {
+    pub(super) fn collect_downloads(&mut self, shared: &Shared) -> bool {
         self.collect();
-        let finished = self.downloads.take_finished();
-        if finished > 0 {
-            let mut shared = link.lock();
-            if shared.epoch == self.epoch {
-                link.announce_unloads(&mut shared, finished);
-            }
+        let finished = self.library.downloads.take_finished();
+        if finished > 0
+            && let Some(mut section) = shared.section_of(self.epoch)
+        {
+            section.announce_unloads(finished);
         }
         finished > 0
     }
 
     /// A reset: nothing is downloaded, and nothing sounds.
     pub(super) fn forget_downloads(&mut self) {
-        if !self.downloads.is_empty() {
+        if !self.library.downloads.is_empty() {
             self.with_bank(|bank, downloads| downloads.clear(bank));
         }
     }
@@ -224,10 +220,10 @@ impl Core {
             moved.sort_by_key(|moved| moved.from.end);
             (moved, bank.largest_gap())
         });
-        for stream in &mut self.streams {
+        for stream in &mut self.streams.render {
             stream.synth.move_along(&moved);
         }
-        let free = (largest * 2).min(self.downloads.free(&self.bank));
+        let free = (largest * 2).min(self.library.downloads.free(&self.library.bank));
         Reply::of(&u32::try_from(free).unwrap_or(u32::MAX).to_le_bytes())
     }
 }
@@ -236,7 +232,7 @@ fn word(request: &[u8]) -> u32 {
     request.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
 }
 
-fn plays(streams: &[Stream], regions: &Range<usize>) -> bool {
+fn plays(streams: &[RenderStream], regions: &Range<usize>) -> bool {
     streams.iter().any(|stream| stream.synth.plays(regions))
 }
 
@@ -264,7 +260,7 @@ fn capabilities() -> SynthCaps {
 }
 
 /// Properties of one stream.
-fn property(opcode: Opcode, stream: &mut Stream, request: &[u8], free: usize) -> Result<Reply, Refusal> {
+fn property(opcode: Opcode, stream: &mut RenderStream, request: &[u8], free: usize) -> Result<Reply, Refusal> {
     let synth = &mut stream.synth;
     match opcode {
         Opcode::PortParameters => port_parameters(stream, request),
@@ -319,7 +315,7 @@ fn place(request: &[u8]) -> Result<(u16, u8), Refusal> {
 }
 
 /// Applies what is asked for and possible; gives what is.
-fn port_parameters(stream: &mut Stream, request: &[u8]) -> Result<Reply, Refusal> {
+fn port_parameters(stream: &mut RenderStream, request: &[u8]) -> Result<Reply, Refusal> {
     let asked = PortParams::read_from_bytes(request).unwrap_or_default();
     let valid = asked.valid.get();
     if valid & port::VOICES != 0 {
@@ -357,7 +353,7 @@ fn port_parameters(stream: &mut Stream, request: &[u8]) -> Result<Reply, Refusal
     Ok(Reply { status, bytes: is.as_bytes().to_vec() })
 }
 
-fn running_stats(stream: &Stream, free: usize) -> SynthStats {
+fn running_stats(stream: &RenderStream, free: usize) -> SynthStats {
     let seen = stream.synth.statistics();
     let seconds = seen.samples as f64 / f64::from(SAMPLE_RATE);
     let cpu = if seconds > 0.0 { 100.0 * stream.busy.as_secs_f64() / seconds } else { 0.0 };

@@ -1,16 +1,15 @@
 //! The card as a PCI function: configuration space and the trapped registers.
 //!
-//! Fed by a transport through [`Device`]; feeds the engine through `link` with requests, maps and resets. It runs on the transport's thread
+//! Fed by a transport through [`Device`]; feeds the engine through `shared` with requests, maps and resets. It runs on the transport's thread
 //! and never waits for rendering.
 
-mod block;
 pub(crate) mod config_space;
+mod stream_registers;
 
 use crate::device::{Device, DmaMap, Region, RemoteMemory};
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
-use crate::link::{Command, Link, Request, Shared, StreamConfig, StreamView};
+use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
-use block::{Block, Part};
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
@@ -22,42 +21,43 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use stream_registers::{Part, StreamRegisters};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Card {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     clock: ClockMode,
     config: ConfigSpace,
     enabled: bool,
     width: PointerWidth,
-    blocks: [Block; STREAMS],
+    streams: [StreamRegisters; STREAMS],
     /// The mailbox's registers; the opcode is written last, and not kept.
     command: Command,
 }
 
 impl Card {
-    pub(crate) fn new(link: Arc<Link>, clock: ClockMode) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, clock: ClockMode) -> Self {
         Self {
-            link,
+            shared,
             clock,
             config: ConfigSpace::new(),
             enabled: false,
             width: PointerWidth::default(),
-            blocks: [Block::default(); STREAMS],
+            streams: [StreamRegisters::default(); STREAMS],
             command: Command::default(),
         }
     }
 
     /// The card's counters.
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.link.stats)
+        Arc::clone(self.shared.stats())
     }
 
     /// As at power-on, but for maps and vectors.
     fn restart(&mut self) {
         self.config = ConfigSpace::new();
-        self.link.lock().set_bus_master(false);
+        self.shared.section().set_bus_master(false);
         self.reset_function();
     }
 
@@ -65,20 +65,22 @@ impl Card {
     fn reset_function(&mut self) {
         self.enabled = false;
         self.width = PointerWidth::default();
-        self.blocks = [Block::default(); STREAMS];
+        self.streams = [StreamRegisters::default(); STREAMS];
         self.command = Command::default();
-        let mut shared = self.link.lock();
-        shared.reset();
-        self.link.ring(&mut shared);
+        self.shared.section().reset();
     }
 
     fn fault(&self, fault: Fault, detail: u32) {
-        self.link.fault(&mut self.link.lock(), fault, detail);
+        self.shared.section().fault(fault, detail);
+    }
+
+    fn view(&self, index: usize) -> StreamView {
+        self.shared.section().views().get(index).copied().unwrap_or_default()
     }
 
     /// Finds what an access of `len` bytes means; records what is wrong with it.
     fn find(&self, offset: u64, len: usize, refused: Access) -> Option<Found> {
-        self.link.stats.register_accesses.add(1);
+        self.shared.stats().register_accesses.add(1);
         let place = u32::try_from(offset).unwrap_or(u32::MAX);
         let aligned = matches!(len, 4 | 8) && offset.is_multiple_of(len as u64);
         if !aligned {
@@ -115,7 +117,8 @@ impl Card {
     }
 
     fn global_value(&self, register: Register) -> u64 {
-        let shared = self.link.lock();
+        let section = self.shared.section();
+        let (clocks, fault) = (section.clocks(), section.fault_record());
         let latency = |master: RefTime| master.saturating_add(LATENCY).0 as u64;
         match register {
             regs::MAGIC => regs::MAGIC_VALUE.into(),
@@ -126,12 +129,12 @@ impl Card {
             regs::POINTER_WIDTH => self.width.bytes() as u64,
             regs::SAMPLE_RATE => SAMPLE_RATE.into(),
             regs::CHANNEL_GROUPS => CHANNEL_GROUPS.into(),
-            regs::FAULT => shared.fault.into(),
-            regs::FAULT_DETAIL => shared.fault_detail.into(),
-            regs::FAULT_COUNT => shared.fault_count.into(),
-            regs::MASTER_TIME => shared.clocks.master.0 as u64,
-            regs::LATENCY_TIME => latency(shared.clocks.master),
-            regs::SAMPLE_POSITION => shared.clocks.samples,
+            regs::FAULT => fault.code.into(),
+            regs::FAULT_DETAIL => fault.detail.into(),
+            regs::FAULT_COUNT => fault.count.into(),
+            regs::MASTER_TIME => clocks.master.0 as u64,
+            regs::LATENCY_TIME => latency(clocks.master),
+            regs::SAMPLE_POSITION => clocks.samples,
             regs::COMMAND_REQUEST => self.command.request,
             regs::COMMAND_REQUEST_SIZE => self.command.request_size.into(),
             regs::COMMAND_RESULT_ROOM => self.command.result_room.into(),
@@ -142,13 +145,13 @@ impl Card {
     }
 
     fn stream_value(&self, index: usize, register: Register) -> u64 {
-        let view = self.link.lock().views.get(index).copied().unwrap_or_default();
+        let view = self.view(index);
         match register {
             stream::TYPE if !view.open => stream::CLOSED.into(),
             stream::STATE => view.state as u64,
             stream::PREFETCH => PREFETCH.0 as u64,
             stream::TIME_BASE => view.time_base.0 as u64,
-            register => self.blocks.get(index).map_or(0, |block| block.value(register)),
+            register => self.streams.get(index).map_or(0, |registers| registers.value(register)),
         }
     }
 
@@ -176,18 +179,11 @@ impl Card {
             regs::POINTER_WIDTH => match PointerWidth::decode(value) {
                 None => self.fault(Fault::BadValue, register.offset),
                 // An open stream keeps the layout that it was created with.
-                Some(_) if self.any(|view| view.open || view.busy) => self.fault(Fault::Locked, register.offset),
+                Some(_) if self.any_taken() => self.fault(Fault::Locked, register.offset),
                 Some(width) => self.width = width,
             },
-            regs::FAULT => {
-                let mut shared = self.link.lock();
-                shared.fault = 0;
-                shared.fault_detail = 0;
-            }
-            regs::WAKE => {
-                let mut shared = self.link.lock();
-                self.link.ring(&mut shared);
-            }
+            regs::FAULT => self.shared.section().clear_fault(),
+            regs::WAKE => self.shared.section().wake(),
             regs::COMMAND_REQUEST => part.apply(&mut self.command.request),
             regs::COMMAND_RESULT => part.apply(&mut self.command.result),
             regs::COMMAND_REQUEST_SIZE => self.command.request_size = value,
@@ -200,113 +196,100 @@ impl Card {
 
     /// A command: carried out by the engine, and answered once.
     fn start_command(&self, opcode: u32) {
-        let mut shared = self.link.lock();
-        if shared.command_busy {
+        let mut section = self.shared.section();
+        if section.has_command() {
             // The answer under way is the only one; this write has none.
-            self.link.fault(&mut shared, Fault::CommandBusy, regs::COMMAND.offset);
-        } else if !self.enabled {
-            let answer = Answer { status: Status::NotEnabled as u32, ..Answer::default() };
-            self.link.answer_command(&mut shared, answer);
+            section.fault(Fault::CommandBusy, regs::COMMAND.offset);
+        } else if self.enabled {
+            section.command(Command { opcode, ..self.command });
         } else {
-            shared.command_busy = true;
-            shared.command = Some(Command { opcode, ..self.command });
-            self.link.ring(&mut shared);
+            section.answer_command(opcode, Answer { status: Status::NotEnabled as u32, ..Answer::default() });
         }
     }
 
     fn write_control(&mut self, value: u32) {
         if value & control::RESET != 0 {
-            self.link.stats.resets.add(1);
+            self.shared.stats().resets.add(1);
             self.reset_function();
         } else if value & !control::ENABLE != 0 {
             self.fault(Fault::BadValue, regs::CONTROL.offset);
-        } else if value == 0 && self.any(|view| view.open || view.busy) {
+        } else if value == 0 && self.any_taken() {
             self.fault(Fault::Locked, regs::CONTROL.offset);
         } else {
             self.enabled = value & control::ENABLE != 0;
         }
     }
 
-    fn any(&self, what: impl Fn(&StreamView) -> bool) -> bool {
-        self.link.lock().views.iter().any(what)
+    fn any_taken(&self) -> bool {
+        self.shared.section().views().iter().any(StreamView::is_taken)
     }
 
     fn write_stream(&mut self, index: usize, register: Register, part: Part) {
-        let locked = self.link.lock().views.get(index).is_none_or(|view| view.open || view.busy);
-        if locked {
+        if self.view(index).is_taken() {
             self.fault(Fault::Locked, stream::at(index, register).offset);
             return;
         }
-        if let Some(block) = self.blocks.get_mut(index) {
-            block.write(register, part);
+        if let Some(registers) = self.streams.get_mut(index) {
+            registers.write(register, part);
         }
     }
 
     /// TYPE and STATE: checked here, carried out by the engine, answered once each.
     fn write_transition(&mut self, index: usize, register: Register, value: u32) {
-        let link = Arc::clone(&self.link);
-        let mut shared = link.lock();
-        let Some(view) = shared.views.get(index).copied() else {
+        let shared = Arc::clone(&self.shared);
+        let mut section = shared.section();
+        let Some(view) = section.views().get(index).copied() else {
             return;
         };
         if view.busy {
             // The answer under way is the only one; this write has none.
-            link.fault(&mut shared, Fault::TransitionBusy, stream::at(index, register).offset);
+            section.fault(Fault::TransitionBusy, stream::at(index, register).offset);
             return;
         }
+        let refuse = |fault| Err(Refusal::of(fault, register));
         let request = if register == stream::STATE {
             match State::decode(value) {
-                _ if !view.open => Err(Fault::Closed),
-                None => Err(Fault::BadValue),
+                _ if !view.open => refuse(Fault::Closed),
+                None => refuse(Fault::BadValue),
                 Some(state) => Ok(Request::SetState(state)),
             }
         } else if value == stream::CLOSED {
             match view.open && view.state == State::Stop {
                 true => Ok(Request::Close),
-                false => Err(Fault::NotStopped),
+                false => refuse(Fault::NotStopped),
             }
         } else {
             match Type::decode(value) {
-                None => Err(Fault::BadValue),
-                Some(_) if view.open => Err(Fault::NotStopped),
-                Some(kind) => self.check_stream(index, kind, &shared).map(Request::Open),
+                None => refuse(Fault::BadValue),
+                Some(_) if view.open => refuse(Fault::NotStopped),
+                Some(_) if !self.enabled || !section.is_bus_master() => refuse(Fault::NotEnabled),
+                Some(kind) => self.check_stream(index, kind, &section).map(Request::Open),
             }
         };
-        match request {
-            Ok(request) => {
-                if let (Request::Open(config), Some(block)) = (request, self.blocks.get_mut(index)) {
-                    block.kind = config.kind.value();
-                }
-                shared.views[index].busy = true;
-                shared.requests[index] = Some(request);
-                link.ring(&mut shared);
-            }
-            Err(fault) => link.answer(&mut shared, index, Err(fault)),
+        if let (Ok(Request::Open(config)), Some(registers)) = (request, self.streams.get_mut(index)) {
+            registers.kind = config.kind.value();
         }
+        section.request(index, request);
     }
 
     /// What the stream's registers ask for.
-    fn check_stream(&self, index: usize, kind: Type, shared: &Shared) -> Result<StreamConfig, Fault> {
-        if !self.enabled || !shared.bus_master {
-            return Err(Fault::NotEnabled);
-        }
-        let block = self.blocks.get(index).ok_or(Fault::BadValue)?;
+    fn check_stream(&self, index: usize, kind: Type, section: &Section<'_>) -> Result<StreamConfig, Refusal> {
+        let registers = self.streams.get(index).ok_or(Refusal::of(Fault::BadValue, stream::TYPE))?;
         // Of an open stream, the registers are as they were when it was created.
-        let open = |view: &StreamView| view.open || view.busy;
-        let taken = self.blocks.iter().zip(&shared.views).filter(|(_, view)| open(view));
-        block.config(kind, self.width, shared, taken.map(|(block, _)| block))
+        let taken = self.streams.iter().zip(section.views()).filter(|(_, view)| view.is_taken());
+        registers.config(kind, self.width, section, taken.map(|(registers, _)| registers))
     }
 }
 
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
-        self.link.set_remapping(false);
+        self.shared.set_remapping(false);
         match region {
             Region::Config => self.config.read(offset, data),
             Region::Registers => self.register_read(offset, data),
             Region::Doorbell => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                self.link.lock().page.read(offset, data);
+                self.shared.section().page().read(offset, data);
             }
             // The client emulates the table; no vector is ever pending here.
             Region::Msix => data.fill(0),
@@ -314,12 +297,12 @@ impl Device for Card {
     }
 
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
-        self.link.set_remapping(false);
+        self.shared.set_remapping(false);
         match region {
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 let bus_master = self.config.bus_master();
-                self.link.lock().set_bus_master(bus_master);
+                self.shared.section().set_bus_master(bus_master);
                 if effect == Effect::FunctionLevelReset {
                     self.reset();
                 }
@@ -327,54 +310,51 @@ impl Device for Card {
             Region::Registers => self.register_write(offset, data),
             Region::Doorbell => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                let mut shared = self.link.lock();
-                shared.page.write(offset, data);
-                // Whoever does not map the page needs no bell besides.
-                self.link.ring(&mut shared);
+                let mut section = self.shared.section();
+                section.page().write(offset, data);
+                // Whoever does not map the page need not write WAKE besides.
+                section.wake();
             }
             Region::Msix => {}
         }
     }
 
     fn offer_memory(&mut self, memory: Arc<dyn RemoteMemory>) {
-        self.link.lock().client = Some(memory);
+        self.shared.section().offer_memory(memory);
     }
 
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let (iova, size) = (map.iova, map.size);
-        let mapped = self.link.lock().memory.map(map);
+        let mapped = self.shared.section().maps_mut().map(map);
         match &mapped {
-            Ok(()) => self.link.stats.maps.add(1),
+            Ok(()) => self.shared.stats().maps.add(1),
             Err(error) => tracing::warn!("guest memory at {iova:#x}, {size:#x} bytes, is left out: {error}"),
         }
         mapped
     }
 
     fn unmap(&mut self, iova: u64, size: u64) {
-        self.link.lock().memory.unmap(iova, size);
-        self.link.set_remapping(true);
-        self.link.stats.unmaps.add(1);
+        self.shared.section().maps_mut().unmap(iova, size);
+        self.shared.set_remapping(true);
+        self.shared.stats().unmaps.add(1);
     }
 
     fn set_vector(&mut self, vector: u16, eventfd: Option<File>) {
-        self.link.lock().set_vector(vector, eventfd);
+        self.shared.set_vector(vector, eventfd);
     }
 
     fn reset(&mut self) {
-        self.link.stats.resets.add(1);
+        self.shared.stats().resets.add(1);
         self.restart();
     }
 
     fn disconnect(&mut self) {
         self.restart();
-        let mut shared = self.link.lock();
-        shared.memory.clear();
-        shared.client = None;
-        shared.warned = false;
-        shared.clear_vectors();
+        self.shared.section().disconnect();
+        self.shared.clear_vectors();
     }
 
     fn doorbell_fd(&self) -> io::Result<OwnedFd> {
-        self.link.lock().page.fd()
+        self.shared.section().page().fd()
     }
 }

@@ -1,10 +1,10 @@
-//! A stream's block of registers: what a guest has written to it, and what that asks for.
+//! A stream's registers: what a guest has written to them, and what that asks for.
 //!
 //! Fed by the card's register accesses; feeds the engine with the configuration of a stream to open, held against the data sheet, the guest's
 //! memory and the other streams.
 
-use crate::link::{Shared, StreamConfig};
-use crate::remote::SHARE_HINT;
+use crate::dma::SHARE_HINT;
+use crate::shared::{Refusal, Section, StreamConfig};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::{self, Type};
 use dmus_interface::regs::{Fault, Register};
@@ -16,7 +16,7 @@ const MAX_BUFFER_AREA: u64 = 16 << 20;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Block {
+pub(super) struct StreamRegisters {
     /// The type that was last created.
     pub(super) kind: u32,
     pool_base: u64,
@@ -51,7 +51,7 @@ impl Area {
     }
 }
 
-impl Block {
+impl StreamRegisters {
     pub(super) fn value(&self, register: Register) -> u64 {
         match register {
             stream::TYPE => self.kind.into(),
@@ -100,70 +100,55 @@ impl Block {
         ]
     }
 
-    /// What a stream of this type would be; `taken` are the blocks of the streams that are open.
+    /// What a stream of this type would be; `taken` are the registers of the streams that are open. A refusal names the register.
     pub(super) fn config<'a>(
         &self,
         kind: Type,
         width: PointerWidth,
-        shared: &Shared,
+        section: &Section<'_>,
         mut taken: impl Iterator<Item = &'a Self>,
-    ) -> Result<StreamConfig, Fault> {
+    ) -> Result<StreamConfig, Refusal> {
         let captures = kind != Type::Render;
         let areas = self.areas(captures);
         let [pool, buffers, ..] = areas;
-        if !(1..=stream::MAX_SLOTS).contains(&self.slot_count)
-            || !self.slot_stride.is_power_of_two()
-            || !(64..=4096).contains(&self.slot_stride)
-            || !self.pool_base.is_multiple_of(u64::from(self.slot_stride))
-        {
-            return Err(Fault::BadPool);
-        }
-        let wave = match kind {
-            Type::WaveSink => Some(WaveFormat::decode(self.wave_rate, self.wave_format)?),
-            Type::Render | Type::Capture { .. } => None,
-        };
         let sized = (8..=stream::MAX_BUFFER_SIZE).contains(&self.buffer_size) && self.buffer_size.is_multiple_of(8);
-        if self.buffer_count > stream::MAX_SLOTS
-            || self.buffer_count > 0 && !sized
-            || self.buffer_count == 0 && captures
-            || buffers.bytes > MAX_BUFFER_AREA
-            || !self.buffer_base.is_multiple_of(8)
-        {
-            return Err(Fault::BadBuffers);
-        }
-        let ring = |entries: u32| entries.is_power_of_two() && (self.slot_count..=stream::MAX_RING).contains(&entries);
-        if !ring(self.submission_size)
-            || !ring(self.completion_size)
-            || !self.submission_base.is_multiple_of(SUBMISSION_SIZE as u64)
-            || !self.completion_base.is_multiple_of(COMPLETION_SIZE as u64)
-        {
-            return Err(Fault::BadRing);
-        }
         // With narrow pointers, what an event cannot point to may not be part of the stream.
         let reach = match width {
             PointerWidth::Four => 1 << 32,
             PointerWidth::Eight => u64::MAX,
         };
         let within = |area: Area| area.base.checked_add(area.bytes).is_some_and(|end| end <= reach);
-        if !within(pool) {
-            return Err(Fault::BadPool);
+        let ring = |entries: u32| entries.is_power_of_two() && (self.slot_count..=stream::MAX_RING).contains(&entries);
+        let stride = self.slot_stride;
+        let count = self.buffer_count;
+        let rules = [
+            ((1..=stream::MAX_SLOTS).contains(&self.slot_count), Fault::BadPool, stream::SLOT_COUNT),
+            (stride.is_power_of_two() && (64..=4096).contains(&stride), Fault::BadPool, stream::SLOT_STRIDE),
+            (self.pool_base.is_multiple_of(stride.max(1).into()) && within(pool), Fault::BadPool, stream::POOL_BASE),
+            (count == 0 || sized, Fault::BadBuffers, stream::BUFFER_SIZE),
+            (count <= stream::MAX_SLOTS && (count > 0 || !captures), Fault::BadBuffers, stream::BUFFER_COUNT),
+            (buffers.bytes <= MAX_BUFFER_AREA, Fault::BadBuffers, stream::BUFFER_COUNT),
+            (self.buffer_base.is_multiple_of(8) && within(buffers), Fault::BadBuffers, stream::BUFFER_BASE),
+            (ring(self.submission_size), Fault::BadRing, stream::SUBMISSION_SIZE),
+            (ring(self.completion_size), Fault::BadRing, stream::COMPLETION_SIZE),
+            (self.submission_base.is_multiple_of(SUBMISSION_SIZE as u64), Fault::BadRing, stream::SUBMISSION_BASE),
+            (self.completion_base.is_multiple_of(COMPLETION_SIZE as u64), Fault::BadRing, stream::COMPLETION_BASE),
+        ];
+        if let Some((_, fault, register)) = rules.into_iter().find(|(kept, ..)| !kept) {
+            return Err(Refusal::of(fault, register));
         }
-        if !within(buffers) {
-            return Err(Fault::BadBuffers);
+        let wave = match kind {
+            Type::WaveSink => Some(self.wave_format()?),
+            Type::Render | Type::Capture { .. } => None,
+        };
+        for (area, register) in areas.iter().zip(BASES) {
+            Self::check_access(*area, section).map_err(|fault| Refusal::of(fault, register))?;
         }
-        for Area { base, bytes, written } in areas {
-            if !shared.memory.allows(base, bytes, written) {
-                return Err(Fault::NotMapped);
+        let taken: Vec<Area> = taken.by_ref().flat_map(|other| other.areas(captures)).collect();
+        for (at, (area, register)) in areas.iter().zip(BASES).enumerate() {
+            if areas[..at].iter().chain(&taken).any(|other| area.overlaps(*other)) {
+                return Err(Refusal::of(Fault::Overlap, register));
             }
-            if shared.client.is_none() && !shared.memory.covers(base, bytes, written) {
-                tracing::error!("the guest's memory is not shared with the card, so no DMA is possible: {SHARE_HINT}");
-                return Err(Fault::NotMapped);
-            }
-        }
-        let clash = |others: &[Area]| areas.iter().any(|area| others.iter().any(|other| area.overlaps(*other)));
-        let in_itself = (1..areas.len()).any(|at| areas[..at].iter().any(|other| areas[at].overlaps(*other)));
-        if in_itself || taken.any(|other| clash(&other.areas(captures))) {
-            return Err(Fault::Overlap);
         }
         Ok(StreamConfig {
             kind,
@@ -181,7 +166,33 @@ impl Block {
             completion_entries: self.completion_size,
         })
     }
+
+    fn wave_format(&self) -> Result<WaveFormat, Refusal> {
+        WaveFormat::decode(self.wave_rate, self.wave_format).map_err(|fault| {
+            let known_rate = WaveFormat::RATES.contains(&self.wave_rate);
+            Refusal::of(fault, if known_rate { stream::WAVE_FORMAT } else { stream::WAVE_RATE })
+        })
+    }
+
+    fn check_access(area: Area, section: &Section<'_>) -> Result<(), Fault> {
+        let Area { base, bytes, written } = area;
+        let maps = section.maps();
+        if !maps.allows(base, bytes, false) {
+            return Err(Fault::NotMapped);
+        }
+        if written && !maps.allows(base, bytes, true) {
+            return Err(Fault::NotWritable);
+        }
+        if section.client().is_none() && !maps.covers(base, bytes, written) {
+            tracing::error!("the guest's memory is not shared with the card, so no DMA is possible: {SHARE_HINT}");
+            return Err(Fault::NotMapped);
+        }
+        Ok(())
+    }
 }
+
+/// The registers that say where each of [`StreamRegisters::areas`] is.
+const BASES: [Register; 4] = [stream::POOL_BASE, stream::BUFFER_BASE, stream::SUBMISSION_BASE, stream::COMPLETION_BASE];
 
 /// A write to a wide register, or to half of it.
 #[derive(Clone, Copy)]

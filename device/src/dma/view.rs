@@ -1,0 +1,313 @@
+//! The parts of a stream in guest memory: translated once for as long as the maps stay as they are, or accessed piece by piece.
+//!
+//! Fed by guest memory with places inside its maps; feeds the streams with reads of entries, slots and buffers, and writes of
+//! completions, the same ones whichever way the memory is reached ([`StreamMemory`]).
+
+use super::access::DmaAccess;
+use super::guest::GuestMemory;
+use super::sysex::copy_sysex;
+use crate::shared::{Shared, StreamConfig};
+use dmus_interface::event::{Data, Event, MAX_EVENT_SIZE, is_message};
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use std::marker::PhantomData;
+use std::ptr;
+
+/// The words of a slot, each read once: the first, the time, those with pNextEvt and uData. The byte position is not among them:
+/// nothing that is rendered depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotWords {
+    pub(crate) header: u64,
+    pub(crate) time: u64,
+    pub(crate) pointer: u64,
+    pub(crate) data: u64,
+}
+
+/// The parts of a stream in guest memory. `None` says that they cannot be accessed there (any more).
+pub(crate) trait StreamMemory {
+    /// Reads a submission ring entry, by its free-running index.
+    fn submission(&self, index: u32) -> Option<u32>;
+    /// Reads a slot of the pool.
+    fn slot(&self, slot: u32) -> Option<SlotWords>;
+    /// Copies from the buffer area, once; says whether the copy is one SysEx message.
+    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool>;
+    /// Writes completion ring entries, from a free-running index on.
+    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()>;
+}
+
+/// Where the parts of a stream are in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) pool: u64,
+    pub(crate) slots: u32,
+    /// Bytes from slot to slot.
+    pub(crate) stride: u32,
+    pub(crate) buffers: u64,
+    pub(crate) buffer_bytes: usize,
+    /// Rings: address and entries.
+    pub(crate) submissions: (u64, u32),
+    pub(crate) completions: (u64, u32),
+}
+
+/// Where the parts of a stream are in this process, for as long as the maps stay as they are.
+#[derive(Debug)]
+pub(crate) struct Translation {
+    generation: u64,
+    /// The generation in which the places may be accessed, or [`NEVER`]: some part is not wholly inside one map, or not aligned.
+    valid_in: u64,
+    places: Places,
+}
+
+/// No generation of the maps.
+const NEVER: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    pool: *mut u64,
+    slots: u32,
+    /// Words from slot to slot.
+    stride: usize,
+    buffers: *mut u8,
+    buffer_bytes: usize,
+    submissions: *mut u32,
+    submission_mask: u32,
+    completions: *mut u64,
+    completion_mask: u32,
+}
+
+impl Places {
+    /// Of what is not accessible.
+    const NONE: Self = Self {
+        pool: ptr::null_mut(),
+        slots: 0,
+        stride: 0,
+        buffers: ptr::null_mut(),
+        buffer_bytes: 0,
+        submissions: ptr::null_mut(),
+        submission_mask: 0,
+        completions: ptr::null_mut(),
+        completion_mask: 0,
+    };
+}
+
+// SAFETY: the places are only numbers before `GuestMemory::view` makes them a view, which borrows the memory.
+unsafe impl Send for Translation {}
+
+impl Translation {
+    /// Nothing is translated yet.
+    pub(crate) const STALE: Self = Self { generation: NEVER, valid_in: NEVER, places: Places::NONE };
+}
+
+/// The parts of a stream that is shared whole, in one piece each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'m> {
+    places: Places,
+    memory: PhantomData<&'m GuestMemory>,
+}
+
+impl StreamMemory for View<'_> {
+    #[inline(always)]
+    fn submission(&self, index: u32) -> Option<u32> {
+        let entry = (index & self.places.submission_mask) as usize;
+        // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping which lives as
+        // long as the memory that this borrows, and is aligned; volatile, because the guest may write at any time.
+        Some(u32::from_le(unsafe { self.places.submissions.add(entry).read_volatile() }))
+    }
+
+    #[inline(always)]
+    fn slot(&self, slot: u32) -> Option<SlotWords> {
+        if slot >= self.places.slots {
+            return None;
+        }
+        // SAFETY: as in `submission`; the slot is inside the pool by the check.
+        let place = unsafe { self.places.pool.add(slot as usize * self.places.stride) };
+        // SAFETY: a slot has at least eight words; aligned, and volatile, because the guest may write at any time.
+        let word = |number: usize| u64::from_le(unsafe { place.add(number).read_volatile() });
+        Some(SlotWords { header: word(0), time: word(1), pointer: word(3), data: word(4) })
+    }
+
+    #[inline(always)]
+    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool> {
+        let inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.places.buffer_bytes);
+        // SAFETY: as in `submission`, by the check; private memory does not overlap it.
+        inside.then(|| unsafe { copy_sysex(self.places.buffers.add(offset), out) })
+    }
+
+    #[inline(always)]
+    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
+        for (index, words) in (0..).map(|number| index.wrapping_add(number)).zip(entries) {
+            let entry = (index & self.places.completion_mask) as usize;
+            for (number, word) in words.iter().enumerate() {
+                // SAFETY: as in `submission`; the map of this ring is writable.
+                unsafe { self.places.completions.add(entry * 2 + number).write_volatile(word.to_le()) };
+            }
+        }
+        Some(())
+    }
+}
+
+/// Bytes between two slots that are rather read than asked around: a message to the client costs more.
+const GAP: u64 = 1024;
+/// Bytes of buffers that are read ahead at most.
+const MAX_AHEAD: usize = 256 << 10;
+
+/// The parts of a stream that is not shared whole: in several maps, or in memory that only the client can access. To be used outside
+/// sections.
+pub(crate) struct Pieces<'a> {
+    access: DmaAccess<'a>,
+    config: &'a StreamConfig,
+}
+
+impl<'a> Pieces<'a> {
+    /// The parts for as long as they are those of `epoch`.
+    pub(crate) fn new(shared: &'a Shared, epoch: u64, config: &'a StreamConfig) -> Self {
+        Self { access: DmaAccess::new(shared, epoch), config }
+    }
+
+    /// Reads what the next `count` submissions need in few messages: their entries, then their slots, then the buffers that these
+    /// point to. Nothing of it is judged here.
+    pub(crate) fn read_ahead(&mut self, first: u32, count: u32) {
+        let config = self.config;
+        let entries = config.submission_entries;
+        let ranges = ring_ranges(config.submission_base, SUBMISSION_SIZE, first & (entries - 1), count, entries);
+        self.access.read_ahead(&ranges);
+        let numbers = (0..count).filter_map(|number| self.submission(first.wrapping_add(number)));
+        let mut slots: Vec<u32> = numbers.filter(|slot| *slot < config.slots).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let size = config.width.event_size();
+        let mut ranges: Vec<(u64, usize)> = Vec::new();
+        for iova in slots.iter().map(|slot| config.slot_iova(*slot)) {
+            match ranges.last_mut().map(|last| (iova - last.0, last)) {
+                Some((distance, last)) if distance <= last.1 as u64 + GAP => last.1 = distance as usize + size,
+                _ => ranges.push((iova, size)),
+            }
+        }
+        self.access.read_ahead(&ranges);
+        let mut total = 0;
+        let area = config.buffer_base..config.buffer_iova(config.buffers);
+        let buffer = |slot: u32| {
+            let event = Event::decode(self.access.ahead(config.slot_iova(slot), size)?, config.width).ok()?;
+            let Data::Buffer(iova) = event.data else {
+                return None;
+            };
+            let len = usize::from(event.event_bytes);
+            total += len;
+            let inside = area.contains(&iova) && len <= config.buffer_size as usize;
+            (inside && total <= MAX_AHEAD).then_some((iova, len))
+        };
+        let ranges: Vec<(u64, usize)> = slots.into_iter().filter_map(buffer).collect();
+        self.access.read_ahead(&ranges);
+    }
+
+    /// Copies into the pool or the buffers.
+    pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
+        self.access.write(iova, bytes).ok()
+    }
+}
+
+impl StreamMemory for Pieces<'_> {
+    fn submission(&self, index: u32) -> Option<u32> {
+        let entry = index & (self.config.submission_entries - 1);
+        let mut bytes = [0; SUBMISSION_SIZE];
+        let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
+        self.access.read(iova, &mut bytes).ok()?;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn slot(&self, slot: u32) -> Option<SlotWords> {
+        let mut bytes = [0; MAX_EVENT_SIZE];
+        let size = self.config.width.event_size();
+        self.access.read(self.config.slot_iova(slot), &mut bytes[..size]).ok()?;
+        let [header, time, _, pointer, data] = *bytes.as_chunks::<8>().0 else {
+            return None;
+        };
+        let [header, time, pointer, data] = [header, time, pointer, data].map(u64::from_le_bytes);
+        Some(SlotWords { header, time, pointer, data })
+    }
+
+    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool> {
+        self.access.read(self.config.buffer_base + offset as u64, out).ok()?;
+        Some(out.first() == Some(&0xF0) && is_message(out))
+    }
+
+    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
+        let size = self.config.completion_entries;
+        let bytes: Vec<u8> = entries.as_flattened().iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut rest = &bytes[..];
+        let first = index & (size - 1);
+        for (iova, len) in ring_ranges(self.config.completion_base, COMPLETION_SIZE, first, entries.len() as u32, size)
+        {
+            let (here, behind) = rest.split_at(len);
+            self.access.write(iova, here).ok()?;
+            rest = behind;
+        }
+        Some(())
+    }
+}
+
+/// Where `count` entries of a ring are, from the one numbered `first` on: in front of the ring's end, and from its start.
+fn ring_ranges(base: u64, entry: usize, first: u32, count: u32, entries: u32) -> [(u64, usize); 2] {
+    let in_front = count.min(entries - first);
+    [(base + u64::from(first) * entry as u64, in_front as usize * entry), (base, (count - in_front) as usize * entry)]
+}
+
+impl GuestMemory {
+    /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
+    /// accessible in one piece.
+    #[inline]
+    pub(crate) fn view<'m>(&'m self, translation: &Translation) -> Option<View<'m>> {
+        // Only `translate` has set it, with places of that generation.
+        if translation.valid_in != self.generation {
+            return None;
+        }
+        Some(View { places: translation.places, memory: PhantomData })
+    }
+
+    /// Whether the maps, or the right to use them, have changed since.
+    #[inline]
+    pub(crate) fn is_stale(&self, translation: &Translation) -> bool {
+        translation.generation != self.generation
+    }
+
+    /// Translates the parts of a stream; to nothing if they may not be accessed.
+    pub(crate) fn translate(&self, layout: &Layout, allowed: bool) -> Translation {
+        let places = self.places(layout).filter(|_| allowed);
+        let valid_in = if places.is_some() { self.generation } else { NEVER };
+        Translation { generation: self.generation, valid_in, places: places.unwrap_or(Places::NONE) }
+    }
+
+    /// Makes void what was translated so far.
+    pub(crate) fn renew(&mut self) {
+        self.generation += 1;
+    }
+
+    fn places(&self, layout: &Layout) -> Option<Places> {
+        let range = |iova, len: usize, write| {
+            let (memory, offset) = self.whole(iova, len, write)?;
+            memory.place(offset, len).filter(|place| place.cast::<u64>().is_aligned())
+        };
+        let Layout { slots, stride, .. } = *layout;
+        let ring = |(iova, entries): (u64, u32), entry: usize, write| {
+            let place = range(iova, entries as usize * entry, write)?;
+            entries.is_power_of_two().then_some((place, entries - 1))
+        };
+        let pool = range(layout.pool, slots as usize * stride as usize, false)?;
+        let buffers = match layout.buffer_bytes {
+            0 => pool,
+            bytes => range(layout.buffers, bytes, false)?,
+        };
+        let (submissions, submission_mask) = ring(layout.submissions, 4, false)?;
+        let (completions, completion_mask) = ring(layout.completions, 16, true)?;
+        (stride.is_multiple_of(8) && stride >= 64).then_some(Places {
+            pool: pool.cast(),
+            slots,
+            stride: stride as usize / 8,
+            buffers,
+            buffer_bytes: layout.buffer_bytes,
+            submissions: submissions.cast(),
+            submission_mask,
+            completions: completions.cast(),
+            completion_mask,
+        })
+    }
+}

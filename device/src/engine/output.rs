@@ -1,0 +1,68 @@
+//! The sink, and the block of audio on its way to it.
+//!
+//! Fed by the engine, which lets the streams add to a block; feeds the sink.
+
+use super::BLOCK;
+use crate::sink::{Sink, SinkError, to_s16};
+use crate::stats::Stats;
+
+/// See the module.
+pub(super) struct Output {
+    sink: Box<dyn Sink>,
+    ready: bool,
+    left: Vec<f32>,
+    right: Vec<f32>,
+    pcm: Vec<i16>,
+}
+
+impl Output {
+    pub(super) fn new(sink: Box<dyn Sink>) -> Self {
+        Self { sink, ready: true, left: vec![0.0; BLOCK], right: vec![0.0; BLOCK], pcm: vec![0; BLOCK * 2] }
+    }
+
+    /// Whether the sink had room for a block when it was last asked.
+    #[inline]
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Asks again a sink that had no room.
+    #[inline]
+    pub(super) fn look(&mut self) {
+        if !self.ready {
+            self.ready = self.sink.ready();
+        }
+    }
+
+    /// Has `mix` add so many frames to silence, and passes them on. With none, `mix` still presents what is due.
+    pub(super) fn block(&mut self, frames: usize, stats: &Stats, mix: impl FnOnce(&mut [f32], &mut [f32])) {
+        let (left, right) = (&mut self.left[..frames], &mut self.right[..frames]);
+        left.fill(0.0);
+        right.fill(0.0);
+        mix(left, right);
+        if frames == 0 {
+            return;
+        }
+        let pcm = &mut self.pcm[..frames * 2];
+        for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
+            *frame = [to_s16(*l), to_s16(*r)];
+        }
+        self.sink.write(pcm);
+        self.ready = self.sink.ready();
+        self.count_losses(stats);
+        stats.samples.add(frames as u64);
+    }
+
+    fn count_losses(&self, stats: &Stats) {
+        let losses = self.sink.losses();
+        stats.dropped_samples.set(losses.dropped);
+        stats.underruns.set(losses.underruns);
+    }
+
+    /// Completes the output.
+    pub(super) fn finish(&mut self, stats: &Stats) -> Result<(), SinkError> {
+        let finished = self.sink.finish();
+        self.count_losses(stats);
+        finished
+    }
+}

@@ -1,0 +1,125 @@
+//! What the engine does with nothing to do.
+//!
+//! Fed by quiet turns; feeds the doorbell page with the number of an armed sleep, and the log with what virtual time waits for.
+
+use super::Core;
+use crate::shared::{Section, Shared};
+use dmus_interface::doorbell;
+use dmus_interface::pci::STREAMS;
+use dmus_interface::protocol::Page;
+use dmus_interface::protocol::card::{self, Poll};
+use dmus_interface::regs::Fault;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped wake.
+const SPIN: Duration = Duration::from_micros(40);
+const WATCH: Duration = Duration::from_millis(20);
+const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
+const LONGEST_SLEEP: Duration = Duration::from_millis(1);
+/// How long virtual time waits for a posted slot until the log says so.
+const STALL: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Sleeper {
+    /// Number of the present or last armed sleep.
+    number: u32,
+    quiet_since: Option<Instant>,
+    /// How long looking again at once is worth it here: on one core the guest could do nothing meanwhile.
+    spin: Duration,
+    /// Since when virtual time has waited for a slot, and whether the log says so.
+    stalled: Option<(Instant, bool)>,
+    /// The tails of closed streams that were reported, as they were.
+    reported: [u32; STREAMS],
+}
+
+impl Sleeper {
+    pub(super) fn new() -> Self {
+        let spin = match std::thread::available_parallelism() {
+            Ok(cores) if cores.get() == 1 => Duration::ZERO,
+            _ => SPIN,
+        };
+        Self { number: 0, quiet_since: None, spin, stalled: None, reported: [0; STREAMS] }
+    }
+
+    /// A turn has found something to do.
+    #[inline]
+    pub(super) fn worked(&mut self) {
+        self.quiet_since = None;
+    }
+}
+
+impl Core {
+    /// Nothing to do: look again soon, then in timed sleeps, then not before the driver rings.
+    pub(super) fn rest(&mut self, shared: &Shared) {
+        let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
+        let quiet = since.elapsed();
+        let runs = !self.output.is_ready() || !self.clock.is_virtual() && self.any_runs();
+        if quiet < self.sleeper.spin && !runs {
+            std::hint::spin_loop();
+            return;
+        }
+        self.log_stall();
+        let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
+        let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
+        let mut section = shared.section();
+        if quiet < WATCH || runs {
+            section.sleep(Some(step));
+            return;
+        }
+        self.report_closed(&mut section);
+        // In realtime a granted time is an alarm, and a stall is logged in time.
+        let stall = self.sleeper.stalled.filter(|(_, logged)| !logged).map(|_| STALL);
+        let alarm = self.clock.alarm().or(stall);
+        self.sleeper.number = self.sleeper.number.wrapping_add(1).max(1);
+        let poll = card::arm_sleep(section.page(), self.sleeper.number);
+        if !self.moved_in(poll, &section) {
+            section.sleep(alarm);
+        }
+        card::end_sleep(section.page());
+        self.sleeper.quiet_since = None;
+    }
+
+    /// Whether the driver has stored anything that a turn would act on.
+    fn moved_in(&self, poll: Poll, section: &Section<'_>) -> bool {
+        let render = self.streams.render.iter().map(|stream| &stream.queues);
+        let mut queues = render.chain(self.streams.capture.iter().map(|stream| &stream.queues));
+        self.clock.would_move(poll.grant()) || queues.any(|queues| queues.tail_moved(poll, section))
+    }
+
+    /// Tells of tails that were stored for streams which are not open.
+    fn report_closed(&mut self, section: &mut Section<'_>) {
+        let open = self.streams.open;
+        for index in (0..STREAMS).filter(|index| open & 1 << index == 0) {
+            self.report_closed_tail(index, section);
+        }
+    }
+
+    /// Tells of a tail that was stored for a stream which is not open, once a value.
+    pub(super) fn report_closed_tail(&mut self, index: usize, section: &mut Section<'_>) {
+        let tail = section.page().load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed);
+        let Some(reported) = self.sleeper.reported.get_mut(index) else {
+            return;
+        };
+        if std::mem::replace(reported, tail) != tail && tail != 0 {
+            section.fault(Fault::ClosedStream, (index as u32) << 16 | tail & 0xFFFF);
+        }
+    }
+
+    /// The log names the stream that virtual time has waited for, once a stall.
+    fn log_stall(&mut self) {
+        let stalled = self.clock.is_virtual().then(|| self.streams.capture.iter().find(|stream| stream.is_stalled()));
+        let Some(stream) = stalled.flatten() else {
+            self.sleeper.stalled = None;
+            return;
+        };
+        let (since, logged) = self.sleeper.stalled.get_or_insert_with(|| (Instant::now(), false));
+        if !*logged && since.elapsed() >= STALL {
+            *logged = true;
+            tracing::warn!(
+                stream = stream.queues.stream,
+                "virtual time stands still: this stream has something captured and no posted slot"
+            );
+        }
+    }
+}

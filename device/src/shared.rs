@@ -1,0 +1,619 @@
+//! What the transport thread and the engine share, behind one lock that is held for bounded sections only.
+//!
+//! Fed by the PCI function with requests, maps, vectors and resets, and by the engine with answers, faults and clocks; each side
+//! sees the other only through a [`Section`]. Every access to guest memory and to the doorbell page takes place inside a section
+//! of the right epoch, so nothing is touched after the reply to a reset, an unmap or bus-master off. No lock is held across
+//! rendering, nor across a write to a descriptor that a client gave. There is at most one request a stream and one command, which
+//! bounds by construction what a guest can pile up.
+
+use crate::device::RemoteMemory;
+use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation, View};
+use crate::log::Log;
+use crate::stats::Stats;
+use dmus_interface::command::{Answer, Status};
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::pci::{CONTROL_VECTOR, STREAMS, VECTORS};
+use dmus_interface::protocol::{Page, card};
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::regs::{Fault, Register};
+use dmus_interface::ring::Reject;
+use dmus_interface::time::RefTime;
+use dmus_interface::wave::WaveFormat;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long rings may be away while the client rearranges its maps.
+const REMAP_LIMIT: Duration = Duration::from_secs(1);
+
+/// A stream's registers, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamConfig {
+    pub(crate) kind: Type,
+    /// Of a wave sink.
+    pub(crate) wave: Option<WaveFormat>,
+    pub(crate) width: PointerWidth,
+    pub(crate) pool_base: u64,
+    pub(crate) slots: u32,
+    pub(crate) stride: u32,
+    pub(crate) buffer_base: u64,
+    pub(crate) buffer_size: u32,
+    pub(crate) buffers: u32,
+    pub(crate) submission_base: u64,
+    pub(crate) submission_entries: u32,
+    pub(crate) completion_base: u64,
+    pub(crate) completion_entries: u32,
+}
+
+impl StreamConfig {
+    /// Where its parts are.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            pool: self.pool_base,
+            slots: self.slots,
+            stride: self.stride,
+            buffers: self.buffer_base,
+            buffer_bytes: self.buffers as usize * self.buffer_size as usize,
+            submissions: (self.submission_base, self.submission_entries),
+            completions: (self.completion_base, self.completion_entries),
+        }
+    }
+
+    pub(crate) fn slot_iova(&self, slot: u32) -> u64 {
+        self.pool_base + u64::from(slot) * u64::from(self.stride)
+    }
+
+    pub(crate) fn buffer_iova(&self, buffer: u32) -> u64 {
+        self.buffer_base + u64::from(buffer) * u64::from(self.buffer_size)
+    }
+}
+
+/// What a guest asked of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Open(StreamConfig),
+    Close,
+    SetState(State),
+}
+
+impl Request {
+    /// The register whose write asked for it.
+    pub(crate) fn register(&self) -> Register {
+        match self {
+            Self::Open(_) | Self::Close => stream::TYPE,
+            Self::SetState(_) => stream::STATE,
+        }
+    }
+}
+
+/// What a guest asked of the mailbox: the registers, as they were when the opcode was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Command {
+    pub(crate) opcode: u32,
+    pub(crate) stream: u32,
+    pub(crate) request: u64,
+    pub(crate) request_size: u32,
+    pub(crate) result: u64,
+    pub(crate) result_room: u32,
+}
+
+/// What the registers show of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamView {
+    pub(crate) open: bool,
+    pub(crate) state: State,
+    /// A request was left or taken, and not yet answered.
+    pub(crate) busy: bool,
+    pub(crate) time_base: RefTime,
+    transitions: u32,
+}
+
+impl StreamView {
+    /// Its registers are locked: it is open, or about to be.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.open || self.busy
+    }
+}
+
+/// A refused transition: why, and the register that FAULT_DETAIL names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) fault: Fault,
+    pub(crate) register: Register,
+}
+
+impl Refusal {
+    pub(crate) const fn of(fault: Fault, register: Register) -> Self {
+        Self { fault, register }
+    }
+}
+
+/// What a transition left a stream in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Transitioned {
+    pub(crate) open: bool,
+    pub(crate) state: State,
+    pub(crate) time_base: RefTime,
+}
+
+/// The card's clocks, as last published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clocks {
+    pub(crate) master: RefTime,
+    pub(crate) samples: u64,
+}
+
+/// The first fault since it was cleared, and how many there were since the reset.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FaultRecord {
+    pub(crate) code: u32,
+    pub(crate) detail: u32,
+    pub(crate) count: u32,
+}
+
+/// What a guest has asked for: at most one request a stream, and one command, until each is answered.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) streams: [Option<Request>; STREAMS],
+    pub(crate) command: Option<Command>,
+    /// Whether there is any of them.
+    pub(crate) any: bool,
+}
+
+impl Requests {
+    /// Adds those that came later.
+    fn append(&mut self, later: &mut Self) {
+        for (request, later) in self.streams.iter_mut().zip(&mut later.streams) {
+            *request = request.or(later.take());
+        }
+        self.command = self.command.or(later.command.take());
+        self.any |= std::mem::take(&mut later.any);
+    }
+}
+
+/// Everything behind the lock.
+#[derive(Debug)]
+struct Inner {
+    memory: GuestMemory,
+    /// The way to what is mapped but not shared.
+    client: Option<Arc<dyn RemoteMemory>>,
+    /// The log says already that this way is slow.
+    slow_way_logged: bool,
+    page: DoorbellPage,
+    bus_master: bool,
+    /// Grows with every reset: what the engine holds from before is void.
+    epoch: u64,
+    requests: Requests,
+    views: [StreamView; STREAMS],
+    /// A command was left or taken, and not yet answered.
+    command_busy: bool,
+    commands: u32,
+    unloads: u32,
+    clocks: Clocks,
+    fault: FaultRecord,
+    /// Something happened that a sleeping engine must look at.
+    woken: bool,
+    shutdown: bool,
+}
+
+impl Inner {
+    /// As after a reset, but for memory, the epoch and the end of the process.
+    fn clear(&mut self) {
+        self.requests = Requests::default();
+        self.views = [StreamView::default(); STREAMS];
+        self.command_busy = false;
+        self.commands = 0;
+        self.unloads = 0;
+        self.clocks = Clocks::default();
+        self.fault = FaultRecord::default();
+        self.page.zero();
+    }
+}
+
+/// The eventfds of the interrupt vectors. They have a lock of their own, which is not held while one is written to either.
+#[derive(Debug)]
+struct Interrupts(Mutex<[Option<Arc<File>>; VECTORS as usize]>);
+
+impl Interrupts {
+    fn set(&self, vector: u16, eventfd: Option<File>) {
+        if let Some(file) = &eventfd {
+            let flags = rustix::fs::fcntl_getfl(file).unwrap_or(rustix::fs::OFlags::empty());
+            if let Err(error) = rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK) {
+                tracing::warn!(
+                    "interrupt vector {vector} is left out, its descriptor cannot be made non-blocking: {error}"
+                );
+                return;
+            }
+        }
+        if let Some(place) = self.0.lock().get_mut(usize::from(vector)) {
+            *place = eventfd.map(Arc::new);
+        }
+    }
+
+    /// Raises the vectors whose bits are set.
+    fn raise(&self, vectors: u32, stats: &Stats) {
+        for vector in 0..VECTORS as usize {
+            if vectors & 1 << vector == 0 {
+                continue;
+            }
+            let eventfd = self.0.lock().get(vector).cloned().flatten();
+            if let Some(eventfd) = eventfd {
+                stats.interrupts.add(1);
+                // Non-blocking: a full counter means that the interrupt is pending anyway.
+                let _ = (&*eventfd).write(&1u64.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    inner: Mutex<Inner>,
+    wake: Condvar,
+    interrupts: Interrupts,
+    /// Maps were taken back, and the client has done nothing but change maps since.
+    remapping: AtomicBool,
+    stats: Arc<Stats>,
+    log: Log,
+}
+
+impl Shared {
+    pub(crate) fn new() -> io::Result<Self> {
+        let inner = Inner {
+            memory: GuestMemory::default(),
+            client: None,
+            slow_way_logged: false,
+            page: DoorbellPage::new()?,
+            bus_master: false,
+            epoch: 0,
+            requests: Requests::default(),
+            views: [StreamView::default(); STREAMS],
+            command_busy: false,
+            commands: 0,
+            unloads: 0,
+            clocks: Clocks::default(),
+            fault: FaultRecord::default(),
+            woken: false,
+            shutdown: false,
+        };
+        Ok(Self {
+            inner: Mutex::new(inner),
+            wake: Condvar::new(),
+            interrupts: Interrupts(Mutex::new([const { None }; VECTORS as usize])),
+            remapping: AtomicBool::new(false),
+            stats: Arc::default(),
+            log: Log::default(),
+        })
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Begins a section.
+    #[inline]
+    pub(crate) fn section(&self) -> Section<'_> {
+        Section { shared: self, inner: self.inner.lock(), vectors: 0 }
+    }
+
+    /// Begins a section of an epoch; none once a reset or the end of the process has made it void.
+    pub(crate) fn section_of(&self, epoch: u64) -> Option<Section<'_>> {
+        let section = self.section();
+        section.is_of(epoch).then_some(section)
+    }
+
+    /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no fault.
+    pub(crate) fn set_remapping(&self, remapping: bool) {
+        // Only a hint of how long to wait: nothing is ordered by it.
+        self.remapping.store(remapping, Ordering::Relaxed);
+    }
+
+    /// Whether what has been away since then may still come back.
+    pub(crate) fn is_remapping(&self, since: Instant) -> bool {
+        self.remapping.load(Ordering::Relaxed) && since.elapsed() < REMAP_LIMIT
+    }
+
+    /// Ends the engine.
+    pub(crate) fn shut_down(&self) {
+        let mut section = self.section();
+        section.inner.shutdown = true;
+        section.wake();
+    }
+
+    /// Connects or disconnects a vector; its eventfd must never block the card.
+    pub(crate) fn set_vector(&self, vector: u16, eventfd: Option<File>) {
+        self.interrupts.set(vector, eventfd);
+    }
+
+    pub(crate) fn clear_vectors(&self) {
+        *self.interrupts.0.lock() = [const { None }; VECTORS as usize];
+    }
+}
+
+/// A section: the lock is held. Vectors that are raised in it are written to once it is over.
+pub(crate) struct Section<'s> {
+    shared: &'s Shared,
+    inner: MutexGuard<'s, Inner>,
+    /// A bit for each vector to raise.
+    vectors: u32,
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.vectors != 0 {
+            self.unlocked(|| ());
+        }
+    }
+}
+
+/// What both sides do.
+impl<'s> Section<'s> {
+    pub(crate) fn shared(&self) -> &'s Shared {
+        self.shared
+    }
+
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// Whether no reset has been since that epoch, and the process goes on.
+    #[inline]
+    pub(crate) fn is_of(&self, epoch: u64) -> bool {
+        self.inner.epoch == epoch && !self.inner.shutdown
+    }
+
+    /// Leaves the section for a while; says what `work` does. The other side may have changed anything meanwhile.
+    #[cold]
+    pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let vectors = std::mem::take(&mut self.vectors);
+        let shared = self.shared;
+        MutexGuard::unlocked(&mut self.inner, || {
+            shared.interrupts.raise(vectors, &shared.stats);
+            work()
+        })
+    }
+
+    #[inline]
+    pub(crate) fn page(&self) -> &DoorbellPage {
+        &self.inner.page
+    }
+
+    /// The memory that the client shares, if the function may master the bus.
+    pub(crate) fn memory(&self) -> Option<&GuestMemory> {
+        self.inner.bus_master.then_some(&self.inner.memory)
+    }
+
+    /// All that the client has mapped, whether it may be accessed now or not.
+    pub(crate) fn maps(&self) -> &GuestMemory {
+        &self.inner.memory
+    }
+
+    /// The way to memory that is mapped but not shared.
+    pub(crate) fn client(&self) -> Option<Arc<dyn RemoteMemory>> {
+        self.inner.client.clone()
+    }
+
+    /// Whether this is the first time for this client.
+    pub(crate) fn logs_slow_way(&mut self) -> bool {
+        !std::mem::replace(&mut self.inner.slow_way_logged, true)
+    }
+
+    /// Raises a vector when the section is over.
+    #[inline]
+    pub(crate) fn raise(&mut self, vector: u16) {
+        self.vectors |= 1 << vector;
+    }
+
+    /// Wakes the engine.
+    pub(crate) fn wake(&mut self) {
+        self.inner.woken = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Records what a driver did wrong; the first one since FAULT was cleared raises the control vector.
+    #[cold]
+    pub(crate) fn fault(&mut self, fault: Fault, detail: u32) {
+        self.shared.stats.faults.add(1);
+        self.shared.log.fault(fault, detail);
+        let record = &mut self.inner.fault;
+        record.count = record.count.wrapping_add(1);
+        if record.code == 0 {
+            record.code = fault as u32;
+            record.detail = detail;
+            self.raise(CONTROL_VECTOR);
+        }
+    }
+
+    /// Answers a transition of a stream.
+    pub(crate) fn answer(&mut self, index: usize, result: Result<Transitioned, Refusal>) {
+        let Some(view) = self.inner.views.get_mut(index) else {
+            return;
+        };
+        view.busy = false;
+        view.transitions = view.transitions.wrapping_add(1);
+        if let Ok(Transitioned { open, state, time_base }) = result {
+            *view = StreamView { open, state, time_base, ..*view };
+        }
+        let (state, transitions) = (view.state as u32, view.transitions);
+        let refusal = result.err().map_or(0, |refusal| refusal.fault as u32);
+        card::publish_answer(&self.inner.page, index, state, refusal, transitions);
+        self.raise(index as u16);
+        if let Err(Refusal { fault, register }) = result {
+            self.fault(fault, stream::at(index, register).offset);
+        }
+    }
+
+    /// Answers the command under way, which had that opcode.
+    pub(crate) fn answer_command(&mut self, opcode: u32, answer: Answer) {
+        if answer.status >= Status::InvalidRequest as u32 {
+            self.shared.log.command_failed(opcode, answer);
+        }
+        self.inner.command_busy = false;
+        self.inner.commands = self.inner.commands.wrapping_add(1);
+        card::publish_command(&self.inner.page, answer, self.inner.commands);
+        self.raise(CONTROL_VECTOR);
+    }
+}
+
+/// What the PCI function does, on the transport's thread.
+impl Section<'_> {
+    pub(crate) fn views(&self) -> &[StreamView; STREAMS] {
+        &self.inner.views
+    }
+
+    pub(crate) fn clocks(&self) -> Clocks {
+        self.inner.clocks
+    }
+
+    pub(crate) fn fault_record(&self) -> FaultRecord {
+        self.inner.fault
+    }
+
+    pub(crate) fn clear_fault(&mut self) {
+        self.inner.fault = FaultRecord { count: self.inner.fault.count, ..FaultRecord::default() };
+    }
+
+    /// Leaves a request for the engine, which answers it once. Refused while the answer to another is due: that is the only one.
+    pub(crate) fn request(&mut self, index: usize, request: Result<Request, Refusal>) {
+        match request {
+            Ok(request) => {
+                self.inner.views[index].busy = true;
+                self.inner.requests.streams[index] = Some(request);
+                self.inner.requests.any = true;
+                self.wake();
+            }
+            Err(refusal) => self.answer(index, Err(refusal)),
+        }
+    }
+
+    pub(crate) fn has_command(&self) -> bool {
+        self.inner.command_busy
+    }
+
+    /// Leaves a command for the engine.
+    pub(crate) fn command(&mut self, command: Command) {
+        self.inner.command_busy = true;
+        self.inner.requests.command = Some(command);
+        self.inner.requests.any = true;
+        self.wake();
+    }
+
+    pub(crate) fn offer_memory(&mut self, client: Arc<dyn RemoteMemory>) {
+        self.inner.client = Some(client);
+    }
+
+    pub(crate) fn maps_mut(&mut self) -> &mut GuestMemory {
+        &mut self.inner.memory
+    }
+
+    pub(crate) fn is_bus_master(&self) -> bool {
+        self.inner.bus_master
+    }
+
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
+        if self.inner.bus_master != bus_master {
+            self.inner.bus_master = bus_master;
+            // What was translated under the other rule is void.
+            self.inner.memory.renew();
+        }
+    }
+
+    /// Forgets everything but maps and vectors.
+    pub(crate) fn reset(&mut self) {
+        self.inner.epoch += 1;
+        self.inner.clear();
+        self.wake();
+    }
+
+    /// The client has gone, and its memory with it.
+    pub(crate) fn disconnect(&mut self) {
+        self.inner.memory.clear();
+        self.inner.client = None;
+        self.inner.slow_way_logged = false;
+    }
+}
+
+/// What the engine does.
+impl<'s> Section<'s> {
+    pub(crate) fn is_ending(&self) -> bool {
+        self.inner.shutdown
+    }
+
+    /// Whether the engine was woken since it last asked.
+    #[inline]
+    pub(crate) fn take_wake(&mut self) -> bool {
+        self.inner.woken && std::mem::take(&mut self.inner.woken)
+    }
+
+    /// Sleeps until woken, or for `limit`.
+    pub(crate) fn sleep(&mut self, limit: Option<Duration>) {
+        let wake = &self.shared.wake;
+        match limit {
+            Some(limit) => {
+                wake.wait_while_for(&mut self.inner, |inner| !inner.woken, limit);
+            }
+            None => wake.wait_while(&mut self.inner, |inner| !inner.woken),
+        }
+    }
+
+    /// Takes what has been asked since the last time.
+    #[inline]
+    pub(crate) fn take_requests(&mut self, requests: &mut Requests) {
+        if self.inner.requests.any {
+            requests.append(&mut self.inner.requests);
+        }
+    }
+
+    /// The parts of a stream, where all of them are shared and in one piece.
+    #[inline]
+    pub(crate) fn view(&self, translation: &Translation) -> Option<View<'_>> {
+        self.inner.memory.view(translation)
+    }
+
+    /// Translates the parts of a stream anew if the maps have changed since; says whether they had.
+    #[inline]
+    pub(crate) fn renew(&self, translation: &mut Translation, config: &StreamConfig) -> bool {
+        let stale = self.inner.memory.is_stale(translation);
+        if stale {
+            self.translate(translation, config);
+        }
+        stale
+    }
+
+    #[cold]
+    fn translate(&self, translation: &mut Translation, config: &StreamConfig) {
+        *translation = self.inner.memory.translate(&config.layout(), self.inner.bus_master);
+    }
+
+    /// Counts and tells of a submission that was refused.
+    #[cold]
+    pub(crate) fn rejected(&mut self, index: usize, slot: u32, reason: Reject) {
+        self.shared.log.rejected(index, slot, reason);
+    }
+
+    /// Zeroes the words of a stream that is created or closed: one that was here before may have left some.
+    pub(crate) fn clear_words(&mut self, index: usize) {
+        for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
+            self.inner.page.store_u32(doorbell::at(index, word), 0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn publish_clocks(&mut self, clocks: Clocks, latency: RefTime) {
+        self.inner.clocks = clocks;
+        card::publish_clocks(&self.inner.page, clocks.samples, latency, clocks.master);
+    }
+
+    /// Tells that so many unloads that were pending are carried out.
+    pub(crate) fn announce_unloads(&mut self, unloads: u32) {
+        self.inner.unloads = self.inner.unloads.wrapping_add(unloads);
+        self.inner.page.store_u32(doorbell::UNLOADS, self.inner.unloads, Ordering::Release);
+        self.raise(CONTROL_VECTOR);
+    }
+}

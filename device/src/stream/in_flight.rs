@@ -1,0 +1,337 @@
+//! Who owns each slot and buffer of a stream, and what the card holds of those that it owns, in private memory.
+//!
+//! Fed by the stream as it fetches and validates; feeds the renderer with messages in playing order. All storage but that of
+//! assembled SysEx is sized when the stream is created.
+
+use crate::shared::StreamConfig;
+use dmus_interface::event::PACKAGE;
+use dmus_interface::ring::Reject;
+use std::collections::BTreeMap;
+
+/// No slot.
+pub(crate) const NONE: u32 = u32::MAX;
+/// The mark of what the card owns. Any other mark is the number of the last publication before which the card let go of it: it is the
+/// driver's again once that publication's completions are visible.
+const OWNED: u32 = u32::MAX;
+
+/// usFlags of a held SysEx message that was put together from fragments. No event has it.
+const ASSEMBLED: u16 = 0x8000;
+
+/// The private copy of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    mark: u32,
+    /// Next slot of the submission, in playing order.
+    next: u32,
+    /// The event's first word. Its usFlags say what `data` is: a package has none, and an assembled message has it elsewhere.
+    header: u64,
+    /// The inline bytes, or the number of the buffer and where it begins in the area.
+    data: u64,
+}
+
+/// The first word of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header(pub(crate) u64);
+
+impl Header {
+    /// cbEvent.
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        usize::from((self.0 >> 16) as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn channel_group(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+
+    fn with_flags(self, flags: u16) -> Self {
+        Self(self.0 & 0x0000_FFFF_FFFF_FFFF | u64::from(flags) << 48)
+    }
+}
+
+/// A buffer of the area: its number, and where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    number: u32,
+    start: u32,
+}
+
+impl Buffer {
+    #[inline(always)]
+    fn of(data: u64) -> Self {
+        Self { number: (data >> 32) as u32, start: data as u32 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn data(self) -> u64 {
+        u64::from(self.number) << 32 | u64::from(self.start)
+    }
+
+    pub(crate) fn number(self) -> u32 {
+        self.number
+    }
+
+    #[inline(always)]
+    pub(crate) fn start(self) -> usize {
+        self.start as usize
+    }
+}
+
+/// The owners of the buffers, and the private copy of their area.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    base: u64,
+    size: u32,
+    marks: Box<[u32]>,
+    copy: Box<[u8]>,
+}
+
+impl Buffers {
+    /// The buffer at an address, which has to be free and to have room for `len` bytes.
+    #[inline(always)]
+    pub(crate) fn find(&self, iova: u64, len: usize, publication: u32) -> Result<Buffer, Reject> {
+        let offset = iova.checked_sub(self.base).ok_or(Reject::BadBuffer)?;
+        let start = u32::try_from(offset).map_err(|_| Reject::BadBuffer)?;
+        let (number, inside) = (start / self.size, start % self.size);
+        match self.marks.get(number as usize) {
+            Some(_) if inside != 0 => Err(Reject::BadBuffer),
+            None => Err(Reject::BadBuffer),
+            Some(_) if len > self.size as usize => Err(Reject::TooLong),
+            Some(mark) if *mark >= publication => Err(Reject::BufferInFlight),
+            Some(_) => Ok(Buffer { number, start }),
+        }
+    }
+
+    /// The first `len` bytes of a buffer's copy.
+    #[inline(always)]
+    pub(crate) fn copy_mut(&mut self, buffer: Buffer, len: usize) -> &mut [u8] {
+        self.copy.get_mut(buffer.start()..buffer.start() + len).unwrap_or(&mut [])
+    }
+
+    #[inline(always)]
+    fn bytes(&self, buffer: Buffer, len: usize) -> &[u8] {
+        self.copy.get(buffer.start()..buffer.start() + len).unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, buffer: Buffer, mark: u32) {
+        if let Some(place) = self.marks.get_mut(buffer.number as usize) {
+            *place = mark;
+        }
+    }
+}
+
+/// A message of a held submission.
+pub(crate) enum Message<'a> {
+    /// Up to 8 bytes in a little-endian word, and how many they are.
+    Short(u64, usize),
+    Long(&'a [u8]),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    /// Number of the next publication: marks below it are of what is free.
+    publication: u32,
+    slots: Box<[Held]>,
+    pub(crate) buffers: Buffers,
+    /// Bytes that are inline at most.
+    inline: usize,
+    /// Messages that came in fragments, by their last slot.
+    assembled: BTreeMap<u32, Box<[u8]>>,
+    assembled_bytes: usize,
+    /// Slots owned.
+    owned: u32,
+}
+
+impl InFlight {
+    /// Nothing is owned; with `copies`, there is room for the data of every buffer.
+    pub(crate) fn new(config: &StreamConfig, copies: bool) -> Self {
+        let held = Held { mark: 0, next: NONE, header: 0, data: 0 };
+        let area = config.buffers as usize * config.buffer_size as usize;
+        Self {
+            publication: 1,
+            slots: vec![held; config.slots as usize].into(),
+            buffers: Buffers {
+                base: config.buffer_base,
+                size: config.buffer_size.max(1),
+                marks: vec![0; config.buffers as usize].into(),
+                copy: vec![0; if copies { area } else { 0 }].into(),
+            },
+            inline: config.width.bytes(),
+            assembled: BTreeMap::new(),
+            assembled_bytes: 0,
+            owned: 0,
+        }
+    }
+
+    /// Slots that the card owns.
+    #[inline]
+    pub(crate) fn owned(&self) -> u32 {
+        self.owned
+    }
+
+    /// Bytes of assembled messages that wait.
+    pub(crate) fn assembled_bytes(&self) -> usize {
+        self.assembled_bytes
+    }
+
+    /// Number of the next publication.
+    #[inline(always)]
+    pub(crate) fn publication(&self) -> u32 {
+        self.publication
+    }
+
+    /// All completions so far are visible: what they were for is the driver's.
+    #[inline]
+    pub(crate) fn published(&mut self) {
+        self.publication += 1;
+        if self.publication == OWNED {
+            self.count_anew();
+        }
+    }
+
+    #[cold]
+    fn count_anew(&mut self) {
+        self.publication = 1;
+        let marks = self.slots.iter_mut().map(|held| &mut held.mark).chain(self.buffers.marks.iter_mut());
+        marks.filter(|mark| **mark != OWNED).for_each(|mark| *mark = 0);
+    }
+
+    /// Whether there is such a slot, and it is the driver's.
+    #[inline(always)]
+    pub(crate) fn is_free(&self, slot: u32) -> Option<bool> {
+        self.slots.get(slot as usize).map(|held| held.mark < self.publication)
+    }
+
+    /// The slot and the buffer, if there is one, are let go of with the next publication: they were never held.
+    #[inline(always)]
+    pub(crate) fn pass(&mut self, slot: u32, buffer: Option<Buffer>) {
+        if let Some(held) = self.slots.get_mut(slot as usize) {
+            held.mark = self.publication;
+        }
+        if let Some(buffer) = buffer {
+            self.buffers.mark(buffer, self.publication);
+        }
+    }
+
+    /// Holds a free slot as a submission of its own, which is one message.
+    #[inline(always)]
+    pub(crate) fn hold(&mut self, slot: u32, header: Header, data: u64, buffer: Option<Buffer>) {
+        if let Some(held) = self.slots.get_mut(slot as usize) {
+            *held = Held { mark: OWNED, next: NONE, header: header.0, data };
+            self.owned += 1;
+        }
+        if let Some(buffer) = buffer {
+            self.buffers.mark(buffer, OWNED);
+        }
+    }
+
+    /// Owns a free slot as the next of its submission: `before` is the one before it, or [`NONE`].
+    pub(crate) fn own(&mut self, slot: u32, before: u32) {
+        if let Some(before) = self.slots.get_mut(before as usize) {
+            before.next = slot;
+        }
+        self.hold(slot, Header(0).with_flags(PACKAGE), 0, None);
+    }
+
+    /// Owns a free slot that is posted with a buffer, which is owned with it whatever is captured.
+    pub(crate) fn post(&mut self, slot: u32, buffer: Buffer) {
+        let longest = Header(u64::from(u16::MAX) << 16);
+        self.hold(slot, longest, buffer.data(), Some(buffer));
+    }
+
+    /// What an owned slot carries: the inline bytes, or a buffer.
+    pub(crate) fn carry(&mut self, slot: u32, header: Header, data: u64, buffer: Option<Buffer>) {
+        if let Some(held) = self.slots.get_mut(slot as usize) {
+            held.header = header.0;
+            held.data = data;
+        }
+        if let Some(buffer) = buffer {
+            self.buffers.mark(buffer, OWNED);
+        }
+    }
+
+    /// An owned slot carries a message that came in fragments.
+    pub(crate) fn carry_assembled(&mut self, slot: u32, header: Header, bytes: Box<[u8]>) {
+        self.assembled_bytes += bytes.len();
+        self.assembled.insert(slot, bytes);
+        self.carry(slot, header.with_flags(ASSEMBLED), 0, None);
+    }
+
+    /// The message of a submission that is one slot by itself and nothing unusual, with its channel group.
+    #[inline(always)]
+    pub(crate) fn lone(&self, head: u32) -> Option<(u16, Message<'_>)> {
+        let held = self.slots.get(head as usize)?;
+        let header = Header(held.header);
+        let lone = header.flags() == 0 && held.next == NONE;
+        lone.then(|| (header.channel_group(), self.plain(header, held.data)))
+    }
+
+    #[inline(always)]
+    fn plain(&self, header: Header, data: u64) -> Message<'_> {
+        match header.len() {
+            len if len <= self.inline => Message::Short(data, len),
+            len => Message::Long(self.buffers.bytes(Buffer::of(data), len)),
+        }
+    }
+
+    /// Visits the messages of a submission in playing order, and says how many they are.
+    pub(crate) fn messages(&self, head: u32, mut visit: impl FnMut(u16, Message<'_>)) -> u32 {
+        let mut messages = 0;
+        let mut slot = head;
+        while let Some(held) = self.slots.get(slot as usize) {
+            let header = Header(held.header);
+            let message = match header.flags() {
+                PACKAGE => None,
+                ASSEMBLED => Some(Message::Long(self.assembled.get(&slot).map_or(&[], |bytes| &bytes[..]))),
+                _ => Some(self.plain(header, held.data)),
+            };
+            if let Some(message) = message {
+                messages += 1;
+                visit(header.channel_group(), message);
+            }
+            slot = held.next;
+        }
+        messages
+    }
+
+    /// Lets go of a submission that is one slot by itself, as [`Self::lone`] has found.
+    #[inline(always)]
+    pub(crate) fn release_lone(&mut self, head: u32) {
+        let Some(held) = self.slots.get_mut(head as usize) else {
+            return;
+        };
+        held.mark = self.publication;
+        self.owned -= 1;
+        let data = held.data;
+        if Header(held.header).len() > self.inline {
+            self.buffers.mark(Buffer::of(data), self.publication);
+        }
+    }
+
+    /// Lets go of a submission's slots and buffers: they are the driver's again with the next publication.
+    pub(crate) fn release(&mut self, head: u32) {
+        let mut slot = head;
+        while let Some(held) = self.slots.get_mut(slot as usize).filter(|held| held.mark == OWNED) {
+            held.mark = self.publication;
+            self.owned -= 1;
+            let Held { header, data, next, .. } = *held;
+            match Header(header).flags() {
+                0 if Header(header).len() > self.inline => self.buffers.mark(Buffer::of(data), self.publication),
+                ASSEMBLED => {
+                    let bytes = self.assembled.remove(&slot);
+                    self.assembled_bytes -= bytes.map_or(0, |bytes| bytes.len());
+                }
+                _ => {}
+            }
+            slot = next;
+        }
+    }
+}

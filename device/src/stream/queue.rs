@@ -1,0 +1,313 @@
+//! The queues of a stream: the submission ring and the completion ring, with their indices, entries and publication.
+//!
+//! Fed by the engine with the tails that it polls, and by the stream with completions; feeds the stream with slot numbers, and the
+//! driver with completions, faults and interrupts. Nothing else moves an index of a ring.
+
+use crate::dma::{Pieces, StreamMemory, Translation};
+use crate::shared::{Section, StreamConfig};
+use dmus_interface::protocol::card::{self, Poll};
+use dmus_interface::regs::Fault;
+use dmus_interface::regs::stream::{State, Type};
+use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status};
+use dmus_interface::time::RefTime;
+use std::time::Instant;
+
+/// Submissions that one section fetches at most: the transport thread may wait for that long.
+pub(crate) const SECTION: u32 = 128;
+
+/// The submission ring. Indices are free-running.
+#[derive(Debug)]
+pub(crate) struct SubmissionQueue {
+    pub(super) fetched: u32,
+    /// The tail up to which to fetch, as it was last polled.
+    tail: u32,
+    entries: u32,
+}
+
+impl SubmissionQueue {
+    /// The index of the next entry, which is fetched now.
+    pub(crate) fn fetch(&mut self) -> Option<u32> {
+        let index = self.fetched;
+        (index != self.tail).then(|| {
+            self.fetched = index.wrapping_add(1);
+            index
+        })
+    }
+
+    #[inline]
+    pub(crate) fn pending(&self) -> u32 {
+        self.tail.wrapping_sub(self.fetched)
+    }
+}
+
+/// The completion ring: what waits to be published, and how many have been.
+#[derive(Debug)]
+pub(crate) struct CompletionQueue {
+    waiting: Vec<[u64; 2]>,
+    published: u32,
+    /// An entry could not be written: from there on nothing can be.
+    lost: bool,
+}
+
+impl CompletionQueue {
+    #[inline(always)]
+    pub(crate) fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
+        self.waiting.push(Completion::words(head, status, flags, time.0));
+    }
+}
+
+/// What a section tells the driver and the log besides completions.
+#[derive(Clone, Copy, Debug)]
+enum Notice {
+    Fault(Fault, u32),
+    Rejected(u32, Reject),
+}
+
+/// How the parts of a stream can be reached now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Shared whole: a view.
+    Whole,
+    /// Outside sections, piece by piece.
+    Pieces,
+    /// Not at all, while the client rearranges its maps: wait.
+    Away,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    /// The number of the stream.
+    pub(crate) stream: usize,
+    pub(crate) config: StreamConfig,
+    pub(crate) translation: Translation,
+    pub(crate) submissions: SubmissionQueue,
+    pub(crate) completions: CompletionQueue,
+    notices: Vec<Notice>,
+    /// After TailOverrun or RingFault: nothing is fetched any more until the stream is created anew.
+    halted: bool,
+    /// Since when a part is away, while the client may be moving it.
+    away: Option<Instant>,
+}
+
+impl Queues {
+    pub(crate) fn new(stream: usize, config: StreamConfig) -> Self {
+        Self {
+            stream,
+            config,
+            translation: Translation::STALE,
+            submissions: SubmissionQueue { fetched: 0, tail: 0, entries: config.submission_entries },
+            completions: CompletionQueue {
+                waiting: Vec::with_capacity(config.slots as usize + SECTION as usize),
+                published: 0,
+                lost: false,
+            },
+            notices: Vec::new(),
+            halted: false,
+            away: None,
+        }
+    }
+
+    /// Takes the tail from the page; says whether there is something to fetch.
+    #[inline]
+    pub(crate) fn poll(&mut self, poll: Poll, section: &Section<'_>) -> bool {
+        let tail = poll.tail(section.page(), self.stream);
+        let pending = tail.wrapping_sub(self.submissions.fetched);
+        if pending == 0 {
+            return false;
+        }
+        if pending > self.submissions.entries {
+            self.overrun(tail);
+        }
+        if self.halted {
+            return false;
+        }
+        self.submissions.tail = tail;
+        true
+    }
+
+    #[cold]
+    fn overrun(&mut self, tail: u32) {
+        if !self.halted {
+            self.halt(Fault::TailOverrun, tail);
+        }
+    }
+
+    /// Whether the driver has submitted more since the last poll.
+    pub(crate) fn tail_moved(&self, poll: Poll, section: &Section<'_>) -> bool {
+        !self.halted && poll.tail(section.page(), self.stream) != self.submissions.fetched
+    }
+
+    /// Whether the stream stands still: what it has completes or is discarded, and nothing more is fetched.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    fn halt(&mut self, fault: Fault, number: u32) {
+        self.halted = true;
+        self.submissions.tail = self.submissions.fetched;
+        self.fault(fault, number);
+    }
+
+    /// The entry of an index could not be read: the stream stands still.
+    #[cold]
+    pub(crate) fn unreadable(&mut self, index: u32) {
+        self.submissions.fetched = index;
+        self.halt(Fault::RingFault, index & (self.config.submission_entries - 1));
+    }
+
+    /// Tells the driver of a mistake with the next publication; `number` is that of a slot or an entry.
+    #[cold]
+    pub(crate) fn fault(&mut self, fault: Fault, number: u32) {
+        self.notices.push(Notice::Fault(fault, (self.stream as u32) << 16 | number & 0xFFFF));
+    }
+
+    /// Completes a submission that is refused.
+    #[cold]
+    pub(crate) fn reject(&mut self, head: u32, reason: Reject) {
+        self.notices.push(Notice::Rejected(head, reason));
+        self.completions.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
+    }
+
+    /// How the stream's parts can be reached.
+    #[inline]
+    pub(crate) fn reach(&mut self, section: &Section<'_>) -> Reach {
+        if section.renew(&mut self.translation, &self.config) {
+            self.away = None;
+        }
+        match section.view(&self.translation) {
+            Some(_) => Reach::Whole,
+            None => self.reach_pieces(section),
+        }
+    }
+
+    #[cold]
+    fn reach_pieces(&mut self, section: &Section<'_>) -> Reach {
+        let config = &self.config;
+        let bytes = |count: u32, size: u32| u64::from(count) * u64::from(size);
+        let rings = [
+            (config.submission_base, bytes(config.submission_entries, SUBMISSION_SIZE as u32), false),
+            (config.completion_base, bytes(config.completion_entries, COMPLETION_SIZE as u32), true),
+        ];
+        let captured_into = [
+            (config.pool_base, bytes(config.slots, config.stride), true),
+            (config.buffer_base, bytes(config.buffers, config.buffer_size), true),
+        ];
+        let needed = if config.kind == Type::Render { &[][..] } else { &captured_into };
+        if rings.iter().chain(needed).all(|(iova, len, write)| section.maps().allows(*iova, *len, *write)) {
+            self.away = None;
+            return Reach::Pieces;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        match section.shared().is_remapping(since) {
+            true => Reach::Away,
+            false => Reach::Pieces,
+        }
+    }
+
+    /// Whether there is something to publish.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        !self.completions.waiting.is_empty() || !self.notices.is_empty()
+    }
+
+    /// Publishes what is completed, and raises the vector when the driver asked for one of these completions; then tells of mistakes.
+    /// False if that has to wait until the completion ring is back.
+    #[inline]
+    pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
+        let waiting = self.completions.waiting.len();
+        if waiting > 0 {
+            let written = match section.view(&self.translation) {
+                Some(view) => view.complete(self.completions.published, &self.completions.waiting),
+                None => match self.publish_pieces(section) {
+                    Some(written) => written,
+                    None => return false,
+                },
+            };
+            self.completions.waiting.clear();
+            match written {
+                Some(()) => self.publish_head(section, waiting as u32),
+                None => self.unwritable(),
+            }
+        }
+        if !self.notices.is_empty() {
+            self.publish_notices(section);
+        }
+        true
+    }
+
+    #[inline]
+    fn publish_head(&mut self, section: &mut Section<'_>, count: u32) {
+        let old = self.completions.published;
+        self.completions.published = old.wrapping_add(count);
+        if card::publish_head(section.page(), self.stream, old, self.completions.published) {
+            section.raise(self.stream as u16);
+        }
+    }
+
+    /// Writes the entries of a ring that is not shared whole; `None` if it is away, and may come back.
+    #[cold]
+    fn publish_pieces(&mut self, section: &mut Section<'_>) -> Option<Option<()>> {
+        match self.reach(section) {
+            Reach::Away => return None,
+            _ if self.completions.lost => return Some(None),
+            Reach::Whole | Reach::Pieces => {}
+        }
+        let (shared, epoch) = (section.shared(), section.epoch());
+        let written = section.unlocked(|| {
+            let pieces = Pieces::new(shared, epoch, &self.config);
+            pieces.complete(self.completions.published, &self.completions.waiting)
+        });
+        // What a reset has made void is published nowhere.
+        section.is_of(epoch).then_some(written)
+    }
+
+    /// The completion ring cannot be written: the stream stands still, and its slots come home only by closing it.
+    #[cold]
+    fn unwritable(&mut self) {
+        if !std::mem::replace(&mut self.completions.lost, true) {
+            self.halt(Fault::RingFault, self.completions.published & (self.config.completion_entries - 1));
+        }
+    }
+
+    #[cold]
+    fn publish_notices(&mut self, section: &mut Section<'_>) {
+        for notice in self.notices.drain(..) {
+            match notice {
+                Notice::Fault(fault, detail) => section.fault(fault, detail),
+                Notice::Rejected(slot, reason) => section.rejected(self.stream, slot, reason),
+            }
+        }
+    }
+}
+
+/// Stream time: master time less what passed outside RUN, and zero at the first RUN after STOP.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timeline {
+    /// Stream time while not in RUN.
+    stopped_at: RefTime,
+    /// Master time less stream time while in RUN.
+    pub(crate) base: RefTime,
+}
+
+impl Timeline {
+    /// The state changes at a master time.
+    pub(crate) fn change(&mut self, from: State, to: State, master: RefTime) {
+        if from == State::Run {
+            self.stopped_at = master.saturating_sub(self.base);
+        }
+        match to {
+            State::Run => self.base = master.saturating_sub(self.stopped_at),
+            State::Stop => *self = Self::default(),
+            State::Acquire | State::Pause => {}
+        }
+    }
+
+    /// The stream time of a master time.
+    pub(crate) fn at(&self, state: State, master: RefTime) -> RefTime {
+        match state {
+            State::Run => master.saturating_sub(self.base),
+            _ => self.stopped_at,
+        }
+    }
+}

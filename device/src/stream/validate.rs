@@ -1,0 +1,173 @@
+//! The one judgement of a copied event: what the data sheet asks of a submission, and the reason for which it is refused.
+//!
+//! Fed by a stream with the words of a slot, which were read once; feeds it with what the event is. An event by itself that is one
+//! whole message, which nearly every one is, passes [`Validator::is_lone`]; what does not is judged rule by rule, the same copy, by
+//! [`Validator::judge`]. [`Validator::copy`] copies and judges the data of both. Chains, packages and fragments go on in `chain`.
+
+use super::in_flight::{Buffer, Buffers, Header, InFlight};
+use crate::dma::{SlotWords, StreamMemory};
+use crate::shared::StreamConfig;
+use dmus_interface::event::{Data, Event, INCOMPLETE, PACKAGE, PointerWidth, is_short_message};
+use dmus_interface::ring::Reject;
+
+/// Where cbStruct and usFlags are in the first word of an event.
+const FIXED: u64 = 0xFFFF_0000_0000_FF00;
+
+/// The data of an event, copied: the inline bytes, or the buffer that it is in ([`Buffer::data`]).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copied {
+    pub(crate) data: u64,
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) is_message: bool,
+}
+
+impl Copied {
+    /// A submission carries whole messages.
+    #[inline(always)]
+    pub(crate) fn whole(self) -> Result<Self, Reject> {
+        if self.is_message { Ok(self) } else { Err(Reject::BadMessage) }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Validator {
+    width: PointerWidth,
+    pool_base: u64,
+    stride: u64,
+    slots: u32,
+    pub(crate) channel_groups: u16,
+}
+
+const fn width<const WIDE: bool>() -> PointerWidth {
+    if WIDE { PointerWidth::Eight } else { PointerWidth::Four }
+}
+
+/// pNextEvt and uData.
+#[inline(always)]
+fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
+    match WIDE {
+        true => (words.pointer, words.data),
+        false => (words.pointer & 0xFFFF_FFFF, words.pointer >> 32),
+    }
+}
+
+impl Validator {
+    pub(crate) fn new(config: &StreamConfig, channel_groups: u16) -> Self {
+        Self {
+            width: config.width,
+            pool_base: config.pool_base,
+            stride: config.stride.into(),
+            slots: config.slots,
+            channel_groups,
+        }
+    }
+
+    /// Whether this is an event by itself, complete, with bytes of its own: all that [`Self::judge`] asks for, and neither chain,
+    /// package nor fragment. Gives its uData. Events with 8-byte pointers are `WIDE`.
+    #[inline(always)]
+    pub(crate) fn is_lone<const WIDE: bool>(&self, words: &SlotWords) -> Option<u64> {
+        let plain = (width::<WIDE>().event_size() as u64) << 8;
+        let (next, data) = pointers::<WIDE>(words);
+        let group = Header(words.header).channel_group();
+        (words.header & FIXED == plain && group < self.channel_groups && next == 0).then_some(data)
+    }
+
+    /// Whether so many bytes are inline in such events.
+    #[inline(always)]
+    pub(crate) fn is_inline<const WIDE: bool>(len: usize) -> bool {
+        len <= width::<WIDE>().bytes()
+    }
+
+    /// Copies what uData leads to, the only time that it is looked at, and judges whether it is one whole message.
+    #[inline(always)]
+    pub(crate) fn copy(
+        memory: &impl StreamMemory,
+        in_flight: &mut InFlight,
+        inline: bool,
+        data: u64,
+        len: usize,
+    ) -> Result<Copied, Reject> {
+        if inline {
+            return Ok(Copied { data, buffer: None, is_message: is_short_message(data, len) });
+        }
+        let publication = in_flight.publication();
+        let buffers = &mut in_flight.buffers;
+        let buffer = buffers.find(data, len, publication)?;
+        // Longer than any message of a fixed length: only SysEx is one.
+        let is_message = memory.copy(buffer.start(), buffers.copy_mut(buffer, len)).ok_or(Reject::NotMapped)?;
+        Ok(Copied { data: buffer.data(), buffer: Some(buffer), is_message })
+    }
+
+    /// The event in these words.
+    pub(crate) fn decode(&self, words: &SlotWords) -> Event {
+        let (next, data) = match self.width {
+            PointerWidth::Eight => pointers::<true>(words),
+            PointerWidth::Four => pointers::<false>(words),
+        };
+        let header = Header(words.header);
+        let flags = (words.header >> 48) as u16;
+        Event {
+            struct_size: (words.header >> 8) as u8,
+            event_bytes: header.len() as u16,
+            channel_group: header.channel_group(),
+            flags,
+            time: words.time as i64,
+            byte_position: 0,
+            next,
+            data: match flags & PACKAGE != 0 {
+                true => Data::Package(data),
+                false if header.len() <= self.width.bytes() => Data::Inline(data.to_le_bytes()),
+                false => Data::Buffer(data),
+            },
+        }
+    }
+
+    /// Holds an event of a render stream against every rule about its fields.
+    #[cold]
+    pub(crate) fn judge(&self, event: &Event) -> Result<(), Reject> {
+        if usize::from(event.struct_size) != self.width.event_size() {
+            Err(Reject::BadStructSize)
+        } else if event.flags & !(INCOMPLETE | PACKAGE) != 0 {
+            Err(Reject::BadFlags)
+        } else if event.flags == INCOMPLETE | PACKAGE {
+            Err(Reject::FragmentInChain)
+        } else if event.flags & PACKAGE == 0 && event.event_bytes == 0 {
+            Err(Reject::Empty)
+        } else if event.channel_group >= self.channel_groups {
+            Err(Reject::BadChannelGroup)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Holds a slot that is posted to a capture or wave sink stream against every rule; gives its buffer.
+    pub(crate) fn judge_posted(
+        &self,
+        words: &SlotWords,
+        buffers: &Buffers,
+        publication: u32,
+    ) -> Result<Buffer, Reject> {
+        let event = self.decode(words);
+        if usize::from(event.struct_size) != self.width.event_size() {
+            return Err(Reject::BadStructSize);
+        }
+        let Data::Inline(pointer) = event.data else {
+            return Err(Reject::NotEmpty);
+        };
+        if event.event_bytes != 0 || event.flags != 0 || event.next != 0 {
+            return Err(Reject::NotEmpty);
+        }
+        buffers.find(u64::from_le_bytes(pointer), 0, publication)
+    }
+
+    /// The slot that a pointer leads to.
+    pub(crate) fn slot_at(&self, iova: u64) -> Result<u32, Reject> {
+        let offset = iova.checked_sub(self.pool_base).ok_or(Reject::BadChain)?;
+        let slot = offset / self.stride;
+        match offset.is_multiple_of(self.stride) && slot < u64::from(self.slots) {
+            true => Ok(slot as u32),
+            false => Err(Reject::BadChain),
+        }
+    }
+}
