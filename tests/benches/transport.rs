@@ -1,7 +1,8 @@
-//! What a trapped access costs the card: its own vfio-user server beside the `vfio_user` crate's, both in front of the real card.
+//! What a trapped access costs the card: its own vfio-user server beside the `vfio_user` crate's, both in front of the
+//! real card.
 //!
-//! Fed by `qemu-scripts/bench transport`; feeds its table and JSON. Each figure is about `dmus-card serve` in a process of its own, under
-//! strace or callgrind or alone; the client here sends raw messages, the same to both.
+//! Fed by `qemu-scripts/bench transport`; feeds its table and JSON. Each figure is about `dmus-card serve` in a
+//! process of its own, under strace or callgrind or alone; the client here sends raw messages, the same to both.
 
 use anyhow::{Context, ensure};
 use dmus_interface::regs::{self, Register, control, stream};
@@ -207,5 +208,6 @@ fn measure() -> anyhow::Result<Report> {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse()?;
+    arguments.want_all()?;
     measure()?.finish(arguments.json.as_deref())
 }

@@ -1,7 +1,7 @@
 //! What a benchmark found: rows of ours beside a peer's, as a table and as JSON, and whether the gates hold.
 //!
-//! Fed by the benchmarks with counts (callgrind, strace) and times; feeds `qemu-scripts/bench`. Counts are the same on each machine and gate;
-//! times depend on who else runs, and never gate.
+//! Fed by the benchmarks with counts (callgrind, strace) and times; feeds `qemu-scripts/bench`. Counts are the same on
+//! each machine and gate; times depend on who else runs, and never gate.
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -19,6 +19,8 @@ pub enum Target {
     RatioAtLeast(f64),
     /// Ours is no more than this, whatever the peer has.
     OursAtMost(f64),
+    /// Nothing: the row is shown, and gates nothing.
+    Shown,
 }
 
 /// Which of many times stands for them.
@@ -65,7 +67,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Something that was counted: a gate.
+    /// Something that was counted: a gate, if it has a target.
     pub fn counted(name: impl Into<String>, unit: &'static str, target: Target, [ours, peer]: [f64; 2]) -> Self {
         Self { name: name.into(), unit, ours, peer, target, times: None }
     }
@@ -90,20 +92,24 @@ impl Row {
     }
 
     fn gates(&self) -> bool {
-        self.times.is_none()
+        self.times.is_none() && !matches!(self.target, Target::Shown)
     }
 
-    /// A figure that is not a number reaches nothing.
-    fn passes(&self) -> bool {
+    /// Whether the target is reached, if there is one. A figure that is not a number reaches nothing.
+    fn passes(&self) -> Option<bool> {
         match self.target {
-            Target::RatioAtMost(most) => self.ratio() <= most,
-            Target::RatioAtLeast(least) => self.ratio() >= least,
-            Target::OursAtMost(most) => self.ours <= most,
+            Target::RatioAtMost(most) => Some(self.ratio() <= most),
+            Target::RatioAtLeast(least) => Some(self.ratio() >= least),
+            Target::OursAtMost(most) => Some(self.ours <= most),
+            Target::Shown => None,
         }
     }
 
     fn json(&self) -> Value {
-        let (Target::RatioAtMost(target) | Target::RatioAtLeast(target) | Target::OursAtMost(target)) = self.target;
+        let target = match self.target {
+            Target::RatioAtMost(target) | Target::RatioAtLeast(target) | Target::OursAtMost(target) => Some(target),
+            Target::Shown => None,
+        };
         let mut row = json!({
             "name": self.name, "ours": self.ours, "peer": self.peer, "unit": self.unit, "ratio": self.ratio(),
             "target": target, "gate": self.gates(), "pass": self.passes(),
@@ -124,14 +130,15 @@ impl Row {
 pub struct Report(pub Vec<Row>);
 
 impl Report {
-    /// The agreed array: name, ours, peer, unit, ratio, target, gate, pass; rows of times also have minimum, p10 and median of both.
+    /// The agreed array: name, ours, peer, unit, ratio, target, gate, pass; rows of times also have minimum, p10 and
+    /// median of both. Target and pass are null in rows without a target.
     pub fn json(&self) -> Value {
         self.0.iter().map(Row::json).collect()
     }
 
     /// Whether every gate holds.
     pub fn holds(&self) -> bool {
-        self.0.iter().all(|row| row.passes() || !row.gates())
+        self.0.iter().all(|row| row.passes() != Some(false) || !row.gates())
     }
 
     /// Prints the table, writes the JSON, and gives the exit status: 1 if a gate misses.
@@ -157,12 +164,14 @@ impl fmt::Display for Report {
                 Target::RatioAtMost(target) => format!("<= {target}"),
                 Target::RatioAtLeast(target) => format!(">= {target}"),
                 Target::OursAtMost(target) => format!("ours <= {target}"),
+                Target::Shown => "-".to_owned(),
             };
             let verdict = match (row.gates(), row.passes()) {
-                (true, true) => "pass",
-                (true, false) => "MISSED",
-                (false, true) => "reached (time)",
-                (false, false) => "not reached (time)",
+                (_, None) => "shown",
+                (true, Some(true)) => "pass",
+                (true, Some(false)) => "MISSED",
+                (false, Some(true)) => "reached (time)",
+                (false, Some(false)) => "not reached (time)",
             };
             let Row { name, ours, peer, unit, .. } = row;
             write!(
@@ -181,11 +190,16 @@ impl fmt::Display for Report {
     }
 }
 
-/// What a benchmark was called with: where the JSON goes, and, when it counts for itself under a tool, what (`count WORD...`).
+/// What a benchmark was called with: where the JSON goes, which rows are wanted, and, when it counts for itself under
+/// a tool, what (`count WORD...`).
 #[derive(Debug, Default)]
 pub struct Arguments {
     /// Where the JSON goes.
     pub json: Option<PathBuf>,
+    /// What a row's name has to contain.
+    pub filter: Option<String>,
+    /// Only rows of instructions.
+    pub instructions: bool,
     /// What follows `count`.
     pub count: Option<Vec<String>>,
 }
@@ -202,11 +216,27 @@ impl Arguments {
             match argument.as_str() {
                 "--bench" => {}
                 "--json" => parsed.json = Some(given.next().context("--json wants a file")?.into()),
+                "--filter" => parsed.filter = Some(given.next().context("--filter wants a text")?),
+                "--instructions" => parsed.instructions = true,
                 "count" => parsed.count = Some(given.by_ref().collect()),
                 _ => anyhow::bail!("unknown argument {argument}"),
             }
         }
         Ok(parsed)
+    }
+
+    /// Whether a row of that name is to be measured, as far as the filter goes.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| name.contains(filter))
+    }
+
+    /// For a benchmark that is measured as a whole.
+    ///
+    /// # Errors
+    /// Only some of its rows are wanted.
+    pub fn want_all(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.filter.is_none() && !self.instructions, "this is measured as a whole");
+        Ok(())
     }
 }
 
@@ -312,8 +342,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_without_a_target_is_shown_and_gates_nothing() {
+        let shown = Report(vec![Row::counted("shown", "Ir/event", Target::Shown, [9.0, 1.0])]);
+        assert!(shown.holds() && shown.to_string().ends_with("shown"));
+        let row = &shown.json()[0];
+        assert_eq!([&row["target"], &row["pass"], &row["gate"]], [&Value::Null, &Value::Null, &Value::Bool(false)]);
+    }
+
+    #[test]
+    fn a_filter_picks_rows_by_name() {
+        let arguments = Arguments { filter: Some("batch 16".into()), ..Arguments::default() };
+        assert!(
+            arguments.wants("8 B, batch 16, to") && !arguments.wants("8 B, batch 256") && arguments.want_all().is_err()
+        );
+        assert!(Arguments::default().wants("anything") && Arguments::default().want_all().is_ok());
+    }
+
+    #[test]
     fn targets_bound_what_they_say() {
-        let passes = |target, figures| Row::counted("", "", target, figures).passes();
+        let passes = |target, figures| Row::counted("", "", target, figures).passes() == Some(true);
         assert!(passes(Target::OursAtMost(2.0), [2.0, 1.0]) && !passes(Target::OursAtMost(2.0), [2.01, 9.0]));
         assert!(passes(Target::RatioAtLeast(10.0), [10.0, 1.0]) && !passes(Target::RatioAtLeast(10.0), [9.9, 1.0]));
     }
@@ -323,7 +370,8 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let out = dir.path().join("out");
         let strace = " 60.00    0.001200           1      1200           recvmsg\n\
-            ------ ----------- ----------- --------- --------- ----------------\n100.00    0.002000           1      2400         3 total\n";
+            ------ ----------- ----------- --------- --------- ----------------\n\
+            100.00    0.002000           1      2400         3 total\n";
         std::fs::write(&out, strace)?;
         assert_eq!(system_calls(&out)?, 2400);
         std::fs::write(dir.path().join("out-01"), "events: Ir\nfn=(1) main\n1 5\ntotals: 123456\n")?;

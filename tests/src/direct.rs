@@ -1,6 +1,7 @@
 //! The driver's platform without a socket or a second thread: card, engine and driver take turns in one.
 //!
-//! Fed by soaks and measurements; feeds the whole driver against the whole card, in the same order each time. Waiting is turning the engine.
+//! Fed by soaks and measurements; feeds the whole driver against the whole card, in the same order each time. Waiting
+//! is turning the engine.
 
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
@@ -51,6 +52,12 @@ impl Direct {
     pub fn drifting(sink: Box<dyn Sink>, ppm: i32) -> anyhow::Result<Self> {
         let (card, mut engine) = assemble(ClockMode::Virtual, sink)?;
         engine.set_drift(ppm);
+        Self::of(card, engine)
+    }
+
+    /// The same as [`Self::new`], with other instruments. An empty bank opens sooner than the built-in one.
+    pub fn with_bank(bank: Bank) -> anyhow::Result<Self> {
+        let (card, engine) = assemble_with(Arc::new(bank), ClockMode::Virtual, Box::new(NullSink), Vec::new())?;
         Self::of(card, engine)
     }
 
@@ -105,7 +112,8 @@ impl Direct {
         self.engine.borrow_mut().take().context("the engine has a thread already")
     }
 
-    /// Gives the engine a thread of its own, as in the card's process. It runs until the handle is finished, or the process ends.
+    /// Gives the engine a thread of its own, as in the card's process. It runs until the handle is finished, or the
+    /// process ends.
     pub fn spawn_engine(&self) -> anyhow::Result<EngineHandle> {
         Ok(self.take_engine()?.spawn()?)
     }

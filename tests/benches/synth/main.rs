@@ -1,8 +1,9 @@
-//! What a voice costs: the card's engine beside FluidSynth and the Rust engines, all playing one song with one SoundFont, effects off.
+//! What a voice costs: the card's engine beside FluidSynth and the Rust engines, all playing one song with one
+//! SoundFont, effects off.
 //!
-//! Fed by `qemu-scripts/bench synth`; feeds its table and JSON. Instructions are counted by callgrind, running this program anew with `count WHO
-//! SECONDS`, or FluidSynth's own; differences between a short and a long song leave out what begins and ends them. FluidSynth is LGPL: it
-//! runs as a program, fetched by `qemu-scripts/peers`.
+//! Fed by `qemu-scripts/bench synth`; feeds its table and JSON. Instructions are counted by callgrind, running this
+//! program anew with `count WHO SECONDS`, or FluidSynth's own; differences between a short and a long song leave out
+//! what begins and ends them. FluidSynth is LGPL: it runs as a program, fetched by `qemu-scripts/peers`.
 
 mod engines;
 mod fluidsynth;
@@ -170,5 +171,6 @@ fn main() -> anyhow::Result<ExitCode> {
         count(words)?;
         return Ok(ExitCode::SUCCESS);
     }
+    arguments.want_all()?;
     measure().context("the measurement failed")?.finish(arguments.json.as_deref())
 }
