@@ -1,7 +1,7 @@
 //! The conformance table: each statement of the DDI that a check or a test names, and what shows it where.
 //!
-//! Fed by the list of `dmus_conformance`, and by the doc comments of tests, in which a line `DDI: <statement>` names what the test shows; feeds
-//! `docs/conformance.md`, which a test holds against both.
+//! Fed by the list of `dmus_conformance`, and by the doc comments of tests, in which a line `DDI: <statement>` names
+//! what the test shows; feeds `guest-driver/conformance/conformance.md`, which a test holds against both.
 
 use crate::loopback::Loopback;
 use anyhow::{Context, ensure};
@@ -25,7 +25,7 @@ pub fn repository() -> PathBuf {
 
 /// The file that the table is in.
 pub fn file() -> PathBuf {
-    repository().join("docs/conformance.md")
+    repository().join("guest-driver/conformance/conformance.md")
 }
 
 /// Makes the table from the sources.
@@ -51,10 +51,11 @@ pub fn table() -> anyhow::Result<String> {
         }
     }
     let mut table = String::from(
-        "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the first section is a check of \
-         `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in booted guests, bare metal and Linux, with 8- and 4-byte pointers \
-         (`qemu-scripts/conform`); the others are shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. \
-         Made from both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
+        "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the \
+         first section is a check of `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in booted \
+         guests, bare metal and Linux, with 8- and 4-byte pointers (`qemu-scripts/conform`); the others are shown by \
+         tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made from both by \
+         `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
          ## guest-driver/conformance\n\n| statement | check | booted guest |\n|---|---|---|\n",
     );
     for check in dmus_conformance::checks::<Loopback>() {
@@ -121,7 +122,8 @@ mod tests {
     fn statements_go_with_the_test_below_them() -> anyhow::Result<()> {
         let mark = MARK;
         let source = format!(
-            "{mark}first\n{mark}second\n#[test]\nfn one() {{}}\nproptest! {{\n    {mark}first\n    /// More.\n    #[test]\n    fn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
+            "{mark}first\n{mark}second\n#[test]\nfn one() {{}}\nproptest! {{\n    {mark}first\n    /// More.\n    \
+             #[test]\n    fn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
         );
         let found = named(&source)?;
         let expected = [("first", "one"), ("second", "one"), ("first", "two")];
