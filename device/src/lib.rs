@@ -23,6 +23,7 @@ pub mod device;
 mod dma;
 mod download;
 pub mod engine;
+pub mod files;
 mod identity;
 mod link;
 pub mod offline;
