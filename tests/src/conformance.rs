@@ -54,10 +54,10 @@ pub fn table() -> anyhow::Result<String> {
     }
     let mut table = String::from(
         "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the \
-         first section is a check of `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in booted \
-         guests, bare metal and Linux, with 8- and 4-byte pointers (`qemu-scripts/conform`); the others are shown by \
-         tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made from both by \
-         `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
+         first section is a check of `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in \
+         booted guests, bare metal and Linux, with 8- and 4-byte pointers (`qemu-scripts/conform`); the others are \
+         shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made from \
+         both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
          ## guest-driver/conformance\n\n| statement | check | booted guest |\n|---|---|---|\n",
     );
     for check in dmus_conformance::checks::<Loopback>() {
@@ -127,8 +127,8 @@ mod tests {
     fn statements_go_with_the_test_below_them() -> anyhow::Result<()> {
         let mark = MARK;
         let source = format!(
-            "{mark}first\n{mark}second,\n{FURTHER}and more\n#[test]\nfn one() {{}}\nproptest! {{\n    {mark}first\n    /// More.\n    \
-             #[test]\n    fn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
+            "{mark}first\n{mark}second,\n{FURTHER}and more\n#[test]\nfn one() {{}}\n\
+             proptest! {{\n{mark}first\n/// More.\n#[test]\nfn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
         );
         let found = named(&source)?;
         let expected = [("first", "one"), ("second, and more", "one"), ("first", "two")];
