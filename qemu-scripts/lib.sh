@@ -191,27 +191,22 @@ in_root() {
     printf '%s\n' "$1/usr/lib64/ld-linux-x86-64.so.2" --library-path "$1/usr/lib/x86_64-linux-gnu"
 }
 
-# build_card, build_guest: set `card` and `guest_elf` to the release builds. A terminal sees cargo's own progress.
 # Up to date builds are silent; cargo's progress goes to a terminal only.
 quiet=()
 [[ -t 2 ]] || quiet=(--quiet)
 
-build_card() {
-    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card
+# build_runner: sets `runner` to the release build of dmus-run, with the card's beside it.
+build_runner() {
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card -p dmus-runner
     # shellcheck disable=SC2034 # for the script that sources this
-    card=$target/release/dmus-card
+    runner=$target/release/dmus-run
 }
 
+# build_guest: sets `guest_elf` to the release build of the bare-metal guest.
 build_guest() {
     cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest"
     # shellcheck disable=SC2034 # for the script that sources this
     guest_elf=$target/guest/release/dmus-player
-}
-
-# build_linux DIR [OPTION...]: vmlinux and initrd of the Linux guest in DIR, with dmusd; OPTIONs are those of images/linux/build.
-build_linux() {
-    build_dmusd
-    "$repo/images/linux/build" -o "$1" --with "$dmusd" "${@:2}"
 }
 
 # build_dmusd: sets `dmusd` to the release build of the driver's program, with ALSA.
@@ -248,17 +243,17 @@ image_of() {
     printf '%s\n' "$image"
 }
 
-# supervise COMMAND ARGUMENT...: builds the card and the guest that --image names, gets QEMU if need be, and runs `dmus-card COMMAND` with both, in this
-# process's place but for its end.
+# supervise COMMAND ARGUMENT...: builds card, runner and the guest that --image names, gets QEMU if need be, and runs `dmus-run COMMAND`
+# with all of it, in this process's place but for its end.
 supervise() {
     local scripts=$repo/qemu-scripts guest more=() accel image status=0
     image=$(image_of "$@")
     say 'building'
-    build_card
+    build_runner
     "$scripts/qemu" --find || exit 4
     case $image in
         linux)
-            build_linux "$target/linux"
+            "$repo/images/linux/build" --dmusd -o "$target/linux"
             guest=$target/linux/vmlinux
             more=(--initrd "$target/linux/initrd")
             ;;
@@ -273,9 +268,9 @@ supervise() {
         iso-uefi) more=(--firmware "$("$scripts/qemu" --firmware)") ;;
     esac
     accel=$("$scripts/qemu" --accel)
-    # Not exec: if the card's program is killed, somebody must still say so.
-    "$card" "$1" --qemu "$scripts/qemu" --accel "$accel" --guest "$guest" "${more[@]}" "${@:2}" || status=$?
-    ((status < 128 || status == 130)) || say "dmus-card was killed (status $status); an audio file that it wrote is valid as far as it got"
+    # Not exec: if the program is killed, somebody must still say so.
+    "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" --guest "$guest" "${more[@]}" "${@:2}" || status=$?
+    ((status < 128 || status == 130)) || say "dmus-run was killed (status $status); an audio file that was written is valid as far as it got"
     exit "$status"
 }
 

@@ -22,6 +22,7 @@ pub mod device;
 mod dma;
 mod download;
 pub mod engine;
+pub mod files;
 mod identity;
 mod log;
 pub mod offline;

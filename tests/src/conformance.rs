@@ -1,7 +1,7 @@
 //! The conformance table: each statement of the DDI that a check or a test names, and what shows it where.
 //!
-//! Fed by the list of `dmus_conformance`, and by the doc comments of tests, in which a line `DDI: <statement>` names what the test shows; feeds
-//! `docs/conformance.md`, which a test holds against both.
+//! Fed by the list of `dmus_conformance`, and by the doc comments of tests, in which a line `DDI: <statement>` names
+//! what the test shows; feeds `guest-driver/conformance/conformance.md`, which a test holds against both.
 
 use crate::loopback::Loopback;
 use anyhow::{Context, ensure};
@@ -17,6 +17,8 @@ const BOOTED: [&str; 4] =
     ["tests/tests/boot.rs", "tests/tests/dmusd.rs", "tests/tests/linux.rs", "tests/tests/record.rs"];
 /// What a line that names a statement begins with.
 const MARK: &str = "/// DDI: ";
+/// What its further lines begin with, if it is too long for one.
+const FURTHER: &str = "///     ";
 
 /// The repository.
 pub fn repository() -> PathBuf {
@@ -25,7 +27,7 @@ pub fn repository() -> PathBuf {
 
 /// The file that the table is in.
 pub fn file() -> PathBuf {
-    repository().join("docs/conformance.md")
+    repository().join("guest-driver/conformance/conformance.md")
 }
 
 /// Makes the table from the sources.
@@ -51,10 +53,11 @@ pub fn table() -> anyhow::Result<String> {
         }
     }
     let mut table = String::from(
-        "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the first section is a check of \
-         `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in booted guests, bare metal and Linux, with 8- and 4-byte pointers \
-         (`qemu-scripts/conform`); the others are shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. \
-         Made from both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
+        "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the \
+         first section is a check of `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in \
+         booted guests, bare metal and Linux, with 8- and 4-byte pointers (`qemu-scripts/conform`); the others are \
+         shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made from \
+         both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
          ## guest-driver/conformance\n\n| statement | check | booted guest |\n|---|---|---|\n",
     );
     for check in dmus_conformance::checks::<Loopback>() {
@@ -93,16 +96,19 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 /// The statements of a source file, each with the test that names it.
 fn named(source: &str) -> anyhow::Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    let mut waiting: Vec<&str> = Vec::new();
+    let mut waiting: Vec<String> = Vec::new();
     let mut is_test = false;
     for (number, line) in source.lines().map(str::trim).enumerate() {
         if let Some(statement) = line.strip_prefix(MARK) {
-            waiting.push(statement.trim());
+            waiting.push(statement.trim().to_owned());
+        } else if let (Some(further), Some(statement)) = (line.strip_prefix(FURTHER), waiting.last_mut()) {
+            statement.push(' ');
+            statement.push_str(further.trim());
         } else if line == "#[test]" {
             is_test = true;
         } else if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next()) {
             ensure!(waiting.is_empty() || is_test, "line {}: {name} names a statement, and is no test", number + 1);
-            found.extend(waiting.drain(..).map(|statement| (statement.to_owned(), name.to_owned())));
+            found.extend(waiting.drain(..).map(|statement| (statement, name.to_owned())));
             is_test = false;
         } else {
             let between = line.starts_with("///") || line.starts_with("#[");
@@ -121,10 +127,11 @@ mod tests {
     fn statements_go_with_the_test_below_them() -> anyhow::Result<()> {
         let mark = MARK;
         let source = format!(
-            "{mark}first\n{mark}second\n#[test]\nfn one() {{}}\nproptest! {{\n    {mark}first\n    /// More.\n    #[test]\n    fn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
+            "{mark}first\n{mark}second,\n{FURTHER}and more\n#[test]\nfn one() {{}}\n\
+             proptest! {{\n{mark}first\n/// More.\n#[test]\nfn two(x: u8) {{}}\n}}\nfn helper() {{}}\n"
         );
         let found = named(&source)?;
-        let expected = [("first", "one"), ("second", "one"), ("first", "two")];
+        let expected = [("first", "one"), ("second, and more", "one"), ("first", "two")];
         assert!(found.iter().map(|(statement, test)| (statement.as_str(), test.as_str())).eq(expected), "{found:?}");
         Ok(())
     }

@@ -29,18 +29,29 @@ pub fn target() -> PathBuf {
 
 /// The release build of `dmus-card`, built now if need be.
 pub fn card() -> anyhow::Result<Command> {
+    release("dmus-card")
+}
+
+/// The release build of `dmus-run`, with the card's beside it, built now if need be.
+pub fn runner() -> anyhow::Result<Command> {
+    release("dmus-run")
+}
+
+/// A release build. Card and runner are built in one go, as the scripts do: apart, they could have other features.
+fn release(program: &str) -> anyhow::Result<Command> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--release", "--quiet", "--locked", "-p", "dmus-card", "--target-dir"]);
-        let output = run(cargo.arg(target()).current_dir(repository())).map_err(|error| error.to_string())?;
+        cargo.args(["build", "--release", "--quiet", "--locked", "-p", "dmus-card", "-p", "dmus-runner"]);
+        let build = cargo.arg("--target-dir").arg(target()).current_dir(repository());
+        let output = run(build).map_err(|error| error.to_string())?;
         match output.status.success() {
             true => Ok(()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     });
     match built {
-        Ok(()) => Ok(Command::new(target().join("release/dmus-card"))),
+        Ok(()) => Ok(Command::new(target().join("release").join(program))),
         Err(error) => bail!("{error}"),
     }
 }
@@ -137,7 +148,8 @@ pub fn signal_group(leader: u32, name: &str) {
 }
 
 fn kill(arguments: &[&str]) {
-    let sent = Command::new("kill").args(arguments).status();
+    // The shell's own: a minimal Debian has no program of that name.
+    let sent = Command::new("bash").args(["-c", "kill \"$@\"", "kill"]).args(arguments).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill {arguments:?}");
 }
 

@@ -96,7 +96,8 @@ fn every_image_gives_the_same_bytes_as_the_offline_renderer_each_time() -> anyho
     Ok(())
 }
 
-/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer rendered, sample for sample.
+/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer
+///     rendered, sample for sample.
 #[test]
 fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -162,8 +163,8 @@ fn a_guest_without_a_song_or_a_card_says_so_and_fails() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Boots the player with ordinary memory, which is not shared, on a card behind this server; gives what QEMU and the card printed. The
-/// song is `song.mid` in `dir`, the audio `out.wav`.
+/// Boots the player with ordinary memory, which is not shared, on a card behind this server; gives what QEMU and the
+/// card printed. The song is `song.mid` in `dir`, the audio `out.wav`.
 fn boot_unshared(dir: &Path, transport: &str) -> anyhow::Result<(Output, Output)> {
     let guest = guest()?;
     let arguments = "serve --once --clock virtual --socket card.sock --sink wav:out.wav --transport";
@@ -205,7 +206,8 @@ fn memory_that_is_not_shared_is_refused_behind_the_crates_server_by_card_and_gue
     Ok(())
 }
 
-/// Begins a long playing in real time, lets `kill` end some process of it, and expects the exit code, a valid WAV, and no orphan.
+/// Begins a long playing in real time, lets `kill` end some process of it, and expects the exit code, a valid WAV, and
+/// no orphan.
 fn interrupted(
     kill: impl Fn(&[(u32, String)], u32) -> anyhow::Result<()>,
     code: i32,
@@ -274,7 +276,7 @@ fn an_interrupt_ends_everything_in_order() -> anyhow::Result<()> {
 #[test]
 fn a_killed_supervisor_takes_its_children_with_it() -> anyhow::Result<()> {
     let kill = |family: &[(u32, String)], _| {
-        signal(find(family, "dmus-card play")?, "KILL");
+        signal(find(family, "dmus-run play")?, "KILL");
         Ok(())
     };
     interrupted(kill, 137, "was killed")

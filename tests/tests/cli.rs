@@ -25,6 +25,12 @@ fn card(arguments: &[&str], dir: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+fn runner(arguments: &[&str], dir: &Path) -> anyhow::Result<Command> {
+    let mut command = programs::runner()?;
+    command.args(arguments).current_dir(dir);
+    Ok(command)
+}
+
 #[test]
 fn render_writes_exactly_the_song_and_three_seconds() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -94,11 +100,10 @@ fn songs_that_cannot_be_played_are_refused_in_one_sentence() -> anyhow::Result<(
         (".", "Is a directory"),
     ] {
         for command in ["render", "play", "record"] {
-            let mut arguments = vec![command, song];
-            if command != "render" {
-                arguments.extend(["--guest", "none"]);
-            }
-            let done = run(&mut card(&arguments, dir.path())?)?;
+            let done = match command {
+                "render" => run(&mut card(&[command, song], dir.path())?)?,
+                _ => run(&mut runner(&[command, song, "--guest", "none"], dir.path())?)?,
+            };
             let words = said(&done);
             assert_eq!(done.status.code(), Some(3), "{song}: {words}");
             assert!(words.contains(song) && words.contains(complaint), "{words}");
@@ -154,18 +159,30 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         &["serve", "--socket", "s", "--fd", "3"],
         &["serve", "--fd", "-1"],
         &["render", "a", "b"],
-        &["record", "--guest", "none", "--width", "5"],
-        &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
-        &["conform", "--guest", "none", "--realtime"],
         &["serve", "--socket", "s", "--drift", "1001"],
+        // It starts no QEMU.
+        &["play"],
     ] {
         assert_eq!(run(&mut card(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
     }
-    for arguments in
-        [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["play", "--help"], &["record", "--help"]]
-    {
+    for arguments in [
+        &["dance"][..],
+        &["play"],
+        &["record", "--guest", "none", "--width", "5"],
+        &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
+        &["play", "--guest", "none", "--image", "linux", "--initrd", "none", "--through-guest", "x.wav"],
+        &["conform", "--guest", "none", "--realtime"],
+        &["shell"],
+    ] {
+        assert_eq!(run(&mut runner(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
+    }
+    for arguments in [&["--help"][..], &["serve", "--help"], &["render", "--help"], &["bank", "--help"]] {
         let done = run(&mut card(arguments, dir.path())?)?;
         assert!(done.status.success() && said(&done).contains("Usage"), "{arguments:?}");
+    }
+    for command in ["play", "record", "conform", "shell"] {
+        let done = run(&mut runner(&[command, "--help"], dir.path())?)?;
+        assert!(done.status.success() && said(&done).contains("Usage"), "{command}");
     }
     Ok(())
 }
@@ -278,10 +295,27 @@ fn play_says_what_became_of_its_guest() -> anyhow::Result<()> {
         let qemu = write(dir.path(), "qemu", format!("#!/bin/sh\n{body}\n").as_bytes())?;
         std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755))?;
         let arguments = ["play", "--guest", "guest", "--qemu", "./qemu", "--time-limit", "1"];
-        let done = run(&mut card(&arguments, dir.path())?)?;
+        let done = run(&mut runner(&arguments, dir.path())?)?;
         assert_eq!(done.status.code(), Some(code), "{body}: {}", said(&done));
         assert!(said(&done).contains(complaint), "{body}: {}", said(&done));
         assert!(hound::WavReader::open(dir.path().join("out.wav")).is_ok());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_card_that_cannot_start_is_told_with_its_own_reason_and_code() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    write(dir.path(), "guest", b"")?;
+    let play = ["play", "--guest", "guest", "--qemu", "/bin/false"];
+    for (options, code, complaint) in [
+        (&["--card", "no-such-card"][..], 1, "there is no card at no-such-card"),
+        (&["-o", "no/such/dir.wav"], 1, "no/such/dir.wav"),
+        (&["--bank", "no.sf2"], 3, "cannot read no.sf2"),
+    ] {
+        let done = run(&mut runner(&[&play[..], options].concat(), dir.path())?)?;
+        assert_eq!(done.status.code(), Some(code), "{options:?}: {}", said(&done));
+        assert!(said(&done).contains(complaint), "{options:?}: {}", said(&done));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ fn the_table_is_up_to_date() -> anyhow::Result<()> {
     assert!(table.lines().filter(|line| line.starts_with("| ")).count() > 20, "hardly a statement was found");
     assert!(
         std::fs::read_to_string(conformance::file()).is_ok_and(|written| written == table),
-        "docs/conformance.md is not what the tests say: cargo run -p dmus-tests --bin conformance"
+        "guest-driver/conformance/conformance.md is not what the tests say: cargo run -p dmus-tests --bin conformance"
     );
     Ok(())
 }

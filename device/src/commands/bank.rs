@@ -3,11 +3,12 @@
 //! Fed by files of instruments; feeds the terminal, or a DLS file.
 
 use anyhow::Context;
-use dmus_card::bank::{self, Bank, BankError};
-use dmus_card::collection::{Collection, CollectionError, Instrument, LoopKind, Region, Sampling, Wave};
+use dmus_card::bank::{self, Bank};
+use dmus_card::collection::{Collection, Instrument, LoopKind, Region, Sampling, Wave};
+use dmus_card::files::{FileError, load_collection};
 use serde_json::{Value, json};
-use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -52,44 +53,33 @@ struct Export {
     dls: PathBuf,
 }
 
-/// A bank that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BankFile {
-    #[error("cannot read {0}: {1}")]
-    Unreadable(String, std::io::Error),
-    #[error("cannot use {0}: {1}")]
-    Unusable(String, CollectionError),
-    #[error("cannot play {0}: {1}")]
-    Unplayable(String, BankError),
-}
-
 /// What the card plays by, for the commands that play.
 #[derive(clap::Args)]
 pub(crate) struct Banks {
     /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and the built-in bank last.
     #[arg(long = "bank", value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
+    files: Vec<PathBuf>,
 }
 
 impl Banks {
     /// Reads the files, those first that are asked first.
-    pub(crate) fn read(&self) -> Result<Vec<Collection>, BankFile> {
-        self.files.iter().rev().map(|path| load(path)).collect()
+    fn read(&self) -> Result<Vec<Collection>, FileError> {
+        self.files.iter().rev().map(|path| load_collection(path)).collect()
     }
 
     /// Reads the files, makes them ready, and puts the built-in bank behind them.
-    pub(crate) fn load(&self) -> Result<Arc<Bank>, BankFile> {
+    pub(crate) fn load(&self) -> Result<Arc<Bank>, FileError> {
         let mut collections = self.read()?;
         collections.push(bank::built_in());
         let names = || self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        Bank::new(&collections).map(Arc::new).map_err(|error| BankFile::Unplayable(names(), error))
+        Bank::new(&collections).map(Arc::new).map_err(|error| FileError::Bank(names(), error))
     }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List(list) => {
-            let collection = load(&list.file)?;
+            let collection = load_collection(&list.file)?;
             // A reader that has seen enough may close the pipe.
             let mut out = BufWriter::new(std::io::stdout().lock());
             let written = match list.json {
@@ -105,11 +95,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Export(export) => {
             let collection = match &export.bank {
-                Some(path) => load(path)?,
+                Some(path) => load_collection(path)?,
                 None => bank::built_in(),
             };
             let name = export.bank.as_ref().map_or("the built-in bank".into(), |path| path.display().to_string());
-            let file = collection.to_dls().map_err(|error| BankFile::Unusable(name, error))?;
+            let file = collection.to_dls().map_err(|error| FileError::Collection(name, error))?;
             let path = export.dls.display();
             std::fs::write(&export.dls, &file).with_context(|| format!("cannot write {path}"))?;
             let (instruments, waves) = (collection.instruments.len(), collection.waves.len());
@@ -117,24 +107,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// Reads a bank. Of a file that is none, no more than its beginning is read.
-pub(crate) fn load(path: &Path) -> Result<Collection, BankFile> {
-    let name = || path.display().to_string();
-    let read = || {
-        let file = std::fs::File::open(path)?;
-        let mut bytes = Vec::new();
-        (&file).take(8).read_to_end(&mut bytes)?;
-        if let [b'R', b'I', b'F', b'F', size @ ..] = &bytes[..]
-            && let Ok(size) = <[u8; 4]>::try_from(size)
-        {
-            (&file).take(u32::from_le_bytes(size).into()).read_to_end(&mut bytes)?;
-        }
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| BankFile::Unreadable(name(), error))?;
-    Collection::read(&bytes).map_err(|error| BankFile::Unusable(name(), error))
 }
 
 /// What a region plays by: its own, the wave's, or the default.

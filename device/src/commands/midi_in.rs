@@ -2,10 +2,9 @@
 //!
 //! Fed by the command line; feeds the card with inputs that are open, since in its sandbox it opens nothing.
 
-use super::load_song;
 use anyhow::Context;
 use dmus_card::capture::inputs::Input;
-use dmus_card::transport;
+use dmus_card::{files, transport};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs::File;
 use std::os::fd::RawFd;
@@ -45,7 +44,7 @@ impl MidiIn {
     /// Opens it.
     pub(crate) fn open(&self) -> anyhow::Result<Input> {
         Ok(match self {
-            Self::Song(path) => Input::Song(load_song(Some(path))?.song),
+            Self::Song(path) => Input::Song(files::load_song(Some(path))?.song),
             Self::Unix(path) => Input::Listener(transport::listen(path)?),
             Self::Descriptor(number) => {
                 let name = || format!("--midi-in fd:{number}");

@@ -1,8 +1,10 @@
 //! `render`: a song to a WAV or FLAC file, without a guest.
 
 use super::bank::Banks;
-use super::{load_song, song_bar};
+use anyhow::Context;
 use dmus_card::sink::AudioFile;
+use dmus_card::{files, offline};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,11 +24,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let song = load_song(args.song.as_deref())?.song;
+    let song = files::load_song(args.song.as_deref())?.song;
     let bank = args.banks.load()?;
-    let bar = song_bar(song.duration())?.with_message("rendering");
+    let style =
+        ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} %").context("the progress bar's template")?;
+    // In milliseconds.
+    let bar = ProgressBar::new(song.duration().0.max(0) as u64 / 10_000).with_message("rendering");
+    bar.set_style(style.progress_chars("=> "));
     let mut sink = args.output.create()?;
-    dmus_card::offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
+    offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();
     sink.finish()?;
     println!("{}: {} events, {:.3} s of audio", args.output.path.display(), song.len(), song.duration().as_secs_f64());

@@ -241,7 +241,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, None) => anyhow::bail!("neither --socket nor --fd is given"),
     };
     let sink = args.sink.open(clock)?;
-    let json = args.json.clone().map(Report::create).transpose()?;
     anyhow::ensure!(args.midi_in.len() <= MAX_INPUTS, "--midi-in may be given {MAX_INPUTS} times at most");
     let mut inputs = Vec::new();
     for source in &args.midi_in {
@@ -250,6 +249,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
+    // Last of all files: whoever sees it knows that the card could open everything else.
+    let json = args.json.clone().map(Report::create).transpose()?;
     let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     engine.set_drift(args.drift);
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.

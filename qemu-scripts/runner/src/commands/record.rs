@@ -1,23 +1,28 @@
-//! `record`: the whole path backwards. A card whose MIDI input is a song, QEMU with a guest that captures it, and a MIDI file of what the guest got.
+//! `record`: the whole path backwards. A card whose MIDI input is a song, QEMU with a guest that captures it, and a
+//! MIDI file of what the guest got.
 //!
-//! Fed by the command line; feeds the terminal, a MIDI file and a JSON summary. The processes are run by [`super::scene`].
+//! Fed by the command line; feeds the terminal, a MIDI file and a JSON summary. The processes are run by
+//! [`crate::supervisor`].
 
-use super::guest::GuestReport;
-use super::machine::{Item, Machine};
-use super::scene::{Job, Scene};
-use super::{Exit, Failure, NamedSong, load_song, print_fields, song_bar, write_json};
+use crate::exit::{Exit, Failure};
+use crate::guest::GuestReport;
+use crate::machine::{Item, Job, Machine};
+use crate::progress::Progress;
+use crate::{summary, supervisor};
 use anyhow::Context;
+use dmus_card::files::{NamedSong, load_song};
 use dmus_interface::time::RefTime;
 use dmus_song::{TimeBase, TimedMessage};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Record a MIDI file: the card plays it into a guest's capture stream, and what the guest received becomes a MIDI file again.
+/// Record a MIDI file: the card plays it into a guest's capture stream, and what the guest received becomes a MIDI file
+/// again.
 ///
-/// The file has the input's time base and tempo map, and its messages in one track: each is at the tick that it has in the input. That every message
-/// came, and came at its time, is checked; if not, the exit code is 5, and the file holds what came.
+/// The file has the input's time base and tempo map, and its messages in one track: each is at the tick that it has in
+/// the input. That every message came, and came at its time, is checked; if not, the exit code is 5, and the file holds
+/// what came.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Standard MIDI file, format 0 or 1 [default: the bundled song].
@@ -32,7 +37,7 @@ pub(crate) struct Args {
     machine: Machine,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let song = load_song(args.song.as_deref())?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-record-").tempdir().context("cannot make a temporary directory")?;
@@ -40,8 +45,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     std::fs::write(&input, &song.bytes).context("cannot write a temporary file")?;
     let until = song.song.end().saturating_add(RefTime(10_000));
     let job = Job {
-        doing: "recording",
-        card: ["--midi-in".into(), input.display().to_string()].into(),
+        card: ["--midi-in".into(), input.into()].into(),
+        log: "warn",
         items: vec![("record", Item::Text(until.0.to_string()))],
         share: None,
         linux: format!(
@@ -50,18 +55,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (until.0 as u64).div_ceil(10_000_000)
         ),
         speaker: None,
-        log: "warn",
     };
-    let bar = song_bar(until)?;
-    let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);
-    bar.finish_and_clear();
-    let (guest, card) = result?;
+    let mut progress = Progress::new("recording", until)?;
+    let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)?;
     write(args, &song, &guest)?;
-    let summary = summary(args, &song, &guest, &card, started.elapsed());
-    print_fields(&summary);
-    write_json(args.json.as_deref(), &summary)?;
-    check(&song, &guest, &card)?;
-    Ok(ExitCode::SUCCESS)
+    let fields = fields(args, &song, &guest, &card, started.elapsed());
+    summary::print(&fields);
+    summary::write(args.json.as_deref(), &fields)?;
+    check(&song, &guest, &card)
 }
 
 /// The MIDI file of what came.
@@ -73,7 +74,7 @@ fn write(args: &Args, song: &NamedSong, guest: &GuestReport) -> anyhow::Result<(
 }
 
 /// Everything worth knowing, under the names of the JSON file.
-fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> Value {
+fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> Value {
     json!({
         "song": song.name,
         "messages": song.song.len(),

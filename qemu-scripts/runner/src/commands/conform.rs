@@ -1,24 +1,23 @@
-//! `conform`: what the DDI states, tried in a booted guest. A card whose MIDI input is its own loopback, and QEMU with a guest that runs the list.
+//! `conform`: what the DDI states, tried in a booted guest. A card whose MIDI input is its own loopback, and QEMU with
+//! a guest that runs the list.
 //!
-//! Fed by the command line; feeds the terminal and a JSON summary. The processes are run by [`super::scene`], the list is `dmus-conformance`'s.
+//! Fed by the command line; feeds the terminal and a JSON summary. The processes are run by [`crate::supervisor`], the
+//! list is `dmus-conformance`'s.
 
-use super::guest::GuestReport;
-use super::machine::{Item, Machine};
-use super::scene::{Job, Scene};
-use super::{Exit, Failure, write_json};
+use crate::exit::{Exit, Failure};
+use crate::guest::GuestReport;
+use crate::machine::{Item, Job, Machine};
+use crate::progress::Progress;
+use crate::{summary, supervisor};
 use anyhow::Context;
-use clap::CommandFactory;
-use clap::error::ErrorKind;
-use indicatif::ProgressBar;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Try each statement of the DirectMusic DDI that a guest can see, in a booted guest.
 ///
-/// The guest drives the card in virtual time; what it renders comes back through its MIDI loopback and a wave sink. Each statement is printed with
-/// whether it holds. The exit code is 5 if one does not.
+/// The guest drives the card in virtual time; what it renders comes back through its MIDI loopback and a wave sink.
+/// Each statement is printed with whether it holds. The exit code is 5 if one does not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Write the results to this file, as one JSON object.
@@ -28,42 +27,38 @@ pub(crate) struct Args {
     machine: Machine,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.machine.realtime {
-        crate::Cli::command()
-            .error(ErrorKind::ArgumentConflict, "the checks are of virtual time: no --realtime")
-            .exit();
+        return Err(Failure::new(Exit::Usage, "the checks are of virtual time: leave --realtime out").into());
     }
     let dir =
         tempfile::Builder::new().prefix("dmus-conform-").tempdir().context("cannot make a temporary directory")?;
     let job = Job {
-        doing: "trying",
         card: ["--midi-in".into(), "loopback".into()].into(),
+        // The guest provokes faults, which the card warns of.
+        log: "error",
         items: vec![("conform", Item::Text("1".into()))],
         // What does not hold is told by the lines.
         linux: format!("dmusd conform --width {} || :", args.machine.width),
         share: None,
         speaker: None,
-        // Of the faults that the guest provokes.
-        log: "error",
     };
-    let (guest, _) = Scene::new(&args.machine, dir.path())?.run(&job, &ProgressBar::hidden())?;
+    let (guest, _) = supervisor::run(&args.machine, &job, dir.path(), &mut Progress::hidden("trying"))?;
     print(&guest);
     let statements = guest.statements.iter().map(|(holds, line)| {
         let (name, statement) = parts(line);
         json!({ "name": name, "statement": statement, "holds": holds })
     });
     let holding = guest.statements.iter().filter(|(holds, _)| *holds).count();
-    let summary = json!({
+    let results = json!({
         "checks": guest.number("checks"),
         "holding": holding,
         "image": args.machine.image_name(),
         "pointer_width": guest.number("width"),
         "statements": statements.collect::<Vec<_>>(),
     });
-    write_json(args.json.as_deref(), &summary)?;
-    check(&guest)?;
-    Ok(ExitCode::SUCCESS)
+    summary::write(args.json.as_deref(), &results)?;
+    check(&guest)
 }
 
 /// The name of a check, and what it states.

@@ -1,7 +1,7 @@
 //! What a guest says on its serial line.
 //!
-//! Fed by [`super::scene`], line by line; feeds `play`, `record` and `conform`, which judge whether it adds up. The lines are described in the bare-metal guest's own
-//! `main.rs`; every guest says the same.
+//! Fed by [`crate::supervisor`], line by line; feeds `play`, `record` and `conform`, which judge whether it adds up.
+//! The lines are described in the bare-metal guest's own `main.rs`; every guest says the same.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,7 +30,8 @@ impl GuestReport {
         Self { qemu_start, ..Self::default() }
     }
 
-    /// One line of the serial port; those of the player have "dmus: ". Gives the millisecond that the guest is at, if the line says so.
+    /// One line of the serial port; those of the player have "dmus: ". Gives the millisecond that the guest is at, if
+    /// the line says so.
     pub(crate) fn take(&mut self, line: &str) -> Option<u64> {
         if !line.trim().is_empty() {
             self.last = line.trim().to_owned();

@@ -1,25 +1,27 @@
 //! `play`: the whole path. A card, QEMU with the player guest on it, and somebody who watches both.
 //!
-//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by [`super::scene`].
+//! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by
+//! [`crate::supervisor`].
 
-use super::bank::Banks;
-use super::guest::GuestReport;
-use super::machine::{Image, Item, Machine};
-use super::scene::{Job, Scene};
-use super::{Exit, Failure, NamedSong, load_song, print_fields, song_bar, write_json};
+use crate::exit::{Exit, Failure};
+use crate::guest::GuestReport;
+use crate::machine::{Image, Item, Job, Machine};
+use crate::progress::Progress;
+use crate::{summary, supervisor};
 use anyhow::Context;
+use dmus_card::files::{NamedSong, load_collection, load_song};
 use dmus_card::sink::{AudioFile, Format};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Bytes of a WAV file before its samples.
 const WAV_HEADER: usize = 44;
 
-/// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC file.
+/// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC
+/// file.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Standard MIDI file, format 0 or 1 [default: the bundled song].
@@ -30,68 +32,103 @@ pub(crate) struct Args {
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Let the guest take the card's audio back and play it on QEMU's own sound device (virtio-sound), which writes this WAV file: in real time, and the same
-    /// samples as the card's own, or exit code 5. In virtual time, and not in Linux.
+    /// Let the guest take the card's audio back and play it on QEMU's own sound device (virtio-sound), which writes
+    /// this WAV file: in real time, and the same samples as the card's own, or exit code 5. In virtual time, and not in
+    /// Linux.
     #[arg(long, value_name = "WAV", conflicts_with = "realtime")]
     through_guest: Option<PathBuf>,
-    /// With --realtime: submit each event only so long before its time, as a live sequencer does, instead of as soon as the pool has room.
-    #[arg(long, value_name = "MILLISECONDS", requires = "realtime", value_parser = clap::value_parser!(u32).range(1..=500))]
+    /// With --realtime: submit each event only so long before its time, as a live sequencer does, instead of as soon as
+    /// the pool has room.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        requires = "realtime",
+        value_parser = clap::value_parser!(u32).range(1..=500)
+    )]
     latency: Option<u32>,
     #[command(flatten)]
     machine: Machine,
-    #[command(flatten)]
-    banks: Banks,
+    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and
+    /// the built-in bank last.
+    #[arg(long = "bank", value_name = "FILE")]
+    banks: Vec<PathBuf>,
     /// Have the guest download what the song needs of this .dls or .sf2 file into the card, before it plays.
     #[arg(long, value_name = "FILE")]
     dls: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let song = load_song(args.song.as_deref())?;
-    // The card reads them again. A fault is told here, before anything starts.
-    args.banks.read()?;
-    if let Some(dls) = &args.dls {
-        super::bank::load(dls)?;
+    // The card and the guest read them again. A fault is told here, before anything starts.
+    for file in args.banks.iter().chain(&args.dls) {
+        load_collection(file)?;
     }
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
-    let song_file = dir.path().join("song.mid");
+    let job = job(args, &song, dir.path())?;
+    let mut progress = Progress::new("playing", song.song.duration())?;
+    let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
+        .map_err(|error| with_remains(error, &args.output))?;
+    let fields = fields(args, &song, &guest, &card, started.elapsed())?;
+    summary::print(&fields);
+    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
+        let seconds = first - guest.qemu_start.as_secs_f64();
+        summary::print(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
+    }
+    summary::write(args.json.as_deref(), &fields)?;
+    check(&song, &guest, &card)?;
+    if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
+        keep_speaker(speaker, &args.output.path, output)?;
+    }
+    Ok(())
+}
+
+/// What card and guest are to do; files for them are made in `dir`.
+fn job(args: &Args, song: &NamedSong, dir: &Path) -> anyhow::Result<Job> {
+    let linux = args.machine.image == Image::Linux;
+    let by_aplaymidi = linux && args.machine.realtime;
+    for (wrong, why) in [
+        (
+            args.through_guest.is_some() && (linux || args.output.format != Format::Wav),
+            "--through-guest wants the bare-metal guest, and a .wav to compare with",
+        ),
+        (args.latency.is_some() && linux, "--latency is the bare-metal guest's"),
+        (
+            by_aplaymidi && args.machine.width != 8,
+            "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out",
+        ),
+        (by_aplaymidi && args.dls.is_some(), "--dls is not for aplaymidi: leave --realtime out, or use --bank"),
+    ] {
+        anyhow::ensure!(!wrong, Failure::new(Exit::Usage, why));
+    }
+
+    let mut card = vec!["--sink".into(), args.output.to_string().into()];
+    card.extend(args.banks.iter().flat_map(|file| ["--bank".into(), file.into()]));
+    let song_file = dir.join("song.mid");
     std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
-    let mut card = vec!["--sink".into(), args.output.to_string()];
-    card.extend(args.banks.files.iter().flat_map(|file| ["--bank".into(), file.display().to_string()]));
     let mut items = vec![("song", Item::File(song_file))];
     if args.through_guest.is_some() {
-        let fits = args.machine.image != Image::Linux && args.output.format == Format::Wav;
-        anyhow::ensure!(fits, "--through-guest wants the bare-metal guest, and a .wav to compare with");
         items.push(("through", Item::Text("1".into())));
     }
     if let Some(latency) = args.latency {
-        anyhow::ensure!(args.machine.image != Image::Linux, "--latency is the bare-metal guest's");
         items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
     }
-    let by_aplaymidi = args.machine.image == Image::Linux && args.machine.realtime;
-    anyhow::ensure!(
-        !by_aplaymidi || args.machine.width == 8,
-        "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out"
-    );
     let mut share = None;
-    if let Some(dls) = &args.dls {
-        anyhow::ensure!(!by_aplaymidi, "--dls is not for aplaymidi: leave --realtime out, or use --bank");
-        if args.machine.image == Image::Linux {
-            let folder = dir.path().join("share");
+    match &args.dls {
+        Some(dls) if linux => {
+            let folder = dir.join("share");
             std::fs::create_dir(&folder)
                 .and_then(|()| std::fs::copy(dls, folder.join("dls")))
-                .context("cannot copy")?;
+                .with_context(|| format!("cannot copy {}", dls.display()))?;
             share = Some(folder);
-        } else {
-            items.push(("dls", Item::File(dls.clone())));
         }
+        Some(dls) => items.push(("dls", Item::File(dls.clone()))),
+        None => {}
     }
     let with_dls = if args.dls.is_some() { " --dls /share/dls" } else { "" };
-    let speaker = args.through_guest.as_ref().map(|_| dir.path().join("speaker.wav"));
-    let job = Job {
-        doing: "playing",
+    Ok(Job {
         card,
+        log: "warn",
         items,
         share,
         linux: match (args.machine.realtime, args.machine.width) {
@@ -99,28 +136,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             (false, 8) if args.dls.is_none() => "play".into(),
             (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
         },
-        speaker,
-        log: "warn",
-    };
-    let bar = song_bar(song.song.duration())?;
-    let result = Scene::new(&args.machine, dir.path())?.run(&job, &bar);
-    bar.finish_and_clear();
-    let (guest, card) = result.map_err(|error| with_remains(error, &args.output))?;
-    let summary = summary(args, &song, &guest, &card, started.elapsed())?;
-    print_fields(&summary);
-    if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
-        let seconds = first - guest.qemu_start.as_secs_f64();
-        print_fields(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
-    }
-    write_json(args.json.as_deref(), &summary)?;
-    check(&song, &guest, &card)?;
-    if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
-        keep_speaker(speaker, &args.output.path, output)?;
-    }
-    Ok(ExitCode::SUCCESS)
+        speaker: args.through_guest.as_ref().map(|_| dir.join("speaker.wav")),
+    })
 }
 
-/// Makes a WAV file of what QEMU's sound device wrote: its samples up to the end of the card's, which they must equal. All that comes after is silence.
+/// Makes a WAV file of what QEMU's sound device wrote: its samples up to the end of the card's, which they must equal.
+/// All that comes after is silence.
 fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let (mut heard, rendered) = (read(speaker)?, read(card)?);
@@ -171,7 +192,7 @@ fn with_remains(error: anyhow::Error, output: &AudioFile) -> anyhow::Error {
 }
 
 /// Everything worth knowing, under the names of the JSON file.
-fn summary(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
+fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
     let output = &args.output.path;
     Ok(json!({
         "song": song.name,

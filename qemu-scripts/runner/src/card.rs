@@ -1,0 +1,124 @@
+//! The card as a child process: `dmus-card serve`, for one client, on a socket in a directory of this run.
+//!
+//! Fed by [`crate::supervisor`] and `shell`; feeds them with the socket to give to QEMU, and at the end with what the
+//! card counted.
+
+use crate::exit::{Exit, Failure, Interrupt};
+use crate::process::{self, Process};
+use crate::programs::Programs;
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use signal_hook::consts::SIGSYS;
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// How long the card may take to listen, and to complete its files at the end.
+const LIMIT: Duration = Duration::from_secs(20);
+/// How often it is looked for the card's files.
+const POLL: Duration = Duration::from_millis(2);
+/// How long a card may take to see that its client has gone, before it is told.
+const NOTICE: Duration = Duration::from_millis(200);
+
+/// How a card is started.
+pub(crate) struct Options {
+    /// As of `serve --clock`.
+    pub(crate) clock: &'static str,
+    /// More options of `serve`.
+    pub(crate) more: Vec<OsString>,
+    /// What it logs if the user does not say: a level, or nothing for its own choice.
+    pub(crate) log: Option<&'static str>,
+}
+
+/// A card that listens.
+pub(crate) struct Card {
+    process: Process,
+    socket: PathBuf,
+    json: PathBuf,
+}
+
+impl Card {
+    /// Starts a card whose socket and counters are in `dir`, and waits until it listens.
+    pub(crate) fn start(
+        programs: &Programs,
+        dir: &Path,
+        options: &Options,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let (socket, json) = (dir.join("card.sock"), dir.join("card.json"));
+        let mut command: Vec<OsString> = vec![programs.card()?.into()];
+        command.extend(["serve", "--once", "--clock", options.clock, "--socket"].map(OsString::from));
+        command.extend([socket.clone().into(), "--json".into(), json.clone().into()]);
+        command.extend(options.more.iter().cloned());
+        if programs.no_sandbox {
+            command.push("--no-sandbox".into());
+        }
+        let mut command = process::command(&command)?;
+        if let Some(log) = options.log
+            && std::env::var_os("DMUS_LOG").is_none()
+        {
+            command.env("DMUS_LOG", format!("{log},vfio_user=off"));
+        }
+        let mut process = Process::start(command.stdin(Stdio::null())).context("cannot start the card")?;
+        let deadline = Instant::now() + LIMIT;
+        // It makes the file of its counters once it listens and has opened all else.
+        while !json.exists() {
+            interrupt.check()?;
+            ensure!(Instant::now() < deadline, "the card did not listen within {LIMIT:?}");
+            if let Some(status) = process.wait(POLL)? {
+                // The card has said on standard error what is wrong; its codes for that mean the same here.
+                let exit = match status.code() {
+                    Some(2) => Exit::Usage,
+                    Some(3) => Exit::Unusable,
+                    _ => Exit::Failed,
+                };
+                return Err(Failure::new(exit, format!("the card could not start ({status})")).into());
+            }
+        }
+        Ok(Self { process, socket, json })
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Fails if it has ended with an error. (It ends by itself only after QEMU has.)
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        match self.process.status()? {
+            Some(status) if !status.success() => {
+                let why = match status.signal() {
+                    Some(SIGSYS) => {
+                        ": it tried a system call that its sandbox forbids (the kernel's log has the number), \
+                         which is a defect of the card or an attack; --no-sandbox does without"
+                    }
+                    _ => "",
+                };
+                let message = format!("the card ended while the guest ran ({status}){why}");
+                Err(Failure::new(Exit::CardGone, message).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until it has completed its files, its client being gone, and gives what it counted.
+    pub(crate) fn finish(mut self) -> anyhow::Result<Value> {
+        match self.process.wait(LIMIT)? {
+            None => bail!("the card did not end within {LIMIT:?} after its guest"),
+            Some(status) if !status.success() => bail!("the card could not complete its work ({status})"),
+            Some(_) => {}
+        }
+        let text = std::fs::read_to_string(&self.json).context("the card left no summary")?;
+        serde_json::from_str(&text).context("the card's summary is no JSON")
+    }
+
+    /// Has it complete its files after a run that failed.
+    pub(crate) fn abandon(mut self) {
+        // It does by itself when its client has gone; without one, it must be told.
+        if let Ok(None) = self.process.wait(NOTICE) {
+            self.process.terminate(LIMIT);
+        }
+    }
+}

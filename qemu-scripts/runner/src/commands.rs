@@ -1,0 +1,6 @@
+//! The subcommands.
+
+pub(crate) mod conform;
+pub(crate) mod play;
+pub(crate) mod record;
+pub(crate) mod shell;

@@ -1,0 +1,184 @@
+//! `shell`: the Linux guest with a card, for a person at the terminal or for a script.
+//!
+//! Fed by the command line; feeds the terminal with the guest's serial line. The guest's image is made by a program
+//! that the command line names, unless kernel and initramfs are given.
+
+use crate::card::{self, Card};
+use crate::exit::{Exit, Failure, Interrupt};
+use crate::process::{self, Process};
+use crate::programs::Programs;
+use crate::qemu::{self, GUEST_FAILURE, GUEST_SUCCESS, Guest, Qemu};
+use anyhow::Context;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// How often signals and processes are looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long QEMU may take to leave the terminal as it was.
+const QEMU_LIMIT: Duration = Duration::from_secs(5);
+
+/// Boot the Linux guest with the card, on this terminal or for a script.
+///
+/// The guest has the card bound to vfio-pci (its address is $CARD). Leave it with `exit`, or with Ctrl-A X.
+///
+/// Exit codes: 0 left by `exit`, or the script succeeded; 1 the script, the guest or the card failed; 2 wrong usage;
+/// 3 this machine lacks something; 4 QEMU failed; 130 interrupted.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What the guest's sh runs instead of a person.
+    #[arg(value_parser = file)]
+    script: Option<PathBuf>,
+    /// A folder of yours, /share in the guest, to read and to write.
+    #[arg(long, value_name = "DIR", value_parser = directory)]
+    share: Option<PathBuf>,
+    /// A kernel of your own (bzImage or vmlinux). Its modules are not in the image.
+    #[arg(long, value_name = "PATH", value_parser = file)]
+    kernel: Option<PathBuf>,
+    /// An initramfs of your own.
+    #[arg(long, value_name = "PATH", value_parser = file)]
+    initrd: Option<PathBuf>,
+    /// Put this program into the guest's /bin, too.
+    #[arg(long, value_name = "PROGRAM", value_parser = file)]
+    with: Vec<PathBuf>,
+    /// Where the card's audio goes, as of dmus-card serve.
+    #[arg(long, default_value = "null")]
+    sink: String,
+    /// The card's clock.
+    #[arg(long, value_enum, default_value = "realtime")]
+    clock: Clock,
+    /// What the card's capture streams hear, as of dmus-card serve; may be given again.
+    #[arg(long, value_name = "SOURCE")]
+    midi_in: Vec<String>,
+    /// What makes kernel and initramfs, where they are not given: BUILDER --dmusd -o DIR --with PROGRAM...
+    #[arg(long, value_name = "BUILDER", required_unless_present_all = ["kernel", "initrd"])]
+    image_builder: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Clock {
+    Virtual,
+    Realtime,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.script.is_none() && !std::io::stdin().is_terminal() {
+        let message = "there is no terminal: what is to run goes into a SCRIPT; see --help";
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
+    let interrupt = Interrupt::catch()?;
+    let dir = tempfile::Builder::new().prefix("dmus-shell-").tempdir().context("cannot make a temporary directory")?;
+    let (kernel, initrd) = image(args, dir.path(), &interrupt)?;
+    let mut more: Vec<OsString> = vec!["--sink".into(), (&args.sink).into()];
+    more.extend(args.midi_in.iter().flat_map(|source| ["--midi-in".into(), source.into()]));
+    let clock = match args.clock {
+        Clock::Virtual => "virtual",
+        Clock::Realtime => "realtime",
+    };
+    let card = Card::start(&args.programs, dir.path(), &card::Options { clock, more, log: None }, &interrupt)?;
+    match attend(args, &kernel, &initrd, card.socket(), &interrupt) {
+        Ok(()) => card.finish().map(drop),
+        Err(error) => {
+            card.abandon();
+            Err(error)
+        }
+    }
+}
+
+/// Kernel and initramfs: the user's, or new ones in `dir`, where the programs that are put in stay out of the image
+/// that others boot.
+fn image(args: &Args, dir: &Path, interrupt: &Interrupt) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let paths = |kernel: &Option<PathBuf>, initrd: &Option<PathBuf>| {
+        let or = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| dir.join(name));
+        (or(kernel, "vmlinux"), or(initrd, "initrd"))
+    };
+    if let (None, Some(builder)) = (args.kernel.as_ref().zip(args.initrd.as_ref()), &args.image_builder) {
+        let mut command: Vec<OsString> = vec![builder.into(), "--dmusd".into(), "-o".into(), dir.into()];
+        command.extend(args.with.iter().flat_map(|program| ["--with".into(), program.into()]));
+        let mut build = Process::start(process::command(&command)?.stdin(Stdio::null()))
+            .with_context(|| format!("cannot start {}", builder.display()))?;
+        // A first build downloads the guest's packages, which has limits of its own.
+        let status = loop {
+            interrupt.check()?;
+            if let Some(status) = build.wait(GLANCE)? {
+                break status;
+            }
+        };
+        if !status.success() {
+            let exit = if status.code() == Some(3) { Exit::Unusable } else { Exit::Failed };
+            let message = format!("the Linux guest cannot be built: {} failed ({status})", builder.display());
+            return Err(Failure::new(exit, message).into());
+        }
+    }
+    Ok(paths(&args.kernel, &args.initrd))
+}
+
+/// Boots the guest, and waits for its end, which a person or the script decides.
+fn attend(args: &Args, kernel: &Path, initrd: &Path, card: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let mut qemu = Qemu::new(&args.programs, Guest::Linux);
+    match &args.script {
+        Some(script) => {
+            qemu.file("run", script);
+            qemu.add(&["-serial", "stdio"]);
+        }
+        // Ctrl-C is the guest's.
+        None => qemu.add(&["-serial", "mon:stdio"]),
+    }
+    qemu.iommu();
+    qemu.card(card);
+    if let Some(folder) = &args.share {
+        qemu.share(folder, false);
+    }
+    qemu.linux(kernel, initrd);
+    let mut command = process::command(&qemu.into_words())?;
+    let mut qemu = Process::start(command.stderr(Stdio::piped()))
+        .map_err(|error| Failure::new(Exit::Qemu, format!("cannot start QEMU: {error}")))?;
+    let said = pass_on(qemu.stderr()?);
+    let status = loop {
+        if let Err(interrupted) = interrupt.check() {
+            qemu.terminate(QEMU_LIMIT);
+            return Err(interrupted.into());
+        }
+        if let Some(status) = qemu.wait(GLANCE)? {
+            break status;
+        }
+    };
+    // Nothing is sent: the end of QEMU's standard error is the end of the channel.
+    let _ = said.recv_timeout(Duration::from_secs(1));
+    interrupt.check()?;
+    let failed = |exit, message: String| Err(Failure::new(exit, message).into());
+    match status.code() {
+        Some(GUEST_SUCCESS) => Ok(()),
+        Some(GUEST_FAILURE) => failed(Exit::Failed, "the guest failed".into()),
+        Some(0) if args.script.is_none() => Ok(()),
+        Some(0) => failed(Exit::Failed, "the guest ended before the script did".into()),
+        _ => failed(Exit::Qemu, format!("QEMU failed ({status})")),
+    }
+}
+
+/// Passes on what QEMU says, less what is harmless.
+fn pass_on(stderr: ChildStderr) -> Receiver<()> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let _sender = sender;
+        for line in BufReader::new(stderr).lines().map_while(Result::ok).filter(|line| !qemu::is_harmless(line)) {
+            eprintln!("{line}");
+        }
+    });
+    receiver
+}
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_file() { Ok(path) } else { Err(format!("there is no file {text}")) }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_dir() { Ok(path) } else { Err(format!("{text} is no directory")) }
+}

@@ -1,0 +1,156 @@
+//! QEMU's command line for a machine with the card.
+//!
+//! Fed by [`crate::machine`] and `shell` with what is on the machine; feeds [`crate::process`].
+
+use crate::programs::Programs;
+use serde_json::json;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Guest memory, of the player and of Linux.
+const MEMORY: &str = "256M";
+const LINUX_MEMORY: &str = "512M";
+/// For the kernel of Linux: little on the serial line, QEMU ends when it panics, and it does not panic because its
+/// timer is late on a busy host.
+const LINUX_OPTIONS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+/// What isa-debug-exit makes of the guests' success code, and of the Linux guest's failure. Every other end gives
+/// another.
+pub(crate) const GUEST_SUCCESS: i32 = 0x31 << 1 | 1;
+pub(crate) const GUEST_FAILURE: i32 = 0x10 << 1 | 1;
+
+/// What the machine is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guest {
+    BareMetal,
+    Linux,
+}
+
+/// A command line in the making. The order of devices is that of the calls.
+pub(crate) struct Qemu {
+    words: Vec<OsString>,
+}
+
+impl Qemu {
+    /// A machine with shared memory and isa-debug-exit; all else is added.
+    pub(crate) fn new(programs: &Programs, guest: Guest) -> Self {
+        let mut qemu = Self { words: vec![programs.qemu.clone().into()] };
+        // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller. Other
+        // accelerators ignore it.
+        let (memory, split) = match guest {
+            Guest::BareMetal => (MEMORY, ""),
+            Guest::Linux => (LINUX_MEMORY, ",kernel-irqchip=split"),
+        };
+        qemu.add(&["-accel", &programs.accel, "-m", memory]);
+        qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
+        qemu.add(&["-machine", &format!("q35,memory-backend=ram{split}")]);
+        qemu.add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none", "-net", "none"]);
+        qemu.add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        qemu
+    }
+
+    /// More options.
+    pub(crate) fn add(&mut self, words: &[&str]) {
+        self.words.extend(words.iter().map(OsString::from));
+    }
+
+    /// A file for the guest to find under `opt/dmus/NAME`.
+    pub(crate) fn file(&mut self, name: &str, path: &Path) {
+        self.add(&["-fw_cfg", &format!("name=opt/dmus/{name},file={}", escaped(path))]);
+    }
+
+    /// A text for the guest to find under `opt/dmus/NAME`.
+    pub(crate) fn text(&mut self, name: &str, text: &str) {
+        self.add(&["-fw_cfg", &format!("name=opt/dmus/{name},string={}", text.replace(',', ",,"))]);
+    }
+
+    /// An IOMMU, through which programs of Linux reach devices. It must come before them.
+    pub(crate) fn iommu(&mut self) {
+        self.add(&["-device", "intel-iommu,caching-mode=on"]);
+    }
+
+    /// The card behind this socket.
+    pub(crate) fn card(&mut self, socket: &Path) {
+        let device = json!({
+            "driver": "vfio-user-pci",
+            "rombar": 0,
+            "x-msg-timeout": 60_000,
+            "socket": { "type": "unix", "path": socket },
+        });
+        self.add(&["-device", &device.to_string()]);
+    }
+
+    /// QEMU's own sound device, which writes this WAV file.
+    pub(crate) fn speaker(&mut self, wav: &Path) {
+        // At another rate QEMU would change the samples.
+        self.add(&["-audiodev", &format!("wav,id=speaker,out.frequency=48000,path={}", escaped(wav))]);
+        self.add(&["-device", "virtio-sound-pci,audiodev=speaker"]);
+    }
+
+    /// A folder of the host, which the Linux guest mounts on /share.
+    pub(crate) fn share(&mut self, folder: &Path, read_only: bool) {
+        let read_only = if read_only { "on" } else { "off" };
+        let folder = escaped(folder);
+        self.add(&["-fsdev", &format!("local,id=share,security_model=none,readonly={read_only},path={folder}")]);
+        self.add(&["-device", "virtio-9p-pci,fsdev=share,mount_tag=share"]);
+    }
+
+    /// A kernel that QEMU boots by itself.
+    pub(crate) fn kernel(&mut self, kernel: &Path) {
+        self.add(&["-kernel"]);
+        self.words.push(kernel.into());
+    }
+
+    /// Linux.
+    pub(crate) fn linux(&mut self, kernel: &Path, initrd: &Path) {
+        self.kernel(kernel);
+        self.add(&["-initrd"]);
+        self.words.push(initrd.into());
+        self.add(&["-append", LINUX_OPTIONS]);
+    }
+
+    /// A CD to boot from.
+    pub(crate) fn cd(&mut self, iso: &Path) {
+        self.add(&[
+            "-drive",
+            &format!("file={},format=raw,media=cdrom,readonly=on,if=ide", escaped(iso)),
+            "-boot",
+            "d",
+        ]);
+    }
+
+    /// Firmware in place of QEMU's own.
+    pub(crate) fn firmware(&mut self, firmware: &Path) {
+        self.add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", escaped(firmware))]);
+    }
+
+    /// The command line.
+    pub(crate) fn into_words(self) -> Vec<OsString> {
+        self.words
+    }
+}
+
+/// Whether a line of QEMU's standard error is of no interest: the card's PCI function has no AER, and needs none.
+pub(crate) fn is_harmless(line: &str) -> bool {
+    line.contains("enable error recovery")
+}
+
+/// A path as part of an option of QEMU, where a comma ends the part.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_and_texts_do_not_end_an_option() {
+        let mut qemu = Qemu { words: vec![] };
+        qemu.file("song", Path::new("/a,b.mid"));
+        qemu.text("run", "echo a, b");
+        assert_eq!(
+            qemu.into_words(),
+            ["-fw_cfg", "name=opt/dmus/song,file=/a,,b.mid", "-fw_cfg", "name=opt/dmus/run,string=echo a,, b"]
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! The two processes of a playing, recording or trying, card and QEMU: started, watched, and ended whatever happens.
+//!
+//! Fed by `play`, `record` and `conform` with a [`Job`]; feeds [`crate::guest`] with the serial line, and the caller
+//! with what the guest said and what the card counted.
+
+use crate::card::{self, Card};
+use crate::exit::{Exit, Failure, Interrupt};
+use crate::guest::GuestReport;
+use crate::machine::{Job, Machine};
+use crate::process::{self, Process};
+use crate::progress::Progress;
+use crate::qemu::{self, GUEST_SUCCESS};
+use anyhow::Context;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{ChildStderr, ChildStdout, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How often signals and processes are looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long QEMU may take to end, once it has closed its output.
+const QEMU_LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs a job to its end, with the files of the run in `dir`; gives what the guest said and what the card counted.
+/// Signals end the run in order.
+pub(crate) fn run(
+    machine: &Machine,
+    job: &Job,
+    dir: &Path,
+    progress: &mut Progress,
+) -> anyhow::Result<(GuestReport, Value)> {
+    let interrupt = Interrupt::catch()?;
+    let options = card::Options { clock: machine.clock_name(), more: job.card.clone(), log: Some(job.log) };
+    let mut card = Card::start(&machine.programs, dir, &options, &interrupt)?;
+    let guest = GuestReport::new();
+    let watched = start_qemu(machine, job, card.socket()).and_then(|mut qemu| {
+        progress.boot();
+        let limit = Duration::from_secs(machine.time_limit);
+        Watch { qemu: &mut qemu, card: &mut card, interrupt: &interrupt, limit }.run(guest, progress)
+    });
+    progress.finish();
+    // A terminal interrupts all three processes at once, and another's end may be seen first.
+    let watched = interrupt.check().map_err(anyhow::Error::from).and(watched);
+    match watched {
+        Ok(guest) => Ok((guest, card.finish()?)),
+        Err(error) => {
+            card.abandon();
+            Err(error)
+        }
+    }
+}
+
+fn start_qemu(machine: &Machine, job: &Job, socket: &Path) -> anyhow::Result<Process> {
+    let command = machine.qemu_command(socket, job)?;
+    tracing::debug!("{command:?}");
+    let mut command = process::command(&command)?;
+    let qemu = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    qemu.map_err(|error| Failure::new(Exit::Qemu, format!("cannot start QEMU: {error}")).into())
+}
+
+/// A guest that runs.
+struct Watch<'a> {
+    qemu: &'a mut Process,
+    card: &'a mut Card,
+    interrupt: &'a Interrupt,
+    /// How long the guest may say nothing.
+    limit: Duration,
+}
+
+impl Watch<'_> {
+    /// Follows the guest's serial line until QEMU ends.
+    fn run(&mut self, mut guest: GuestReport, progress: &mut Progress) -> anyhow::Result<GuestReport> {
+        let complaints = complaints_of(self.qemu.stderr()?);
+        let lines = lines_of(self.qemu.stdout()?);
+        let mut last_sign = Instant::now();
+        loop {
+            self.interrupt.check()?;
+            match lines.recv_timeout(GLANCE) {
+                Ok(line) => {
+                    tracing::debug!("guest: {line}");
+                    last_sign = Instant::now();
+                    if let Some(position) = guest.take(&line) {
+                        progress.show(position);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) if last_sign.elapsed() > self.limit => {
+                    let (limit, last) = (self.limit.as_secs(), guest.last_words());
+                    let message = format!("the guest stood still for {limit} s and was ended{last}");
+                    return Err(Failure::new(Exit::Stalled, message).into());
+                }
+                Err(RecvTimeoutError::Timeout) => self.card.check()?,
+            }
+        }
+        let status = self.qemu.wait(QEMU_LIMIT)?.context("QEMU closed its output and did not end")?;
+        let complaints = complaints.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+        match status.code() {
+            Some(GUEST_SUCCESS) if guest.summary.is_some() => Ok(guest),
+            _ => {
+                self.card.check()?;
+                Err(judge(status, &guest, complaints.trim()).into())
+            }
+        }
+    }
+}
+
+/// What a QEMU that did not end with success died of.
+fn judge(status: ExitStatus, guest: &GuestReport, complaints: &str) -> Failure {
+    let (exit, message) = match status.code() {
+        None => (Exit::QemuGone, format!("QEMU was killed while the guest ran ({status})")),
+        Some(_) if guest.error.is_some() || guest.spoke => {
+            (Exit::Guest, format!("the guest failed{}", guest.last_words()))
+        }
+        Some(3 | 4 | 126 | 127) => (Exit::Qemu, format!("QEMU cannot be started: {complaints}")),
+        Some(_) if !complaints.is_empty() => (Exit::Qemu, format!("QEMU failed: {complaints}")),
+        Some(code) => (Exit::Guest, format!("the guest ended without a word (QEMU's exit code {code})")),
+    };
+    Failure::new(exit, message)
+}
+
+/// Lines of the guest, however broken.
+fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// All that QEMU complains of, at its end, less what is harmless.
+fn complaints_of(stderr: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        let lines: Vec<_> = lines.filter(|line| !qemu::is_harmless(line)).collect();
+        let _ = sender.send(lines.join("\n"));
+    });
+    receiver
+}
