@@ -205,11 +205,11 @@ impl CaptureStream {
         }
     }
 
-    /// Takes posted slots over and fills some, outside the section. False if that has to wait until the stream's memory is back, or
-    /// a reset has made it void.
+    /// Takes posted slots over and fills some, outside the section, and publishes them. False if there is more, or it has to wait until
+    /// the stream's memory is back.
     pub(crate) fn exchange(&mut self, section: &mut Section<'_>) -> bool {
         if !self.has_work() {
-            return true;
+            return self.publish(section);
         }
         if self.queues.reach(section) == Reach::Away {
             return false;
@@ -220,12 +220,12 @@ impl CaptureStream {
             self.fetch(&memory, shared.stats());
             self.fill_posted(&memory, shared.stats());
         });
-        section.is_of(epoch)
+        section.is_of(epoch) && self.publish(section) && !self.has_work()
     }
 
     fn fetch(&mut self, memory: &Pieces<'_>, stats: &Stats) {
         for _ in 0..SECTION {
-            let Some(index) = self.queues.submissions.fetch() else {
+            let Some(index) = self.queues.submissions.take() else {
                 return;
             };
             let Some(slot) = memory.submission(index) else {

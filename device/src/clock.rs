@@ -132,6 +132,12 @@ impl Clock {
         self.moved = true;
     }
 
+    /// Master time up to which events are due before the next sample.
+    #[inline]
+    pub(crate) fn due_here(&self) -> RefTime {
+        self.now.horizon.min(self.now.start)
+    }
+
     /// Samples from the position to the horizon.
     #[inline]
     pub(crate) fn ahead(&self) -> u64 {
@@ -157,10 +163,15 @@ impl Clock {
         self.granted.saturating_sub(self.now.start) > FAR
     }
 
-    /// Whether time or position have moved since this was last asked.
+    /// Whether time or position have moved since they were published.
     #[inline]
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// The same, and they are published now.
     pub(crate) fn take_moved(&mut self) -> bool {
-        self.moved && std::mem::take(&mut self.moved)
+        std::mem::take(&mut self.moved)
     }
 
     /// Whether the master clock has reached a grant that the driver waits for. Said once.

@@ -1,7 +1,7 @@
 //! The engine: a thread that fetches submissions, renders, and publishes completions.
 //!
 //! Fed by `shared` (requests, doorbell page, guest memory); feeds the sink with audio, and the guest with completions and
-//! interrupts. A turn has four phases, each a function: [`poll`](Core::poll) takes grant and tails from the page,
+//! interrupts. A turn has four phases, each a function: [`poll`](Core::poll) takes the grant from the page,
 //! [`fetch`](Core::fetch) brings in what the tails publish, [`render`](Core::render) presents and renders a block with no lock
 //! held, and [`publish`](Core::publish) gives back what is completed and tells the time. In between, requests are carried out and
 //! inputs are captured, and an engine with nothing to do sleeps.
@@ -197,10 +197,10 @@ impl Core {
         }
         // Before the page is polled: what was submitted before a request is there before it is carried out.
         section.take_requests(&mut self.requests);
-        let mut worked = self.poll(&mut section);
-        if worked && !self.fetch(&mut section) {
+        let poll = self.poll(&mut section);
+        let Some(mut worked) = self.fetch(&mut section, poll) else {
             return Turn::Worked;
-        }
+        };
         if self.requests.any && self.may_answer() {
             worked = true;
             if !self.answer_requests(&mut section) {
@@ -220,27 +220,21 @@ impl Core {
                 None => return Turn::Worked,
             }
         }
-        worked |= self.publish(&mut section);
+        if self.clock.has_moved() {
+            worked |= self.publish(&mut section);
+        }
         if self.library.downloads.is_unloading() {
             worked |= section.unlocked(|| self.collect_downloads(shared));
         }
         if worked { Turn::Worked } else { Turn::Quiet }
     }
 
-    /// Loads the grant, and only then the tails: what a grant covers is among what these tails publish. Says whether there is
-    /// something to fetch.
-    #[inline]
-    fn poll(&mut self, section: &mut Section<'_>) -> bool {
+    /// Loads the grant, and says with what to load the tails after it: what a grant covers is among what these publish.
+    #[inline(always)]
+    fn poll(&mut self, section: &mut Section<'_>) -> Poll {
         let poll = Poll::at(section.page());
         if self.clock.grant(poll.grant()).is_err() {
             section.fault(Fault::GrantBackward, 0);
-        }
-        let mut pending = false;
-        for stream in &mut self.streams.render {
-            pending |= stream.queues.poll(poll, section);
-        }
-        for stream in &mut self.streams.capture {
-            pending |= stream.queues.poll(poll, section);
         }
         let Streams { capture, inputs, .. } = &self.streams;
         let reached = self.clock.now().horizon;
@@ -249,35 +243,59 @@ impl Core {
             true => captures::limit(capture, inputs, reached, due),
             false => due,
         });
-        pending
+        poll
     }
 
-    /// Fetches up to the tails that were polled, section by section: nothing is rendered before what is granted is fetched. False if
-    /// a reset has made the turn void, or a ring is away for a moment.
-    #[inline]
-    fn fetch(&mut self, section: &mut Section<'_>) -> bool {
+    /// Loads each stream's tail, fetches up to there and publishes what that completes: nothing is rendered before what is granted is
+    /// fetched. Says whether there was anything; `None` if a reset has made the turn void, or a ring is away for a moment.
+    #[inline(always)]
+    fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<bool> {
+        let (mut worked, mut left) = (false, false);
+        for stream in &mut self.streams.render {
+            if stream.queues.poll(poll, section) {
+                worked = true;
+                left |= !stream.fetch(section);
+            }
+        }
+        for stream in &mut self.streams.capture {
+            if stream.queues.poll(poll, section) {
+                worked = true;
+                left |= !stream.exchange(section);
+            }
+        }
+        (!left || self.fetch_rest(section)).then_some(worked)
+    }
+
+    /// Goes on fetching, section by section. False as in [`Self::fetch`].
+    #[cold]
+    fn fetch_rest(&mut self, section: &mut Section<'_>) -> bool {
         loop {
-            let (mut left, mut there) = (false, true);
-            for stream in &mut self.streams.render {
-                there &= stream.fetch(section);
-                left |= stream.queues.submissions.pending() > 0;
-            }
-            for stream in &mut self.streams.capture {
-                there &= stream.exchange(section);
-                left |= stream.has_work();
-            }
             if !section.is_of(self.epoch) {
                 return false;
             }
-            if !there {
+            section.unlocked(|| ());
+            let mut left = false;
+            for stream in &mut self.streams.render {
+                left |= !stream.fetch(section);
+            }
+            for stream in &mut self.streams.capture {
+                left |= !stream.exchange(section);
+            }
+            if !left {
+                return section.is_of(self.epoch);
+            }
+            if self.is_away(section) {
                 self.give_way(section);
                 return false;
             }
-            if !left {
-                return true;
-            }
-            section.unlocked(|| ());
         }
+    }
+
+    /// Whether some stream's memory is away for a moment.
+    fn is_away(&self, section: &Section<'_>) -> bool {
+        let render = self.streams.render.iter().map(|stream| &stream.queues);
+        let mut queues = render.chain(self.streams.capture.iter().map(|stream| &stream.queues));
+        queues.any(|queues| queues.is_away(section))
     }
 
     /// The client is moving its memory, and the transport needs the lock for that.
@@ -287,7 +305,6 @@ impl Core {
     }
 
     /// Frames of the next block; 0 if there is none to render yet.
-    #[inline]
     fn frames(&self) -> usize {
         let ahead = self.clock.ahead();
         let frames = match self.clock.is_virtual() {
@@ -300,15 +317,17 @@ impl Core {
     }
 
     /// Whether there are samples to render, or events to present before the next one.
-    #[inline]
+    #[inline(always)]
     fn has_to_render(&mut self) -> bool {
+        let due = self.clock.due_here();
+        let any_due = self.streams.render.iter().any(|stream| stream.is_due(due));
+        (any_due || self.clock.ahead() > 0) && self.can_render(any_due)
+    }
+
+    #[inline(never)]
+    fn can_render(&mut self, any_due: bool) -> bool {
         self.output.look();
-        if self.is_stalled() {
-            return false;
-        }
-        let now = self.clock.now();
-        let due = now.horizon.min(now.start);
-        self.frames() > 0 || self.streams.render.iter().any(|stream| stream.is_due(due))
+        !self.is_stalled() && (any_due || self.frames() > 0)
     }
 
     /// Renders one block at most, and presents what is due in it and at its end; says how many frames.
@@ -338,9 +357,8 @@ impl Core {
         }
     }
 
-    /// Publishes completions, then the clocks, then the reaching of a grant: whoever sees one sees what is before it. Says whether a
-    /// grant was reached.
-    #[inline]
+    /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees what is before it.
+    /// Says whether a grant was reached.
     fn publish(&mut self, section: &mut Section<'_>) -> bool {
         let mut there = true;
         for stream in &mut self.streams.render {
@@ -353,13 +371,11 @@ impl Core {
             self.give_way(section);
             return true;
         }
-        self.clock.take_moved() && section.is_of(self.epoch) && self.publish_clocks(section)
-    }
-
-    fn publish_clocks(&mut self, section: &mut Section<'_>) -> bool {
         // With nothing to render, the horizon itself has been reached.
         self.move_to(self.clock.now().position);
-        self.clock.take_moved();
+        if !self.clock.take_moved() || !section.is_of(self.epoch) {
+            return false;
+        }
         let master = self.clock.master_time();
         let clocks = Clocks { master, samples: self.clock.now().position.0 };
         section.publish_clocks(clocks, master.saturating_add(LATENCY));

@@ -64,13 +64,16 @@ impl Core {
         }
         if capture.iter().any(CaptureStream::has_work) {
             worked = true;
-            if !self.fetch(section) {
+            if !self.fetch_rest(section) {
                 return None;
             }
         }
         if !is_virtual {
             let stats = section.shared().stats();
-            self.streams.capture.iter_mut().for_each(|stream| stream.drop_excess(stats));
+            for stream in &mut self.streams.capture {
+                stream.drop_excess(stats);
+                stream.publish(section);
+            }
         }
         Some(worked)
     }

@@ -54,6 +54,7 @@ impl Core {
     pub(super) fn rest(&mut self, shared: &Shared) {
         let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
+        self.output.look();
         let runs = !self.output.is_ready() || !self.clock.is_virtual() && self.any_runs();
         if quiet < self.sleeper.spin && !runs {
             std::hint::spin_loop();

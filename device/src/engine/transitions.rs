@@ -57,7 +57,7 @@ impl Core {
         });
         // What STOP discards, and the period that PAUSE ends, is visible before the state reads back.
         while section.is_of(self.epoch) && self.has_news(index) {
-            self.fetch(section);
+            self.fetch_rest(section);
             self.publish(section);
         }
         if !section.is_of(self.epoch) {

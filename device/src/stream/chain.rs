@@ -168,7 +168,7 @@ impl<M: StreamMemory> Taking<'_, M> {
             return Ok(accepted);
         }
         // The bytes are copied: a fragment's buffer is free, whatever becomes of the message.
-        self.in_flight.pass(NONE, copied.buffer);
+        self.in_flight.pass(copied.buffer);
         match self.assembler.collect(&fragment, last, self.in_flight.assembled_bytes()) {
             Ok(bytes) if last => {
                 self.in_flight.carry_assembled(slot, Header(words.header), bytes.into());
@@ -192,7 +192,8 @@ impl<M: StreamMemory> Taking<'_, M> {
             Data::Inline(bytes) => (true, u64::from_le_bytes(bytes)),
             Data::Buffer(iova) | Data::Package(iova) => (false, iova),
         };
-        Validator::copy(self.memory, self.in_flight, inline, data, event.event_bytes.into())
+        let publication = self.in_flight.publication();
+        Validator::copy(self.memory, (&mut self.in_flight.buffers, publication), inline, data, event.event_bytes.into())
     }
 
     fn hold(&mut self, slot: u32, words: SlotWords, copied: Copied) {

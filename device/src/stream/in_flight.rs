@@ -19,7 +19,7 @@ const ASSEMBLED: u16 = 0x8000;
 
 /// The private copy of a slot.
 #[derive(Clone, Copy, Debug)]
-struct Held {
+pub(super) struct Held {
     mark: u32,
     /// Next slot of the submission, in playing order.
     next: u32,
@@ -134,6 +134,76 @@ pub(crate) enum Message<'a> {
     Long(&'a [u8]),
 }
 
+/// The slots of a stream.
+pub(super) struct Slots<'a> {
+    slots: &'a mut [Held],
+    publication: u32,
+    owned: &'a mut u32,
+}
+
+/// A slot that is the driver's, and may become the card's.
+pub(super) struct Free<'a> {
+    held: &'a mut Held,
+    publication: u32,
+    owned: &'a mut u32,
+}
+
+impl Slots<'_> {
+    /// A slot that is there, and the driver's.
+    #[inline(always)]
+    pub(super) fn free(&mut self, slot: u32) -> Option<Free<'_>> {
+        let held = self.slots.get_mut(slot as usize).filter(|held| held.mark < self.publication)?;
+        Some(Free { held, publication: self.publication, owned: self.owned })
+    }
+
+    /// The message of a submission that is one slot by itself and nothing unusual, with its channel group; the card lets go of it.
+    #[inline(always)]
+    pub(super) fn release_lone<'b>(
+        &mut self,
+        head: u32,
+        buffers: &'b mut Buffers,
+        inline: usize,
+    ) -> Option<(u16, Message<'b>)> {
+        let held = self.slots.get_mut(head as usize)?;
+        let header = Header(held.header);
+        if header.flags() != 0 || held.next != NONE {
+            return None;
+        }
+        held.mark = self.publication;
+        *self.owned -= 1;
+        let message = match header.len() {
+            len if len <= inline => Message::Short(held.data, len),
+            len => {
+                let buffer = Buffer::of(held.data);
+                buffers.mark(buffer, self.publication);
+                Message::Long(buffers.bytes(buffer, len))
+            }
+        };
+        Some((header.channel_group(), message))
+    }
+}
+
+impl Free<'_> {
+    /// Slot and buffer, if there is one, are let go of with the next publication: they were never held.
+    #[inline(always)]
+    pub(super) fn pass(self, buffers: &mut Buffers, buffer: Option<Buffer>) {
+        self.held.mark = self.publication;
+        if let Some(buffer) = buffer {
+            buffers.mark(buffer, self.publication);
+        }
+    }
+
+    /// Holds it as a submission of its own, which is one message.
+    #[inline(always)]
+    pub(super) fn hold(self, buffers: &mut Buffers, header: Header, data: u64, buffer: Option<Buffer>) {
+        *self.held = Held { mark: OWNED, next: NONE, header: header.0, data };
+        *self.owned += 1;
+        if let Some(buffer) = buffer {
+            buffers.mark(buffer, OWNED);
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct InFlight {
@@ -177,6 +247,12 @@ impl InFlight {
         self.owned
     }
 
+    /// Bytes that are inline at most.
+    #[inline(always)]
+    pub(super) fn inline(&self) -> usize {
+        self.inline
+    }
+
     /// Bytes of assembled messages that wait.
     pub(crate) fn assembled_bytes(&self) -> usize {
         self.assembled_bytes
@@ -210,26 +286,25 @@ impl InFlight {
         self.slots.get(slot as usize).map(|held| held.mark < self.publication)
     }
 
-    /// The slot and the buffer, if there is one, are let go of with the next publication: they were never held.
+    /// The slots and the buffers apart, for fetching many in a row.
     #[inline(always)]
-    pub(crate) fn pass(&mut self, slot: u32, buffer: Option<Buffer>) {
-        if let Some(held) = self.slots.get_mut(slot as usize) {
-            held.mark = self.publication;
-        }
+    pub(super) fn split(&mut self) -> (Slots<'_>, &mut Buffers) {
+        let slots = Slots { slots: &mut self.slots, publication: self.publication, owned: &mut self.owned };
+        (slots, &mut self.buffers)
+    }
+
+    /// A buffer is let go of with the next publication: it was never held.
+    pub(super) fn pass(&mut self, buffer: Option<Buffer>) {
         if let Some(buffer) = buffer {
             self.buffers.mark(buffer, self.publication);
         }
     }
 
     /// Holds a free slot as a submission of its own, which is one message.
-    #[inline(always)]
-    pub(crate) fn hold(&mut self, slot: u32, header: Header, data: u64, buffer: Option<Buffer>) {
-        if let Some(held) = self.slots.get_mut(slot as usize) {
-            *held = Held { mark: OWNED, next: NONE, header: header.0, data };
-            self.owned += 1;
-        }
-        if let Some(buffer) = buffer {
-            self.buffers.mark(buffer, OWNED);
+    fn hold(&mut self, slot: u32, header: Header, data: u64, buffer: Option<Buffer>) {
+        let (mut slots, buffers) = self.split();
+        if let Some(free) = slots.free(slot) {
+            free.hold(buffers, header, data, buffer);
         }
     }
 
@@ -265,16 +340,6 @@ impl InFlight {
         self.carry(slot, header.with_flags(ASSEMBLED), 0, None);
     }
 
-    /// The message of a submission that is one slot by itself and nothing unusual, with its channel group.
-    #[inline(always)]
-    pub(crate) fn lone(&self, head: u32) -> Option<(u16, Message<'_>)> {
-        let held = self.slots.get(head as usize)?;
-        let header = Header(held.header);
-        let lone = header.flags() == 0 && held.next == NONE;
-        lone.then(|| (header.channel_group(), self.plain(header, held.data)))
-    }
-
-    #[inline(always)]
     fn plain(&self, header: Header, data: u64) -> Message<'_> {
         match header.len() {
             len if len <= self.inline => Message::Short(data, len),
@@ -300,20 +365,6 @@ impl InFlight {
             slot = held.next;
         }
         messages
-    }
-
-    /// Lets go of a submission that is one slot by itself, as [`Self::lone`] has found.
-    #[inline(always)]
-    pub(crate) fn release_lone(&mut self, head: u32) {
-        let Some(held) = self.slots.get_mut(head as usize) else {
-            return;
-        };
-        held.mark = self.publication;
-        self.owned -= 1;
-        let data = held.data;
-        if Header(held.header).len() > self.inline {
-            self.buffers.mark(Buffer::of(data), self.publication);
-        }
     }
 
     /// Lets go of a submission's slots and buffers: they are the driver's again with the next publication.

@@ -26,7 +26,7 @@ pub(crate) struct SubmissionQueue {
 
 impl SubmissionQueue {
     /// The index of the next entry, which is fetched now.
-    pub(crate) fn fetch(&mut self) -> Option<u32> {
+    pub(crate) fn take(&mut self) -> Option<u32> {
         let index = self.fetched;
         (index != self.tail).then(|| {
             self.fetched = index.wrapping_add(1);
@@ -108,7 +108,7 @@ impl Queues {
         }
     }
 
-    /// Takes the tail from the page; says whether there is something to fetch.
+    /// Takes the tail from the page; says whether there is something to fetch, or to tell of it.
     #[inline]
     pub(crate) fn poll(&mut self, poll: Poll, section: &Section<'_>) -> bool {
         let tail = poll.tail(section.page(), self.stream);
@@ -116,21 +116,15 @@ impl Queues {
         if pending == 0 {
             return false;
         }
-        if pending > self.submissions.entries {
-            self.overrun(tail);
-        }
         if self.halted {
             return false;
         }
+        if pending > self.submissions.entries {
+            self.halt(Fault::TailOverrun, tail);
+            return true;
+        }
         self.submissions.tail = tail;
         true
-    }
-
-    #[cold]
-    fn overrun(&mut self, tail: u32) {
-        if !self.halted {
-            self.halt(Fault::TailOverrun, tail);
-        }
     }
 
     /// Whether the driver has submitted more since the last poll.
@@ -143,6 +137,7 @@ impl Queues {
         self.halted
     }
 
+    #[cold]
     fn halt(&mut self, fault: Fault, number: u32) {
         self.halted = true;
         self.submissions.tail = self.submissions.fetched;
@@ -169,16 +164,27 @@ impl Queues {
         self.completions.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
     }
 
-    /// How the stream's parts can be reached.
-    #[inline]
-    pub(crate) fn reach(&mut self, section: &Section<'_>) -> Reach {
+    /// Translates the stream's parts anew if the maps have changed.
+    #[inline(always)]
+    pub(crate) fn renew(&mut self, section: &Section<'_>) {
         if section.renew(&mut self.translation, &self.config) {
+            // What was away may be back.
             self.away = None;
         }
+    }
+
+    /// How the stream's parts can be reached.
+    pub(crate) fn reach(&mut self, section: &Section<'_>) -> Reach {
+        self.renew(section);
         match section.view(&self.translation) {
             Some(_) => Reach::Whole,
             None => self.reach_pieces(section),
         }
+    }
+
+    /// Whether a part was found away, and may come back.
+    pub(crate) fn is_away(&self, section: &Section<'_>) -> bool {
+        self.away.is_some_and(|since| section.shared().is_remapping(since))
     }
 
     #[cold]

@@ -52,6 +52,7 @@ impl RenderStream {
         // Stream time up to which events belong to the present sample, which is `done` frames into the span.
         let mut sample_end = self.clock.start;
         let (mut done, mut presented) = (0, 0);
+        let usual = !self.monitored;
         while let Some((time, head)) = self.scheduler.next() {
             if time > due {
                 break;
@@ -67,15 +68,14 @@ impl RenderStream {
                 done = at;
                 sample_end = sample.to_time(SAMPLE_RATE).saturating_sub(base).0;
             }
-            self.scheduler.pop();
-            if time != DONT_HOLD
-                && !self.monitored
-                && let Some((group, message)) = self.in_flight.lone(head)
-            {
+            self.scheduler.remove(time);
+            let inline = self.in_flight.inline();
+            let (mut slots, buffers) = self.in_flight.split();
+            let lone = if usual && time != DONT_HOLD { slots.release_lone(head, buffers, inline) } else { None };
+            if let Some((group, message)) = lone {
                 self.synth.hear(group, message);
-                self.in_flight.release_lone(head);
                 presented += 1;
-                self.complete(head, time, 1, stats);
+                self.clock.complete(&mut self.queues.completions, head, time, 1, stats);
             } else {
                 presented += u64::from(self.present(head, time, &now, stats, tap));
             }
@@ -117,7 +117,7 @@ impl RenderStream {
             let time = RefTime(self.clock.start);
             self.queues.completions.complete(head, Status::Presented, 0, time);
         } else {
-            self.complete(head, time, messages, stats);
+            self.clock.complete(&mut self.queues.completions, head, time, messages, stats);
         }
         messages
     }

@@ -9,64 +9,77 @@ use std::collections::BinaryHeap;
 /// A queue of `T`s by time.
 #[derive(Debug)]
 pub(crate) struct Scheduler<T> {
-    /// A queue in a vector, of which the first `gone` have left: several times as cheap as a ring buffer.
+    /// What came in order is at `first..end`: several times as cheap as a ring buffer.
     in_order: Vec<(i64, T)>,
-    gone: usize,
-    /// What came after something later that is still in order, with the number of its arrival. So these are gone before `in_order` is
-    /// empty, and what is in order at the same time as one of them came before it.
+    first: usize,
+    end: usize,
+    /// The time of the last that is in order; the earliest of all if none is.
+    last: i64,
+    /// What came after something later that is still in order, with the number of its arrival. So these are gone before all that is
+    /// in order is, and what is in order at the same time as one of them came before it.
     out_of_order: BinaryHeap<Reverse<(i64, u64, T)>>,
     arrivals: u64,
 }
 
-impl<T: Copy + Ord> Scheduler<T> {
+impl<T: Copy + Ord + Default> Scheduler<T> {
     /// A queue that does not allocate for up to `capacity` events.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             // Twice as many, so that moving the rest to the front is paid for by as many that have gone.
-            in_order: Vec::with_capacity(2 * capacity),
-            gone: 0,
+            in_order: vec![(0, T::default()); 2 * capacity],
+            first: 0,
+            end: 0,
+            last: i64::MIN,
             out_of_order: BinaryHeap::with_capacity(capacity),
             arrivals: 0,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, time: i64, item: T) {
-        match self.in_order.last() {
-            Some((last, _)) if *last > time => self.push_out_of_order(time, item),
-            _ => {
-                if self.in_order.len() == self.in_order.capacity() {
-                    self.make_room();
-                }
-                self.in_order.push((time, item));
+        match self.in_order.get_mut(self.end) {
+            Some(place) if time >= self.last => {
+                *place = (time, item);
+                self.last = time;
+                self.end += 1;
             }
+            _ => self.push_unusual(time, item),
         }
     }
 
+    /// What comes out of order, or when the vector is full.
     #[cold]
-    fn push_out_of_order(&mut self, time: i64, item: T) {
-        self.out_of_order.push(Reverse((time, self.arrivals, item)));
-        self.arrivals += 1;
-    }
-
-    #[cold]
-    fn make_room(&mut self) {
-        self.in_order.drain(..self.gone);
-        self.gone = 0;
+    #[inline(never)]
+    fn push_unusual(&mut self, time: i64, item: T) {
+        if time < self.last {
+            self.out_of_order.push(Reverse((time, self.arrivals, item)));
+            self.arrivals += 1;
+            return;
+        }
+        if self.first == 0 {
+            self.in_order.resize(2 * self.end + 1, (0, T::default()));
+        } else {
+            self.in_order.copy_within(self.first..self.end, 0);
+            self.end -= self.first;
+            self.first = 0;
+        }
+        self.push(time, item);
     }
 
     /// The next event and its time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&self) -> Option<(i64, T)> {
         match self.out_of_order.is_empty() {
-            true => self.in_order.get(self.gone).copied(),
+            true if self.first < self.end => self.in_order.get(self.first).copied(),
+            true => None,
             false => self.next_of_both(),
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn next_of_both(&self) -> Option<(i64, T)> {
-        let first = self.in_order.get(self.gone).copied();
+        let first = self.in_order.get(self.first..self.end).and_then(|left| left.first()).copied();
         match (first, self.out_of_order.peek()) {
             (Some(first), Some(Reverse((time, ..)))) if first.0 <= *time => Some(first),
             (_, Some(Reverse((time, _, item)))) => Some((*time, *item)),
@@ -75,7 +88,6 @@ impl<T: Copy + Ord> Scheduler<T> {
     }
 
     /// The next event leaves.
-    #[inline]
     pub(crate) fn pop(&mut self) -> Option<(i64, T)> {
         let next = self.next()?;
         self.remove(next.0);
@@ -83,17 +95,21 @@ impl<T: Copy + Ord> Scheduler<T> {
     }
 
     /// The next event, which has that time, leaves.
-    #[inline]
-    fn remove(&mut self, time: i64) {
-        if !self.out_of_order.is_empty() && self.in_order.get(self.gone).is_none_or(|first| first.0 > time) {
+    #[inline(always)]
+    pub(crate) fn remove(&mut self, time: i64) {
+        if !self.out_of_order.is_empty() && !self.is_first_in_order(time) {
             self.out_of_order.pop();
             return;
         }
-        self.gone += 1;
-        if self.gone == self.in_order.len() {
-            self.in_order.clear();
-            self.gone = 0;
+        self.first += 1;
+        if self.first == self.end {
+            (self.first, self.end, self.last) = (0, 0, i64::MIN);
         }
+    }
+
+    #[cold]
+    fn is_first_in_order(&self, time: i64) -> bool {
+        self.first < self.end && self.in_order.get(self.first).is_some_and(|first| first.0 <= time)
     }
 }
 

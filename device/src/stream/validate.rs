@@ -1,10 +1,10 @@
 //! The one judgement of a copied event: what the data sheet asks of a submission, and the reason for which it is refused.
 //!
 //! Fed by a stream with the words of a slot, which were read once; feeds it with what the event is. An event by itself that is one
-//! whole message, which nearly every one is, passes [`Validator::is_lone`]; what does not is judged rule by rule, the same copy, by
+//! whole message, which nearly every one is, passes [`Lone`]; what does not is judged rule by rule, the same copy, by
 //! [`Validator::judge`]. [`Validator::copy`] copies and judges the data of both. Chains, packages and fragments go on in `chain`.
 
-use super::in_flight::{Buffer, Buffers, Header, InFlight};
+use super::in_flight::{Buffer, Buffers, Header};
 use crate::dma::{SlotWords, StreamMemory};
 use crate::shared::StreamConfig;
 use dmus_interface::event::{Data, Event, INCOMPLETE, PACKAGE, PointerWidth, is_short_message};
@@ -52,6 +52,26 @@ fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
     }
 }
 
+/// What an event by itself has to look like that is complete and has bytes of its own: all that [`Validator::judge`] asks for, and
+/// neither chain, package nor fragment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lone {
+    /// What is in the [`FIXED`] bits.
+    fixed: u64,
+    channel_groups: u16,
+}
+
+impl Lone {
+    /// The uData of such an event, else `None`. Events with 8-byte pointers are `WIDE`.
+    #[inline(always)]
+    pub(crate) fn data<const WIDE: bool>(self, words: &SlotWords) -> Option<u64> {
+        let (next, data) = pointers::<WIDE>(words);
+        let group = Header(words.header).channel_group();
+        let lone = words.header & FIXED == self.fixed && group < self.channel_groups && next == 0;
+        if lone { Some(data) } else { None }
+    }
+}
+
 impl Validator {
     pub(crate) fn new(config: &StreamConfig, channel_groups: u16) -> Self {
         Self {
@@ -63,14 +83,11 @@ impl Validator {
         }
     }
 
-    /// Whether this is an event by itself, complete, with bytes of its own: all that [`Self::judge`] asks for, and neither chain,
-    /// package nor fragment. Gives its uData. Events with 8-byte pointers are `WIDE`.
+    /// The short form of the rules for events by themselves; unless `any` does, no event passes.
     #[inline(always)]
-    pub(crate) fn is_lone<const WIDE: bool>(&self, words: &SlotWords) -> Option<u64> {
+    pub(crate) fn lone<const WIDE: bool>(&self, any: bool) -> Lone {
         let plain = (width::<WIDE>().event_size() as u64) << 8;
-        let (next, data) = pointers::<WIDE>(words);
-        let group = Header(words.header).channel_group();
-        (words.header & FIXED == plain && group < self.channel_groups && next == 0).then_some(data)
+        Lone { fixed: if any { plain } else { u64::MAX }, channel_groups: self.channel_groups }
     }
 
     /// Whether so many bytes are inline in such events.
@@ -83,7 +100,7 @@ impl Validator {
     #[inline(always)]
     pub(crate) fn copy(
         memory: &impl StreamMemory,
-        in_flight: &mut InFlight,
+        (buffers, publication): (&mut Buffers, u32),
         inline: bool,
         data: u64,
         len: usize,
@@ -91,8 +108,6 @@ impl Validator {
         if inline {
             return Ok(Copied { data, buffer: None, is_message: is_short_message(data, len) });
         }
-        let publication = in_flight.publication();
-        let buffers = &mut in_flight.buffers;
         let buffer = buffers.find(data, len, publication)?;
         // Longer than any message of a fixed length: only SysEx is one.
         let is_message = memory.copy(buffer.start(), buffers.copy_mut(buffer, len)).ok_or(Reject::NotMapped)?;
