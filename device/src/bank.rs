@@ -1,7 +1,8 @@
 //! What a synthesizer plays: collections of instruments, made ready.
 //!
-//! Fed by collections, the built-in one (which `gm` computes) last; read by the voices of `crate::synth`. Waves are copied into one pool in which an
-//! interpolator can never read outside its wave, and articulations are sorted by what can change them.
+//! Fed by collections, the built-in one (which `gm` computes) last; read by the voices of `crate::synth`. Waves are
+//! copied into one pool in which an interpolator can never read outside its wave, and articulations are sorted by what
+//! can change them.
 
 mod arena;
 mod built_in;
@@ -318,8 +319,8 @@ fn lay_out(pool: &mut Vec<i16>, samples: &[i16], looped: Option<(u32, u32)>, rat
         Some((start, length)) => {
             let (first, played) = (start as usize, start as usize + length as usize);
             pool.extend_from_slice(&samples[..played]);
-            // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the place where
-            // it lands is the loop's end, too.
+            // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the
+            // place where it lands is the loop's end, too.
             let turn = (length as usize) * (MAX_STEP + 1).div_ceil(length as usize);
             pool.extend(samples[first..played].iter().cycle().take(turn - length as usize + 1 + GUARD));
             (base + first + turn + 1, turn)

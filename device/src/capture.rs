@@ -1,7 +1,9 @@
-//! A capture or wave sink stream on the card's side: what the inputs receive, or what the card renders, into the slots that the driver has posted.
+//! A capture or wave sink stream on the card's side: what the inputs receive, or what the card renders, into the slots
+//! that the driver has posted.
 //!
-//! Fed by the engine with the bytes of the [`inputs`] or with audio, and with sections (posted slots in, filled ones out); feeds the guest's pool and buffers, and
-//! the completion ring. The data sheet, `dmus_interface`, says under "Capture" and "Wave sink" what a driver sees of it.
+//! Fed by the engine with the bytes of the [`inputs`] or with audio, and with sections (posted slots in, filled ones
+//! out); feeds the guest's pool and buffers, and the completion ring. The data sheet, `dmus_interface`, says under
+//! "Capture" and "Wave sink" what a driver sees of it.
 
 pub mod inputs;
 mod pending;
@@ -114,8 +116,8 @@ impl CaptureStream {
         }
     }
 
-    /// Changes the state at a master time, before the sample that begins at `next`; what STOP discards is completed with the next
-    /// publication.
+    /// Changes the state at a master time, before the sample that begins at `next`; what STOP discards is completed
+    /// with the next publication.
     pub(crate) fn set_state(&mut self, state: State, master: RefTime, next: RefTime, stats: &Stats) {
         self.timeline.change(self.state, state, master);
         if let Waiting::Audio(wave) = &mut self.waiting
@@ -205,8 +207,8 @@ impl CaptureStream {
         }
     }
 
-    /// Takes posted slots over and fills some, outside the section, and publishes them. False if there is more, or it has to wait until
-    /// the stream's memory is back.
+    /// Takes posted slots over and fills some, outside the section, and publishes them. False if there is more, or it
+    /// has to wait until the stream's memory is back.
     pub(crate) fn exchange(&mut self, section: &mut Section<'_>) -> bool {
         if !self.has_work() {
             return self.publish(section);

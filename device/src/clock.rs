@@ -1,13 +1,14 @@
 //! Time: the master clock, how far it has moved, and how far the card has rendered.
 //!
-//! Fed by the driver's grants (virtual) or by the host's monotonic clock (realtime), and by the engine with what it renders; feeds
-//! the engine with how far events are due, and each stream with [`Now`].
+//! Fed by the driver's grants (virtual) or by the host's monotonic clock (realtime), and by the engine with what it
+//! renders; feeds the engine with how far events are due, and each stream with [`Now`].
 
 use crate::identity::{ClockMode, SAMPLE_RATE};
 use dmus_interface::time::{RefTime, SampleTime};
 use std::time::{Duration, Instant};
 
-/// How far a grant may be ahead for a request to wait until it is reached. A minute of audio is rendered in less than a second.
+/// How far a grant may be ahead for a request to wait until it is reached. A minute of audio is rendered in less than a
+/// second.
 const FAR: RefTime = RefTime::from_secs(60);
 
 /// Where the card is, between two blocks of samples.

@@ -1,6 +1,7 @@
 //! The boundary between a transport and the card: a PCI function as vfio-user sees it.
 //!
-//! A transport drives a [`Device`]; the card is one. Nothing beyond this file knows which protocol carries the accesses.
+//! A transport drives a [`Device`]; the card is one. Nothing beyond this file knows which protocol carries the
+//! accesses.
 
 use dmus_interface::pci::{DOORBELL_BAR, MSIX_BAR, REGISTER_BAR};
 use std::fmt::Debug;
@@ -49,15 +50,15 @@ pub struct DmaMap {
     pub writable: bool,
 }
 
-/// Sends a request for a range of so many bytes, by the call that it is given, while the device may access that range. `false` says that it
-/// may not any more, and that nothing was sent.
+/// Sends a request for a range of so many bytes, by the call that it is given, while the device may access that range.
+/// `false` says that it may not any more, and that nothing was sent.
 pub type Gate<'a> = &'a dyn Fn(u64, usize, &mut dyn FnMut()) -> bool;
 
-/// The client's memory, reached by messages to the client: for what it maps without a file. It is slow, and nobody may hold up the
-/// transport while waiting for it.
+/// The client's memory, reached by messages to the client: for what it maps without a file. It is slow, and nobody may
+/// hold up the transport while waiting for it.
 pub trait RemoteMemory: Debug + Send + Sync {
-    /// Copies ranges (address and bytes) out, one behind the other, into `out`, which is as long as all of them. Waits for the client, for
-    /// a limited time.
+    /// Copies ranges (address and bytes) out, one behind the other, into `out`, which is as long as all of them. Waits
+    /// for the client, for a limited time.
     fn fetch(&self, ranges: &[(u64, usize)], out: &mut [u8], gate: Gate<'_>) -> Result<(), RemoteError>;
     /// Copies in. Waits until the client has done it, for a limited time.
     fn store(&self, iova: u64, bytes: &[u8], gate: Gate<'_>) -> Result<(), RemoteError>;

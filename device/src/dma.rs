@@ -1,7 +1,8 @@
 //! Memory shared with the guest: with the synthesizer's vector code, the only place of the card with `unsafe`.
 //!
-//! Fed by the transport, which maps guest memory; feeds rings, intake and the doorbell page, which is here. There is never a Rust reference
-//! to such memory: each access is atomic or volatile and checked against the bounds, and what was read is judged only as a private copy.
+//! Fed by the transport, which maps guest memory; feeds rings, intake and the doorbell page, which is here. There is
+//! never a Rust reference to such memory: each access is atomic or volatile and checked against the bounds, and what
+//! was read is judged only as a private copy.
 
 mod access;
 mod guest;
@@ -52,11 +53,12 @@ impl SharedMemory {
     }
 }
 
-/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
-/// read again.
+/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which
+/// it could read again.
 ///
 /// # Safety
-/// As [`std::ptr::copy_nonoverlapping`], but other processes may write to either side meanwhile: then bytes old and new are mixed.
+/// As [`std::ptr::copy_nonoverlapping`], but other processes may write to either side meanwhile: then bytes old and new
+/// are mixed.
 #[inline(never)]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's.
@@ -75,7 +77,8 @@ impl DoorbellPage {
     #[inline]
     fn place(&self, offset: usize, width: usize) -> Option<*mut u8> {
         let inside = offset <= BAR_SIZE as usize - width && offset.is_multiple_of(width);
-        // SAFETY: `new` has mapped so many bytes, beginning with a page, so that the offset says how the place is aligned.
+        // SAFETY: `new` has mapped so many bytes, beginning with a page, so that the offset says how the place is
+        // aligned.
         inside.then(|| unsafe { self.memory.map.as_mut_ptr().add(offset) })
     }
 
@@ -113,8 +116,8 @@ impl DoorbellPage {
 impl Page for DoorbellPage {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        // SAFETY: the place is aligned, inside the mapping, and lives as long as it; all accesses on this side are atomic or volatile, and the
-        // guest's are outside the abstract machine.
+        // SAFETY: the place is aligned, inside the mapping, and lives as long as it; all accesses on this side are
+        // atomic or volatile, and the guest's are outside the abstract machine.
         self.place(offset, 4).map_or(u32::MAX, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(order))
     }
 

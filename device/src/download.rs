@@ -1,7 +1,7 @@
 //! DLS downloads: what guests have put into the card's bank, by handle.
 //!
-//! Fed by the engine with chunks and with the bank, which all streams share; feeds the bank's arena. A chunk is loaded whole or not at all. Waves live as
-//! long as an instrument refers to them, instruments as long as a note plays them.
+//! Fed by the engine with chunks and with the bank, which all streams share; feeds the bank's arena. A chunk is loaded
+//! whole or not at all. Waves live as long as an instrument refers to them, instruments as long as a note plays them.
 
 mod chunk;
 

@@ -1,10 +1,10 @@
 //! The engine: a thread that fetches submissions, renders, and publishes completions.
 //!
-//! Fed by `shared` (requests, doorbell page, guest memory); feeds the sink with audio, and the guest with completions and
-//! interrupts. A turn has four phases, each a function: [`poll`](Core::poll) takes the grant from the page,
-//! [`fetch`](Core::fetch) brings in what the tails publish, [`render`](Core::render) presents and renders a block with no lock
-//! held, and [`publish`](Core::publish) gives back what is completed and tells the time. In between, requests are carried out and
-//! inputs are captured, and an engine with nothing to do sleeps.
+//! Fed by `shared` (requests, doorbell page, guest memory); feeds the sink with audio, and the guest with completions
+//! and interrupts. A turn has four phases, each a function: [`poll`](Core::poll) takes the grant from the page,
+//! [`fetch`](Core::fetch) brings in what the tails publish, [`render`](Core::render) presents and renders a block with
+//! no lock held, and [`publish`](Core::publish) gives back what is completed and tells the time. In between, requests
+//! are carried out and inputs are captured, and an engine with nothing to do sleeps.
 
 mod captures;
 mod mailbox;
@@ -67,7 +67,8 @@ impl EngineHandle {
     }
 }
 
-/// The engine, before it has a thread. A caller that gives it none turns it itself: one thread then does everything, in a fixed order.
+/// The engine, before it has a thread. A caller that gives it none turns it itself: one thread then does everything, in
+/// a fixed order.
 pub struct Engine {
     shared: Arc<Shared>,
     core: Core,
@@ -151,7 +152,8 @@ impl Engine {
         Self { shared, core }
     }
 
-    /// Lets the crystal of every wave sink that is created from here on be off by so many parts per million (at most 1,000 either way).
+    /// Lets the crystal of every wave sink that is created from here on be off by so many parts per million (at most
+    /// 1,000 either way).
     pub fn set_drift(&mut self, parts_per_million: i32) {
         self.core.streams.drift = parts_per_million;
     }
@@ -246,8 +248,9 @@ impl Core {
         poll
     }
 
-    /// Loads each stream's tail, fetches up to there and publishes what that completes: nothing is rendered before what is granted is
-    /// fetched. Says whether there was anything; `None` if a reset has made the turn void, or a ring is away for a moment.
+    /// Loads each stream's tail, fetches up to there and publishes what that completes: nothing is rendered before what
+    /// is granted is fetched. Says whether there was anything; `None` if a reset has made the turn void, or a ring is
+    /// away for a moment.
     #[inline(always)]
     fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<bool> {
         let (mut worked, mut left) = (false, false);
@@ -357,8 +360,8 @@ impl Core {
         }
     }
 
-    /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees what is before it.
-    /// Says whether a grant was reached.
+    /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees
+    /// what is before it. Says whether a grant was reached.
     fn publish(&mut self, section: &mut Section<'_>) -> bool {
         let mut there = true;
         for stream in &mut self.streams.render {

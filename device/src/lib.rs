@@ -1,7 +1,7 @@
 //! The DirectMusic card: a PCI sound card that QEMU sees over vfio-user.
 //!
-//! A [`transport`] drives the [`card`] (configuration space, registers), which meets the [`engine`] thread at one lock. The
-//! engine fetches submissions from guest memory, orders and renders them, and hands audio to a [`sink`]:
+//! A [`transport`] drives the [`card`] (configuration space, registers), which meets the [`engine`] thread at one lock.
+//! The engine fetches submissions from guest memory, orders and renders them, and hands audio to a [`sink`]:
 //!
 //! ```text
 //! QEMU -> transport -> card -> link -> engine: stream (rings -> intake -> sequencer -> synth) -> sink
@@ -51,7 +51,8 @@ pub fn assemble(clock: ClockMode, sink: Box<dyn Sink>) -> io::Result<(Card, Engi
     assemble_with(Arc::new(Bank::general_midi()), clock, sink, Vec::new())
 }
 
-/// As [`assemble`], with another bank, and with MIDI inputs (16 at most). Live ones are read once the engine has a thread.
+/// As [`assemble`], with another bank, and with MIDI inputs (16 at most). Live ones are read once the engine has a
+/// thread.
 pub fn assemble_with(
     bank: Arc<Bank>,
     clock: ClockMode,

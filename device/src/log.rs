@@ -1,4 +1,5 @@
-//! What the log says of a driver's mistakes: each in words, and only so many a second, since a guest can make them without end.
+//! What the log says of a driver's mistakes: each in words, and only so many a second, since a guest can make them
+//! without end.
 //!
 //! Fed by the PCI function and the engine; feeds the log.
 

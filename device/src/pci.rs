@@ -1,7 +1,7 @@
 //! The card as a PCI function: configuration space and the trapped registers.
 //!
-//! Fed by a transport through [`Device`]; feeds the engine through `shared` with requests, maps and resets. It runs on the transport's thread
-//! and never waits for rendering.
+//! Fed by a transport through [`Device`]; feeds the engine through `shared` with requests, maps and resets. It runs on
+//! the transport's thread and never waits for rendering.
 
 pub(crate) mod config_space;
 mod stream_registers;

@@ -1,16 +1,20 @@
 //! The sandbox of a card that serves: what is left to a process that a hostile guest or client has taken over.
 //!
-//! Fed by `serve`, once everything is open and before any thread is started; feeds the kernel with a Landlock domain and seccomp
-//! filters, for good. Inside, a process keeps the descriptors it has and those its client sends: it can read, write and map them,
-//! start threads and end. It can open, create, remove or run nothing, make no socket, and signal no one else.
+//! Fed by `serve`, once everything is open and before any thread is started; feeds the kernel with a Landlock domain
+//! and seccomp filters, for good. Inside, a process keeps the descriptors it has and those its client sends: it can
+//! read, write and map them, start threads and end. It can open, create, remove or run nothing, make no socket, and
+//! signal no one else.
 //!
-//! Two layers: Landlock takes all files, TCP ports, abstract sockets and signals away; the filters take away the system calls. They
-//! answer a call in one of three ways:
+//! Two layers: Landlock takes all files, TCP ports, abstract sockets and signals away; the filters take away the system
+//! calls. They answer a call in one of three ways:
 //!
-//! - what the card is measured to make, and what the libraries beneath it may, is allowed, with its arguments checked where they matter;
-//! - what these libraries try and can do without, such as the files a panic's backtrace wants to read, fails with an error;
-//! - anything else ends the process with SIGSYS. No code of the card makes such a call: whoever does has taken it over, and
-//!   an error would let them try the next. The kernel's log has the number of the call, and what was rendered is a valid file.
+//! - what the card is measured to make, and what the libraries beneath it may, is allowed, with its arguments checked
+//!   where they matter;
+//! - what these libraries try and can do without, such as the files a panic's backtrace wants to read, fails with an
+//!   error;
+//! - anything else ends the process with SIGSYS. No code of the card makes such a call: whoever does has taken it over,
+//!   and an error would let them try the next. The kernel's log has the number of the call, and what was rendered is a
+//!   valid file.
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
@@ -32,10 +36,11 @@ pub enum SandboxError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Enters the sandbox: the calling thread, those it starts from now on, and, for the filters, all others too. There is no way out.
+/// Enters the sandbox: the calling thread, those it starts from now on, and, for the filters, all others too. There is
+/// no way out.
 ///
-/// Without Landlock (Linux before 5.13, or not enabled) a warning says so and the filters stand alone: they refuse the same files
-/// and sockets.
+/// Without Landlock (Linux before 5.13, or not enabled) a warning says so and the filters stand alone: they refuse the
+/// same files and sockets.
 ///
 /// # Errors
 /// See [`SandboxError`].
@@ -65,7 +70,8 @@ fn take_files_away() -> Result<RulesetStatus, RulesetError> {
 /// A system call, and what its arguments must be: one of these sets of conditions, or anything if there is none.
 type Call = (i64, Vec<SeccompRule>);
 
-/// The filters, in the order to apply them: the strictest answer of all filters counts, and the last one allows no more filters.
+/// The filters, in the order to apply them: the strictest answer of all filters counts, and the last one allows no more
+/// filters.
 fn filters() -> Result<[BpfProgram; 3], BackendError> {
     let refused = refused()?;
     let absent = vec![(libc::SYS_clone3, vec![])];
@@ -86,8 +92,8 @@ fn filter(calls: Vec<Call>, listed: SeccompAction, others: SeccompAction) -> Res
     SeccompFilter::new(calls, others, listed, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// Calls that fail with EACCES. libc and the standard library go on without what they look for: the number of processors in
-/// `/sys` (older libcs, for a thread's first allocation), symbols for a panic's backtrace.
+/// Calls that fail with EACCES. libc and the standard library go on without what they look for: the number of
+/// processors in `/sys` (older libcs, for a thread's first allocation), symbols for a panic's backtrace.
 fn refused() -> Result<Vec<Call>, BackendError> {
     let mut calls = plain(&[
         libc::SYS_open,
@@ -137,8 +143,8 @@ fn allowed() -> Result<Vec<Call>, BackendError> {
     let advice = [MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE].map(i64::from);
     calls.push((SYS_madvise, one_of(2, &advice)?));
 
-    // Threads and their locks. clone's flags are exactly a thread's; those of clone3 lie in memory, where no filter sees them, so it
-    // is answered as if the kernel had none, and libc takes clone.
+    // Threads and their locks. clone's flags are exactly a thread's; those of clone3 lie in memory, where no filter
+    // sees them, so it is answered as if the kernel had none, and libc takes clone.
     calls.push((SYS_clone, vec![rule(vec![SeccompCondition::new(0, Qword, Eq, THREAD)?])?]));
     calls.extend(plain(&[SYS_futex, SYS_set_robust_list, SYS_rseq, SYS_sched_getaffinity, SYS_sched_yield]));
     calls.extend(plain(&[SYS_gettid, SYS_getpid, SYS_exit, SYS_exit_group]));

@@ -1,10 +1,10 @@
 //! What the transport thread and the engine share, behind one lock that is held for bounded sections only.
 //!
-//! Fed by the PCI function with requests, maps, vectors and resets, and by the engine with answers, faults and clocks; each side
-//! sees the other only through a [`Section`]. Every access to guest memory and to the doorbell page takes place inside a section
-//! of the right epoch, so nothing is touched after the reply to a reset, an unmap or bus-master off. No lock is held across
-//! rendering, nor across a write to a descriptor that a client gave. There is at most one request a stream and one command, which
-//! bounds by construction what a guest can pile up.
+//! Fed by the PCI function with requests, maps, vectors and resets, and by the engine with answers, faults and clocks;
+//! each side sees the other only through a [`Section`]. Every access to guest memory and to the doorbell page takes
+//! place inside a section of the right epoch, so nothing is touched after the reply to a reset, an unmap or bus-master
+//! off. No lock is held across rendering, nor across a write to a descriptor that a client gave. There is at most one
+//! request a stream and one command, which bounds by construction what a guest can pile up.
 
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation, View};
@@ -214,7 +214,8 @@ impl Inner {
     }
 }
 
-/// The eventfds of the interrupt vectors. They have a lock of their own, which is not held while one is written to either.
+/// The eventfds of the interrupt vectors. They have a lock of their own, which is not held while one is written to
+/// either.
 #[derive(Debug)]
 struct Interrupts(Mutex<[Option<Arc<File>>; VECTORS as usize]>);
 
@@ -307,7 +308,8 @@ impl Shared {
         section.is_of(epoch).then_some(section)
     }
 
-    /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no fault.
+    /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no
+    /// fault.
     pub(crate) fn set_remapping(&self, remapping: bool) {
         // Only a hint of how long to wait: nothing is ordered by it.
         self.remapping.store(remapping, Ordering::Relaxed);
@@ -480,7 +482,8 @@ impl Section<'_> {
         self.inner.fault = FaultRecord { count: self.inner.fault.count, ..FaultRecord::default() };
     }
 
-    /// Leaves a request for the engine, which answers it once. Refused while the answer to another is due: that is the only one.
+    /// Leaves a request for the engine, which answers it once. Refused while the answer to another is due: that is the
+    /// only one.
     pub(crate) fn request(&mut self, index: usize, request: Result<Request, Refusal>) {
         match request {
             Ok(request) => {

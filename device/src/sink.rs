@@ -1,8 +1,8 @@
 //! Where the rendered audio goes.
 //!
-//! Fed by the engine (or the offline renderer) with interleaved stereo S16; feeds a [`wav`] or [`flac`] file, a [`pipe`], the host's
-//! sound device (`audio`, a feature of the build), or nothing. What it takes to open a sink is done when it is made: one that is
-//! fed opens nothing, since by then the card is in its sandbox.
+//! Fed by the engine (or the offline renderer) with interleaved stereo S16; feeds a [`wav`] or [`flac`] file, a
+//! [`pipe`], the host's sound device (`audio`, a feature of the build), or nothing. What it takes to open a sink is
+//! done when it is made: one that is fed opens nothing, since by then the card is in its sandbox.
 
 #[cfg(feature = "audio")]
 pub mod audio;
@@ -24,8 +24,8 @@ const CHANNELS: usize = 2;
 
 /// A consumer of audio. None of its calls blocks for long: the engine that makes them also answers the guest.
 pub trait Sink: Send {
-    /// Whether it has room for a block. As long as it says no, audio time waits, and it is asked again about each millisecond. A sink
-    /// that plays in realtime, where time cannot wait, always says yes.
+    /// Whether it has room for a block. As long as it says no, audio time waits, and it is asked again about each
+    /// millisecond. A sink that plays in realtime, where time cannot wait, always says yes.
     fn ready(&mut self) -> bool {
         true
     }
@@ -107,7 +107,8 @@ pub enum Format {
     Flac,
 }
 
-/// A file to be written, in the format that its name says: parsed from a path that ends in `.wav`, `.flac` or no extension (a WAV).
+/// A file to be written, in the format that its name says: parsed from a path that ends in `.wav`, `.flac` or no
+/// extension (a WAV).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioFile {
     /// Where.

@@ -38,7 +38,8 @@ use validate::{Copied, Validator};
 /// Where the card is, in a stream's own time.
 #[derive(Clone, Copy, Debug, Default)]
 struct StreamClock {
-    /// Times below it, as unsigned numbers, have been reached: such an event is presented as it is fetched. 0 outside RUN.
+    /// Times below it, as unsigned numbers, have been reached: such an event is presented as it is fetched. 0 outside
+    /// RUN.
     reached: u64,
     /// What is no later comes too late, for a sample at `start`.
     passed: i64,
@@ -114,8 +115,8 @@ impl RenderStream {
         }
     }
 
-    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is completed with the
-    /// next publication.
+    /// Changes the state at a master time, before the sample at the position is rendered; what STOP discards is
+    /// completed with the next publication.
     pub(crate) fn set_state(&mut self, state: State, master: RefTime, now: &Now, stats: &Stats) {
         self.timeline.change(self.state, state, master);
         self.state = state;
@@ -159,8 +160,8 @@ impl RenderStream {
         self.timeline.base
     }
 
-    /// Fetches some of what the tail publishes, and publishes what that completes. False if there is more, or it has to wait until the
-    /// stream's memory is back.
+    /// Fetches some of what the tail publishes, and publishes what that completes. False if there is more, or it has to
+    /// wait until the stream's memory is back.
     #[inline]
     pub(crate) fn fetch(&mut self, section: &mut Section<'_>) -> bool {
         self.queues.renew(section);
@@ -198,8 +199,9 @@ impl RenderStream {
         }
     }
 
-    /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held in one loop, which
-    /// costs 75 instructions an event (`bench ring`, "due at once"); what is not leaves it for a moment.
+    /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
+    /// in one loop, which costs 75 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
+    /// moment.
     #[inline(never)]
     fn fetch_events<const WIDE: bool>(&mut self, memory: &impl StreamMemory, stats: &Stats) {
         let first = self.queues.submissions.fetched;
@@ -283,7 +285,8 @@ impl RenderStream {
         }
     }
 
-    /// What follows on a submission that is no event by itself, whole and right; false if nothing can be fetched any more.
+    /// What follows on a submission that is no event by itself, whole and right; false if nothing can be fetched any
+    /// more.
     #[cold]
     #[inline(never)]
     fn fetch_unusual(&mut self, memory: &impl StreamMemory, ended: Ended, stats: &Stats) -> bool {

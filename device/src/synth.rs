@@ -1,10 +1,11 @@
 //! The voice engine of one render stream: MIDI messages in, two planes of samples out.
 //!
-//! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`] of DLS instruments; adds to the stream's mix.
+//! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`] of DLS instruments;
+//! adds to the stream's mix.
 //!
-//! Everything that moves by itself (envelopes, oscillators, ends of voices) does so at sample positions divisible by 32, gains run in straight lines
-//! between them, and messages act at once. So the output does not depend on
-//! how it is cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
+//! Everything that moves by itself (envelopes, oscillators, ends of voices) does so at sample positions divisible by
+//! 32, gains run in straight lines between them, and messages act at once. So the output does not depend on how it is
+//! cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
 
 mod channel;
 mod effects;
@@ -122,7 +123,8 @@ impl Set {
 }
 
 impl Synth {
-    /// A synthesizer for a stream of `sample_rate` Hz with `groups` x 16 channels and room for `voices` notes (1..=4096).
+    /// A synthesizer for a stream of `sample_rate` Hz with `groups` x 16 channels and room for `voices` notes
+    /// (1..=4096).
     pub fn new(bank: Arc<Bank>, sample_rate: u32, groups: u16, voices: usize) -> Self {
         let limit = voices.clamp(1, MAX_VOICES);
         let lane_groups = (2 * limit).div_ceil(LANES);
@@ -184,8 +186,8 @@ impl Synth {
         }
     }
 
-    /// Says at which absolute sample position rendering goes on, so that control-rate updates fall on the same positions
-    /// in every stream. Only while nothing sounds: a glide under way would miss its end.
+    /// Says at which absolute sample position rendering goes on, so that control-rate updates fall on the same
+    /// positions in every stream. Only while nothing sounds: a glide under way would miss its end.
     pub fn seek(&mut self, position: u64) {
         self.phase = (position % PERIOD as u64) as usize;
     }
@@ -217,7 +219,8 @@ impl Synth {
         }
     }
 
-    /// Something has changed on a channel: its voices take note before the next sample, of all that has changed by then at once.
+    /// Something has changed on a channel: its voices take note before the next sample, of all that has changed by then
+    /// at once.
     fn note_change(&mut self, channel: usize) {
         if self.changed.contains(&channel) {
             return;

@@ -93,7 +93,8 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     bind(path).map_err(|errno| failed(errno.into()))
 }
 
-/// The socket has its mode before it has a name. A umask instead would be the whole process's for that moment, and its children's.
+/// The socket has its mode before it has a name. A umask instead would be the whole process's for that moment, and its
+/// children's.
 fn bind(path: &Path) -> rustix::io::Result<UnixListener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
@@ -102,8 +103,8 @@ fn bind(path: &Path) -> rustix::io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// Takes over a listening socket that this process was started with, as systemd and the like pass it. The socket file, if it
-/// has one, is the business of whoever made it.
+/// Takes over a listening socket that this process was started with, as systemd and the like pass it. The socket file,
+/// if it has one, is the business of whoever made it.
 pub fn inherit(fd: RawFd) -> Result<UnixListener, SocketError> {
     let unfit = |why: &str| SocketError::Inherited { fd, why: why.to_owned() };
     let failed = |error: io::Error| unfit(&error.to_string());
@@ -121,7 +122,8 @@ pub fn inherit(fd: RawFd) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// An owned duplicate of a descriptor of which only the number is known: the process sends it to itself, and the kernel checks it.
+/// An owned duplicate of a descriptor of which only the number is known: the process sends it to itself, and the kernel
+/// checks it.
 pub fn own(fd: RawFd) -> io::Result<OwnedFd> {
     let (sender, receiver) = UnixStream::pair()?;
     let as_io = |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());

@@ -1,4 +1,5 @@
-//! dmusd in the Linux guest, and through it the card under programs that nobody here wrote: aplaymidi, arecordmidi, aseqdump, amidi.
+//! dmusd in the Linux guest, and through it the card under programs that nobody here wrote: aplaymidi, arecordmidi,
+//! aseqdump, amidi.
 //!
 //! Two boots serve all of these tests, one with each clock; their scripts leave what they saw in the shared folder.
 
@@ -69,7 +70,10 @@ fn boot(text: &str, files: &[(&str, Vec<u8>)], options: &[&str]) -> anyhow::Resu
 /// Of both scripts. Nothing waits longer than ten seconds.
 const COMMON: &str = r#"
     fail() { echo "dmus: error: $*"; exit 1; }
-    until_in() { for _ in $(seq 100); do ! grep -q "$1" "$2" || return 0; sleep 0.1; done; tail -n 20 "$2"; fail "$2 never had $1"; }
+    until_in() {
+        for _ in $(seq 100); do ! grep -q "$1" "$2" || return 0; sleep 0.1; done
+        tail -n 20 "$2"; fail "$2 never had $1"
+    }
     status() { "$@"; echo "status $?"; }
     # What a command says goes to a file, and to the host if it fails.
     must() { file=$1; shift; "$@" >"$file" || { cat "$file"; fail "$*"; }; }
@@ -105,7 +109,8 @@ fn realtime() -> anyhow::Result<&'static Seen> {
 
         aplaymidi -d 0 -p $client:1 sysex.mid || fail aplaymidi of SysEx
         modprobe snd-virmidi
-        aconnect "$(aconnect -l | sed -n "s/^client \([0-9]*\): 'Virtual Raw MIDI 0-0.*/\1/p")":0 $client:2 || fail aconnect
+        virtual=$(aconnect -l | sed -n "s/^client \([0-9]*\): 'Virtual Raw MIDI 0-0.*/\1/p")
+        aconnect "$virtual":0 $client:2 || fail aconnect
         amidi -p hw:0,0 -S 'F0 7E 7F 09 01 F7 91 3C 64 81 3C 40' || fail amidi
         amidi -p hw:0,0 -s sysex.syx || fail amidi with a file
         # SysEx that never ends, and a message after it.
@@ -284,7 +289,8 @@ fn nothing_is_lost_in_a_flood_nor_between_two_programs_and_what_a_killed_one_lef
     let seen = realtime()?;
     let alsa = text(seen, "alsa")?;
     let hits = messages(seen, "hits.mid")?.len() as u64;
-    // Sent: SysEx and program, by amidi SysEx, two notes and SysEx, a program, the flood, what was held and its end, the raw flood.
+    // Sent: SysEx and program, by amidi SysEx, two notes and SysEx, a program, the flood, what was held and its end,
+    // the raw flood.
     let expected = 4 * hits + 2 + 4 + 1 + 6000 + 3 + 3 + 50_000;
     assert_eq!(number(&alsa, "submitted")?, expected, "{alsa}");
     assert_eq!(number(&alsa, "presented")? + number(&alsa, "late")?, expected, "{alsa}");

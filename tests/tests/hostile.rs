@@ -43,7 +43,8 @@ fn attack() -> impl Strategy<Value = Attack> {
     // Inside the BAR, as a guest can reach it; what is outside never passes a transport.
     let offset = prop_oneof![4 => block, 2 => (0u64..0x60).prop_map(|at| at / 4 * 4), 1 => 0u64..4070];
     prop_oneof![
-        6 => (offset.clone(), width.clone(), interesting()).prop_map(|(at, width, value)| Attack::Register(at, width, value)),
+        6 => (offset.clone(), width.clone(), interesting())
+            .prop_map(|(at, width, value)| Attack::Register(at, width, value)),
         1 => (offset, width).prop_map(|(at, width)| Attack::Read(at, width)),
         1 => (0u64..0x100, any::<u32>()).prop_map(|(at, value)| Attack::Config(at, value)),
         3 => (0usize..4096, any::<u32>()).prop_map(|(at, value)| Attack::Page(at / 4 * 4, value)),

@@ -1,7 +1,9 @@
-//! The part of a bank that comes and goes: sounds and instruments that guests download, behind those of the collections.
+//! The part of a bank that comes and goes: sounds and instruments that guests download, behind those of the
+//! collections.
 //!
-//! Fed by `download`, which has judged them; feeds the same lists that the rest of the bank is in, so that voices see no difference. Indices stay
-//! what they are until they are freed. Samples may move ([`Bank::compact`]); who plays them has to [move along](Moved).
+//! Fed by `download`, which has judged them; feeds the same lists that the rest of the bank is in, so that voices see
+//! no difference. Indices stay what they are until they are freed. Samples may move ([`Bank::compact`]); who plays them
+//! has to [move along](Moved).
 
 use super::patch::Patch;
 use super::{Bank, GUARD, Instrument, MAX_POOL, Region, Sound, address, lay_out};

@@ -1,11 +1,12 @@
 //! An articulation, sorted by what can change it: nothing, the note and its channel, or an oscillator or envelope.
 //!
-//! Fed by a region's connection blocks and the defaults of DLS Level 2; evaluated for a voice at note-on, when something on its channel
-//! changes, and, for the little that then remains, at each control tick.
+//! Fed by a region's connection blocks and the defaults of DLS Level 2; evaluated for a voice at note-on, when
+//! something on its channel changes, and, for the little that then remains, at each control tick.
 
 use crate::collection::connection::{Connection, DEFAULTS, Destination, Input, Shape, Source};
 
-/// Destinations, as places in the sums of a voice. Those before [`KEY`] move while a note sounds; the others count when it starts.
+/// Destinations, as places in the sums of a voice. Those before [`KEY`] move while a note sounds; the others count when
+/// it starts.
 pub(crate) const GAIN: usize = 0;
 pub(crate) const PITCH: usize = 1;
 pub(crate) const CUTOFF: usize = 2;
@@ -67,8 +68,8 @@ fn driver(source: Source) -> Option<usize> {
     [Source::LFO, Source::VIBRATO, Source::EG1, Source::EG2].into_iter().position(|driver| driver == source)
 }
 
-/// A source's position in its range, 0..=1: counted so that one more than the highest value would be 1, and so that the highest value is. Straight
-/// lines take the first (64 of 128 is the middle), curves the second (127 is full level).
+/// A source's position in its range, 0..=1: counted so that one more than the highest value would be 1, and so that the
+/// highest value is. Straight lines take the first (64 of 128 is the middle), curves the second (127 is full level).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Reading {
     pub(crate) linear: f32,
@@ -162,7 +163,8 @@ fn bent(shape: Shape, x: f32) -> f32 {
 struct Depth {
     block: Block,
     driver: usize,
-    /// What the driver's value, -1..=1 of an oscillator and 0..=1 of an envelope, is multiplied with, and what is added.
+    /// What the driver's value, -1..=1 of an oscillator and 0..=1 of an envelope, is multiplied with, and what is
+    /// added.
     slope: f32,
     offset: f32,
 }

@@ -1,6 +1,7 @@
 //! Inverse Fourier transform and noise for the wave generators.
 //!
-//! Fed by `tone` and `drums` with spectra; twiddle factors and the fixed-seed generator make the result the same everywhere.
+//! Fed by `tone` and `drums` with spectra; twiddle factors and the fixed-seed generator make the result the same
+//! everywhere.
 
 /// The largest transform.
 pub(crate) const MAX_LENGTH: usize = 32_768;
@@ -91,7 +92,8 @@ impl Fourier {
     }
 }
 
-/// Two real signals of one length, as a spectrum under construction: `first` comes out in the real part, `second` in the other.
+/// Two real signals of one length, as a spectrum under construction: `first` comes out in the real part, `second` in
+/// the other.
 pub(crate) struct Pair {
     pub(crate) re: Vec<f32>,
     pub(crate) im: Vec<f32>,

@@ -1,7 +1,8 @@
 //! A tone: the recipe of a pitched timbre, and its waves over the keyboard.
 //!
-//! Fed by the table in `tones`; `gm` puts the waves into the bank. A wave is a periodic sum of partials that loops for good,
-//! preceded (struck and plucked tones) by the same partials with a brighter, dying layer and the noise of the stroke.
+//! Fed by the table in `tones`; `gm` puts the waves into the bank. A wave is a periodic sum of partials that loops for
+//! good, preceded (struck and plucked tones) by the same partials with a brighter, dying layer and the noise of the
+//! stroke.
 
 use super::draft::{Draft, Loop, Sampling};
 use super::spectrum::{Fourier, MAX_LENGTH, Noise, Pair, hearing};
@@ -245,7 +246,8 @@ impl Tone {
     }
 }
 
-/// Samples at full scale, and the gain in dB at which a wave of this loudness (RMS as heard) sits right among the others.
+/// Samples at full scale, and the gain in dB at which a wave of this loudness (RMS as heard) sits right among the
+/// others.
 pub(crate) fn quantise(wave: &[f32], loudness: f32) -> (Vec<i16>, f32) {
     /// Loudness of a wave at 0 dB, full scale being 1.
     const TARGET: f32 = 0.25;

@@ -1,7 +1,7 @@
 //! The card's MIDI inputs: a file that plays, bytes that come live, or what the card itself plays.
 //!
-//! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was presented; feeds the
-//! capture streams, through the engine, with bytes and their master times.
+//! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was
+//! presented; feeds the capture streams, through the engine, with bytes and their master times.
 
 use crate::shared::Shared;
 use crate::stream::Monitor;
@@ -111,7 +111,8 @@ impl Inputs {
         times.min()
     }
 
-    /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master time.
+    /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master
+    /// time.
     pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, &[u8])) -> bool {
         let next = self.next_time().filter(|time| *time <= now);
         for (number, source) in (0..).zip(&mut self.sources) {

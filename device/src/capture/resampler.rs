@@ -1,7 +1,8 @@
 //! A change of sample rate, by a windowed sinc between tables of phases: the same samples on any machine.
 //!
-//! Fed by a wave sink with what the card renders; feeds it with frames at the rate of the sink's crystal. Output frame m is the input at m x step, a rational
-//! number that is kept exactly, so that an hour brings the frames of an hour. At step 1 the input is the output.
+//! Fed by a wave sink with what the card renders; feeds it with frames at the rate of the sink's crystal. Output frame
+//! m is the input at m x step, a rational number that is kept exactly, so that an hour brings the frames of an hour. At
+//! step 1 the input is the output.
 
 use libm::{fabs, floor, sin, sqrt};
 use std::f64::consts::PI;

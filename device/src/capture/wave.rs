@@ -1,7 +1,8 @@
 //! The audio of a wave sink: what the card renders, in periods of the guest's format.
 //!
-//! Fed by the engine with each block that it renders while the stream is in RUN; feeds the stream with a period for each posted slot. The crystal of the
-//! sink may be off by some parts per million: then so many frames more or fewer come in a second of the master clock, as of a real one.
+//! Fed by the engine with each block that it renders while the stream is in RUN; feeds the stream with a period for
+//! each posted slot. The crystal of the sink may be off by some parts per million: then so many frames more or fewer
+//! come in a second of the master clock, as of a real one.
 
 use super::pending::Captured;
 use super::resampler::Resampler;
@@ -117,7 +118,8 @@ impl Wave {
         self.began = self.made;
     }
 
-    /// Stream time of an output frame, rounded down. It is at input frame `frame x SAMPLE_RATE x MILLION / frames_in_million`.
+    /// Stream time of an output frame, rounded down. It is at input frame `frame x SAMPLE_RATE x MILLION /
+    /// frames_in_million`.
     fn time_of(&self, frame: u64) -> RefTime {
         let (heard, time) = self.origin;
         let units = i128::from(UNITS_PER_SECOND);

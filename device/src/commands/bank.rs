@@ -28,8 +28,9 @@ enum Command {
 
 /// List the instruments, regions, waves and loops of a DLS collection (.dls) or SoundFont 2 bank (.sf2).
 ///
-/// Instruments are named by bank (CC0.CC32) and program, as programs count from 0, with "drums" for percussion. Regions say the keys and velocities
-/// that play them, the wave, its unity note (the key at which it sounds as recorded), fine tuning in cents, gain in dB and loop in samples.
+/// Instruments are named by bank (CC0.CC32) and program, as programs count from 0, with "drums" for percussion. Regions
+/// say the keys and velocities that play them, the wave, its unity note (the key at which it sounds as recorded), fine
+/// tuning in cents, gain in dB and loop in samples.
 ///
 /// The file is checked in full. What is wrong with it is said with the chunk and the byte; then the exit code is 3.
 #[derive(clap::Args)]
@@ -56,7 +57,8 @@ struct Export {
 /// What the card plays by, for the commands that play.
 #[derive(clap::Args)]
 pub(crate) struct Banks {
-    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and the built-in bank last.
+    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and
+    /// the built-in bank last.
     #[arg(long = "bank", value_name = "FILE")]
     files: Vec<PathBuf>,
 }

@@ -30,17 +30,19 @@ use std::sync::Arc;
 /// qemu-system-x86_64 -m 512M -object memory-backend-memfd,id=m,size=512M,share=on -machine q35,memory-backend=m
 ///   -device '{"driver":"vfio-user-pci","rombar":0,"x-msg-timeout":60000,"socket":{"type":"unix","path":"card.sock"}}'
 ///
-/// Without the memory-backend-memfd, whose memory the card shares, it asks QEMU for memory by messages: slower, and not with
-/// --transport crate.
+/// Without the memory-backend-memfd, whose memory the card shares, it asks QEMU for memory by messages: slower, and not
+/// with --transport crate.
 ///
-/// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the audio file grows from one to the next.
+/// The card serves one QEMU at a time, one after the other, until SIGINT or SIGTERM; the audio file grows from one to
+/// the next.
 ///
-/// A pipe carries raw S16 samples, little-endian, stereo, 48 kHz. A slow reader holds virtual time up; with the realtime clock it misses
-/// what it cannot take. The sound device needs a card that was built with it (--features audio), and --no-sandbox.
+/// A pipe carries raw S16 samples, little-endian, stereo, 48 kHz. A slow reader holds virtual time up; with the
+/// realtime clock it misses what it cannot take. The sound device needs a card that was built with it (--features
+/// audio), and --no-sandbox.
 ///
-/// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries what it has no
-/// use for is killed (SIGSYS), and the kernel's log says which system call that was. A kernel without Landlock brings a warning;
-/// one that takes no seccomp filters, an error.
+/// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries
+/// what it has no use for is killed (SIGSYS), and the kernel's log says which system call that was. A kernel without
+/// Landlock brings a warning; one that takes no seccomp filters, an error.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -50,18 +52,22 @@ pub(crate) struct Args {
     /// Serve on this descriptor, a listening Unix socket that the card was started with (systemd passes 3).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(RawFd).range(0..))]
     fd: Option<RawFd>,
-    /// Where the audio goes: wav:FILE, flac:FILE, pipe:FIFO, pipe:- (standard output), audio (the sound device) or null.
+    /// Where the audio goes: wav:FILE, flac:FILE, pipe:FIFO, pipe:- (standard output), audio (the sound device) or
+    /// null.
     #[arg(long, default_value = "null")]
     sink: SinkArg,
-    /// Where MIDI comes from, for capture streams: FILE.mid (from the first RUN on), unix:PATH (raw bytes of whoever connects there), fd:N (raw
-    /// bytes of that descriptor) or loopback (what render streams present). May be given up to 16 times; the first is input 0.
+    /// Where MIDI comes from, for capture streams: FILE.mid (from the first RUN on), unix:PATH (raw bytes of whoever
+    /// connects there), fd:N (raw bytes of that descriptor) or loopback (what render streams present). May be given up
+    /// to 16 times; the first is input 0.
     #[arg(long, value_name = "SOURCE")]
     midi_in: Vec<MidiIn>,
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
-    /// Let the crystal of wave sink streams be off by so many parts per million (at most 1,000 either way), as real ones are.
-    #[arg(long, value_name = "PPM", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    /// Let the crystal of wave sink streams be off by so many parts per million (at most 1,000 either way), as real
+    /// ones are.
+    #[arg(long, value_name = "PPM", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     drift: i32,
     #[command(flatten)]
     banks: Banks,
@@ -131,8 +137,8 @@ impl SinkArg {
             Self::Audio => Box::new(dmus_card::sink::audio::AudioSink::open()?),
             #[cfg(not(feature = "audio"))]
             Self::Audio => anyhow::bail!(
-                "this card was built without live sound: build it with cargo build --release -p dmus-card --features audio \
-                 (which needs libasound2-dev)"
+                "this card was built without live sound: build it with \
+                 cargo build --release -p dmus-card --features audio (which needs libasound2-dev)"
             ),
         })
     }
@@ -221,7 +227,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ClockArg::Virtual => ClockMode::Virtual,
         ClockArg::Realtime => ClockMode::Realtime,
     };
-    // The sound system is spoken to all the time: with sockets, device files and calls of its own, which the sandbox exists to take away.
+    // The sound system is spoken to all the time: with sockets, device files and calls of its own, which the sandbox
+    // exists to take away.
     if matches!(args.sink, SinkArg::Audio) && !args.no_sandbox {
         anyhow::bail!("--sink audio cannot work inside the card's sandbox: add --no-sandbox");
     }

@@ -1,9 +1,10 @@
-//! Guest memory from outside a section, whichever way it is reached: what the client shares is accessed directly, the rest by
-//! messages to the client.
+//! Guest memory from outside a section, whichever way it is reached: what the client shares is accessed directly, the
+//! rest by messages to the client.
 //!
-//! Fed by streams that are not shared whole, and by the mailbox; feeds them with private copies. A request to the client is sent
-//! inside a section while the epoch, the bus mastering and the maps allow it, so none is sent after the reply to a reset, an unmap
-//! or bus-master off. Its answer is awaited outside: the transport, which receives it, never waits for the engine.
+//! Fed by streams that are not shared whole, and by the mailbox; feeds them with private copies. A request to the
+//! client is sent inside a section while the epoch, the bus mastering and the maps allow it, so none is sent after the
+//! reply to a reset, an unmap or bus-master off. Its answer is awaited outside: the transport, which receives it, never
+//! waits for the engine.
 
 use crate::device::{RemoteError, RemoteMemory};
 use crate::shared::{Section, Shared};

@@ -95,8 +95,8 @@ impl GuestMemory {
         self.maps.get(i).filter(|m| iova < m.end())
     }
 
-    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the offset in it,
-    /// and which bytes of the range these are; it says whether that will do.
+    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the
+    /// offset in it, and which bytes of the range these are; it says whether that will do.
     fn walk(
         &self,
         iova: u64,
@@ -157,8 +157,8 @@ impl GuestMemory {
     }
 }
 
-/// Sees to it that a memfd cannot shrink: an access beyond its new end would be a bus error, and the end of the card. Ordinary files
-/// have no seals, and are trusted with their size.
+/// Sees to it that a memfd cannot shrink: an access beyond its new end would be a bus error, and the end of the card.
+/// Ordinary files have no seals, and are trusted with their size.
 fn pin_size(file: &std::fs::File) -> io::Result<()> {
     let cannot = |_| {
         let why = "it could shrink, and cannot be sealed: leave QEMU's memory-backend-memfd at seal=on";

@@ -1,7 +1,7 @@
 //! Copies of long messages that look at what they copy: one pass over guest memory, which is read once.
 //!
-//! Fed by the windows with places in the guest's buffers; feeds the private copy, and the plain path with whether that is one message.
-//! With AVX2 32 bytes a step, else 8, with the same outcome.
+//! Fed by the windows with places in the guest's buffers; feeds the private copy, and the plain path with whether that
+//! is one message. With AVX2 32 bytes a step, else 8, with the same outcome.
 
 use super::copy;
 use core::arch::asm;
@@ -56,7 +56,8 @@ unsafe fn vectors(from: *const u8, to: &mut [u8]) -> bool {
     // The last step is of 1 to 32 bytes.
     let last = (len - 1) & !(STEP - 1);
     let place = to.as_mut_ptr();
-    // SAFETY: each step but the last is 32 bytes below `last`, which is below `len`; so is the last one where it is whole. Any bytes are valid.
+    // SAFETY: each step but the last is 32 bytes below `last`, which is below `len`; so is the last one where it is
+    // whole. Any bytes are valid.
     unsafe {
         let step = |at: usize| {
             let vector = load(from, at);
@@ -142,7 +143,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_copied_is_judged_as_a_message(len in 2usize..400, wrong in proptest::option::of((0usize..400, any::<u8>()))) {
+        fn what_is_copied_is_judged_as_a_message(
+            len in 2usize..400,
+            wrong in proptest::option::of((0usize..400, any::<u8>())),
+        ) {
             let mut message = vec![0x7F; len];
             message[0] = 0xF0;
             message[len - 1] = 0xF7;

@@ -1,7 +1,8 @@
-//! The parts of a stream in guest memory: translated once for as long as the maps stay as they are, or accessed piece by piece.
+//! The parts of a stream in guest memory: translated once for as long as the maps stay as they are, or accessed piece
+//! by piece.
 //!
-//! Fed by guest memory with places inside its maps; feeds the streams with reads of entries, slots and buffers, and writes of
-//! completions, the same ones whichever way the memory is reached ([`StreamMemory`]).
+//! Fed by guest memory with places inside its maps; feeds the streams with reads of entries, slots and buffers, and
+//! writes of completions, the same ones whichever way the memory is reached ([`StreamMemory`]).
 
 use super::access::DmaAccess;
 use super::guest::GuestMemory;
@@ -12,8 +13,8 @@ use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use std::marker::PhantomData;
 use std::ptr;
 
-/// The words of a slot, each read once: the first, the time, those with pNextEvt and uData. The byte position is not among them:
-/// nothing that is rendered depends on it.
+/// The words of a slot, each read once: the first, the time, those with pNextEvt and uData. The byte position is not
+/// among them: nothing that is rendered depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotWords {
     pub(crate) header: u64,
@@ -52,7 +53,8 @@ pub(crate) struct Layout {
 #[derive(Debug)]
 pub(crate) struct Translation {
     generation: u64,
-    /// The generation in which the places may be accessed, or [`NEVER`]: some part is not wholly inside one map, or not aligned.
+    /// The generation in which the places may be accessed, or [`NEVER`]: some part is not wholly inside one map, or not
+    /// aligned.
     valid_in: u64,
     places: Places,
 }
@@ -108,8 +110,9 @@ impl StreamMemory for View<'_> {
     #[inline(always)]
     fn submission(&self, index: u32) -> Option<u32> {
         let entry = (index & self.places.submission_mask) as usize;
-        // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping which lives as
-        // long as the memory that this borrows, and is aligned; volatile, because the guest may write at any time.
+        // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping
+        // which lives as long as the memory that this borrows, and is aligned; volatile, because the guest may write at
+        // any time.
         Some(u32::from_le(unsafe { self.places.submissions.add(entry).read_volatile() }))
     }
 
@@ -150,8 +153,8 @@ const GAP: u64 = 1024;
 /// Bytes of buffers that are read ahead at most.
 const MAX_AHEAD: usize = 256 << 10;
 
-/// The parts of a stream that is not shared whole: in several maps, or in memory that only the client can access. To be used outside
-/// sections.
+/// The parts of a stream that is not shared whole: in several maps, or in memory that only the client can access. To be
+/// used outside sections.
 pub(crate) struct Pieces<'a> {
     access: DmaAccess<'a>,
     config: &'a StreamConfig,
@@ -163,8 +166,8 @@ impl<'a> Pieces<'a> {
         Self { access: DmaAccess::new(shared, epoch), config }
     }
 
-    /// Reads what the next `count` submissions need in few messages: their entries, then their slots, then the buffers that these
-    /// point to. Nothing of it is judged here.
+    /// Reads what the next `count` submissions need in few messages: their entries, then their slots, then the buffers
+    /// that these point to. Nothing of it is judged here.
     pub(crate) fn read_ahead(&mut self, first: u32, count: u32) {
         let config = self.config;
         let entries = config.submission_entries;
@@ -245,15 +248,16 @@ impl StreamMemory for Pieces<'_> {
     }
 }
 
-/// Where `count` entries of a ring are, from the one numbered `first` on: in front of the ring's end, and from its start.
+/// Where `count` entries of a ring are, from the one numbered `first` on: in front of the ring's end, and from its
+/// start.
 fn ring_ranges(base: u64, entry: usize, first: u32, count: u32, entries: u32) -> [(u64, usize); 2] {
     let in_front = count.min(entries - first);
     [(base + u64::from(first) * entry as u64, in_front as usize * entry), (base, (count - in_front) as usize * entry)]
 }
 
 impl GuestMemory {
-    /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a part is not
-    /// accessible in one piece.
+    /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a
+    /// part is not accessible in one piece.
     #[inline]
     pub(crate) fn view<'m>(&'m self, translation: &Translation) -> Option<View<'m>> {
         // Only `translate` has set it, with places of that generation.

@@ -1,7 +1,7 @@
 //! Reads a download chunk: a wave or an instrument in the terms of collections, or what is wrong with it and where.
 //!
-//! Fed with the card's private copy of the request; feeds the [`Downloads`](super::Downloads), which know the waves. Nothing is allocated beyond a small
-//! multiple of the chunk, whatever it says.
+//! Fed with the card's private copy of the request; feeds the [`Downloads`](super::Downloads), which know the waves.
+//! Nothing is allocated beyond a small multiple of the chunk, whatever it says.
 
 use crate::collection::connection::{Connection, Destination, Source, Transform};
 use crate::collection::{self, Loop, LoopKind, MAX_RATE, Region, Sampling, WaveLink};
@@ -49,7 +49,8 @@ pub(super) struct Placed {
     pub(super) at: usize,
 }
 
-/// A connection takes so many bytes of a chunk at least. In a list it is 12; parameters of Level 1 are 20 of them in 80, and some regions may share them.
+/// A connection takes so many bytes of a chunk at least. In a list it is 12; parameters of Level 1 are 20 of them in
+/// 80, and some regions may share them.
 const BYTES_A_CONNECTION: usize = 3;
 
 struct Reader<'c> {

@@ -1,4 +1,5 @@
-//! What a turn does for capture and wave sink streams: MIDI from the inputs to those that listen, and time that waits for them.
+//! What a turn does for capture and wave sink streams: MIDI from the inputs to those that listen, and time that waits
+//! for them.
 //!
 //! Fed by the inputs, and by what render streams presented; feeds the capture streams.
 
@@ -12,8 +13,8 @@ use dmus_interface::time::RefTime;
 /// Most messages that a turn takes from the inputs.
 const MESSAGES: usize = 128;
 
-/// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot: how far it may go from
-/// `reached` on the way to `due`.
+/// In virtual time the clock visits each thing that is captured, and does not leave it before it has a slot: how far it
+/// may go from `reached` on the way to `due`.
 pub(super) fn limit(capture: &[CaptureStream], inputs: &Inputs, reached: RefTime, due: RefTime) -> RefTime {
     match capture.iter().any(CaptureStream::is_stalled) {
         true => reached,
@@ -28,8 +29,8 @@ impl Core {
         self.clock.is_virtual() && self.streams.capture.iter().any(CaptureStream::is_stalled)
     }
 
-    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual time the clock
-    /// has to be able to stop there.
+    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual
+    /// time the clock has to be able to stop there.
     pub(super) fn until_heard(&self) -> u64 {
         let Streams { render, capture, .. } = &self.streams;
         if capture.is_empty() {
@@ -41,8 +42,8 @@ impl Core {
         presented.chain(capture.iter().filter_map(CaptureStream::until_full)).min().unwrap_or(u64::MAX)
     }
 
-    /// Takes from the inputs what is due by now, and gives it to the capture streams; says whether there was anything. `None` if a
-    /// reset has made it void, or memory is away.
+    /// Takes from the inputs what is due by now, and gives it to the capture streams; says whether there was anything.
+    /// `None` if a reset has made it void, or memory is away.
     pub(super) fn capture(&mut self, section: &mut Section<'_>) -> Option<bool> {
         let now = self.clock.master_time();
         let is_virtual = self.clock.is_virtual();

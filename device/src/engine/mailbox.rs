@@ -1,7 +1,7 @@
 //! Carries out what a guest asks of the mailbox: properties of streams, and DLS downloads.
 //!
-//! Fed by a turn with the command that the transport left; feeds synthesizers and bank between blocks, and gives the answer. What a
-//! request says was copied before it is judged.
+//! Fed by a turn with the command that the transport left; feeds synthesizers and bank between blocks, and gives the
+//! answer. What a request says was copied before it is judged.
 
 use super::Core;
 use crate::bank::Bank;

@@ -1,6 +1,7 @@
 //! What the engine does with nothing to do.
 //!
-//! Fed by quiet turns; feeds the doorbell page with the number of an armed sleep, and the log with what virtual time waits for.
+//! Fed by quiet turns; feeds the doorbell page with the number of an armed sleep, and the log with what virtual time
+//! waits for.
 
 use super::Core;
 use crate::shared::{Section, Shared};
@@ -12,7 +13,8 @@ use dmus_interface::regs::Fault;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped wake.
+/// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped
+/// wake.
 const SPIN: Duration = Duration::from_micros(40);
 const WATCH: Duration = Duration::from_millis(20);
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);

@@ -1,8 +1,8 @@
 //! Carries out what a guest asked of a stream: to open, to close, to change its state.
 //!
-//! Fed by a turn with the requests that the transport left; feeds the engine's lists of streams, and answers on the doorbell page.
-//! In virtual time a request takes effect when the grant that was there before it is reached, which is the same time in each run;
-//! one that is more than a minute away is not waited for.
+//! Fed by a turn with the requests that the transport left; feeds the engine's lists of streams, and answers on the
+//! doorbell page. In virtual time a request takes effect when the grant that was there before it is reached, which is
+//! the same time in each run; one that is more than a minute away is not waited for.
 
 use super::Core;
 use crate::capture::CaptureStream;
@@ -13,8 +13,8 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 
 impl Core {
-    /// Whether requests can be carried out now: in virtual time, once everything up to the grant is rendered and presented, unless that
-    /// is far away, or time stands for want of posted slots.
+    /// Whether requests can be carried out now: in virtual time, once everything up to the grant is rendered and
+    /// presented, unless that is far away, or time stands for want of posted slots.
     pub(super) fn may_answer(&mut self) -> bool {
         if !self.clock.is_virtual() {
             return true;

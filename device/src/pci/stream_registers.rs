@@ -1,7 +1,7 @@
 //! A stream's registers: what a guest has written to them, and what that asks for.
 //!
-//! Fed by the card's register accesses; feeds the engine with the configuration of a stream to open, held against the data sheet, the guest's
-//! memory and the other streams.
+//! Fed by the card's register accesses; feeds the engine with the configuration of a stream to open, held against the
+//! data sheet, the guest's memory and the other streams.
 
 use crate::dma::SHARE_HINT;
 use crate::shared::{Refusal, Section, StreamConfig};
@@ -100,7 +100,8 @@ impl StreamRegisters {
         ]
     }
 
-    /// What a stream of this type would be; `taken` are the registers of the streams that are open. A refusal names the register.
+    /// What a stream of this type would be; `taken` are the registers of the streams that are open. A refusal names the
+    /// register.
     pub(super) fn config<'a>(
         &self,
         kind: Type,

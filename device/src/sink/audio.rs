@@ -1,7 +1,8 @@
 //! The host's sound device, live.
 //!
-//! Fed by the engine; feeds the device's callback through a ring without locks. The device takes audio by its own clock: where it runs
-//! ahead of the master clock, or the engine is held up, it runs dry now and then, and where it runs behind, blocks are dropped. Both are counted.
+//! Fed by the engine; feeds the device's callback through a ring without locks. The device takes audio by its own
+//! clock: where it runs ahead of the master clock, or the engine is held up, it runs dry now and then, and where it
+//! runs behind, blocks are dropped. Both are counted.
 
 use super::{CHANNELS, Losses, Sink, SinkError};
 use crate::identity::SAMPLE_RATE;
@@ -94,7 +95,8 @@ struct Player {
 }
 
 impl Player {
-    /// What the device plays next: no waiting, no memory, no locks. Running dry counts when there is more: the end of a song is none.
+    /// What the device plays next: no waiting, no memory, no locks. Running dry counts when there is more: the end of a
+    /// song is none.
     fn fill(&mut self, out: &mut [i16]) {
         let there = self.consumer.slots();
         if !self.playing && there >= HEAD_START {

@@ -151,7 +151,8 @@ impl<W: Write + Seek + Send> Sink for FlacSink<W> {
             tracing::error!("{error}");
             self.error = Some(error);
             self.done = true;
-            // The header takes no new room. It leaves out a block that did not fit; failing, it stays as it was last refreshed.
+            // The header takes no new room. It leaves out a block that did not fit; failing, it stays as it was last
+            // refreshed.
             let _ = self.write_header();
         }
     }

@@ -1,7 +1,7 @@
 //! Raw audio for another program: S16, little-endian, stereo, 48 kHz, into a FIFO or to standard output.
 //!
-//! Fed by the engine; feeds whoever reads. A reader that is slow makes virtual time wait; in realtime it misses what it cannot take.
-//! One that goes away misses everything, until the next one comes.
+//! Fed by the engine; feeds whoever reads. A reader that is slow makes virtual time wait; in realtime it misses what it
+//! cannot take. One that goes away misses everything, until the next one comes.
 
 use super::{CHANNELS, Losses, Sink, SinkError};
 use crate::identity::ClockMode;
@@ -32,7 +32,8 @@ pub struct PipeSink<W: Write + Send = File> {
 }
 
 impl PipeSink {
-    /// Opens an existing FIFO. Whether it has a reader yet does not matter: in virtual time the first one misses nothing.
+    /// Opens an existing FIFO. Whether it has a reader yet does not matter: in virtual time the first one misses
+    /// nothing.
     pub fn open(path: &Path, clock: ClockMode) -> Result<Self, SinkError> {
         let name = path.display().to_string();
         let failed = |why: String| SinkError::Pipe { name: name.clone(), why };
@@ -53,7 +54,8 @@ impl PipeSink {
         }
         let prepared = || -> io::Result<File> {
             match FileType::from_raw_mode(fstat(&stdout)?.st_mode) {
-                // Non-blocking by itself: the flag belongs to the open file, which the program that started this one may share.
+                // Non-blocking by itself: the flag belongs to the open file, which the program that started this one
+                // may share.
                 FileType::Fifo => open_fifo(Path::new("/proc/self/fd/1")),
                 FileType::RegularFile | FileType::CharacterDevice => {
                     Ok(std::os::fd::AsFd::as_fd(&stdout).try_clone_to_owned()?.into())
@@ -66,7 +68,8 @@ impl PipeSink {
     }
 }
 
-/// The write end of a FIFO, which does not block. For a moment it is its own reader, since without any it could not be opened.
+/// The write end of a FIFO, which does not block. For a moment it is its own reader, since without any it could not be
+/// opened.
 fn open_fifo(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
     let _reader = open(path, OFlags::RDWR | flags, Mode::empty())?;

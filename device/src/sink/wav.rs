@@ -84,7 +84,8 @@ impl<W: Write + Seek + Send> Sink for WavSink<W> {
         if let Err(error) = self.try_write(frames) {
             tracing::error!("{error}");
             self.error = Some(error);
-            // The header says what was there at the last refresh. Dropping the writer would try again, and only fail again.
+            // The header says what was there at the last refresh. Dropping the writer would try again, and only fail
+            // again.
             std::mem::forget(self.writer.take());
         }
     }

@@ -1,7 +1,8 @@
 //! Takes over the submissions that are more than one whole message: chains, packages, and SysEx in fragments.
 //!
-//! Fed by the stream with the head of a submission and its copied words; feeds the owners' table with all of its slots. A chain or
-//! package is taken whole or not at all: each slot is read once, judged by the [`Validator`], and released if a later one is refused.
+//! Fed by the stream with the head of a submission and its copied words; feeds the owners' table with all of its slots.
+//! A chain or package is taken whole or not at all: each slot is read once, judged by the [`Validator`], and released
+//! if a later one is refused.
 
 use super::in_flight::{Header, InFlight, NONE};
 use super::validate::{Copied, Validator};

@@ -1,7 +1,7 @@
 //! Who owns each slot and buffer of a stream, and what the card holds of those that it owns, in private memory.
 //!
-//! Fed by the stream as it fetches and validates; feeds the renderer with messages in playing order. All storage but that of
-//! assembled SysEx is sized when the stream is created.
+//! Fed by the stream as it fetches and validates; feeds the renderer with messages in playing order. All storage but
+//! that of assembled SysEx is sized when the stream is created.
 
 use crate::shared::StreamConfig;
 use dmus_interface::event::PACKAGE;
@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
-/// The mark of what the card owns. Any other mark is the number of the last publication before which the card let go of it: it is the
-/// driver's again once that publication's completions are visible.
+/// The mark of what the card owns. Any other mark is the number of the last publication before which the card let go of
+/// it: it is the driver's again once that publication's completions are visible.
 const OWNED: u32 = u32::MAX;
 
 /// usFlags of a held SysEx message that was put together from fragments. No event has it.
@@ -23,7 +23,8 @@ pub(super) struct Held {
     mark: u32,
     /// Next slot of the submission, in playing order.
     next: u32,
-    /// The event's first word. Its usFlags say what `data` is: a package has none, and an assembled message has it elsewhere.
+    /// The event's first word. Its usFlags say what `data` is: a package has none, and an assembled message has it
+    /// elsewhere.
     header: u64,
     /// The inline bytes, or the number of the buffer and where it begins in the area.
     data: u64,
@@ -156,7 +157,8 @@ impl Slots<'_> {
         Some(Free { held, publication: self.publication, owned: self.owned })
     }
 
-    /// The message of a submission that is one slot by itself and nothing unusual, with its channel group; the card lets go of it.
+    /// The message of a submission that is one slot by itself and nothing unusual, with its channel group; the card
+    /// lets go of it.
     #[inline(always)]
     pub(super) fn release_lone<'b>(
         &mut self,

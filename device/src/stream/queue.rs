@@ -1,7 +1,7 @@
 //! The queues of a stream: the submission ring and the completion ring, with their indices, entries and publication.
 //!
-//! Fed by the engine with the tails that it polls, and by the stream with completions; feeds the stream with slot numbers, and the
-//! driver with completions, faults and interrupts. Nothing else moves an index of a ring.
+//! Fed by the engine with the tails that it polls, and by the stream with completions; feeds the stream with slot
+//! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
 use crate::dma::{Pieces, StreamMemory, Translation};
 use crate::shared::{Section, StreamConfig};
@@ -217,8 +217,8 @@ impl Queues {
         !self.completions.waiting.is_empty() || !self.notices.is_empty()
     }
 
-    /// Publishes what is completed, and raises the vector when the driver asked for one of these completions; then tells of mistakes.
-    /// False if that has to wait until the completion ring is back.
+    /// Publishes what is completed, and raises the vector when the driver asked for one of these completions; then
+    /// tells of mistakes. False if that has to wait until the completion ring is back.
     #[inline]
     pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
         let waiting = self.completions.waiting.len();

@@ -1,7 +1,7 @@
 //! Rendering a stream: each event that is due is presented at its sample, and the synthesizer renders what is between.
 //!
-//! Fed by the engine with spans of samples, outside sections; feeds the mix with audio, and the completion queue with what was
-//! presented, which the engine publishes afterwards.
+//! Fed by the engine with spans of samples, outside sections; feeds the mix with audio, and the completion queue with
+//! what was presented, which the engine publishes afterwards.
 
 use super::in_flight::Message;
 use super::{RenderStream, State};
@@ -39,8 +39,8 @@ impl RenderStream {
         Some(master.to_sample(SAMPLE_RATE))
     }
 
-    /// Renders the span into the planes, presenting each event that is due by the horizon at its sample. What falls on the end of the
-    /// span is presented there, before any sample of the next one.
+    /// Renders the span into the planes, presenting each event that is due by the horizon at its sample. What falls on
+    /// the end of the span is presented there, before any sample of the next one.
     pub(crate) fn render(&mut self, span: Span, left: &mut [f32], right: &mut [f32], stats: &Stats, tap: &mut Monitor) {
         if self.state != State::Run {
             return;

@@ -1,7 +1,7 @@
 //! Orders events by time, ties in the order of their arrival.
 //!
-//! Fed by a stream (or by a song, offline) as events arrive; feeds the renderer. Events that arrive in order, as they nearly always
-//! do, cost O(1); the others go through a heap.
+//! Fed by a stream (or by a song, offline) as events arrive; feeds the renderer. Events that arrive in order, as they
+//! nearly always do, cost O(1); the others go through a heap.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,8 +15,8 @@ pub(crate) struct Scheduler<T> {
     end: usize,
     /// The time of the last that is in order; the earliest of all if none is.
     last: i64,
-    /// What came after something later that is still in order, with the number of its arrival. So these are gone before all that is
-    /// in order is, and what is in order at the same time as one of them came before it.
+    /// What came after something later that is still in order, with the number of its arrival. So these are gone before
+    /// all that is in order is, and what is in order at the same time as one of them came before it.
     out_of_order: BinaryHeap<Reverse<(i64, u64, T)>>,
     arrivals: u64,
 }

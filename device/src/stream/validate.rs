@@ -1,8 +1,10 @@
-//! The one judgement of a copied event: what the data sheet asks of a submission, and the reason for which it is refused.
+//! The one judgement of a copied event: what the data sheet asks of a submission, and the reason for which it is
+//! refused.
 //!
-//! Fed by a stream with the words of a slot, which were read once; feeds it with what the event is. An event by itself that is one
-//! whole message, which nearly every one is, passes [`Lone`]; what does not is judged rule by rule, the same copy, by
-//! [`Validator::judge`]. [`Validator::copy`] copies and judges the data of both. Chains, packages and fragments go on in `chain`.
+//! Fed by a stream with the words of a slot, which were read once; feeds it with what the event is. An event by itself
+//! that is one whole message, which nearly every one is, passes [`Lone`]; what does not is judged rule by rule, the
+//! same copy, by [`Validator::judge`]. [`Validator::copy`] copies and judges the data of both. Chains, packages and
+//! fragments go on in `chain`.
 
 use super::in_flight::{Buffer, Buffers, Header};
 use crate::dma::{SlotWords, StreamMemory};
@@ -52,8 +54,8 @@ fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
     }
 }
 
-/// What an event by itself has to look like that is complete and has bytes of its own: all that [`Validator::judge`] asks for, and
-/// neither chain, package nor fragment.
+/// What an event by itself has to look like that is complete and has bytes of its own: all that [`Validator::judge`]
+/// asks for, and neither chain, package nor fragment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lone {
     /// What is in the [`FIXED`] bits.

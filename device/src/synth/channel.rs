@@ -203,7 +203,8 @@ impl Channel {
         self.touch();
     }
 
-    /// CC121: everything that a player moves, but not what a song sets up (bank, program, volume, pan, sounds, sends, tuning).
+    /// CC121: everything that a player moves, but not what a song sets up (bank, program, volume, pan, sounds, sends,
+    /// tuning).
     pub(crate) fn reset_controllers(&mut self) {
         for (number, value) in self.controllers.iter_mut().enumerate() {
             match number {

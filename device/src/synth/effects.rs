@@ -1,7 +1,7 @@
 //! Reverb and chorus, shared by all voices of a synth.
 //!
-//! Fed with what voices send, sample by sample; adds to the stream's mix. Costs nothing until something is sent, and again when the last echo
-//! has died away.
+//! Fed with what voices send, sample by sample; adds to the stream's mix. Costs nothing until something is sent, and
+//! again when the last echo has died away.
 
 use super::tables::Tables;
 

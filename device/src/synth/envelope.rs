@@ -1,6 +1,7 @@
 //! The DLS envelope generator: delay, attack, hold, decay, sustain, release.
 //!
-//! Fed by the times that an articulation gives a note; read by the voice at control ticks, as amplitude (EG1) or as a fraction (EG2).
+//! Fed by the times that an articulation gives a note; read by the voice at control ticks, as amplitude (EG1) or as a
+//! fraction (EG2).
 
 use super::tables::{SILENCE_DB, Tables};
 

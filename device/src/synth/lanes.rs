@@ -1,7 +1,8 @@
 //! The sample-rate part of eight voices: fetch, interpolate, filter, pan and mix.
 //!
-//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a [`Mix`]. The code here
-//! runs anywhere; `avx2` does the same sums in the same order, eight at once, and so gives the same bits.
+//! Fed by `Voice` (steps, filters and gain ramps, set at control ticks) and by the bank's pool of samples; adds to a
+//! [`Mix`]. The code here runs anywhere; `avx2` does the same sums in the same order, eight at once, and so gives the
+//! same bits.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -101,7 +102,8 @@ pub(crate) struct LowPass {
     pub(crate) a2: f32,
 }
 
-/// Eight lanes as a structure of arrays. A lane that is not active stands in the silence and has zero gains, so it adds nothing.
+/// Eight lanes as a structure of arrays. A lane that is not active stands in the silence and has zero gains, so it adds
+/// nothing.
 #[derive(Clone)]
 #[repr(align(32))]
 pub(crate) struct Group {
@@ -256,8 +258,8 @@ impl Group {
         }
     }
 
-    /// Lets the gains run from where they are to a new goal within `samples`, up to the next tick. They fall no faster than a whole period would let
-    /// them, since few samples would make a click of it.
+    /// Lets the gains run from where they are to a new goal within `samples`, up to the next tick. They fall no faster
+    /// than a whole period would let them, since few samples would make a click of it.
     pub(crate) fn bend(&mut self, lane: usize, goal: (f32, f32), samples: usize) {
         let scale = 1.0 / samples as f32;
         let left_over = 1.0 - samples as f32 * (1.0 / PERIOD as f32);
@@ -303,7 +305,8 @@ impl Group {
         self.at[lane] < SILENCE as i32
     }
 
-    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix, with their sends or without.
+    /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix, with their sends or
+    /// without.
     pub(crate) fn render(
         &mut self,
         pool: &[i16],

@@ -1,6 +1,7 @@
 //! MIDI messages: what each of them does to channels and to the voices that sound on them.
 //!
-//! Fed by the stream's sequencer with complete messages, each before the sample at which it counts; feeds `note` with note-ons, and voices with the rest.
+//! Fed by the stream's sequencer with complete messages, each before the sample at which it counts; feeds `note` with
+//! note-ons, and voices with the rest.
 
 use super::channel::{CHANNELS, Channel};
 use super::voice::{Context, Lane, State, Voice};
@@ -15,7 +16,8 @@ impl Synth {
         }
     }
 
-    /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are nothing to listen to.
+    /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are
+    /// nothing to listen to.
     #[inline]
     pub(crate) fn listens_to(word: u64) -> bool {
         match word as u8 {

@@ -60,7 +60,8 @@ impl Synth {
         self.used = self.used.max(place / LANES + 1);
     }
 
-    /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it is one.
+    /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it
+    /// is one.
     fn lock_phases(&mut self, note: u64) {
         for follower in 0..self.used * LANES {
             let phase_group = |v: usize| {
@@ -98,8 +99,9 @@ impl Synth {
         }
     }
 
-    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of these have a higher priority,
-    /// or if even the fading ones fill the lanes: then losing the new note is the lesser evil, since cutting one would click.
+    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of
+    /// these have a higher priority, or if even the fading ones fill the lanes: then losing the new note is the lesser
+    /// evil, since cutting one would click.
     fn free_lane(&mut self, priority: u32) -> Option<usize> {
         let group = self.groups.iter().position(|group| group.active != u8::MAX)?;
         let lane = group * LANES + self.groups[group].active.trailing_ones() as usize;
@@ -109,7 +111,8 @@ impl Synth {
         Some(lane)
     }
 
-    /// Ends notes until there is room for one more of this priority: those first that are worth least. None if each is worth more.
+    /// Ends notes until there is room for one more of this priority: those first that are worth least. None if each is
+    /// worth more.
     fn steal(&mut self, priority: u32) -> Option<()> {
         let counting = (0..self.used * LANES).filter(|&v| self.voices[v].counts()).count();
         // More than one only after the limit was lowered; then it takes some notes until it is kept.

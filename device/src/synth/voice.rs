@@ -1,6 +1,7 @@
 //! The control-rate part of one voice: envelopes, oscillators, pitch, filter and level.
 //!
-//! Fed by a note-on and by its channel's controllers, through its region's patch; sets steps, filters and gain ramps of its lane in a `Group`.
+//! Fed by a note-on and by its channel's controllers, through its region's patch; sets steps, filters and gain ramps of
+//! its lane in a `Group`.
 
 mod articulation;
 
@@ -419,8 +420,8 @@ impl Voice {
         matches!(self.state, State::Held | State::Sustained | State::Released)
     }
 
-    /// Who is stolen first: the lower priority before the higher, the released before the rest, the quieter before the louder, the older
-    /// before the newer.
+    /// Who is stolen first: the lower priority before the higher, the released before the rest, the quieter before the
+    /// louder, the older before the newer.
     pub(crate) fn worth(&self, tables: &Tables) -> (u32, bool, f32, u64) {
         let level = if self.amplitude.rising() { 1.0 } else { self.amplitude.amplitude(tables) };
         (self.priority, self.state != State::Released, self.level * level, self.note)

@@ -1,7 +1,7 @@
 //! A vfio-user server, protocol 0.1: one client, one PCI function.
 //!
-//! Fed by a connected socket; feeds a [`Device`]. A message acts only when it is there whole and checked; one that is wrong is
-//! refused with its errno and changes nothing. A trapped access costs one receive and one send.
+//! Fed by a connected socket; feeds a [`Device`]. A message acts only when it is there whole and checked; one that is
+//! wrong is refused with its errno and changes nothing. A trapped access costs one receive and one send.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! The vfio-user transport on the `vfio_user` crate.
 //!
-//! Fed by a client (QEMU) through a listening socket; feeds the [`Card`] through [`Device`]. No call of the backend fails: that crate
-//! would answer an error with errno 0, or out of turn.
+//! Fed by a client (QEMU) through a listening socket; feeds the [`Card`] through [`Device`]. No call of the backend
+//! fails: that crate would answer an error with errno 0, or out of turn.
 
 use crate::device::{Device, DmaMap, Region};
 use crate::pci::Card;

@@ -1,4 +1,5 @@
-//! Conditional chunks (`cdl `): small programs by which a list asks whether this synthesizer is the one that it is meant for.
+//! Conditional chunks (`cdl `): small programs by which a list asks whether this synthesizer is the one that it is
+//! meant for.
 //!
 //! Fed with the chunk; the DLS reader leaves out the list around it when the answer is no.
 

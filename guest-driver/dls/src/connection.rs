@@ -1,7 +1,7 @@
 //! Connection blocks: how DLS joins oscillators, envelopes and controllers to what they move.
 //!
-//! Fed by the readers with blocks as files hold them; read by the voices. Numbers that neither specification names are kept as they are,
-//! and mean nothing to the synthesizer.
+//! Fed by the readers with blocks as files hold them; read by the voices. Numbers that neither specification names are
+//! kept as they are, and mean nothing to the synthesizer.
 
 /// What a block takes its value from (`CONN_SRC`), as source or as control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,8 +90,9 @@ pub enum Shape {
     Unknown(u8),
 }
 
-/// How one of the two inputs of a block is read. First it is inverted (1 - x). Unipolar, it is then bent; bipolar, it is spread to -1..1, and
-/// both sides are bent alike from the middle outwards. Oscillators that are bipolar run over -1..1 as they are.
+/// How one of the two inputs of a block is read. First it is inverted (1 - x). Unipolar, it is then bent; bipolar, it
+/// is spread to -1..1, and both sides are bent alike from the middle outwards. Oscillators that are bipolar run over
+/// -1..1 as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {
     /// 1 - x.
@@ -157,8 +158,8 @@ pub struct Connection {
     pub destination: Destination,
     /// How the factors are read.
     pub transform: Transform,
-    /// In 1/65536 of the destination's unit: cents of pitch, of frequency ([`PITCH_OF_440_HZ`]) and of time (1200 log2 of seconds;
-    /// [`NO_TIME`] is 0 s), 0.1 dB of gain and resonance, 0.1 % of sustain, pan and sends.
+    /// In 1/65536 of the destination's unit: cents of pitch, of frequency ([`PITCH_OF_440_HZ`]) and of time (1200 log2
+    /// of seconds; [`NO_TIME`] is 0 s), 0.1 dB of gain and resonance, 0.1 % of sustain, pan and sends.
     pub scale: i32,
 }
 
@@ -191,8 +192,8 @@ impl Connection {
     }
 }
 
-/// What holds of every articulation unless a block of its own joins the same things: DLS Level 2's default connections. All others start
-/// from zero.
+/// What holds of every articulation unless a block of its own joins the same things: DLS Level 2's default connections.
+/// All others start from zero.
 pub const DEFAULTS: [Connection; 28] = {
     use Destination as D;
     use Source as S;

@@ -1,7 +1,7 @@
 //! Reads a DLS collection, Level 1 or 2.
 //!
-//! Fed with the root chunk; gives a whole [`Collection`] or the first fault. Chunks may come in any order, those of other makers are passed over,
-//! and a list whose condition does not hold is left out with all that is in it.
+//! Fed with the root chunk; gives a whole [`Collection`] or the first fault. Chunks may come in any order, those of
+//! other makers are passed over, and a list whose condition does not hold is left out with all that is in it.
 
 use super::condition::{self, DlsId};
 use super::connection::{Connection, Destination, Source, Transform};
@@ -287,8 +287,8 @@ fn blocks(chunk: &Chunk<'_>, connections: &mut Vec<Connection>) -> Result<(), Fa
     Ok(())
 }
 
-/// A Level 1 block in the terms of Level 2. Level 1 has one transform of four bits, for the source; oscillators, wheel and pan
-/// swing both ways without saying so; and its concave level curve counts attenuation from full value downwards.
+/// A Level 1 block in the terms of Level 2. Level 1 has one transform of four bits, for the source; oscillators, wheel
+/// and pan swing both ways without saying so; and its concave level curve counts attenuation from full value downwards.
 fn level_two(block: Connection) -> Connection {
     let swings = |source| {
         [Source::LFO, Source::VIBRATO, Source::PITCH_WHEEL, Source::FINE_TUNE, Source::COARSE_TUNE].contains(&source)

@@ -97,7 +97,8 @@ pub enum Problem {
     },
     /// Sampling formats other than PCM of 8 or 16 bits and one channel.
     #[error(
-        "wave format {tag} with {channels} channels of {bits} bits; only PCM (1) with one channel of 8 or 16 bits can be played"
+        "wave format {tag} with {channels} channels of {bits} bits; \
+         only PCM (1) with one channel of 8 or 16 bits can be played"
     )]
     Format {
         /// `wFormatTag`.

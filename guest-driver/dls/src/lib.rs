@@ -1,33 +1,38 @@
 //! A collection: instruments, regions, articulations and waves as DLS Level 1 and 2 define them.
 //!
 //! Fed by [`Collection::read`] (DLS files and SoundFont 2 banks) and by `bank` (the built-in instruments); feeds
-//! [`Collection::to_dls`], the `bank` commands, and a synthesizer that plays it. What a file says is held exactly, in the file's own units;
-//! what a synthesizer makes of it is said here.
+//! [`Collection::to_dls`], the `bank` commands, and a synthesizer that plays it. What a file says is held exactly, in
+//! the file's own units; what a synthesizer makes of it is said here.
 //!
 //! # How it is to be played
 //!
-//! **Which regions sound.** All regions of the instrument whose key and velocity ranges hold the note, each a voice of its own (layers).
-//! An instrument is found by drum flag, bank and program; of two with the same address the first counts.
+//! **Which regions sound.** All regions of the instrument whose key and velocity ranges hold the note, each a voice of
+//! its own (layers). An instrument is found by drum flag, bank and program; of two with the same address the first
+//! counts.
 //!
-//! **Which articulation a region has.** [`Instrument::articulation`]: the region's own if it has one, else the instrument's. A region's own
-//! *replaces* the instrument's, it is not merged with it. Level 1 says so; of Level 2's readers, FluidSynth does so too (Gervill merges).
-//! Every block that joins a source, a control and a destination adds to that destination. [`connection::DEFAULTS`] hold besides,
-//! each unless some block joins the same three. Units are those of [`Connection::scale`].
+//! **Which articulation a region has.** [`Instrument::articulation`]: the region's own if it has one, else the
+//! instrument's. A region's own *replaces* the instrument's, it is not merged with it. Level 1 says so; of Level 2's
+//! readers, FluidSynth does so too (Gervill merges). Every block that joins a source, a control and a destination adds
+//! to that destination. [`connection::DEFAULTS`] hold besides, each unless some block joins the same three. Units are
+//! those of [`Connection::scale`].
 //!
-//! **Pitch.** The sum at `PITCH` less 100 x `unity_note`, plus `fine_tune`, in cents from the wave's own rate. By default the sum is
-//! the key's 12,800 x key / 128. What arrives at `KEY` (in cents, 100 to a key) replaces the key number as a source if it is a constant,
-//! and is added to it otherwise.
+//! **Pitch.** The sum at `PITCH` less 100 x `unity_note`, plus `fine_tune`, in cents from the wave's own rate. By
+//! default the sum is the key's 12,800 x key / 128. What arrives at `KEY` (in cents, 100 to a key) replaces the key
+//! number as a source if it is a constant, and is added to it otherwise.
 //!
-//! **Level.** Gain of the wave sample in 1/655,360 dB, plus the sum at `GAIN` in 1/65,536 of 0.1 dB. Oscillators are sines of -1..1 where the
-//! transform says bipolar. EG1's attack is linear in amplitude; decay and release are linear in dB, and their times are for all of 96 dB;
-//! a sustain of s % lies (100 - s) % of 96 dB below the peak. EG2 is linear, and its times are for 100 %.
+//! **Level.** Gain of the wave sample in 1/655,360 dB, plus the sum at `GAIN` in 1/65,536 of 0.1 dB. Oscillators are
+//! sines of -1..1 where the transform says bipolar. EG1's attack is linear in amplitude; decay and release are linear
+//! in dB, and their times are for all of 96 dB; a sustain of s % lies (100 - s) % of 96 dB below the peak. EG2 is
+//! linear, and its times are for 100 %.
 //!
-//! **Filter.** Two poles, low-pass, at the sum at `CUTOFF` in absolute pitch cents ([`connection::NO_FILTER`]: none), `RESONANCE` dB high. Level 2
-//! promises 200 Hz to 7998 Hz (5535 to 11921 cents) and 22.5 dB; SoundFonts go from 1500 to 13500 cents and to 96 dB.
+//! **Filter.** Two poles, low-pass, at the sum at `CUTOFF` in absolute pitch cents ([`connection::NO_FILTER`]: none),
+//! `RESONANCE` dB high. Level 2 promises 200 Hz to 7998 Hz (5535 to 11921 cents) and 22.5 dB; SoundFonts go from 1500
+//! to 13500 cents and to 96 dB.
 //!
 //! **Loops.** `Forward` goes on through the release; `Release` is left at note-off, and the rest of the wave is played.
 //!
-//! **Phase lock.** Regions with the same non-zero `phase_group` that one note starts run at the rate of their master, sample by sample.
+//! **Phase lock.** Regions with the same non-zero `phase_group` that one note starts run at the rate of their master,
+//! sample by sample.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -310,12 +315,14 @@ impl core::fmt::Debug for Samples {
 }
 
 impl Collection {
-    /// Reads a DLS collection or a SoundFont 2 bank. Errors say what is wrong where; then nothing of the file is kept. Needs memory of a few
-    /// times the file's size at most, whatever the file says (of a SoundFont, whose zones multiply: of sixteen times and a few megabytes).
+    /// Reads a DLS collection or a SoundFont 2 bank. Errors say what is wrong where; then nothing of the file is kept.
+    /// Needs memory of a few times the file's size at most, whatever the file says (of a SoundFont, whose zones
+    /// multiply: of sixteen times and a few megabytes).
     ///
-    /// Lost of a SoundFont: the low bytes of 24-bit samples, the phase lock of stereo pairs, modulators that no connection block can
-    /// express (linked, of absolute value, onto sample addresses, or with two controllers and an oscillator or envelope), and samples that no
-    /// region plays. Its default velocity-to-filter modulator is left out, as most players do.
+    /// Lost of a SoundFont: the low bytes of 24-bit samples, the phase lock of stereo pairs, modulators that no
+    /// connection block can express (linked, of absolute value, onto sample addresses, or with two controllers and an
+    /// oscillator or envelope), and samples that no region plays. Its default velocity-to-filter modulator is left out,
+    /// as most players do.
     pub fn read(file: &[u8]) -> Result<Self, CollectionError> {
         let read = || {
             let root = riff::Chunk::root(file)?;

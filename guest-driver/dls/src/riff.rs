@@ -1,8 +1,9 @@
 //! RIFF chunks of a file in memory, borrowed and bounded.
 //!
-//! Fed with the bytes of a file that may be hostile; feeds the DLS and SoundFont readers. No chunk reaches past the one it lies in, nothing is
-//! copied, and nothing is allocated by a size that the file claims. (The `riff` crate reads from a stream: it checks no chunk against the list
-//! around it, allocates what a chunk says before reading it, and panics on names that are no UTF-8.)
+//! Fed with the bytes of a file that may be hostile; feeds the DLS and SoundFont readers. No chunk reaches past the one
+//! it lies in, nothing is copied, and nothing is allocated by a size that the file claims. (The `riff` crate reads from
+//! a stream: it checks no chunk against the list around it, allocates what a chunk says before reading it, and panics
+//! on names that are no UTF-8.)
 
 use super::error::{Fault, Problem};
 use alloc::format;
@@ -183,7 +184,8 @@ impl core::fmt::Display for Name {
     }
 }
 
-/// The chunks around a byte of a file, outermost first: `DLS/lins/ins[3]/lrgn/rgn2[0]/wsmp`. Numbers count from 0 among namesakes.
+/// The chunks around a byte of a file, outermost first: `DLS/lins/ins[3]/lrgn/rgn2[0]/wsmp`. Numbers count from 0 among
+/// namesakes.
 pub(super) fn path(file: &[u8], offset: usize) -> String {
     let Ok(mut around) = Chunk::root(file) else {
         return "the file".into();

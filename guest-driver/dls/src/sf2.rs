@@ -1,7 +1,9 @@
-//! Reads a SoundFont 2 bank as a collection: presets become instruments, pairs of preset and instrument zones become regions.
+//! Reads a SoundFont 2 bank as a collection: presets become instruments, pairs of preset and instrument zones become
+//! regions.
 //!
-//! Fed with the root chunk; gives a whole [`Collection`] or the first fault. Generators and modulators are turned into samplings and
-//! connection blocks by [`articulation`]. Waves are views of the one pool of samples, so that overlapping ones cost nothing.
+//! Fed with the root chunk; gives a whole [`Collection`] or the first fault. Generators and modulators are turned into
+//! samplings and connection blocks by [`articulation`]. Waves are views of the one pool of samples, so that overlapping
+//! ones cost nothing.
 
 mod articulation;
 
@@ -14,8 +16,8 @@ use articulation::{Generators, Modulator, Modulators};
 
 /// Generators or modulators in one zone; there are 61 generators.
 const MAX_IN_ZONE: usize = 128;
-/// What the regions of a file may cost, in bytes of memory or steps of work, for each of its own bytes. Presets share instruments, so some
-/// factor is right; Debian's General MIDI banks stay below one.
+/// What the regions of a file may cost, in bytes of memory or steps of work, for each of its own bytes. Presets share
+/// instruments, so some factor is right; Debian's General MIDI banks stay below one.
 const EXPANSION: usize = 8;
 /// Added to that, for small files with few samples.
 const ALLOWANCE: usize = 4 << 20;
@@ -93,7 +95,8 @@ impl<'a> Table<'a> {
         Ok(fields)
     }
 
-    /// The records of another table that belong to record `index` of this one: from the index at `skip` to that of the next record.
+    /// The records of another table that belong to record `index` of this one: from the index at `skip` to that of the
+    /// next record.
     fn range(
         &self,
         index: usize,
@@ -282,7 +285,8 @@ impl<'a> Reading<'a> {
             if keys.0 > keys.1 || velocities.0 > velocities.1 {
                 continue;
             }
-            // What a region takes to work out counts too: each generator is looked up, each modulator compared with the others.
+            // What a region takes to work out counts too: each generator is looked up, each modulator compared with the
+            // others.
             let (a, b) = (preset.bytes(), instrument.bytes());
             let modulators = (a.1 + b.1) / 10;
             self.spend(4 * (a.0 + b.0) + modulators * modulators / 4, &zone.generators)?;

@@ -1,4 +1,5 @@
-//! Round trips, units and rules of the collection; files that are wrong are in [`hostile`], SoundFonts in [`soundfont`].
+//! Round trips, units and rules of the collection; files that are wrong are in [`hostile`], SoundFonts in
+//! [`soundfont`].
 
 mod hostile;
 mod soundfont;
@@ -109,7 +110,8 @@ fn transforms_and_defaults_are_those_of_level_two() {
     }
 }
 
-/// A Level 1 file: one wave of 8 bits, one instrument with one region; with more chunks in the instrument and in the region.
+/// A Level 1 file: one wave of 8 bits, one instrument with one region; with more chunks in the instrument and in the
+/// region.
 fn level_one(in_instrument: &[Vec<u8>], in_region: &[Vec<u8>], loop_kind: u32) -> Vec<u8> {
     let format = [words(&[1, 1]), numbers(&[8000, 8000]), words(&[1, 8])].concat();
     let wsmp = [numbers(&[20]), words(&[60, 0]), numbers(&[0, 0, 1, 16, loop_kind, 1, 2])].concat();

@@ -1,7 +1,7 @@
 //! Writes a collection as a DLS Level 2 file.
 //!
-//! Fed with a [`Collection`], which is checked first; gives bytes in which [`Collection::read`] finds the same again. Regions are
-//! `rgn2` and articulations `lar2`, as Level 2 demands of what Level 1 does not know.
+//! Fed with a [`Collection`], which is checked first; gives bytes in which [`Collection::read`] finds the same again.
+//! Regions are `rgn2` and articulations `lar2`, as Level 2 demands of what Level 1 does not know.
 
 use super::connection::Connection;
 use super::error::{CollectionError, Problem};

@@ -1,8 +1,8 @@
 //! A standard MIDI file as a list of (time in 100 ns, message bytes), and back.
 //!
-//! Fed with the bytes of a `.mid` file; feeds the player of every guest and the card's offline renderer, so that both have
-//! the same integers. Tracks are merged by tick, ties in track order; running status is expanded; SysEx that the file
-//! holds in pieces is put together and takes the time of its last piece.
+//! Fed with the bytes of a `.mid` file; feeds the player of every guest and the card's offline renderer, so that both
+//! have the same integers. Tracks are merged by tick, ties in track order; running status is expanded; SysEx that the
+//! file holds in pieces is put together and takes the time of its last piece.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -197,7 +197,8 @@ impl Song {
         self.end.saturating_add(TAIL)
     }
 
-    /// Messages of the file that are no well-formed MIDI (SysEx with a status byte inside, never ended, or above 64 KiB), left out.
+    /// Messages of the file that are no well-formed MIDI (SysEx with a status byte inside, never ended, or above 64
+    /// KiB), left out.
     pub fn skipped(&self) -> usize {
         self.skipped
     }
@@ -255,7 +256,8 @@ fn header_of(file: &[u8]) -> Result<(Header, TrackIter<'_>), SongError> {
     }
 }
 
-/// Whether any header chunk, the first or a later one, gives an SMPTE frame rate of -128. midly negates it, which cannot be done.
+/// Whether any header chunk, the first or a later one, gives an SMPTE frame rate of -128. midly negates it, which
+/// cannot be done.
 fn has_impossible_header(mut file: &[u8]) -> bool {
     while let Some((id, rest)) = file.split_first_chunk::<4>()
         && let Some((length, rest)) = rest.split_first_chunk::<4>()

@@ -1,7 +1,7 @@
 //! Ticks to 100 ns, exactly: the tempo map of a MIDI file.
 //!
-//! Fed with ticks in rising order and tempo changes; feeds the times of a song's messages. The remainder of every division is carried, so
-//! that a song with a thousand tempo changes ends at the right unit.
+//! Fed with ticks in rising order and tempo changes; feeds the times of a song's messages. The remainder of every
+//! division is carried, so that a song with a thousand tempo changes ends at the right unit.
 
 use super::SongError;
 use dmus_interface::time::RefTime;
@@ -59,7 +59,8 @@ impl Clock {
         self.scaled.saturating_add(ticks * self.per_tick)
     }
 
-    /// The tick whose time is nearest, from the present one on, if the tempo stays: the very one, if the time is that of a tick.
+    /// The tick whose time is nearest, from the present one on, if the tempo stays: the very one, if the time is that
+    /// of a tick.
     pub(crate) fn nearest(&self, time: RefTime) -> u64 {
         let ahead = (time.0.max(0) as u128 * self.denominator).saturating_sub(self.scaled);
         // The first that is no earlier. Quarter notes of no length at all have no ticks to choose from.

@@ -1,7 +1,7 @@
 //! The inverse of reading: timed messages as a standard MIDI file of one track.
 //!
-//! Fed with messages in the order of their times, and with a [`TimeBase`]: a song's own, so that what was played comes back to the tick at which
-//! it was written, or one for recording live. Feeds a `.mid` file.
+//! Fed with messages in the order of their times, and with a [`TimeBase`]: a song's own, so that what was played comes
+//! back to the tick at which it was written, or one for recording live. Feeds a `.mid` file.
 
 use super::tempo::Clock;
 use super::{SongError, TimedMessage, header_of, unwrap_rmid};
@@ -55,8 +55,8 @@ impl TimeBase {
         Ok(base)
     }
 
-    /// The messages as a file of format 0, each at the tick that is nearest to its time, and no earlier than the one before. What is no
-    /// message is left out.
+    /// The messages as a file of format 0, each at the tick that is nearest to its time, and no earlier than the one
+    /// before. What is no message is left out.
     pub fn write<'m>(&self, messages: impl Iterator<Item = TimedMessage<'m>>) -> Result<Vec<u8>, SongError> {
         let mut clock = Clock::new(self.timing)?;
         let mut tempos = self.tempos.iter().copied().peekable();

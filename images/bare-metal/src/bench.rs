@@ -1,7 +1,9 @@
-//! Events per second through the card's ring, beside the transmit queue of QEMU's own virtio console, in one boot (feature `bench`).
+//! Events per second through the card's ring, beside the transmit queue of QEMU's own virtio console, in one boot
+//! (feature `bench`).
 //!
-//! Fed by `main` instead of a song; feeds the serial port with a line for each round: `dmus: bench ours=NUMBER single=NUMBER batched=NUMBER`,
-//! in events of 8 bytes per second. The console is driven as `virtio-drivers`' own driver does, an event at a time, and a batch at a time.
+//! Fed by `main` instead of a song; feeds the serial port with a line for each round: `dmus: bench ours=NUMBER
+//! single=NUMBER batched=NUMBER`, in events of 8 bytes per second. The console is driven as `virtio-drivers`' own
+//! driver does, an event at a time, and a batch at a time.
 
 use anyhow::ensure;
 use dmus_driver::{Card, RenderStream, StreamConfig};

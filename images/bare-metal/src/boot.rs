@@ -19,7 +19,8 @@ const PVH_MAGIC: u32 = 0x336e_c578;
 /// Usable memory has type 1 in the maps of both protocols.
 const USABLE: u32 = 1;
 
-/// More entries than any firmware of QEMU makes (OVMF: about 60), and two for what `remove` splits; the rest is not used.
+/// More entries than any firmware of QEMU makes (OVMF: about 60), and two for what `remove` splits; the rest is not
+/// used.
 const MAX_REGIONS: usize = 128;
 
 /// Which protocol started the guest.
@@ -56,8 +57,8 @@ impl MemoryMap {
         // The loader's information lies below 4 GiB, which is identity mapped and holds no Rust object there.
         let at = |address: u64, len: usize| {
             let base = usize::try_from(address).ok().filter(|base| base.saturating_add(len) <= 1 << 32);
-            // SAFETY: the range is inside the identity map; the loader put its data outside this program's image, and the
-            // heap, which may reuse that memory, is not set up before this function is done.
+            // SAFETY: the range is inside the identity map; the loader put its data outside this program's image, and
+            // the heap, which may reuse that memory, is not set up before this function is done.
             base.map(|base| unsafe { Mmio::new(base, len) }).ok_or(BootError::NoMemoryMap)
         };
         let mut map = Self { protocol: Protocol::Pvh, regions: [const { 0..0 }; MAX_REGIONS], count: 0 };
@@ -140,7 +141,8 @@ impl MemoryMap {
             if used.end <= region.start || region.end <= used.start {
                 continue;
             }
-            // What lies above goes to the end of the list, if there is room; the heap wants the largest only, and that has it.
+            // What lies above goes to the end of the list, if there is room; the heap wants the largest only, and that
+            // has it.
             let above = used.end.min(region.end)..region.end;
             if !above.is_empty() && self.count < MAX_REGIONS {
                 self.regions[self.count] = above;

@@ -101,7 +101,8 @@ fn read_dma(item: u16, len: u32, bytes: &mut [u8]) -> Result<(), FwCfgError> {
     let request = [control, len, (buffer >> 32) as u32, buffer as u32].map(|word| AtomicU32::new(word.to_be()));
     let address = request.as_ptr() as u64;
     port::write32(DMA_HIGH, ((address >> 32) as u32).to_be());
-    // The device starts on this half, and is done when it has cleared the control word; `bytes` stays borrowed until then.
+    // The device starts on this half, and is done when it has cleared the control word; `bytes` stays borrowed until
+    // then.
     port::write32(DMA_LOW, (address as u32).to_be());
     for _ in 0..DMA_LOOKS {
         match u32::from_be(request[0].load(Ordering::Acquire)) {

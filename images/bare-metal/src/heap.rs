@@ -1,6 +1,7 @@
 //! The memory allocator, and the memory that the card reads and writes.
 //!
-//! Fed by: `boot` (which memory is free). Feeds: `alloc`, and `platform` with DMA memory. Physical and virtual addresses are the same.
+//! Fed by: `boot` (which memory is free). Feeds: `alloc`, and `platform` with DMA memory. Physical and virtual
+//! addresses are the same.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::ops::Range;

@@ -1,6 +1,7 @@
 //! Interrupts: the vector table, the local APIC, and a counter for each MSI-X vector.
 //!
-//! Fed by: MSI-X messages of the card, the APIC timer, faults of this program. Feeds: `platform`'s waits, through the counters.
+//! Fed by: MSI-X messages of the card, the APIC timer, faults of this program. Feeds: `platform`'s waits, through the
+//! counters.
 
 use core::arch::asm;
 use core::cell::UnsafeCell;

@@ -1,14 +1,17 @@
-//! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, or tries what the DDI states, and ends QEMU with what came of it.
+//! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, or tries what the DDI
+//! states, and ends QEMU with what came of it.
 //!
-//! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to record (`opt/dmus/record`, in
-//! 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer
-//! width of its events is in `opt/dmus/width`: `4`, or `8` without it. With `opt/dmus/latency`
-//! (100 ns, for a card that runs in real time) each message is submitted so long before its time. With `opt/dmus/through` the card's
-//! audio comes back through a wave sink stream, and goes on to QEMU's own sound device. What it has to say goes to the serial port, a line
-//! each: `dmus: downloaded NAME=NUMBER ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus: played
-//! NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. With `opt/dmus/conform` it runs the checks of `dmus_conformance` instead, each with
-//! `dmus: holds NAME: STATEMENT` or `dmus: fails NAME: STATEMENT: WHY`, and ends with `dmus: conformed NAME=NUMBER ...`. QEMU's exit code is 99 if all went
-//! well, and 33 for anything else.
+//! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to
+//! record (`opt/dmus/record`, in 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of
+//! `opt/dmus/dls`, a .dls or .sf2 file, if there is one. The pointer width of its events is in `opt/dmus/width`: `4`,
+//! or `8` without it. With `opt/dmus/latency` (100 ns, for a card that runs in real time) each message is submitted so
+//! long before its time. With `opt/dmus/through` the card's audio comes back through a wave sink stream, and goes on to
+//! QEMU's own sound device. What it has to say goes to the serial port, a line each: `dmus: downloaded NAME=NUMBER
+//! ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus:
+//! played NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. With `opt/dmus/conform` it
+//! runs the checks of `dmus_conformance` instead, each with `dmus: holds NAME: STATEMENT` or `dmus: fails NAME:
+//! STATEMENT: WHY`, and ends with `dmus: conformed NAME=NUMBER ...`. QEMU's exit code is 99 if all went well, and 33
+//! for anything else.
 #![no_std]
 #![no_main]
 
@@ -138,7 +141,8 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
     };
     let allocator = stream.allocator();
     println!(
-        "dmus: played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} buffers_home={} width={}",
+        "dmus: played submitted={} presented={} late={} rejected={} discarded={} \
+         slots={} slots_home={} buffers={} buffers_home={} width={}",
         counts.submitted,
         counts.presented,
         counts.late,
@@ -195,7 +199,8 @@ fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
     let recorded = dmus_driver::record(&card, &mut stream, until, show, progress)?;
     let (slots_home, buffers_home) = stream.at_home();
     println!(
-        "dmus: recorded messages={} bytes={} lost={} slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home} width={}",
+        "dmus: recorded messages={} bytes={} lost={} \
+         slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home} width={}",
         recorded.messages,
         recorded.bytes,
         recorded.lost,

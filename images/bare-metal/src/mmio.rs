@@ -1,6 +1,7 @@
 //! Volatile access to device registers and to memory that a loader or a device wrote.
 //!
-//! Fed by: `interrupts`, `pci`, `platform`, `boot`. Feeds: the memory bus. The only place with raw loads and stores of this kind.
+//! Fed by: `interrupts`, `pci`, `platform`, `boot`. Feeds: the memory bus. The only place with raw loads and stores of
+//! this kind.
 
 use core::ptr;
 

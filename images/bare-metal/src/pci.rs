@@ -122,8 +122,8 @@ impl Device {
         if address.saturating_add(size) > 1 << 32 {
             return Err(PciError::TooHigh { function, index, address });
         }
-        // SAFETY: the range is identity mapped, and the firmware keeps device windows apart from memory, which is all that
-        // Rust objects lie in.
+        // SAFETY: the range is identity mapped, and the firmware keeps device windows apart from memory, which is all
+        // that Rust objects lie in.
         Ok(unsafe { Mmio::new(address as usize, size as usize) })
     }
 
@@ -145,7 +145,8 @@ impl Device {
         capabilities.find(|capability| capability.id == id).map(|capability| capability.offset)
     }
 
-    /// Enables MSI-X: entry n of the device's table fires vector n. Returns how many there are, at most as many as vectors.
+    /// Enables MSI-X: entry n of the device's table fires vector n. Returns how many there are, at most as many as
+    /// vectors.
     pub(crate) fn enable_msix(&mut self) -> Result<usize, PciError> {
         let function = self.function;
         let capability = self.capability(MSIX_CAPABILITY).ok_or(PciError::NoMsix(function))?;

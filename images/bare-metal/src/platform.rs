@@ -1,7 +1,7 @@
 //! The driver's platform on this machine: the card's BARs, DMA memory, halted waits, a clock.
 //!
-//! Fed by `pci`, `heap`, `interrupts` and `time`; feeds `dmus_driver`. Memory is mapped one to one, so an address of the
-//! guest is the card's too.
+//! Fed by `pci`, `heap`, `interrupts` and `time`; feeds `dmus_driver`. Memory is mapped one to one, so an address of
+//! the guest is the card's too.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -34,7 +34,8 @@ impl Platform {
         let registers = card.bar(REGISTER_BAR)?;
         let page = card.bar(DOORBELL_BAR)?;
         let base = NonNull::new(page.as_ptr()).expect("`Device::bar` refuses address 0");
-        // SAFETY: the BAR is memory of the host for as long as the guest runs, page aligned, and reached only through this.
+        // SAFETY: the BAR is memory of the host for as long as the guest runs, page aligned, and reached only through
+        // this.
         let doorbell = unsafe { SharedMemory::new(base, page.len()) };
         card.enable();
         card.enable_msix()?;

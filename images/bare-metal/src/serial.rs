@@ -1,6 +1,7 @@
 //! The console: COM1, polled, written by `print!` and `println!`.
 //!
-//! Fed by: everything that reports. Feeds: QEMU's `-serial`. Without a serial port the text is dropped: the exit code still tells.
+//! Fed by: everything that reports. Feeds: QEMU's `-serial`. Without a serial port the text is dropped: the exit code
+//! still tells.
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};

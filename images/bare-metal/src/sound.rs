@@ -1,6 +1,7 @@
 //! QEMU's own sound device, virtio-sound: where the guest's audio goes on to.
 //!
-//! Fed by `main` with the PCM of a wave sink stream; feeds whatever QEMU's `-audiodev` names. It plays by its own clock, in real time: the caller waits.
+//! Fed by `main` with the PCM of a wave sink stream; feeds whatever QEMU's `-audiodev` names. It plays by its own
+//! clock, in real time: the caller waits.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;

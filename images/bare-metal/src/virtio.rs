@@ -24,7 +24,8 @@ pub(crate) fn open(devices: &[u16], missing: &'static str) -> anyhow::Result<Pci
 /// Memory is mapped one to one.
 pub(crate) struct Memory;
 
-// SAFETY: memory comes zeroed and page aligned from the heap, which gives it to nobody else; physical and virtual addresses are the same.
+// SAFETY: memory comes zeroed and page aligned from the heap, which gives it to nobody else; physical and virtual
+// addresses are the same.
 unsafe impl Hal for Memory {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         // An address of 0 is how the crate is told that there is none.

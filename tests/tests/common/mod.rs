@@ -55,7 +55,10 @@ pub const CONFIG: u32 = 7;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What QEMU sends first.
-pub const QEMU_VERSION: &str = r#"{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"pgsizes":4096,"max_dma_maps":65535,"migration":{"pgsize":4096,"max_bitmap_size":268435456},"write_multiple":true}}"#;
+pub const QEMU_VERSION: &str = concat!(
+    r#"{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"pgsizes":4096,"max_dma_maps":65535,"#,
+    r#""migration":{"pgsize":4096,"max_bitmap_size":268435456},"write_multiple":true}}"#,
+);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {

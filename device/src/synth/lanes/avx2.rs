@@ -1,6 +1,7 @@
 //! The eight lanes of a group at once, on processors that have AVX2.
 //!
-//! Fed as `lanes` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are the same.
+//! Fed as `lanes` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are
+//! the same.
 
 use super::{FRACTION, FRACTION_SCALE, Group, LANES, Lane, Mix, SEND_SCALE};
 use crate::bank::{GUARD, MAX_STEP};
@@ -71,8 +72,8 @@ fn pair(words: __m256i) -> (__m256, __m256) {
     (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(words)))
 }
 
-/// Whether no position can leave the pool, whatever the number of samples: each lies in 1..end, end and its guard lie in the pool, no step
-/// reaches further than a turn, and a turn leads to 1 or more.
+/// Whether no position can leave the pool, whatever the number of samples: each lies in 1..end, end and its guard lie
+/// in the pool, no step reaches further than a turn, and a turn leads to 1 or more.
 #[target_feature(enable = "avx2")]
 fn stays_inside(group: &Group, pool: &[i16]) -> bool {
     let Some(last) = pool.len().checked_sub(GUARD).and_then(|last| i32::try_from(last).ok()) else {
@@ -131,8 +132,8 @@ fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
     for ((out_left, out_right), (out_reverb, out_chorus)) in rows.take(samples) {
         let weight = _mm256_mul_ps(_mm256_cvtepi32_ps(fraction), scale);
         let mut x = if CUBIC {
-            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the four samples from the one
-            // before on lie in the pool. A gather asks for no alignment.
+            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the
+            // four samples from the one before on lie in the pool. A gather asks for no alignment.
             let (early, late) = unsafe {
                 (_mm256_i32gather_epi32::<2>(before_and_now, at), _mm256_i32gather_epi32::<2>(next_and_after, at))
             };
@@ -148,8 +149,8 @@ fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
             let square = _mm256_add_ps(_mm256_mul_ps(cubic, weight), slope);
             _mm256_add_ps(_mm256_mul_ps(square, weight), now)
         } else {
-            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the two samples from there
-            // on lie in the pool. A gather asks for no alignment.
+            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the
+            // two samples from there on lie in the pool. A gather asks for no alignment.
             let (now, next) = pair(unsafe { _mm256_i32gather_epi32::<2>(now_and_next, at) });
             _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(next, now), weight), now)
         };

@@ -227,7 +227,8 @@ fn connections_in_circles_are_gone_through_once() {
     // A key that moves itself is moved once: from 60 by 60 x 100 / 128 semitones.
     let off = cents_off(&play(&[from(S::KEY, D::KEY, 0, 10_000.0)]), key_hz(60.0 + 60.0 * 100.0 / 128.0));
     assert!(off.abs() < 0.5, "{off} cents");
-    // What moves is at rest when the times and rates of a note are worked out: an oscillator or envelope does not move its own.
+    // What moves is at rest when the times and rates of a note are worked out: an oscillator or envelope does not move
+    // its own.
     let vibrato = from(S::VIBRATO, D::PITCH, 0x4000, 30.0);
     let sweep =
         [from(S::EG2, D::PITCH, 0, 600.0), constant(D::EG2_ATTACK, time(0.2)), constant(D::EG2_DECAY, time(0.3))];

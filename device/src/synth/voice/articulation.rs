@@ -1,6 +1,8 @@
-//! What a voice makes of its articulation: times when it starts, and levels, sides, sends and filter as note and channel say now.
+//! What a voice makes of its articulation: times when it starts, and levels, sides, sends and filter as note and
+//! channel say now.
 //!
-//! Fed by the region's patch, with the note and its channel as sources; read by the rest of the voice at each tick and after each message.
+//! Fed by the region's patch, with the note and its channel as sources; read by the rest of the voice at each tick and
+//! after each message.
 
 use super::{Context, Voice};
 use crate::bank::Speaker;
@@ -151,7 +153,8 @@ impl Voice {
     }
 }
 
-/// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place. `damping` is 1 / Q and a gain.
+/// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place.
+/// `damping` is 1 / Q and a gain.
 pub(super) fn low_pass(cutoff: f32, damping: (f32, f32), context: &Context<'_>) -> LowPass {
     let limit = CUTOFF_LIMIT * context.rate;
     let hz = (440.0 * context.tables.ratio(clean(cutoff, 1500.0, 20_000.0) - 6900.0) as f32).min(limit);

@@ -1,6 +1,7 @@
 //! The client's memory, reached by messages: for guest RAM that comes without a file descriptor.
 //!
-//! Fed by the card's threads (accesses) and by the serving thread (replies); feeds the link with DMA_READ and DMA_WRITE.
+//! Fed by the card's threads (accesses) and by the serving thread (replies); feeds the link with DMA_READ and
+//! DMA_WRITE.
 
 use super::link::Link;
 use super::protocol::{HEADER, Header, MAX_TRANSFER, command, u32_at, u64_at};
@@ -216,8 +217,8 @@ impl ClientMemory {
         Ok(())
     }
 
-    /// Takes a slot for the first bytes of a part of a range, which belong to the data at `at`. `None`: there is no room before one of
-    /// those held is answered.
+    /// Takes a slot for the first bytes of a part of a range, which belong to the data at `at`. `None`: there is no
+    /// room before one of those held is answered.
     fn claim(
         &self,
         held: &mut Held<'_>,

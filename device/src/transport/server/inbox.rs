@@ -1,6 +1,7 @@
 //! The receiving half of a connection: bytes and file descriptors in, whole messages out.
 //!
-//! Fed by the socket; feeds the session. Holds at most two messages and [`MAX_FDS`] descriptors twice, whatever the client sends.
+//! Fed by the socket; feeds the session. Holds at most two messages and [`MAX_FDS`] descriptors twice, whatever the
+//! client sends.
 
 use super::ServeError;
 use super::protocol::{HEADER, Header, MAX_FDS, MAX_MESSAGE};

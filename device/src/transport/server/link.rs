@@ -25,8 +25,8 @@ impl Link {
         Self { socket: Mutex::new(Some(socket)) }
     }
 
-    /// Sends one message, given in two pieces, whole. After an error the connection is over for both sides, since a part may
-    /// have gone.
+    /// Sends one message, given in two pieces, whole. After an error the connection is over for both sides, since a
+    /// part may have gone.
     pub(super) fn send(&self, head: &[u8], body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let guard = self.socket.lock();
         let socket = guard.as_ref().ok_or(Errno::PIPE)?;

@@ -1,7 +1,7 @@
 //! Regions: what they are, and reading and writing them.
 //!
-//! Fed by DEVICE_GET_REGION_INFO, REGION_READ, REGION_WRITE and REGION_WRITE_MULTI; feeds the device. An access that does not
-//! fit never reaches the device.
+//! Fed by DEVICE_GET_REGION_INFO, REGION_READ, REGION_WRITE and REGION_WRITE_MULTI; feeds the device. An access that
+//! does not fit never reaches the device.
 
 use super::protocol::{HEADER, Refusal, require, u32_at, u64_at};
 use crate::device::{Device, Region};

@@ -30,7 +30,8 @@ pub(super) fn foreign_major(payload: &[u8]) -> Option<u16> {
 }
 
 impl Offer {
-    /// Reads a VERSION message's payload. Unknown keys are the client's business; known ones of the wrong kind are refused.
+    /// Reads a VERSION message's payload. Unknown keys are the client's business; known ones of the wrong kind are
+    /// refused.
     pub(super) fn parse(payload: &[u8]) -> Result<Self, Refusal> {
         require(payload.len() >= 4, "VERSION has no version numbers")?;
         require(foreign_major(payload).is_none(), "the major version is not 0")?;
@@ -70,7 +71,8 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Appends the payload of the answer. What only a newer client knows of is answered only to a client that proposed it.
+    /// Appends the payload of the answer. What only a newer client knows of is answered only to a client that proposed
+    /// it.
     pub(super) fn answer(&self, reply: &mut Vec<u8>) {
         let mut capabilities = serde_json::json!({
             "max_msg_fds": MAX_FDS,

@@ -2,12 +2,15 @@
 //!
 //! Fed by zones; feeds regions. Most is the same thing by another name. What differs:
 //!
-//! - SoundFont envelopes fall 100 dB in their decay time, DLS ones 96 dB: times are shortened by as much. Sustain is an attenuation there, a level
-//!   here.
-//! - Times and scale tuning that depend on the key count from key 60 or the root key there, from key 0 here: constants make up for it.
-//! - The attack of the modulation envelope is convex there, a straight line here. Of one that takes longer than a second all that it moves is bent: its
-//!   attack, its peak and its end are right then, and what lies between is the lesser part.
-//! - The initial attenuation acts by 0.4 of its value, as the sound cards did for which the banks were made, and as other players do.
+//! - SoundFont envelopes fall 100 dB in their decay time, DLS ones 96 dB: times are shortened by as much. Sustain is an
+//!   attenuation there, a level here.
+//! - Times and scale tuning that depend on the key count from key 60 or the root key there, from key 0 here: constants
+//!   make up for it.
+//! - The attack of the modulation envelope is convex there, a straight line here. Of one that takes longer than a
+//!   second all that it moves is bent: its attack, its peak and its end are right then, and what lies between is the
+//!   lesser part.
+//! - The initial attenuation acts by 0.4 of its value, as the sound cards did for which the banks were made, and as
+//!   other players do.
 //! - Default modulators that DLS has not, or has otherwise, become blocks of their own.
 
 use crate::connection::{Connection, DEFAULTS, Destination, NO_TIME, Source, Transform};
@@ -228,7 +231,8 @@ fn target(generator: u16) -> Option<(Source, Destination)> {
 pub(super) struct Modulators(Vec<Modulator>);
 
 impl Modulators {
-    /// Those that every region has: velocity, wheels, pressure, volume, pan, expression and sends. Pan has the range that DLS gives it.
+    /// Those that every region has: velocity, wheels, pressure, volume, pan, expression and sends. Pan has the range
+    /// that DLS gives it.
     pub(super) fn defaults() -> Self {
         Self(vec![
             Modulator::new(0x0502, 48, 960, 0),
