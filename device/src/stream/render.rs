@@ -41,7 +41,14 @@ impl RenderStream {
 
     /// Renders the span into the planes, presenting each event that is due by the horizon at its sample. What falls on
     /// the end of the span is presented there, before any sample of the next one.
-    pub(crate) fn render(&mut self, span: Span, left: &mut [f32], right: &mut [f32], stats: &Stats, tap: &mut Monitor) {
+    pub(crate) fn render(
+        &mut self,
+        span: Span,
+        left: &mut [f32],
+        right: &mut [f32],
+        stats: &Stats,
+        monitor: &mut Monitor,
+    ) {
         if self.state != State::Run {
             return;
         }
@@ -77,7 +84,7 @@ impl RenderStream {
                 presented += 1;
                 self.clock.complete(&mut self.queues.completions, head, time, 1, stats);
             } else {
-                presented += u64::from(self.present(head, time, &now, stats, tap));
+                presented += u64::from(self.present(head, time, &now, stats, monitor));
             }
         }
         if done < frames {
@@ -93,7 +100,7 @@ impl RenderStream {
     /// Presents a submission of any kind; says how many messages it has.
     #[cold]
     #[inline(never)]
-    fn present(&mut self, head: u32, time: i64, now: &Now, stats: &Stats, tap: &mut Monitor) -> u32 {
+    fn present(&mut self, head: u32, time: i64, now: &Now, stats: &Stats, monitor: &mut Monitor) -> u32 {
         let at_once = time == DONT_HOLD;
         let master = match at_once {
             true => now.start.min(now.horizon),
@@ -108,7 +115,7 @@ impl RenderStream {
                     Message::Short(word, len) => word.to_le_bytes()[..*len].into(),
                     Message::Long(bytes) => (*bytes).into(),
                 };
-                tap.push((heard_at, bytes));
+                monitor.push((heard_at, bytes));
             }
             synth.hear(group, message);
         });

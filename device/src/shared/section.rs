@@ -1,0 +1,304 @@
+//! A section of what transport thread and engine share: what each side may do while the lock is held.
+//!
+//! Fed by the PCI function on the transport's thread and by the engine; feeds each with what the other left.
+
+use super::{
+    Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
+};
+use crate::device::RemoteMemory;
+use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
+use dmus_interface::command::{Answer, Status};
+use dmus_interface::doorbell;
+use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
+use dmus_interface::protocol::{Page, card};
+use dmus_interface::regs::{Fault, stream};
+use dmus_interface::ring::Reject;
+use dmus_interface::time::RefTime;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A section: the lock is held. Vectors that are raised in it are written to once it is over.
+pub(crate) struct Section<'s> {
+    pub(super) shared: &'s Shared,
+    pub(super) inner: MutexGuard<'s, Inner>,
+    /// A bit for each vector to raise.
+    pub(super) vectors: u32,
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.vectors != 0 {
+            self.unlocked(|| ());
+        }
+    }
+}
+
+/// What both sides do.
+impl<'s> Section<'s> {
+    pub(crate) fn shared(&self) -> &'s Shared {
+        self.shared
+    }
+
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner.epoch
+    }
+
+    /// Whether no reset has been since that epoch, and the process goes on.
+    #[inline]
+    pub(crate) fn is_of(&self, epoch: u64) -> bool {
+        self.inner.epoch == epoch && !self.inner.shutdown
+    }
+
+    /// Leaves the section for a while; says what `work` does. The other side may have changed anything meanwhile.
+    #[cold]
+    pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let vectors = std::mem::take(&mut self.vectors);
+        let shared = self.shared;
+        MutexGuard::unlocked(&mut self.inner, || {
+            shared.interrupts.raise(vectors, &shared.stats);
+            work()
+        })
+    }
+
+    #[inline]
+    pub(crate) fn page(&self) -> &DoorbellPage {
+        &self.inner.page
+    }
+
+    /// The memory that the client shares, if the function may master the bus.
+    pub(crate) fn memory(&self) -> Option<&GuestMemory> {
+        self.inner.bus_master.then_some(&self.inner.memory)
+    }
+
+    /// All that the client has mapped, whether it may be accessed now or not.
+    pub(crate) fn maps(&self) -> &GuestMemory {
+        &self.inner.memory
+    }
+
+    /// The way to memory that is mapped but not shared.
+    pub(crate) fn client(&self) -> Option<Arc<dyn RemoteMemory>> {
+        self.inner.client.clone()
+    }
+
+    /// Whether this is the first time for this client.
+    pub(crate) fn logs_slow_way(&mut self) -> bool {
+        !std::mem::replace(&mut self.inner.slow_way_logged, true)
+    }
+
+    /// Raises a vector when the section is over.
+    #[inline]
+    pub(crate) fn raise(&mut self, vector: u16) {
+        self.vectors |= 1 << vector;
+    }
+
+    /// Wakes the engine.
+    pub(crate) fn wake(&mut self) {
+        self.inner.woken = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Records what a driver did wrong; the first one since FAULT was cleared raises the control vector.
+    #[cold]
+    pub(crate) fn fault(&mut self, fault: Fault, detail: u32) {
+        self.shared.stats.faults.add(1);
+        self.shared.log.fault(fault, detail);
+        let record = &mut self.inner.fault;
+        record.count = record.count.wrapping_add(1);
+        if record.code == 0 {
+            record.code = fault as u32;
+            record.detail = detail;
+            self.raise(CONTROL_VECTOR);
+        }
+    }
+
+    /// Answers a transition of a stream.
+    pub(crate) fn answer(&mut self, index: usize, result: Result<Transitioned, Refusal>) {
+        let Some(view) = self.inner.views.get_mut(index) else {
+            return;
+        };
+        view.busy = false;
+        view.transitions = view.transitions.wrapping_add(1);
+        if let Ok(Transitioned { open, state, time_base }) = result {
+            *view = StreamView { open, state, time_base, ..*view };
+        }
+        let (state, transitions) = (view.state as u32, view.transitions);
+        let refusal = result.err().map_or(0, |refusal| refusal.fault as u32);
+        card::publish_answer(&self.inner.page, index, state, refusal, transitions);
+        self.raise(index as u16);
+        if let Err(Refusal { fault, register }) = result {
+            self.fault(fault, stream::at(index, register).offset);
+        }
+    }
+
+    /// Answers the command under way, which had that opcode.
+    pub(crate) fn answer_command(&mut self, opcode: u32, answer: Answer) {
+        if answer.status >= Status::InvalidRequest as u32 {
+            self.shared.log.command_failed(opcode, answer);
+        }
+        self.inner.command_busy = false;
+        self.inner.commands = self.inner.commands.wrapping_add(1);
+        card::publish_command(&self.inner.page, answer, self.inner.commands);
+        self.raise(CONTROL_VECTOR);
+    }
+}
+
+/// What the PCI function does, on the transport's thread.
+impl Section<'_> {
+    pub(crate) fn views(&self) -> &[StreamView; STREAMS] {
+        &self.inner.views
+    }
+
+    pub(crate) fn clocks(&self) -> Clocks {
+        self.inner.clocks
+    }
+
+    pub(crate) fn fault_record(&self) -> FaultRecord {
+        self.inner.fault
+    }
+
+    pub(crate) fn clear_fault(&mut self) {
+        self.inner.fault = FaultRecord { count: self.inner.fault.count, ..FaultRecord::default() };
+    }
+
+    /// Leaves a request for the engine, which answers it once. Refused while the answer to another is due: that is the
+    /// only one.
+    pub(crate) fn request(&mut self, index: usize, request: Result<Request, Refusal>) {
+        match request {
+            Ok(request) => {
+                self.inner.views[index].busy = true;
+                self.inner.requests.streams[index] = Some(request);
+                self.inner.requests.any = true;
+                self.wake();
+            }
+            Err(refusal) => self.answer(index, Err(refusal)),
+        }
+    }
+
+    pub(crate) fn has_command(&self) -> bool {
+        self.inner.command_busy
+    }
+
+    /// Leaves a command for the engine.
+    pub(crate) fn command(&mut self, command: Command) {
+        self.inner.command_busy = true;
+        self.inner.requests.command = Some(command);
+        self.inner.requests.any = true;
+        self.wake();
+    }
+
+    pub(crate) fn offer_memory(&mut self, client: Arc<dyn RemoteMemory>) {
+        self.inner.client = Some(client);
+    }
+
+    pub(crate) fn maps_mut(&mut self) -> &mut GuestMemory {
+        &mut self.inner.memory
+    }
+
+    pub(crate) fn is_bus_master(&self) -> bool {
+        self.inner.bus_master
+    }
+
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
+        if self.inner.bus_master != bus_master {
+            self.inner.bus_master = bus_master;
+            // What was translated under the other rule is void.
+            self.inner.memory.renew();
+        }
+    }
+
+    /// Forgets everything but maps and vectors.
+    pub(crate) fn reset(&mut self) {
+        self.inner.epoch += 1;
+        self.inner.clear();
+        self.wake();
+    }
+
+    /// The client has gone, and its memory with it.
+    pub(crate) fn disconnect(&mut self) {
+        self.inner.memory.clear();
+        self.inner.client = None;
+        self.inner.slow_way_logged = false;
+    }
+}
+
+/// What the engine does.
+impl<'s> Section<'s> {
+    pub(crate) fn is_ending(&self) -> bool {
+        self.inner.shutdown
+    }
+
+    /// Whether the engine was woken since it last asked.
+    #[inline]
+    pub(crate) fn take_wake(&mut self) -> bool {
+        self.inner.woken && std::mem::take(&mut self.inner.woken)
+    }
+
+    /// Sleeps until woken, or for `limit`.
+    pub(crate) fn sleep(&mut self, limit: Option<Duration>) {
+        let wake = &self.shared.wake;
+        match limit {
+            Some(limit) => {
+                wake.wait_while_for(&mut self.inner, |inner| !inner.woken, limit);
+            }
+            None => wake.wait_while(&mut self.inner, |inner| !inner.woken),
+        }
+    }
+
+    /// Takes what has been asked since the last time.
+    #[inline]
+    pub(crate) fn take_requests(&mut self, requests: &mut Requests) {
+        if self.inner.requests.any {
+            requests.append(&mut self.inner.requests);
+        }
+    }
+
+    /// The parts of a stream, where all of them are shared and in one piece.
+    #[inline]
+    pub(crate) fn view(&self, translation: &Translation) -> Option<View<'_>> {
+        self.inner.memory.view(translation)
+    }
+
+    /// Translates the parts of a stream anew if the maps have changed since; says whether they had.
+    #[inline]
+    pub(crate) fn renew(&self, translation: &mut Translation, config: &StreamConfig) -> bool {
+        let stale = self.inner.memory.is_stale(translation);
+        if stale {
+            self.translate(translation, config);
+        }
+        stale
+    }
+
+    #[cold]
+    fn translate(&self, translation: &mut Translation, config: &StreamConfig) {
+        *translation = self.inner.memory.translate(&config.layout(), self.inner.bus_master);
+    }
+
+    /// Counts and tells of a submission that was refused.
+    #[cold]
+    pub(crate) fn rejected(&mut self, index: usize, slot: u32, reason: Reject) {
+        self.shared.log.rejected(index, slot, reason);
+    }
+
+    /// Zeroes the words of a stream that is created or closed: one that was here before may have left some.
+    pub(crate) fn clear_words(&mut self, index: usize) {
+        for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
+            self.inner.page.store_u32(doorbell::at(index, word), 0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn publish_clocks(&mut self, clocks: Clocks, latency: RefTime) {
+        self.inner.clocks = clocks;
+        card::publish_clocks(&self.inner.page, clocks.samples, latency, clocks.master);
+    }
+
+    /// Tells that so many unloads that were pending are carried out.
+    pub(crate) fn announce_unloads(&mut self, unloads: u32) {
+        self.inner.unloads = self.inner.unloads.wrapping_add(unloads);
+        self.inner.page.store_u32(doorbell::UNLOADS, self.inner.unloads, Ordering::Release);
+        self.raise(CONTROL_VECTOR);
+    }
+}
