@@ -33,7 +33,7 @@ use queue::{CompletionQueue, Queues, Reach, SECTION, Timeline};
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
 use std::time::Duration;
-use validate::{Copied, Validator};
+use validate::{Copied, Kind, Validator, pointers};
 
 /// Where the card is, in a stream's own time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -220,6 +220,7 @@ impl RenderStream {
             let (mut slots, buffers) = self.in_flight.split();
             let Self { queues, validator, scheduler, synth, clock, .. } = self;
             let lone = validator.lone::<WIDE>(usual);
+            let mut kind = Kind::NONE;
             let begun = queues.submissions.fetched;
             let mut index = begun;
             let ended = loop {
@@ -236,14 +237,19 @@ impl RenderStream {
                 let Some(words) = memory.slot(slot) else {
                     break Ended::Unusual(slot, None);
                 };
-                let Some(data) = lone.data::<WIDE>(&words) else {
+                if !kind.is_of(&words) {
+                    let Some(new) = lone.kind::<WIDE>(words.header) else {
+                        break Ended::Unusual(slot, Some(words));
+                    };
+                    kind = new;
+                }
+                let (next, data) = pointers::<WIDE>(&words);
+                if next != 0 {
                     break Ended::Unusual(slot, Some(words));
-                };
+                }
                 let time = words.time as i64;
-                let header = Header(words.header);
-                let len = header.len();
-                let inline = Validator::is_inline::<WIDE>(len);
-                let copied = match Validator::copy(memory, (&mut *buffers, publication), inline, data, len) {
+                let len = kind.len;
+                let copied = match Validator::copy(memory, (&mut *buffers, publication), kind.inline, data, len) {
                     Ok(copied) if copied.is_message => copied,
                     refused => {
                         let reason = refused.and_then(Copied::whole).err().unwrap_or(Reject::BadMessage);
@@ -253,13 +259,13 @@ impl RenderStream {
                 };
                 if (time as u64) < due {
                     match copied.buffer {
-                        None => synth.short_message(header.channel_group(), copied.data, len),
-                        Some(buffer) => synth.message(header.channel_group(), buffers.copy_mut(buffer, len)),
+                        None => synth.short_message(kind.channel_group, copied.data, len),
+                        Some(buffer) => synth.message(kind.channel_group, buffers.copy_mut(buffer, len)),
                     }
                     free.pass(buffers, copied.buffer);
                     clock.complete(&mut queues.completions, slot, time, 1, stats);
                 } else {
-                    free.hold(buffers, header, copied.data, copied.buffer);
+                    free.hold(buffers, Header(words.header), copied.data, copied.buffer);
                     // DONT_HOLD comes before everything that has a time.
                     scheduler.push(if time < 0 { DONT_HOLD } else { time }, slot);
                 }

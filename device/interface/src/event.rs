@@ -302,7 +302,8 @@ pub struct ShortForm {
 }
 
 impl ShortForm {
-    const NONE: Self = Self { len: 0, high_bits: 0, sysex_mask: 0, sysex: u64::MAX };
+    /// That of no message.
+    pub const NONE: Self = Self { len: 0, high_bits: 0, sysex_mask: 0, sysex: u64::MAX };
 
     /// By length, from 0 to 8.
     const ALL: [Self; 9] = {

@@ -7,7 +7,7 @@
 use super::in_flight::{Header, InFlight, NONE};
 use super::validate::{Copied, Validator};
 use crate::dma::{SlotWords, StreamMemory};
-use dmus_interface::event::{Data, Event, INCOMPLETE, MAX_DEPTH, MAX_MESSAGE, PACKAGE, is_message};
+use dmus_interface::event::{Data, Event, INCOMPLETE, MAX_DEPTH, MAX_MESSAGE, PACKAGE, ShortForm, is_message};
 use dmus_interface::ring::Reject;
 
 /// Bytes of assembled SysEx that may wait to be presented in a stream. A pool of 256 slots cannot exceed it.
@@ -189,9 +189,10 @@ impl<M: StreamMemory> Taking<'_, M> {
     }
 
     fn copy(&mut self, event: &Event) -> Result<Copied, Reject> {
+        let form = ShortForm::of_length(event.event_bytes.into());
         let (inline, data) = match event.data {
-            Data::Inline(bytes) => (true, u64::from_le_bytes(bytes)),
-            Data::Buffer(iova) | Data::Package(iova) => (false, iova),
+            Data::Inline(bytes) => (Some(form), u64::from_le_bytes(bytes)),
+            Data::Buffer(iova) | Data::Package(iova) => (None, iova),
         };
         let publication = self.in_flight.publication();
         Validator::copy(self.memory, (&mut self.in_flight.buffers, publication), inline, data, event.event_bytes.into())
