@@ -207,8 +207,8 @@ impl RenderStream {
         let first = self.queues.submissions.fetched;
         let end = first.wrapping_add(self.queues.submissions.pending().min(SECTION));
         let owned = self.in_flight.owned();
-        // Of those that were fetched here: presented, and neither presented nor held.
-        let (mut presented, mut others) = (0, 0);
+        // Of the unusual: how many were fetched, and how many slots they hold.
+        let (mut unusual, mut unusual_held) = (0, 0);
         loop {
             // In STOP all is discarded, and between fragments all may be part of a message.
             let usual = self.state != State::Stop && self.assembler.is_idle();
@@ -216,13 +216,11 @@ impl RenderStream {
             let next = self.scheduler.next().map_or(i64::MAX, |(time, _)| time);
             let due = self.clock.reached.min(next.max(0) as u64);
             let publication = self.in_flight.publication();
-            let before = self.in_flight.owned();
             let (mut slots, buffers) = self.in_flight.split();
             let Self { queues, validator, scheduler, synth, clock, .. } = self;
             let lone = validator.lone::<WIDE>(usual);
             let mut kind = Kind::NONE;
-            let begun = queues.submissions.fetched;
-            let mut index = begun;
+            let mut index = queues.submissions.fetched;
             let ended = loop {
                 if index == end {
                     break Ended::All;
@@ -271,23 +269,24 @@ impl RenderStream {
                 }
             };
             queues.submissions.fetched = index;
-            let held = self.in_flight.owned() - before;
-            presented += index.wrapping_sub(begun) - held;
             if let Ended::All = ended {
                 break;
             }
-            others += u32::from(!matches!(ended, Ended::Unreadable(_)));
-            if !self.fetch_unusual(memory, ended, stats) {
+            unusual += u32::from(!matches!(ended, Ended::Unreadable(_)));
+            let before = self.in_flight.owned();
+            let goes_on = self.fetch_unusual(memory, ended, stats);
+            unusual_held += self.in_flight.owned() - before;
+            if !goes_on {
                 break;
             }
         }
-        presented -= others;
+        let held = self.in_flight.owned() - owned;
+        if held > 0 {
+            stats.take_slots(held.into());
+        }
+        let presented = self.queues.submissions.fetched.wrapping_sub(first) - unusual - (held - unusual_held);
         if presented > 0 {
             stats.present_at_once(presented.into(), presented);
-        }
-        let taken = self.in_flight.owned().saturating_sub(owned);
-        if taken > 0 {
-            stats.take_slots(taken.into());
         }
     }
 
