@@ -208,8 +208,10 @@ impl<'c, P: Platform> Mailbox<'c, P> {
         core::sync::atomic::fence(Ordering::SeqCst);
         card.write(regs::COMMAND, opcode as u32);
         card.commands.set(None);
-        let answer = self.wait(answered.wrapping_add(1))?;
-        card.commands.set(Some(answered.wrapping_add(1)));
+        let expected = answered.wrapping_add(1);
+        let page = card.platform.doorbell();
+        let answer = card.await_answer(CONTROL_VECTOR, ANSWER_LIMIT, || driver::command(page, expected))?;
+        card.commands.set(Some(expected));
         match Status::decode(answer.status) {
             None => Err(DriverError::UnknownAnswer(answer.status)),
             Some(Status::Done | Status::NotAllAssigned | Status::Pending) => Ok(answer),
@@ -220,25 +222,6 @@ impl<'c, P: Platform> Mailbox<'c, P> {
                     None => DriverError::Command { status, size: answer.size, detail: answer.detail },
                 })
             }
-        }
-    }
-
-    fn wait(&self, expected: u32) -> Result<Answer, DriverError> {
-        let platform = &self.card.platform;
-        let began = platform.now();
-        loop {
-            if let Some(answer) = driver::command(platform.doorbell(), expected) {
-                return Ok(answer);
-            }
-            let passed = platform.now().saturating_sub(began);
-            if passed >= ANSWER_LIMIT {
-                return Err(match self.card.read(regs::MAGIC) {
-                    u32::MAX => DriverError::CardGone,
-                    _ => DriverError::TimedOut(ANSWER_LIMIT),
-                });
-            }
-            // Faults fire the vector, too; and it may have fired for an older reason.
-            platform.wait(CONTROL_VECTOR, (ANSWER_LIMIT - passed).min(Duration::from_millis(500)));
         }
     }
 }

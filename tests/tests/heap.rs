@@ -100,7 +100,7 @@ fn what_may_be_called_at_dispatch_level_touches_no_heap() -> anyhow::Result<()> 
     let card = Card::open(Beneath(Direct::with_inputs(vec![Input::Loopback])?), PointerWidth::Eight)?;
     let config = StreamConfig { slots: 64, buffers: 16, buffer_size: 64 };
     let stream = RenderStream::open(&card, 0, config)?;
-    let mut capture = CaptureStream::open(&card, 1, config, true)?;
+    let capture = CaptureStream::open(&card, 1, config, true)?;
     let allocator = stream.allocator();
     let sequencer = Sequencer::new(allocator, stream.prefetch());
     let port = RenderPort::new(&stream);
@@ -118,7 +118,7 @@ fn what_may_be_called_at_dispatch_level_touches_no_heap() -> anyhow::Result<()> 
         for round in 0..50 {
             // All of the pool, in every form, until it says that it is empty.
             let now = port.now();
-            allocator.put_buffer(allocator.get_buffer()?);
+            allocator.put_buffer(allocator.get_buffer()?)?;
             let mut chain = allocator.get_message()?;
             chain.set_time(now);
             chain.set_data(&sysex[..allocator.get_buffer_size().min(sysex.len())])?;

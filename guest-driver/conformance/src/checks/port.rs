@@ -91,14 +91,14 @@ macro_rules! graph {
 }
 
 fn ears<P: Platform>(card: &Card<P>) -> anyhow::Result<CaptureStream<'_, P>> {
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
     capture.set_state(State::Run)?;
     Ok(capture)
 }
 
 fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, config, stream, sequencer, port);
     let long = sysex(150);
     // Two seconds, more than prefetch and pool hold.
@@ -118,7 +118,7 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
         port.grant(unpacker.next_time().unwrap_or(end));
         let there = all && port.now() >= end;
         while let Some(event) = capture.receive()? {
-            heard.push((event.time, event.bytes.to_vec()));
+            heard.push((event.time(), event.to_vec()));
         }
         Ok(there)
     })?;
@@ -132,7 +132,7 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
 }
 
 fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let port = RenderPort::new(&stream);
     let put = |number| -> anyhow::Result<()> { Ok(port.put_message(message(&stream, ms(1), &mark(number))?)?) };
@@ -149,7 +149,7 @@ fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> 
     ensure!(stream.allocator().free_slots() == SIZES.slots as usize - 1);
     port.request_service()?;
     // What went before still plays.
-    let heard = hear(card, &mut capture, ms(2))?;
+    let heard = hear(card, &capture, ms(2))?;
     ensure!(bytes(&heard) == [mark(2)]);
     expect_home(&stream, SIZES)
 }
@@ -175,7 +175,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Filter<'g, 'm> {
 }
 
 fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [Filter(Output::new()), Filter(Output::new())];
     let port = RenderPort::new(&stream);
@@ -193,13 +193,13 @@ fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::R
     chain.chain(message(&stream, ms(2), &mark(40))?)?;
     port.put_message(chain)?;
     port.request_service()?;
-    let heard = hear(card, &mut capture, ms(3))?;
+    let heard = hear(card, &capture, ms(3))?;
     ensure!(bytes(&heard) == [&mark(3)[..], &mark(22), &mark(32), &long, &mark(42)]);
     expect_home(&stream, SIZES)
 }
 
 fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     let prefetch = stream.prefetch();
     let near = prefetch.saturating_sub(ms(1));
@@ -208,19 +208,19 @@ fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyho
         port.put_message(message(&stream, time, &mark(number))?)?;
     }
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (3, 1), "{} are held", sequencer.held());
-    let heard = hear(card, &mut capture, ms(50))?;
+    let heard = hear(card, &capture, ms(50))?;
     port.request_service()?;
     ensure!(heard.is_empty() && sequencer.held() == 3);
-    hear(card, &mut capture, ms(101))?;
+    hear(card, &capture, ms(101))?;
     port.request_service()?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (0, 4));
-    let heard = hear(card, &mut capture, far.saturating_add(ms(1)))?;
+    let heard = hear(card, &capture, far.saturating_add(ms(1)))?;
     ensure!(bytes(&heard) == [mark(1), mark(2), mark(3), mark(4)]);
     expect_home(&stream, SIZES)
 }
 
 fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     port.put_message(message(&stream, RefTime::from_secs(3600), &mark(1))?)?;
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
@@ -228,13 +228,13 @@ fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> 
     port.put_message(at_once)?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (1, 1));
     port.request_service()?;
-    let heard = hear(card, &mut capture, ms(1))?;
+    let heard = hear(card, &capture, ms(1))?;
     ensure!(bytes(&heard) == [mark(2)]);
     Ok(())
 }
 
 fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     reach(card, ms(5))?;
     port.set_state(State::Pause)?;
@@ -242,13 +242,13 @@ fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Resul
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
     at_once.play_at_once();
     port.put_message(at_once)?;
-    let heard = hear(card, &mut capture, ms(50))?;
+    let heard = hear(card, &capture, ms(50))?;
     port.request_service()?;
     ensure!(heard.is_empty() && port.now() == ms(5), "stream time is {}", port.now());
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (2, 0));
     port.set_state(State::Run)?;
     ensure!(port.now() == ms(5), "stream time goes on at {}", port.now());
-    let heard = hear(card, &mut capture, ms(60))?;
+    let heard = hear(card, &capture, ms(60))?;
     ensure!(bytes(&heard) == [mark(2), mark(1)]);
     ensure!(heard[1].time == ms(51), "{heard:?}");
     expect_home(&stream, SIZES)
@@ -348,7 +348,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Waiting<'g, 'm> {
 }
 
 fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [(); 2].map(|()| Waiting { held: Cell::new(None), output: Output::new() });
     let port = RenderPort::new(&stream);
@@ -357,13 +357,13 @@ fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result
     port.connect_output(&filters[0])?;
     port.set_state(State::Run)?;
     port.put_message(message(&stream, ms(5), &mark(1))?)?;
-    ensure!(hear(card, &mut capture, ms(4))?.is_empty());
+    ensure!(hear(card, &capture, ms(4))?.is_empty());
     port.request_service()?;
     ensure!(stream.allocator().in_flight() == 0, "serviced before it was due");
-    ensure!(hear(card, &mut capture, ms(5))?.is_empty());
+    ensure!(hear(card, &capture, ms(5))?.is_empty());
     // One service takes it through both, and shows it to the card.
     port.request_service()?;
-    ensure!(bytes(&hear(card, &mut capture, ms(6))?) == [mark(1)]);
+    ensure!(bytes(&hear(card, &capture, ms(6))?) == [mark(1)]);
     port.request_service()?;
     expect_home(&stream, SIZES)
 }

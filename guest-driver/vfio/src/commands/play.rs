@@ -49,7 +49,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     }
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
-    dmus_driver::play_while(&stream, song.messages(), song.duration(), progress)?;
+    dmus_driver::play(&stream, song.messages(), song.duration(), progress)?;
     say_played(std::iter::once(&stream), config);
     anyhow::ensure!(!asked.load(Ordering::Relaxed), Failure::Interrupted);
     if let Some(rejection) = stream.allocator().last_rejection() {

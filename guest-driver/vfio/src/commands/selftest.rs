@@ -109,7 +109,7 @@ fn interrupts(device: Option<&str>) -> anyhow::Result<()> {
 fn captures(device: Option<&str>) -> anyhow::Result<()> {
     let card = open(device, PointerWidth::Eight)?;
     let config = StreamConfig { slots: 16, buffers: 16, buffer_size: 64 };
-    let mut stream = CaptureStream::open(&card, 1, config, true)?;
+    let stream = CaptureStream::open(&card, 1, config, true)?;
     stream.set_state(State::Acquire)?;
     ensure!(stream.at_home() == (0, 0), "{:?} were not posted", stream.at_home());
     stream.set_state(State::Stop)?;

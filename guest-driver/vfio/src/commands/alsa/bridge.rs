@@ -67,7 +67,7 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let playback =
         (0..args.playback).map(|index| Playback::open(&card, index.into())).collect::<Result<Vec<_>, _>>()?;
     let captures = (args.playback..args.playback + args.capture).map(|number| {
-        let mut stream = CaptureStream::open(&card, number.into(), CAPTURE, true)?;
+        let stream = CaptureStream::open(&card, number.into(), CAPTURE, true)?;
         stream.set_state(State::Run)?;
         Ok(Capture { stream, sink: CaptureSink::default(), number, unread: 0 })
     });
