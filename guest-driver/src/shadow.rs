@@ -61,12 +61,6 @@ impl SlotState {
     pub(crate) fn has_refs(self) -> bool {
         self.0 & (Self::BUFFER | Self::LINKED) != 0
     }
-
-    /// Whether it is a submission of one message in one slot, with a buffer or without.
-    #[inline]
-    pub(crate) fn is_submitted_message(self) -> bool {
-        self.0 & !Self::BUFFER == Self::MESSAGE.submitted().0
-    }
 }
 
 /// What is recycled with a slot, where its [`SlotState`] says so.

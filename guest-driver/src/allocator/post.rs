@@ -32,7 +32,7 @@ impl Allocator<'_> {
             if !self.queue.has_next()? {
                 break;
             }
-            let free = self.pop_completion()?;
+            let free = self.pop_completion(SlotState::MESSAGE.with_buffer())?;
             let (slot, status) = (free.slot, free.status);
             let result = match status {
                 Status::Presented => self.captured(&free).map(Some),

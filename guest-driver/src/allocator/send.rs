@@ -16,10 +16,7 @@ impl Allocator<'_> {
             return self.send_long(time, channel_group, bytes);
         }
         let word = message::short_word(bytes);
-        let free = self.take_slot()?;
-        if free.state.has_buffer() {
-            self.detach(free.slot, free.state);
-        }
+        let free = self.take_slot(SlotState::MESSAGE)?;
         self.fill_and_submit(&free, SlotState::MESSAGE, time, message::header(channel_group, bytes.len()), word);
         Ok(())
     }
@@ -30,11 +27,12 @@ impl Allocator<'_> {
         if len > size {
             return Err(DriverError::TooLong { len, size });
         }
-        let free = self.take_slot()?;
+        let free = self.take_slot(SlotState::MESSAGE.with_buffer())?;
         let buffer =
             if free.state.has_buffer() { self.refs(free.slot).get().buffer } else { self.attach_buffer(&free)? };
-        self.buffers.memory.write(self.buffer_offset(buffer), bytes);
-        let (header, iova) = (message::header(channel_group, len), self.buffer_iova(buffer));
+        let offset = self.buffer_offset(buffer);
+        self.buffers.memory.write(offset, bytes);
+        let (header, iova) = (message::header(channel_group, len), self.buffers.iova + offset as u64);
         self.fill_and_submit(&free, SlotState::MESSAGE.with_buffer(), time, header, iova);
         Ok(())
     }
