@@ -1,8 +1,9 @@
 //! The event allocator (`IAllocatorMXF`): messages and buffers, which are recycled together.
 //!
-//! Fed by the card through the completion ring, which is its free list, and by handles that are dropped; feeds the application with zeroed
-//! messages. A small private list has the slots that never reached the card. Which buffer is recycled with a message follows from cbEvent:
-//! more bytes than a pointer has, and no package, means that uData refers to a buffer.
+//! Fed by the card through the completion ring, which is its free list, and by handles that are dropped; feeds the
+//! application with zeroed messages. A small private list has the slots that never reached the card. Which buffer is
+//! recycled with a message follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers
+//! to a buffer.
 
 use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
 use crate::queue::Queue;
@@ -82,8 +83,8 @@ impl Shape {
     }
 }
 
-/// A slot that the caller owns, in a state with at most a buffer, which is the caller's too. The shadow may still say that it is submitted;
-/// the caller sets it.
+/// A slot that the caller owns, in a state with at most a buffer, which is the caller's too. The shadow may still say
+/// that it is submitted; the caller sets it.
 pub(crate) struct FreeSlot<'m> {
     pub(crate) slot: u32,
     pub(crate) place: SlotPlace<'m>,
@@ -159,7 +160,8 @@ impl<'c> Allocator<'c> {
         Some(FreeSlot { slot, place, shadow, state: SlotState::FREE, status: Status::Presented })
     }
 
-    /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping it.
+    /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping
+    /// it.
     ///
     /// # Errors
     /// [`DriverError::Misuse`] for another allocator's message, which that allocator recycles.
@@ -254,8 +256,8 @@ impl<'c> Allocator<'c> {
 
     /// Takes the next completion: there must be one. All that the entry says is checked against the shadow.
     ///
-    /// What was submitted in the `usual` state and presented costs the fewest instructions, and keeps its buffer. The benchmark `ring` counts
-    /// them.
+    /// What was submitted in the `usual` state and presented costs the fewest instructions, and keeps its buffer. The
+    /// benchmark `ring` counts them.
     #[inline(always)]
     pub(crate) fn pop_completion(&self, usual: SlotState) -> Result<FreeSlot<'_>, DriverError> {
         let entry = self.queue.peek();
@@ -313,8 +315,8 @@ impl<'c> Allocator<'c> {
         self.free_slots.push(slot);
     }
 
-    /// Recycles what a slot refers to: its buffer, and its chain, each event with its own. Packages are spliced into the chain, so that no
-    /// recursion is needed.
+    /// Recycles what a slot refers to: its buffer, and its chain, each event with its own. Packages are spliced into
+    /// the chain, so that no recursion is needed.
     fn recycle_refs(&self, slot: u32, state: SlotState) {
         self.state(slot).set(SlotState::FREE);
         let mut next = self.detach(slot, state);

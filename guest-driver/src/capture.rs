@@ -1,8 +1,9 @@
 //! A capture stream: MIDI from the card's inputs to the application, and the capture sink that parses it.
 //!
-//! Fed by the card through the completion ring, with slots that the stream core posts; feeds the application, or the filters of a
-//! [`crate::port::CapturePort`], with [`Message`]s. Such a message is a slot of the pool with the buffer that it was posted with. The
-//! application owns it, and hands it back by dropping it: at the stream's next call both are posted again.
+//! Fed by the card through the completion ring, with slots that the stream core posts; feeds the application, or the
+//! filters of a [`crate::port::CapturePort`], with [`Message`]s. Such a message is a slot of the pool with the buffer
+//! that it was posted with. The application owns it, and hands it back by dropping it: at the stream's next call both
+//! are posted again.
 
 use crate::stream::StreamCore;
 use crate::{Card, DriverError, Message, Platform, StreamConfig};
@@ -33,13 +34,14 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
         self.core.card
     }
 
-    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted; in STOP all are free again, but for those
-    /// of events that [`Self::receive`] still has to give, or that the application has.
+    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted; in STOP all are free
+    /// again, but for those of events that [`Self::receive`] still has to give, or that the application has.
     pub fn set_state(&self, state: State) -> Result<(), DriverError> {
         self.core.set_state(state)
     }
 
-    /// The next captured event; `None` when there is none yet ([`Self::wait`]). What was dropped before is posted again.
+    /// The next captured event; `None` when there is none yet ([`Self::wait`]). What was dropped before is posted
+    /// again.
     ///
     /// # Errors
     /// What the card did wrong; the slot is the driver's again and the stream goes on.
@@ -52,7 +54,8 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
         self.core.allocator.slots()
     }
 
-    /// Sleeps until something is captured, the grant is reached, or the limit has passed. False only if the limit passed.
+    /// Sleeps until something is captured, the grant is reached, or the limit has passed. False only if the limit
+    /// passed.
     pub fn wait(&self, limit: Duration) -> bool {
         self.core.wait(1, limit)
     }
@@ -80,9 +83,9 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
 
 /// The capture sink: MIDI messages out of captured events, cooked or not.
 ///
-/// Running status, real-time bytes inside messages and SysEx over several events are put in order for each input by itself. SysEx above
-/// 64 KiB is left out. Where an overrun has lost something, reading goes on with the next status byte. Memory is allocated when an input
-/// sends its first byte, and its first SysEx byte; never for an event.
+/// Running status, real-time bytes inside messages and SysEx over several events are put in order for each input by
+/// itself. SysEx above 64 KiB is left out. Where an overrun has lost something, reading goes on with the next status
+/// byte. Memory is allocated when an input sends its first byte, and its first SysEx byte; never for an event.
 #[derive(Debug, Default)]
 pub struct CaptureSink {
     inputs: BTreeMap<u16, Reader>,

@@ -87,7 +87,8 @@ impl<P: Platform> Card<P> {
         }
     }
 
-    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that it reports.
+    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that
+    /// it reports.
     pub fn is_enabled(&self) -> Result<bool, DriverError> {
         match self.read(regs::CONTROL) {
             u32::MAX => Err(DriverError::CardGone),
@@ -120,7 +121,8 @@ impl<P: Platform> Card<P> {
         driver::latency_time(self.platform.doorbell())
     }
 
-    /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.
+    /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if
+    /// it sleeps.
     pub fn grant(&self, until: RefTime) {
         if until > self.granted.get() {
             self.granted.set(until);

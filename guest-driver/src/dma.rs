@@ -1,7 +1,7 @@
 //! Memory that a device sees too: the only place of the driver core with `unsafe`.
 //!
-//! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a Rust
-//! reference to such memory: each access is volatile or atomic, and checked against the bounds.
+//! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a
+//! Rust reference to such memory: each access is volatile or atomic, and checked against the bounds.
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
@@ -15,7 +15,7 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::BAR_SIZE;
 use dmus_interface::protocol::Page;
 
-/// A range of memory shared with the device.
+/// A range of memory shared with the device. Words are loaded and stored through [`Page`].
 ///
 /// An access beyond the end reads as all ones or is dropped, as on a bus.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl SharedMemory {
     /// Takes over a range of shared memory.
     ///
     /// # Safety
-    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped, readable and writable, and are accessed by no Rust reference, for
-    /// as long as this value lives.
+    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped, readable and writable, and are accessed by no
+    /// Rust reference, for as long as this value lives.
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
     }
@@ -78,34 +78,6 @@ impl SharedMemory {
         self.holds(offset, 8).then(|| unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 
-    /// Loads an aligned u32.
-    #[inline]
-    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
-    }
-
-    /// Stores an aligned u32.
-    #[inline]
-    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.word32(offset) {
-            word.store(value, order);
-        }
-    }
-
-    /// Loads an aligned u64.
-    #[inline]
-    pub fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
-    }
-
-    /// Stores an aligned u64.
-    #[inline]
-    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.word64(offset) {
-            word.store(value, order);
-        }
-    }
-
     /// The place of `len` bytes at `offset`, if they are inside.
     fn span(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
@@ -118,8 +90,8 @@ impl SharedMemory {
         let Some(place) = self.span(offset, bytes.len()) else {
             return false;
         };
-        // SAFETY: in bounds by `span`, and private memory does not overlap it. In this process nothing else accesses it during the call; a device
-        // that does gets old and new bytes mixed.
+        // SAFETY: in bounds by `span`, and private memory does not overlap it. In this process nothing else accesses it
+        // during the call; a device that does gets old and new bytes mixed.
         unsafe { copy(bytes.as_ptr(), place, bytes.len()) };
         true
     }
@@ -138,22 +110,26 @@ impl SharedMemory {
 impl Page for SharedMemory {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.load_u32(offset, order)
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
     }
 
     #[inline]
     fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        self.store_u32(offset, value, order);
+        if let Some(word) = self.word32(offset) {
+            word.store(value, order);
+        }
     }
 
     #[inline]
     fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.load_u64(offset, order)
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
     }
 
     #[inline]
     fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        self.store_u64(offset, value, order);
+        if let Some(word) = self.word64(offset) {
+            word.store(value, order);
+        }
     }
 }
 
@@ -182,8 +158,8 @@ impl<'m> DoorbellPage<'m> {
 impl Page for DoorbellPage<'_> {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        // SAFETY: inside and aligned (the base is aligned to 8); mapped for as long as the memory that this borrows, and all accesses in this
-        // process are atomic or volatile.
+        // SAFETY: inside and aligned (the base is aligned to 8); mapped for as long as the memory that this borrows,
+        // and all accesses in this process are atomic or volatile.
         self.place(offset, 4).map_or(u32::MAX, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(order))
     }
 
@@ -210,8 +186,8 @@ impl Page for DoorbellPage<'_> {
     }
 }
 
-/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
-/// read again.
+/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which
+/// it could read again.
 ///
 /// # Safety
 /// As [`ptr::copy_nonoverlapping`].
@@ -276,8 +252,8 @@ impl SlotPlace<'_> {
     #[inline]
     pub(crate) fn store<const WORD: usize>(&self, value: u64) {
         const { assert!(WORD * 8 < Pool::STRIDE) };
-        // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it, and what publishes it,
-        // the store of the tail, releases this store too.
+        // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it,
+        // and what publishes it, the store of the tail, releases this store too.
         unsafe { self.base.as_ptr().add(WORD).write(value.to_le()) };
     }
 
@@ -291,7 +267,8 @@ impl SlotPlace<'_> {
         self.store_data(at, data);
     }
 
-    /// Stores a pointer or inline data, at the place for it in events of this width. What is beyond a narrow event does not count.
+    /// Stores a pointer or inline data, at the place for it in events of this width. What is beyond a narrow event does
+    /// not count.
     #[inline]
     pub(crate) fn store_data(&self, at: DataPlace, value: u64) {
         const { assert!(DataPlace::LAST + 8 <= Pool::STRIDE) };

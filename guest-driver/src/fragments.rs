@@ -48,7 +48,8 @@ impl<'b> Fragments<'b> {
         }
     }
 
-    /// Puts as much as there are slots and buffers for; true when all of it is put. What `put` fails for is recycled and not put again.
+    /// Puts as much as there are slots and buffers for; true when all of it is put. What `put` fails for is recycled
+    /// and not put again.
     pub(crate) fn put<'a>(
         &mut self,
         allocator: &'a Allocator<'_>,

@@ -1,12 +1,12 @@
 //! Driver core of the DirectMusic card: no_std, generic over a small [`Platform`].
 //!
 //! An application takes a [`Message`] from a stream's [`Allocator`], fills it and gives it to
-//! [`RenderStream::put_message`]; the card plays it and hands the same slot back through the completion ring, which is the
-//! allocator's free list. A captured event is a [`Message`], too, whose slot is posted again once it is dropped. Nothing is allocated,
-//! copied or freed in between.
+//! [`RenderStream::put_message`]; the card plays it and hands the same slot back through the completion ring, which is
+//! the allocator's free list. A captured event is a [`Message`], too, whose slot is posted again once it is dropped.
+//! Nothing is allocated, copied or freed in between.
 //!
-//! The handles [`Message`] and [`Buffer`] are not `Clone`: giving one away moves it, dropping one recycles it, and none can be
-//! kept beyond its allocator, so that the usual mistakes with DMA memory do not compile:
+//! The handles [`Message`] and [`Buffer`] are not `Clone`: giving one away moves it, dropping one recycles it, and none
+//! can be kept beyond its allocator, so that the usual mistakes with DMA memory do not compile:
 //!
 //! ```compile_fail
 //! # fn f<P: dmus_driver::Platform>(stream: &dmus_driver::RenderStream<'_, P>) -> Result<(), dmus_driver::DriverError> {
@@ -16,11 +16,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing here trusts the card: slots are recycled from a private shadow, never from what device-visible memory says, every
-//! wait has a limit, and a card that lies or goes away gives a typed [`DriverError`].
+//! Nothing here trusts the card: slots are recycled from a private shadow, never from what device-visible memory says,
+//! every wait has a limit, and a card that lies or goes away gives a typed [`DriverError`].
 //!
 //! All handles of a stream live on one thread (they are not `Sync`); the interrupt half of a platform only counts
-//! interrupts, and the deferred half is whatever runs between two calls here. No allocator call blocks, touches the heap or loops without bound.
+//! interrupts, and the deferred half is whatever runs between two calls here. No allocator call blocks, touches the
+//! heap or loops without bound.
 #![no_std]
 
 extern crate alloc;

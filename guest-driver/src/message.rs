@@ -1,7 +1,7 @@
 //! The handles of an application: a [`Message`] is a slot of the pool, a [`Buffer`] a piece of the buffer area.
 //!
-//! Fed by the allocator, which hands them out; feeds the slots in device-visible memory, and the shadow, with what the application sets.
-//! They are not `Clone`: giving one away moves it, dropping one recycles it.
+//! Fed by the allocator, which hands them out; feeds the slots in device-visible memory, and the shadow, with what the
+//! application sets. They are not `Clone`: giving one away moves it, dropping one recycles it.
 
 use crate::allocator::FreeSlot;
 use crate::dma::SlotPlace;
@@ -122,8 +122,8 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are copied
-    /// into the event instead, and the buffer is free again.
+    /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are
+    /// copied into the event instead, and the buffer is free again.
     pub fn attach(&mut self, buffer: Buffer<'_>, len: usize) -> Result<(), DriverError> {
         self.expect_empty()?;
         let allocator = self.allocator;
@@ -142,7 +142,8 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// Makes the first `len` bytes of a buffer, more than fit inline, the event's data. The buffer is recycled with the message from here on.
+    /// Makes the first `len` bytes of a buffer, more than fit inline, the event's data. The buffer is recycled with the
+    /// message from here on.
     #[inline]
     fn set_buffer(&mut self, buffer: u32, len: usize) {
         let allocator = self.allocator;

@@ -1,7 +1,8 @@
-//! Plays timed messages, records, and does both at once: one loop, which moves a pool's worth in a turn and asks to go on after each.
+//! Plays timed messages, records, and does both at once: one loop, which moves a pool's worth in a turn and asks to go
+//! on after each.
 //!
-//! Fed by an iterator of [`TimedMessage`]s in the order of their times, through a pool that may be far smaller than the song, or by a
-//! [`CaptureStream`]; feeds a [`RenderStream`], or the application with messages or audio.
+//! Fed by an iterator of [`TimedMessage`]s in the order of their times, through a pool that may be far smaller than the
+//! song, or by a [`CaptureStream`]; feeds a [`RenderStream`], or the application with messages or audio.
 
 use crate::fragments::Fragments;
 use crate::{CaptureSink, CaptureStream, Card, Counts, DriverError, Platform, RenderStream, WaveStream};
@@ -57,8 +58,9 @@ impl Progress for ControlFlow<()> {
 
 /// Plays all of `messages` from stream time zero (the stream is in STOP), renders until `end`, and stops.
 ///
-/// It fills the pool, grants time up to the first message that did not fit, and goes on when half of the pool is completed. `progress` is
-/// told the stream time; when it ends playing early, what is held is discarded. Everything is completed on return.
+/// It fills the pool, grants time up to the first message that did not fit, and goes on when half of the pool is
+/// completed. `progress` is told the stream time; when it ends playing early, what is held is discarded. Everything is
+/// completed on return.
 pub fn play<'m, P: Platform, R: Progress>(
     stream: &RenderStream<'_, P>,
     messages: impl Iterator<Item = TimedMessage<'m>>,
@@ -68,9 +70,9 @@ pub fn play<'m, P: Platform, R: Progress>(
     play_ahead(stream, messages, end, None, progress)
 }
 
-/// As [`play`], but as a sequencer does that knows the future no further than `latency`: each message is put into the pool so long before
-/// its time. All times are later by `latency`, the end too. A message whose time has come before it could be put plays late, and is counted
-/// so. The card's clock must not be a virtual one.
+/// As [`play`], but as a sequencer does that knows the future no further than `latency`: each message is put into the
+/// pool so long before its time. All times are later by `latency`, the end too. A message whose time has come before it
+/// could be put plays late, and is counted so. The card's clock must not be a virtual one.
 pub fn play_live<'m, P: Platform, R: Progress>(
     stream: &RenderStream<'_, P>,
     messages: impl Iterator<Item = TimedMessage<'m>>,
@@ -98,8 +100,8 @@ fn play_ahead<'m, P: Platform, R: Progress>(
     Ok(Played { counts: stream.allocator().counts(), end })
 }
 
-/// As [`play`], and takes the audio back through a wave sink in STOP. `listener` takes all that is rendered, in order; with the virtual
-/// clock the card waits for a slow listener, so that none is lost.
+/// As [`play`], and takes the audio back through a wave sink in STOP. `listener` takes all that is rendered, in order;
+/// with the virtual clock the card waits for a slow listener, so that none is lost.
 ///
 /// # Errors
 /// The driver's, or the listener's.
@@ -132,7 +134,8 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
         take_periods()?;
         Ok::<_, E>(turn)
     };
-    // A period is there more often than half of the pool is completed; that the grant is reached comes on this vector, too.
+    // A period is there more often than half of the pool is completed; that the grant is reached comes on this vector,
+    // too.
     run(stream.card(), stream.time_base(), end, turn, |_| wave.wait(TURN_LIMIT), progress)?;
     for state in [State::Pause, State::Stop] {
         wave.set_state(state)?;
@@ -143,8 +146,8 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
     Ok(Played { counts: stream.allocator().counts(), end })
 }
 
-/// Runs the stream (in STOP) from stream time zero `until` a later one, and shows each message with its stream time to `message`. Ends in
-/// STOP.
+/// Runs the stream (in STOP) from stream time zero `until` a later one, and shows each message with its stream time to
+/// `message`. Ends in STOP.
 ///
 /// `progress` is told the stream time; when it ends recording early, what came until then counts.
 pub fn record<P: Platform, R: Progress>(
@@ -194,8 +197,9 @@ struct Turn {
     count: u32,
 }
 
-/// The loop of players and recorders. `turn` moves a bounded number of messages and is told the stream time as it was before; then time is
-/// granted as far as messages are put. Ends at `end` with nothing left, or when `progress` says so.
+/// The loop of players and recorders. `turn` moves a bounded number of messages and is told the stream time as it was
+/// before; then time is granted as far as messages are put. Ends at `end` with nothing left, or when `progress` says
+/// so.
 fn run<P: Platform, E: From<DriverError>, R: Progress>(
     card: &Card<P>,
     base: RefTime,

@@ -1,7 +1,7 @@
 //! The port side of a stream (`IPortDMus`): port buffers, the filter graph, the sequencer and service from interrupts.
 //!
-//! Fed by applications, with packed buffers ([`PortBuffer`]) or messages, by capture streams, and by interrupt routines ([`ServiceGroups`]);
-//! feeds a [`RenderStream`], or the application, through a graph of filters:
+//! Fed by applications, with packed buffers ([`PortBuffer`]) or messages, by capture streams, and by interrupt routines
+//! ([`ServiceGroups`]); feeds a [`RenderStream`], or the application, through a graph of filters:
 //!
 //! ```text
 //! PortBuffer -> Unpacker -> RenderPort -> filters of one's own -> Sequencer -> RenderStream
@@ -11,7 +11,8 @@
 //! CaptureStream, WaveStream -> CapturePort -> filters of one's own, the last of them the application's
 //! ```
 //!
-//! Nothing here allocates after it is made, and every call is bounded, so that all of it can run in the deferred half of an interrupt.
+//! Nothing here allocates after it is made, and every call is bounded, so that all of it can run in the deferred half
+//! of an interrupt.
 
 mod buffer;
 mod capture;
@@ -63,8 +64,9 @@ impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
         }
     }
 
-    /// Unpacks a buffer into the graph, as far as the pool has slots and buffers; true when all of it has gone. When false, call again after
-    /// a service: nothing is lost, and the buffer goes on where it stopped. A message that a filter fails for is skipped, and its error returned.
+    /// Unpacks a buffer into the graph, as far as the pool has slots and buffers; true when all of it has gone. When
+    /// false, call again after a service: nothing is lost, and the buffer goes on where it stopped. A message that a
+    /// filter fails for is skipped, and its error returned.
     pub fn play_buffer(&self, buffer: &mut Unpacker<'_>) -> Result<bool, DriverError> {
         let allocator = self.stream.allocator();
         while let Some(fragments) = &mut buffer.current {
@@ -76,8 +78,8 @@ impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
         Ok(true)
     }
 
-    /// In virtual time: grants time up to the first message that is held in the graph, or up to `rest`, the time of the first one that was not
-    /// put into it yet.
+    /// In virtual time: grants time up to the first message that is held in the graph, or up to `rest`, the time of the
+    /// first one that was not put into it yet.
     pub fn grant(&self, rest: RefTime) {
         if self.state.get() == State::Run {
             // A grant says that all before it is with the card.

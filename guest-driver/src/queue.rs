@@ -1,6 +1,7 @@
 //! A stream's two rings with all their indices: the only place that moves the tail or takes a completion.
 //!
-//! Fed by the allocator with slot numbers, and by the card with completions; feeds the doorbell page, and the allocator with raw entries.
+//! Fed by the allocator with slot numbers, and by the card with completions; feeds the doorbell page, and the allocator
+//! with raw entries.
 
 #![warn(clippy::cast_possible_truncation)]
 
@@ -44,7 +45,8 @@ impl<'c> Queue<'c> {
     #[inline]
     pub(crate) fn submit(&self, slot: u32) {
         let tail = self.tail.get();
-        // There are at least as many entries as slots, and a slot is submitted once: no entry is overwritten before the card has read it.
+        // There are at least as many entries as slots, and a slot is submitted once: no entry is overwritten before the
+        // card has read it.
         self.submissions.store(tail, slot);
         self.tail.set(tail.wrapping_add(1));
     }

@@ -1,7 +1,7 @@
 //! A render stream: MIDI from the application to the card's synthesizer.
 //!
-//! Fed with messages by [`RenderStream::put_message`]; feeds the submission ring and the doorbell page. A batch of messages costs one
-//! store of the tail ([`RenderStream::flush`]); nothing traps unless the card sleeps.
+//! Fed with messages by [`RenderStream::put_message`]; feeds the submission ring and the doorbell page. A batch of
+//! messages costs one store of the tail ([`RenderStream::flush`]); nothing traps unless the card sleeps.
 
 use crate::fragments::Fragments;
 use crate::stream::StreamCore;
@@ -32,7 +32,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         self.core.card
     }
 
-    /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it visible.
+    /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it
+    /// visible.
     #[inline]
     pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
         if !message.belongs_to(self.allocator()) {
@@ -42,17 +43,19 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         Ok(())
     }
 
-    /// `GetMessage`, filling it with one whole message in the channel group, and `PutMessage`, in one step. [`Self::flush`] makes it visible.
+    /// `GetMessage`, filling it with one whole message in the channel group, and `PutMessage`, in one step.
+    /// [`Self::flush`] makes it visible.
     ///
-    /// [`DriverError::NoMessage`] or [`DriverError::NoBuffer`] while the pool has no room, [`DriverError::TooLong`] for more bytes than a
-    /// buffer has; nothing is sent then.
+    /// [`DriverError::NoMessage`] or [`DriverError::NoBuffer`] while the pool has no room, [`DriverError::TooLong`] for
+    /// more bytes than a buffer has; nothing is sent then.
     #[inline]
     pub fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
         self.allocator().send(time, channel_group, bytes)
     }
 
-    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up after the first `put`
-    /// bytes of it, and gives how many are put by now: fewer than all when the pool has run dry. Nothing else may be put before the rest is.
+    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up
+    /// after the first `put` bytes of it, and gives how many are put by now: fewer than all when the pool has run dry.
+    /// Nothing else may be put before the rest is.
     pub fn put_bytes(&self, time: RefTime, bytes: &[u8], put: usize) -> Result<usize, DriverError> {
         let mut fragments = Fragments::resume(time, bytes, put);
         fragments.put(self.allocator(), |message| self.put_message(message))?;
@@ -75,7 +78,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         self.core.state()
     }
 
-    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
+    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only
+    /// if the limit passed.
     pub fn wait(&self, completions: u32, limit: Duration) -> bool {
         self.core.wait(completions, limit)
     }

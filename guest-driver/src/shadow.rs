@@ -1,7 +1,8 @@
 //! The private shadow: who owns each slot and buffer, and what goes back to the pool together with a slot.
 //!
-//! Written by the allocator and its handles; read when a slot completes or a handle is dropped. The device never sees it, so nothing that
-//! the device writes can make the driver recycle a wrong pointer. For nearly every event the one word of [`SlotState`] is enough.
+//! Written by the allocator and its handles; read when a slot completes or a handle is dropped. The device never sees
+//! it, so nothing that the device writes can make the driver recycle a wrong pointer. For nearly every event the one
+//! word of [`SlotState`] is enough.
 
 use alloc::boxed::Box;
 use core::cell::Cell;

@@ -1,7 +1,7 @@
 //! The core under every stream: its memory, its state, its transitions and waits, and the posting of slots for capture.
 //!
-//! Fed by the three thin streams ([`crate::RenderStream`], [`crate::CaptureStream`], [`crate::WaveStream`]), which say what a message is;
-//! feeds the card's stream registers, the queue and the doorbell page.
+//! Fed by the three thin streams ([`crate::RenderStream`], [`crate::CaptureStream`], [`crate::WaveStream`]), which say
+//! what a message is; feeds the card's stream registers, the queue and the doorbell page.
 
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
@@ -137,7 +137,8 @@ impl<'c, P: Platform> StreamCore<'c, P> {
         State::decode(self.card.read(self.register(stream::STATE)))
     }
 
-    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
+    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only
+    /// if the limit passed.
     pub(crate) fn wait(&self, completions: u32, limit: Duration) -> bool {
         self.post();
         self.allocator.queue.await_completions(completions.max(1)) || self.card.platform.wait(self.index as u16, limit)
@@ -201,7 +202,8 @@ impl<'c, P: Platform> StreamCore<'c, P> {
 
 impl<P: Platform> Drop for StreamCore<'_, P> {
     fn drop(&mut self) {
-        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions anew.
+        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions
+        // anew.
         let none = self.card.read(self.register(stream::TYPE)) == stream::CLOSED
             && self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE;
         let closed =

@@ -1,7 +1,8 @@
 //! A wave sink stream: the PCM that the card renders, and the sample clock that goes with it (`ISynthSinkDMus`).
 //!
-//! Fed by the card with a period for each slot that the stream core posts; feeds the application with these [`Message`]s, in their order.
-//! Dropping one posts its slot again at the stream's next call; with the virtual clock, a card whose periods nobody takes stands still.
+//! Fed by the card with a period for each slot that the stream core posts; feeds the application with these
+//! [`Message`]s, in their order. Dropping one posts its slot again at the stream's next call; with the virtual clock, a
+//! card whose periods nobody takes stands still.
 
 use crate::stream::StreamCore;
 use crate::{Card, DriverError, Message, Platform, StreamConfig};
@@ -25,7 +26,8 @@ pub struct WaveStream<'c, P: Platform> {
 }
 
 impl<'c, P: Platform> WaveStream<'c, P> {
-    /// `NewStream`: creates wave sink stream number `index` of the card. A period is a buffer: about 20 ms of frames is usual.
+    /// `NewStream`: creates wave sink stream number `index` of the card. A period is a buffer: about 20 ms of frames is
+    /// usual.
     pub fn open(
         card: &'c Card<P>,
         index: usize,
@@ -50,8 +52,8 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         self.format
     }
 
-    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted. PAUSE ends the period under way, which is
-    /// shorter then.
+    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted. PAUSE ends the period
+    /// under way, which is shorter then.
     pub fn set_state(&self, state: State) -> Result<(), DriverError> {
         let was = self.core.state();
         self.core.set_state(state)?;
@@ -62,9 +64,10 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         Ok(())
     }
 
-    /// The next period; `None` when there is none yet ([`Self::wait`]). Its time is the stream time at which its first frame plays, its
-    /// data whole frames in the stream's format, its byte position the bytes before it since STOP: a gap means that periods were lost for
-    /// want of posted slots. Each period synchronises the sample clock with the master clock.
+    /// The next period; `None` when there is none yet ([`Self::wait`]). Its time is the stream time at which its first
+    /// frame plays, its data whole frames in the stream's format, its byte position the bytes before it since STOP: a
+    /// gap means that periods were lost for want of posted slots. Each period synchronises the sample clock with the
+    /// master clock.
     ///
     /// # Errors
     /// What the card did wrong; the slot is the driver's again and the stream goes on.
@@ -75,7 +78,8 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         if period.is_incomplete() || !usize::from(period.event_bytes()).is_multiple_of(self.format.frame_bytes()) {
             return Err(DriverError::BadPeriod);
         }
-        // Stream time goes on where PAUSE left it, so a period that was under way then fits the clock of the next RUN, too.
+        // Stream time goes on where PAUSE left it, so a period that was under way then fits the clock of the next RUN,
+        // too.
         let master = period.time().saturating_add(self.base.get());
         let first = self.format.frame_at(period.byte_position());
         self.sync_to_master(master, first, self.starting.take());
@@ -87,8 +91,9 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         self.core.allocator.slots()
     }
 
-    /// `SyncToMaster`: at master time `time`, frame number `sample` since STOP plays. `start` (fStart) is for the first call after entering
-    /// RUN: that frame is sample 0 of the sample clock then. [`Self::receive`] calls it with each period.
+    /// `SyncToMaster`: at master time `time`, frame number `sample` since STOP plays. `start` (fStart) is for the first
+    /// call after entering RUN: that frame is sample 0 of the sample clock then. [`Self::receive`] calls it with each
+    /// period.
     pub fn sync_to_master(&self, time: RefTime, sample: SampleTime, start: bool) {
         self.clock.borrow_mut().sync_to_master(time, sample, start);
     }
@@ -98,7 +103,8 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         self.clock.borrow().sample_to_ref_time(sample)
     }
 
-    /// `RefTimeToSample`: the first sample at or after a master time, counted from the first that was received in this RUN.
+    /// `RefTimeToSample`: the first sample at or after a master time, counted from the first that was received in this
+    /// RUN.
     pub fn ref_time_to_sample(&self, time: RefTime) -> SampleTime {
         self.clock.borrow().ref_time_to_sample(time)
     }

@@ -8,6 +8,7 @@ use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, PlatformError, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{PointerWidth, is_message};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, control};
 use dmus_interface::ring::COMPLETION_SIZE;

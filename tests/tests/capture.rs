@@ -6,6 +6,7 @@ use dmus_card::transport::Transport;
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, INCOMPLETE, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::ring::{Reject, Status};

@@ -6,6 +6,7 @@ use dmus_card::sink::to_s16;
 use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{self, control};
 use dmus_interface::ring::Status;

@@ -6,6 +6,7 @@ use dmus_card::transport::Transport;
 use dmus_driver::{Card, Counts, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play_through};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::ring::{Reject, Status};

@@ -1,7 +1,9 @@
-//! The capture half of an allocator: posts empty slots with a buffer each, and makes messages of what the card has filled.
+//! The capture half of an allocator: posts empty slots with a buffer each, and makes messages of what the card has
+//! filled.
 //!
-//! Fed by capture and wave sink streams; feeds the submission ring, and those streams with [`Message`]s. What the card writes is checked
-//! once, against the shadow: the buffer of a slot is the one that it was posted with, whatever cbEvent and uData say.
+//! Fed by capture and wave sink streams; feeds the submission ring, and those streams with [`Message`]s. What the card
+//! writes is checked once, against the shadow: the buffer of a slot is the one that it was posted with, whatever
+//! cbEvent and uData say.
 
 use super::{Allocator, FreeSlot};
 use crate::shadow::{SlotRefs, SlotState};

@@ -1,6 +1,8 @@
-//! `GetMessage`, fill and `PutMessage` in one step, for messages that nobody looks at in between: what players do by the thousand.
+//! `GetMessage`, fill and `PutMessage` in one step, for messages that nobody looks at in between: what players do by
+//! the thousand.
 //!
-//! Fed by a render stream with whole messages; feeds the submission ring. Its instructions are counted by the benchmark `ring`.
+//! Fed by a render stream with whole messages; feeds the submission ring. Its instructions are counted by the benchmark
+//! `ring`.
 
 use super::{Allocator, FreeSlot};
 use crate::shadow::{SlotRefs, SlotState};
@@ -8,8 +10,8 @@ use crate::{DriverError, message};
 use dmus_interface::time::RefTime;
 
 impl Allocator<'_> {
-    /// `GetMessage`, filling it with a whole message, and `PutMessage`, in one step: nothing is stored twice, and the buffer that a slot
-    /// comes with is used again. The same errors, and nothing is sent then.
+    /// `GetMessage`, filling it with a whole message, and `PutMessage`, in one step: nothing is stored twice, and the
+    /// buffer that a slot comes with is used again. The same errors, and nothing is sent then.
     #[inline(always)]
     pub(crate) fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
         if bytes.len() > self.inline_limit {

@@ -77,7 +77,8 @@ fn a_fresh_message_is_zero_but_for_its_size() {
     }
 }
 
-/// DDI: cbEvent is the unrounded number of event bytes; up to the pointer size they are in the event itself (abData), else in a buffer (pbData), and of a package pPackageEvt is the chain.
+/// DDI: cbEvent is the unrounded number of event bytes; up to the pointer size they are in the event itself (abData),
+/// else in a buffer (pbData), and of a package pPackageEvt is the chain.
 #[test]
 fn events_are_written_as_the_data_sheet_lays_them_out() {
     use dmus_interface::event::{Data, Event};
@@ -116,7 +117,8 @@ fn events_are_written_as_the_data_sheet_lays_them_out() {
     }
 }
 
-/// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size and it is no package; chains and packages go home as a whole.
+/// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size
+/// and it is no package; chains and packages go home as a whole.
 #[test]
 fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     for (width, inline) in [(PointerWidth::Eight, 8), (PointerWidth::Four, 4)] {
@@ -139,7 +141,8 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     }
 }
 
-/// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and what is refused goes home.
+/// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and
+/// what is refused goes home.
 #[test]
 fn what_would_lose_or_mix_up_memory_is_an_error() {
     let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
@@ -159,7 +162,8 @@ fn what_would_lose_or_mix_up_memory_is_an_error() {
     }
 }
 
-/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a buffer that was never attached to an event.
+/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a
+/// buffer that was never attached to an event.
 #[test]
 fn an_empty_pool_says_so() {
     let allocator = allocator(PointerWidth::Eight);
@@ -171,7 +175,8 @@ fn an_empty_pool_says_so() {
     assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
 }
 
-/// DDI: PutMessage and PutBuffer return a status; what belongs to another allocator is not taken, and is not lost either.
+/// DDI: PutMessage and PutBuffer return a status; what belongs to another allocator is not taken, and is not lost
+/// either.
 #[test]
 fn what_is_put_into_another_allocator_goes_back_to_its_own_and_the_caller_is_told() {
     let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
@@ -307,9 +312,9 @@ struct Owned {
 }
 
 proptest! {
-    /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever
-    /// the card writes over the memory that it can write.
-    /// DDI: Every event and buffer has one owner at any time; a forged or stale cbEvent or uData in memory that the device sees recycles nothing else.
+    /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever the card writes
+    /// over the memory that it can write. DDI: Every event and buffer has one owner at any time; a forged or stale
+    /// cbEvent or uData in memory that the device sees recycles nothing else.
     #[test]
     fn ownership_agrees_with_the_model(steps in proptest::collection::vec(step(), 1..200), narrow: bool) {
         let width = if narrow { PointerWidth::Four } else { PointerWidth::Eight };

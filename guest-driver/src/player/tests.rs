@@ -8,6 +8,7 @@ use core::cell::{Cell, RefCell};
 use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, Type};
 use dmus_interface::regs::{self, Register, control};
 use dmus_interface::ring::{COMPLETION_SIZE, Completion, Status};
@@ -20,8 +21,8 @@ const STEP: i64 = 1000;
 /// Completions after which the card has no more: no test that passes comes so far.
 const FLOOD: u32 = 10_000;
 
-/// A fake card that completes whatever is submitted the moment that it is published, captured events without end; or, if it is slow, one
-/// submission whenever the driver waits.
+/// A fake card that completes whatever is submitted the moment that it is published, captured events without end; or,
+/// if it is slow, one submission whenever the driver waits.
 struct FakeCard {
     slow: bool,
     registers: RefCell<BTreeMap<u32, u32>>,

@@ -1,7 +1,8 @@
-//! The port side of a capture or wave sink stream: the head of a graph of filters that leads from the card to the application.
+//! The port side of a capture or wave sink stream: the head of a graph of filters that leads from the card to the
+//! application.
 //!
-//! Fed by a [`CaptureStream`] or [`WaveStream`] whenever it is serviced; feeds the filters with [`Message`]s, and a [`PositionNotify`] with how
-//! far the stream is.
+//! Fed by a [`CaptureStream`] or [`WaveStream`] whenever it is serviced; feeds the filters with [`Message`]s, and a
+//! [`PositionNotify`] with how far the stream is.
 
 use super::{Mxf, Output, ServiceSink};
 use crate::{CaptureStream, DriverError, Message, Platform, WaveStream};
@@ -11,7 +12,8 @@ use dmus_interface::time::RefTime;
 
 /// `IPositionNotify`: is told how far a stream is.
 pub trait PositionNotify {
-    /// `PositionNotify`: an event or wave period that was captured or played has passed; it was the stream's bytes up to `byte_position`.
+    /// `PositionNotify`: an event or wave period that was captured or played has passed; it was the stream's bytes up
+    /// to `byte_position`.
     fn position_notify(&self, byte_position: u64);
 }
 
@@ -46,7 +48,8 @@ macro_rules! capture_source {
 capture_source!(CaptureStream);
 capture_source!(WaveStream);
 
-/// The port's side of a capture or wave sink stream, and the head of its graph. A message that the graph drops is posted again.
+/// The port's side of a capture or wave sink stream, and the head of its graph. A message that the graph drops is
+/// posted again.
 pub struct CapturePort<'g, 'm, S> {
     stream: &'m S,
     output: Output<'g, 'm>,
@@ -77,7 +80,8 @@ impl<'g, 'm, S: CaptureSource> Mxf<'g, 'm> for CapturePort<'g, 'm, S> {
         Some(&self.output)
     }
 
-    /// Sets the state of the graph and of the stream, so that the graph is ready before the first message and until the last.
+    /// Sets the state of the graph and of the stream, so that the graph is ready before the first message and until the
+    /// last.
     fn set_state(&self, state: State) -> Result<(), DriverError> {
         if state == State::Run {
             self.output.set_state(state)?;
@@ -92,8 +96,8 @@ impl<'g, 'm, S: CaptureSource> Mxf<'g, 'm> for CapturePort<'g, 'm, S> {
 }
 
 impl<S: CaptureSource> ServiceSink for CapturePort<'_, '_, S> {
-    /// Gives what was captured to the graph, no more than a pool of it, and services the graph. What fails stops nothing else; the first error
-    /// is the result.
+    /// Gives what was captured to the graph, no more than a pool of it, and services the graph. What fails stops
+    /// nothing else; the first error is the result.
     fn request_service(&self) -> Result<(), DriverError> {
         let mut result = Ok(());
         for _ in 0..self.stream.slots() {

@@ -1,7 +1,8 @@
 //! The graph of MIDI transport filters (`IMXF`): each gives messages to the next, and the allocator is behind the last.
 //!
-//! Fed by the unpacker, by capture streams and by applications; feeds, filter by filter, the stream or the application. A message moves along
-//! the graph by value. So what a filter drops, what fails on its way and what has nowhere to go are all the same: the allocator recycles it.
+//! Fed by the unpacker, by capture streams and by applications; feeds, filter by filter, the stream or the application.
+//! A message moves along the graph by value. So what a filter drops, what fails on its way and what has nowhere to go
+//! are all the same: the allocator recycles it.
 
 use crate::{Allocator, DriverError, Message, Platform, RenderStream};
 use core::cell::Cell;
@@ -9,7 +10,8 @@ use core::fmt;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
-/// A MIDI transport filter. `'m` is the life of the allocator whose messages flow, `'g` that of the filters that are connected.
+/// A MIDI transport filter. `'m` is the life of the allocator whose messages flow, `'g` that of the filters that are
+/// connected.
 ///
 /// A filter of one's own keeps an [`Output`], says so in [`Mxf::output`], and does its work in [`Mxf::put_message`]:
 ///
@@ -31,7 +33,8 @@ use dmus_interface::time::RefTime;
 /// }
 /// ```
 ///
-/// All of it may be called from the deferred half of an interrupt: no filter may block, touch the heap or work without bound.
+/// All of it may be called from the deferred half of an interrupt: no filter may block, touch the heap or work without
+/// bound.
 pub trait Mxf<'g, 'm: 'g> {
     /// `PutMessage`: takes the message, and gives it on, keeps it, or drops it, which recycles it. So does an error.
     fn put_message(&self, message: Message<'m>) -> Result<(), DriverError>;

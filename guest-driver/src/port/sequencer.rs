@@ -1,8 +1,9 @@
 //! The port driver's sequencer: holds messages that are further ahead than the card wants them.
 //!
-//! Fed with messages in any order; feeds the next filter with those inside the stream's prefetch window, by time, ties in the order of
-//! their arrival. It holds the messages themselves, so a held message is a slot that the application's side owns, out of the pool that the
-//! stream has anyway: the pool bounds what is held, nothing is copied, and when all slots are held the unpacker waits.
+//! Fed with messages in any order; feeds the next filter with those inside the stream's prefetch window, by time, ties
+//! in the order of their arrival. It holds the messages themselves, so a held message is a slot that the application's
+//! side owns, out of the pool that the stream has anyway: the pool bounds what is held, nothing is copied, and when all
+//! slots are held the unpacker waits.
 
 use super::{Mxf, Output};
 use crate::{Allocator, DriverError, Message};
@@ -14,8 +15,8 @@ use dmus_interface::time::RefTime;
 
 /// A sequencer of one stream.
 ///
-/// In RUN, messages that are due, or not to be held (DONT_HOLD_FOR_SEQUENCING), go on at once, others when a service finds them due. In
-/// ACQUIRE and PAUSE it holds everything. In STOP, what it holds and what it is given is recycled.
+/// In RUN, messages that are due, or not to be held (DONT_HOLD_FOR_SEQUENCING), go on at once, others when a service
+/// finds them due. In ACQUIRE and PAUSE it holds everything. In STOP, what it holds and what it is given is recycled.
 pub struct Sequencer<'g, 'm> {
     output: Output<'g, 'm>,
     queue: RefCell<Queue<'m>>,
@@ -32,8 +33,8 @@ pub struct Sequencer<'g, 'm> {
 const NOTHING_DUE: RefTime = RefTime(-1);
 
 impl<'g, 'm> Sequencer<'g, 'm> {
-    /// A sequencer in STOP for the messages of `allocator`, which go on `prefetch` before their time (SchedulePreFetch). It has room for all
-    /// of the pool, and never allocates again.
+    /// A sequencer in STOP for the messages of `allocator`, which go on `prefetch` before their time
+    /// (SchedulePreFetch). It has room for all of the pool, and never allocates again.
     pub fn new(allocator: &'m Allocator<'_>, prefetch: RefTime) -> Self {
         let slots = allocator.slots();
         Self {
@@ -84,7 +85,8 @@ impl<'g, 'm> Mxf<'g, 'm> for Sequencer<'g, 'm> {
         Some(&self.output)
     }
 
-    /// Gives on what became due, all of it even if some of it fails, and services what is behind. The first error is the result.
+    /// Gives on what became due, all of it even if some of it fails, and services what is behind. The first error is
+    /// the result.
     fn service(&self, now: RefTime) -> Result<(), DriverError> {
         let mut result = Ok(());
         if self.state.get() == State::Run {
@@ -126,7 +128,8 @@ impl fmt::Debug for Sequencer<'_, '_> {
     }
 }
 
-/// Messages by time, ties by arrival: a deque that the pool bounds. What comes in order, as nearly all does, is appended.
+/// Messages by time, ties by arrival: a deque that the pool bounds. What comes in order, as nearly all does, is
+/// appended.
 struct Queue<'m>(VecDeque<(RefTime, Message<'m>)>);
 
 impl<'m> Queue<'m> {

@@ -68,7 +68,8 @@ fn long_sysex_comes_in_incomplete_events<P: Platform>(card: &Card<P>) -> anyhow:
 }
 
 fn only_data_beyond_the_pointer_size_needs_a_buffer<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    // The driver holds what the card wrote against the pointer size: data that is elsewhere would be an error, or other bytes.
+    // The driver holds what the card wrote against the pointer size: data that is elsewhere would be an error, or other
+    // bytes.
     let mut desk = Desk::open(card)?;
     for (number, len) in (1..).zip(2..20) {
         let bytes = sysex(len);

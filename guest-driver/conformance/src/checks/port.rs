@@ -3,11 +3,11 @@
 use crate::desk::{Desk, LIMIT, SIZES, bytes, expect_home, hear, mark, message, ms, reach, sysex, until};
 use alloc::vec::Vec;
 use anyhow::{Context, ensure};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use dmus_driver::port::{
-    BufferError, HEADER_SIZE, Mxf, Output, PortBuffer, RenderPort, Sequencer, ServiceGroup, ServiceGroups, ServiceSink,
-    Unpacker, event_size,
+    BufferError, CapturePort, HEADER_SIZE, Mxf, Output, PortBuffer, PositionNotify, RenderPort, Sequencer,
+    ServiceGroup, ServiceGroups, ServiceSink, Unpacker, event_size,
 };
 use dmus_driver::{CaptureStream, Card, DriverError, Message, Platform, RenderStream, StreamConfig};
 use dmus_interface::pci::CONTROL_VECTOR;
@@ -20,6 +20,7 @@ checks! {
     a_buffer_plays_through_the_graph: "The render path: unpacker, GetMessage, sequencer, PutMessage to the hardware when SchedulePreFetch says so, and home.",
     without_an_output_events_go_to_the_allocator: "With no ConnectOutput, and after DisconnectOutput, PutMessage goes straight to the allocator.",
     filters_pass_change_and_drop_events: "PutMessage passes an event to the next filter, which may change it or recycle it; the allocator is the last destination of every chain.",
+    captured_events_pass_through_filters: "The capture path: what the hardware brings goes through the same filters, the allocator the last destination of all; PositionNotify says how far the stream is.",
     the_sequencer_holds_beyond_the_prefetch: "The port driver itself sequences everything that is later than SchedulePreFetch, by time stamps only.",
     the_sequencer_does_not_hold_what_it_must_not: "An event with DONT_HOLD_FOR_SEQUENCING is not held by the sequencer.",
     the_sequencer_holds_outside_run: "In PAUSE events are held in the graph, too, and presentation time does not advance.",
@@ -75,6 +76,64 @@ fn what_does_not_fit_a_buffer_is_refused<P: Platform>(_: &Card<P>) -> anyhow::Re
         ensure!(Unpacker::new(&bytes, ms(0)).is_err(), "{value} at {at}");
     }
     ensure!(Unpacker::new(&buffer.bytes()[..40], ms(0)).is_err());
+    Ok(())
+}
+
+/// Keeps what it is given, as an application does that is slow.
+#[derive(Default)]
+struct Keeper<'m>(RefCell<Vec<Message<'m>>>);
+
+impl<'g, 'm: 'g> Mxf<'g, 'm> for Keeper<'m> {
+    fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
+        self.0.borrow_mut().push(message);
+        Ok(())
+    }
+}
+
+/// The last position that it was told, and how often it was told one.
+#[derive(Default)]
+struct Position(Cell<(u64, u32)>);
+
+impl PositionNotify for Position {
+    fn position_notify(&self, byte_position: u64) {
+        self.0.set((byte_position, self.0.get().1 + 1));
+    }
+}
+
+fn captured_events_pass_through_filters<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let render = RenderStream::open(card, 0, SIZES)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { slots: 8, buffers: 8, buffer_size: 64 }, true)?;
+    let (keeper, position) = (Keeper::default(), Position::default());
+    let filter = Filter(Output::new());
+    let port = CapturePort::new(&capture, Some(&position));
+    filter.connect_output(&keeper)?;
+    port.connect_output(&filter)?;
+    port.set_state(State::Run)?;
+    render.set_state(State::Run)?;
+    let long = sysex(40);
+    for (number, bytes) in (1..).zip([&mark(1)[..], &mark(9), &long, &mark(20)]) {
+        render.put_message(message(&render, ms(number), bytes)?)?;
+    }
+    render.flush();
+    reach(card, ms(5))?;
+    port.request_service()?;
+    let kept: Vec<_> = keeper.0.borrow().iter().map(|event| (event.time(), event.to_vec())).collect();
+    ensure!(kept == [(ms(1), mark(2).to_vec()), (ms(3), long), (ms(4), mark(21).to_vec())], "{kept:?}");
+    ensure!(position.0.get() == (3 + 3 + 40 + 3, 4), "{:?}", position.0.get());
+    // Three are the application's still; the others are posted again, and the end of the graph is where all are
+    // recycled.
+    ensure!(capture.at_home() == (1, 1), "{:?}", capture.at_home());
+    keeper.0.borrow_mut().clear();
+    ensure!(capture.at_home() == (4, 4), "{:?}", capture.at_home());
+    port.request_service()?;
+    ensure!(capture.at_home() == (0, 0), "{:?} were not posted again", capture.at_home());
+    port.disconnect_output(&filter)?;
+    render.put_message(message(&render, ms(6), &mark(1))?)?;
+    render.flush();
+    reach(card, ms(7))?;
+    port.set_state(State::Stop)?;
+    ensure!(position.0.get().1 == 5 && keeper.0.borrow().is_empty());
+    ensure!(capture.at_home() == (8, 8), "{:?}", capture.at_home());
     Ok(())
 }
 

@@ -30,7 +30,8 @@ const PERIODS: StreamConfig = StreamConfig { slots: 8, buffers: 4, buffer_size: 
 /// Time of the first frame, byte position, bytes.
 type Period = (RefTime, u64, Vec<u8>);
 
-/// What is rendered until a master time. Time stands at the end of a period that has no slot: what ends just then may still be on its way.
+/// What is rendered until a master time. Time stands at the end of a period that has no slot: what ends just then may
+/// still be on its way.
 fn take<P: Platform>(card: &Card<P>, wave: &WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<Period>> {
     let mut periods = Vec::new();
     card.grant(time);

@@ -60,7 +60,8 @@ fn what_is_not_to_be_held_goes_on_at_once() {
     assert_eq!(sequencer.held(), 1);
 }
 
-/// DDI: in any state but RUN, events are held and not passed to the hardware, those that are not to be held for sequencing too
+/// DDI: in any state but RUN, events are held and not passed to the hardware, those that are not to be held for
+/// sequencing too
 #[test]
 fn acquire_and_pause_hold_everything() {
     for state in [State::Acquire, State::Pause] {

@@ -1,6 +1,7 @@
 //! `dmusd play`: one song, through one render stream.
 //!
-//! Fed by a MIDI file; feeds the card through `dmus_driver`'s player, as the bare-metal guest does: with the virtual clock the audio has the same bytes.
+//! Fed by a MIDI file; feeds the card through `dmus_driver`'s player, as the bare-metal guest does: with the virtual
+//! clock the audio has the same bytes.
 
 use super::{Failure, Width, interruption, open, say_played, signs_of_life};
 use dmus_dls::Collection;

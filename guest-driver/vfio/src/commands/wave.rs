@@ -1,7 +1,7 @@
 //! `dmusd wave`: the card's audio, back in the guest.
 //!
-//! Fed by a wave sink stream, while a song plays or for some time; feeds a WAV file. With the virtual clock, and in the card's own format, it is
-//! sample for sample what the card writes to its sink.
+//! Fed by a wave sink stream, while a song plays or for some time; feeds a WAV file. With the virtual clock, and in the
+//! card's own format, it is sample for sample what the card writes to its sink.
 
 use super::play::read_song;
 use super::{Failure, interruption, open, say, say_played, signs_of_life};
@@ -44,7 +44,8 @@ pub(crate) struct Args {
 
 /// Number of the wave sink stream.
 const WAVE: usize = 1;
-/// Periods in the air: a player looks here twice a second at least, and a card whose periods nobody takes stands still, or loses some in real time.
+/// Periods in the air: a player looks here twice a second at least, and a card whose periods nobody takes stands still,
+/// or loses some in real time.
 const PERIODS: u32 = 256;
 /// Periods in a second.
 const RATE: u32 = 50;
@@ -109,7 +110,8 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A WAV file that grows with what comes. Its header is refreshed each second, so that even a killed program leaves a valid file.
+/// A WAV file that grows with what comes. Its header is refreshed each second, so that even a killed program leaves a
+/// valid file.
 struct WavFile {
     writer: hound::WavWriter<BufWriter<File>>,
     format: WaveFormat,
