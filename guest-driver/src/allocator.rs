@@ -1,16 +1,17 @@
-//! The event allocator (`IAllocatorMXF`): messages and buffers that recycle each other home.
+//! The event allocator (`IAllocatorMXF`): messages and buffers, which are recycled together.
 //!
-//! Fed by the card through the completion ring, which is its free list, and by handles that are dropped; feeds the application
-//! with zeroed messages. A small private stack holds what never reached the card. Which buffer goes home with a message
-//! follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers to a buffer.
+//! Fed by the card through the completion ring, which is its free list, and by handles that are dropped; feeds the
+//! application with zeroed messages. A small private list has the slots that never reached the card. Which buffer is
+//! recycled with a message follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers
+//! to a buffer.
 
 use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
-use crate::shadow::{Carried, FreeStack, Links, NONE};
+use crate::queue::Queue;
+use crate::shadow::{FreeList, NONE, SlotRefs, SlotState};
 use crate::{Buffer, DriverError, Message};
 use alloc::boxed::Box;
 use core::cell::Cell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::protocol::driver;
 use dmus_interface::ring::{COMPLETION_SIZE, Reject, SUBMISSION_SIZE, Slot, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
@@ -33,11 +34,7 @@ pub struct Counts {
 pub struct Allocator<'c> {
     pub(crate) pool: Pool,
     pub(crate) buffers: DmaMemory,
-    submissions: Ring<SUBMISSION_SIZE>,
-    completions: Ring<COMPLETION_SIZE>,
-    pub(crate) page: DoorbellPage<'c>,
-    /// The stream's number.
-    stream: usize,
+    pub(crate) queue: Queue<'c>,
     pub(crate) width: PointerWidth,
     /// Bytes that fit in an event, and where they are.
     pub(crate) inline_limit: usize,
@@ -45,14 +42,9 @@ pub struct Allocator<'c> {
     /// The first word of a fresh event: cbStruct.
     pub(crate) header: u64,
     pub(crate) buffer_size: usize,
-    links: Box<[Cell<Links>]>,
-    free_slots: FreeStack,
-    pub(crate) free_buffers: FreeStack,
-    /// Submissions put, and completions taken, so far, wrapping.
-    pub(crate) tail: Cell<u32>,
-    consumed: Cell<u32>,
-    /// The head as last loaded.
-    head: Cell<u32>,
+    refs: Box<[Cell<SlotRefs>]>,
+    free_slots: FreeList,
+    pub(crate) free_buffers: FreeList,
     /// Messages by the status that they ended with, less one.
     ended: [Cell<u64>; Status::COUNT],
     rejection: Cell<Option<Rejection>>,
@@ -91,98 +83,90 @@ impl Shape {
     }
 }
 
-/// A slot that is the caller's, its place, and its word in the shadow. What that says it carried came home with the slot, but for the buffer of
-/// a message by itself, which is the caller's, too.
-struct Home<'m> {
-    slot: u32,
-    place: SlotPlace<'m>,
-    shadow: &'m Cell<Carried>,
+/// A slot that the caller owns, in a state with at most a buffer, which is the caller's too. The shadow may still say
+/// that it is submitted; the caller sets it.
+pub(crate) struct FreeSlot<'m> {
+    pub(crate) slot: u32,
+    pub(crate) place: SlotPlace<'m>,
+    pub(crate) shadow: &'m Cell<SlotState>,
+    pub(crate) state: SlotState,
+    /// How its submission ended.
+    pub(crate) status: Status,
 }
 
 impl<'c> Allocator<'c> {
     /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
     pub(crate) fn new(page: DoorbellPage<'c>, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
         let [pool, buffers, submissions, completions] = memory;
+        let submissions = Ring::new(submissions, shape.entries)?;
+        let completions = Ring::new(completions, shape.entries)?;
         Some(Self {
             pool: Pool::new(pool, shape.slots),
             buffers,
-            submissions: Ring::new(submissions, shape.entries)?,
-            completions: Ring::new(completions, shape.entries)?,
-            page,
-            stream: shape.stream,
+            queue: Queue::new(page, shape.stream, submissions, completions),
             width: shape.width,
             inline_limit: shape.width.bytes(),
             data_place: DataPlace::of(shape.width),
             header: (shape.width.event_size() as u64) << 8,
             buffer_size: shape.buffer_size,
-            links: (0..shape.slots).map(|_| Cell::new(Links::NONE)).collect(),
-            free_slots: FreeStack::full(shape.slots),
-            free_buffers: FreeStack::full(shape.buffers),
-            tail: Cell::new(0),
-            consumed: Cell::new(0),
-            head: Cell::new(0),
+            refs: (0..shape.slots).map(|_| Cell::new(SlotRefs::NONE)).collect(),
+            free_slots: FreeList::full(shape.slots),
+            free_buffers: FreeList::full(shape.buffers),
             ended: Default::default(),
             rejection: Cell::new(None),
         })
     }
 
-    /// Takes the memory out, to give it back; nothing works afterwards.
+    /// Takes the memory out, to free it; nothing works afterwards.
     pub(crate) fn take_memory(&mut self) -> [DmaMemory; 4] {
-        [&mut self.pool.memory, &mut self.buffers, &mut self.submissions.memory, &mut self.completions.memory]
+        let Queue { submissions, completions, .. } = &mut self.queue;
+        [&mut self.pool.memory, &mut self.buffers, &mut submissions.memory, &mut completions.memory]
             .map(|memory| core::mem::replace(memory, DmaMemory::NONE))
     }
 
     /// The device's addresses of pool, buffers, submission ring and completion ring.
     pub(crate) fn iovas(&self) -> [u64; 4] {
-        [&self.pool.memory, &self.buffers, &self.submissions.memory, &self.completions.memory].map(|memory| memory.iova)
-    }
-
-    /// Entries of both rings.
-    pub(crate) fn entries(&self) -> u32 {
-        self.submissions.entries()
-    }
-
-    /// Puts a slot, which is the card's from here on, into the submission ring.
-    #[inline]
-    pub(crate) fn submit(&self, slot: u32) {
-        let tail = self.tail.get();
-        // At least as many entries as slots, and a slot is submitted once: an entry is never overwritten early.
-        self.submissions.store(tail, slot);
-        self.tail.set(tail.wrapping_add(1));
+        let Queue { submissions, completions, .. } = &self.queue;
+        [&self.pool.memory, &self.buffers, &submissions.memory, &completions.memory].map(|memory| memory.iova)
     }
 
     /// `GetMessage`: a fresh event, all zero but cbStruct.
     ///
-    /// Takes the next completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
+    /// Takes a completed slot when none is idle; [`DriverError::NoMessage`] when there is neither.
     #[inline]
     pub fn get_message(&self) -> Result<Message<'_>, DriverError> {
-        let home = self.take_slot()?;
-        self.settle(&home);
-        Ok(Message::new(self, home.place, home.shadow, home.slot))
+        Ok(Message::new(self, &self.take_slot(SlotState::MESSAGE)?))
     }
 
-    /// An idle slot, or the next completed one.
-    #[inline]
-    fn take_slot(&self) -> Result<Home<'_>, DriverError> {
-        match self.free_slots.pop() {
-            // All slots have a place: there is no other.
-            Some(slot) => self.pool.slot(slot).map(|(place, shadow)| Home { slot, place, shadow }),
-            None => self.take_completion()?,
-        }
-        .ok_or(DriverError::NoMessage)
+    /// A completed slot, or an idle one. It has a buffer only if it is `usual` that it has.
+    #[inline(always)]
+    fn take_slot(&self, usual: SlotState) -> Result<FreeSlot<'_>, DriverError> {
+        if self.queue.has_known() { self.pop_completion(usual) } else { self.take_idle_slot(usual) }
     }
 
-    /// The slot carries nothing any more; its buffer goes home.
+    /// An idle slot, or a slot that was completed since the last look at the doorbell page.
     #[inline(never)]
-    fn settle(&self, home: &Home<'_>) {
-        if home.shadow.replace(Carried::NOTHING).has_buffer() {
-            self.free_buffers.push(self.links(home.slot).replace(Links::NONE).buffer);
+    fn take_idle_slot(&self, usual: SlotState) -> Result<FreeSlot<'_>, DriverError> {
+        match self.take_free_slot() {
+            Some(free) => Ok(free),
+            None if self.queue.has_next()? => self.pop_completion(usual),
+            None => Err(DriverError::NoMessage),
         }
     }
 
-    /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping it.
-    pub fn put_message(&self, message: Message<'_>) {
-        drop(message);
+    fn take_free_slot(&self) -> Option<FreeSlot<'_>> {
+        let slot = self.free_slots.pop()?;
+        let (place, shadow) = self.pool.slot(slot.into())?;
+        Some(FreeSlot { slot, place, shadow, state: SlotState::FREE, status: Status::Presented })
+    }
+
+    /// `PutMessage` of the allocator: recycles the message, with its chain, packages and buffers. The same as dropping
+    /// it.
+    ///
+    /// # Errors
+    /// [`DriverError::Misuse`] for another allocator's message, which that allocator recycles.
+    pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
+        if message.belongs_to(self) { Ok(()) } else { Err(DriverError::Misuse("the message is another allocator's")) }
     }
 
     /// `GetBuffer`: a buffer for long event data.
@@ -198,21 +182,17 @@ impl<'c> Allocator<'c> {
         }
     }
 
-    /// Takes a buffer and copies `bytes` into it.
-    pub(crate) fn fill_buffer(&self, bytes: &[u8]) -> Result<u32, DriverError> {
-        let buffer = self.get_buffer()?;
-        buffer.write(0, bytes)?;
-        Ok(buffer.into_index())
-    }
-
     /// `GetBufferSize`: bytes in a buffer, constant for the allocator's life.
     pub fn get_buffer_size(&self) -> usize {
         self.buffer_size
     }
 
-    /// `PutBuffer`: hands back a buffer that no message carries. The same as dropping it.
-    pub fn put_buffer(&self, buffer: Buffer<'_>) {
-        drop(buffer);
+    /// `PutBuffer`: hands back a buffer that no message has. The same as dropping it.
+    ///
+    /// # Errors
+    /// [`DriverError::Misuse`] for another allocator's buffer, which goes back to that allocator.
+    pub fn put_buffer(&self, buffer: Buffer<'_>) -> Result<(), DriverError> {
+        if buffer.belongs_to(self) { Ok(()) } else { Err(DriverError::Misuse("the buffer is another allocator's")) }
     }
 
     /// Slots in the pool.
@@ -220,28 +200,28 @@ impl<'c> Allocator<'c> {
         self.pool.shadow.len()
     }
 
-    /// Slots that are at home.
+    /// Slots that are free, as far as completions were taken.
     pub fn free_slots(&self) -> usize {
         self.free_slots.len()
     }
 
-    /// Buffers that are at home.
+    /// Buffers that are free, as far as completions were taken.
     pub fn free_buffers(&self) -> usize {
         self.free_buffers.len()
     }
 
-    /// Submissions that the card has not completed, as far as the driver has looked.
+    /// Submissions that the card has not completed, as far as completions were taken.
     pub fn in_flight(&self) -> u32 {
-        self.tail.get().wrapping_sub(self.consumed.get())
+        self.queue.in_flight()
     }
 
     /// How submissions ended so far. Looks at every slot.
     pub fn counts(&self) -> Counts {
         let ended = |status: Status| self.ended[status as usize - 1].get();
-        let in_flight = self.pool.shadow.iter().map(Cell::get).filter(|carried| carried.is_submitted());
+        let in_flight = self.pool.shadow.iter().map(Cell::get).filter(|state| state.is_submitted());
         Counts {
             submitted: self.ended.iter().map(Cell::get).sum::<u64>()
-                + in_flight.map(|carried| u64::from(carried.messages())).sum::<u64>(),
+                + in_flight.map(|state| u64::from(state.messages())).sum::<u64>(),
             presented: ended(Status::Presented),
             late: ended(Status::Late),
             discarded: ended(Status::Discarded),
@@ -254,193 +234,149 @@ impl<'c> Allocator<'c> {
         self.rejection.get()
     }
 
-    /// Takes everything home that the card has completed by now. Bounded by what is in flight.
+    /// Recycles everything that the card has completed by now. Bounded by what is in flight.
     pub fn reclaim(&self) -> Result<(), DriverError> {
         while self.reclaim_one()? {}
         Ok(())
     }
 
     fn reclaim_one(&self) -> Result<bool, DriverError> {
-        let taken = self.take_completion()?;
-        if let Some(home) = &taken {
-            self.settle(home);
-            self.free_slots.push(home.slot);
+        let there = self.queue.has_next()?;
+        if there {
+            let free = self.pop_completion(SlotState::MESSAGE)?;
+            self.recycle(free.slot, free.state);
         }
-        Ok(taken.is_some())
+        Ok(there)
     }
 
     /// Whether the card has published completions that were not taken yet.
     pub fn has_completions(&self) -> bool {
-        driver::completion_head(&self.page, self.stream) != self.consumed.get()
+        self.queue.has_completions()
     }
 
-    /// Completions taken so far, wrapping: the number of the next one.
-    pub(crate) fn consumed(&self) -> u32 {
-        self.consumed.get()
-    }
-
-    /// Takes one completion, and what it brought home but for its slot, which is the caller's; `None` when there is none.
-    /// Everything that the entry says is held against the shadow, where the caller must leave another word.
-    #[inline]
-    fn take_completion(&self) -> Result<Option<Home<'_>>, DriverError> {
-        let consumed = self.consumed.get();
-        if self.head.get() == consumed && !self.look_at_head()? {
-            return Ok(None);
+    /// Takes the next completion: there must be one. All that the entry says is checked against the shadow.
+    ///
+    /// What was submitted in the `usual` state and presented costs the fewest instructions, and keeps its buffer. The
+    /// benchmark `ring` counts them.
+    #[inline(always)]
+    pub(crate) fn pop_completion(&self, usual: SlotState) -> Result<FreeSlot<'_>, DriverError> {
+        let entry = self.queue.peek();
+        // What is above the slot number is the status. With any other status the difference is no slot.
+        let presented = entry.wrapping_sub((Status::Presented as u64) << 32);
+        match self.pool.slot(presented) {
+            Some((place, shadow)) if shadow.get() == usual.submitted() => {
+                self.count(Status::Presented, 1);
+                self.queue.advance();
+                Ok(FreeSlot { slot: presented as u32, place, shadow, state: usual, status: Status::Presented })
+            }
+            _ => self.pop_any_completion(entry),
         }
-        // The first half of the entry: slot and status. The driver has no use for the rest.
-        let [slot, ended] = self.completions.load(consumed);
-        let Some((place, cell)) = self.pool.slot(slot) else {
-            return Err(DriverError::ForgedCompletion(slot));
-        };
-        // As nearly all are: one message by itself, with its buffer if it has one, presented on time.
-        let carried = cell.get();
-        let alone = carried == Carried::MESSAGE.submitted();
-        if ended == Status::Presented as u32 && (alone || carried == Carried::MESSAGE.with_buffer().submitted()) {
-            let presented = &self.ended[Status::Presented as usize - 1];
-            presented.set(presented.get() + 1);
-            self.consumed.set(consumed.wrapping_add(1));
-        } else {
-            self.judge(slot, ended, cell)?;
-        }
-        Ok(Some(Home { slot, place, shadow: cell }))
     }
 
-    /// Takes the completion of a slot that was posted for capture: the slot and its buffer, which are the caller's, and the entry's first half.
-    pub(crate) fn take_posted(&self) -> Result<Option<(u32, u32, u64)>, DriverError> {
-        let consumed = self.consumed.get();
-        if self.head.get() == consumed && !self.look_at_head()? {
-            return Ok(None);
-        }
-        let [slot, ended_with] = self.completions.load(consumed);
-        let posted = |cell: &&Cell<Carried>| cell.get().is_submitted() && cell.get().has_buffer();
-        let cell = self.pool.shadow.get(slot as usize).filter(posted).ok_or(DriverError::ForgedCompletion(slot))?;
-        let status = ended_with as u16;
-        let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
-            return Err(DriverError::UnknownStatus { slot, status });
-        };
-        ended.set(ended.get() + 1);
-        cell.set(Carried::NOTHING);
-        self.consumed.set(consumed.wrapping_add(1));
-        let entry = u64::from(ended_with) << 32 | u64::from(slot);
-        Ok(Some((slot, self.links(slot).replace(Links::NONE).buffer, entry)))
-    }
-
-    /// Takes home a slot and a buffer that are the caller's.
-    pub(crate) fn take_home(&self, slot: u32, buffer: u32) {
-        self.free_buffers.push(buffer);
-        self.free_slots.push(slot);
-    }
-
-    /// Takes the completion of a slot, however it `ended`.
+    /// The other half of [`Self::pop_completion`]: any entry. All that its slot refers to is recycled.
     #[inline(never)]
-    fn judge(&self, slot: u32, ended: u32, cell: &Cell<Carried>) -> Result<(), DriverError> {
-        let carried = cell.get();
-        if !carried.is_submitted() {
-            return Err(DriverError::ForgedCompletion(slot));
-        }
-        // The flags, which come after the status, only say why something was rejected.
-        let (status, flags) = (ended as u16, (ended >> 16) as u16);
-        if status == Status::Rejected as u16 {
+    fn pop_any_completion(&self, entry: u64) -> Result<FreeSlot<'_>, DriverError> {
+        let (slot, status, flags) = (entry as u32, (entry >> 32) as u16, (entry >> 48) as u16);
+        let submitted = self.pool.slot(slot.into()).filter(|(_, shadow)| shadow.get().is_submitted());
+        let (place, shadow) = submitted.ok_or(DriverError::ForgedCompletion(slot))?;
+        let status = Status::decode(status).ok_or(DriverError::UnknownStatus { slot, status })?;
+        if status == Status::Rejected {
             self.rejection.set(Some(Rejection { slot: Slot(slot), reason: Reject::decode(flags) }));
         }
-        let Some(ended) = self.ended.get(usize::from(status).wrapping_sub(1)) else {
-            return Err(DriverError::UnknownStatus { slot, status });
-        };
-        ended.set(ended.get() + u64::from(carried.messages()));
-        cell.set(Carried::NOTHING);
-        self.consumed.set(self.consumed.get().wrapping_add(1));
-        self.recycle_company(slot, carried);
-        Ok(())
+        let state = shadow.get();
+        self.count(status, state.messages());
+        self.queue.advance();
+        self.recycle_refs(slot, state);
+        Ok(FreeSlot { slot, place, shadow, state: SlotState::FREE, status })
     }
 
-    /// Loads the head: whether it is beyond what was taken.
-    fn look_at_head(&self) -> Result<bool, DriverError> {
-        let consumed = self.consumed.get();
-        let head = driver::completion_head(&self.page, self.stream);
-        let published = head.wrapping_sub(consumed);
-        if published > self.in_flight() {
-            return Err(DriverError::HeadJump { published, in_flight: self.in_flight() });
-        }
-        self.head.set(head);
-        Ok(published != 0)
+    #[inline]
+    fn count(&self, status: Status, messages: u32) {
+        let ended = &self.ended[status as usize - 1];
+        ended.set(ended.get() + u64::from(messages));
     }
 
-    /// Takes home what the card held when it was reset: it may not touch it any more, and publishes nothing.
+    /// Recycles what the card held when it was reset: it may not touch it any more, and publishes nothing.
     pub(crate) fn reclaim_after_reset(&self) {
-        for (slot, cell) in self.pool.shadow.iter().enumerate() {
-            let carried = cell.get();
-            if carried.is_submitted() {
-                let discarded = &self.ended[Status::Discarded as usize - 1];
-                discarded.set(discarded.get() + u64::from(carried.messages()));
-                self.recycle(slot as u32, carried);
+        for (slot, shadow) in (0..).zip(&self.pool.shadow) {
+            let state = shadow.get();
+            if state.is_submitted() {
+                self.count(Status::Discarded, state.messages());
+                self.recycle(slot, state);
             }
         }
-        self.tail.set(0);
-        self.consumed.set(0);
-        self.head.set(0);
+        self.queue.reset();
     }
 
-    /// Recycles a slot, and what goes home with it.
+    /// Recycles a slot that the caller owns, with all that it refers to.
     #[inline(never)]
-    pub(crate) fn recycle(&self, slot: u32, carried: Carried) {
-        if let Some(cell) = self.pool.shadow.get(slot as usize) {
-            cell.set(Carried::NOTHING);
-        }
-        if !carried.is_alone() {
-            self.recycle_company(slot, carried);
-        }
+    pub(crate) fn recycle(&self, slot: u32, state: SlotState) {
+        self.recycle_refs(slot, state);
         self.free_slots.push(slot);
     }
 
-    /// Recycles what goes home with a slot: its buffer, and its chain, each event with its own. Packages are spliced into the
-    /// chain, so that no recursion is needed.
-    fn recycle_company(&self, slot: u32, carried: Carried) {
-        let mut next = self.part(slot, carried);
+    /// Recycles what a slot refers to: its buffer, and its chain, each event with its own. Packages are spliced into
+    /// the chain, so that no recursion is needed.
+    fn recycle_refs(&self, slot: u32, state: SlotState) {
+        self.state(slot).set(SlotState::FREE);
+        let mut next = self.detach(slot, state);
         while next != NONE {
             let slot = next;
-            let carried = self.carried(slot).replace(Carried::NOTHING);
-            next = self.part(slot, carried);
+            next = self.detach(slot, self.state(slot).replace(SlotState::FREE));
             self.free_slots.push(slot);
         }
     }
 
-    /// Sends a slot's buffer home, and gives the slot that comes after it.
-    fn part(&self, slot: u32, carried: Carried) -> u32 {
-        if carried.is_alone() {
+    /// Frees a slot's buffer, and gives the slot that comes after it in its chain.
+    fn detach(&self, slot: u32, state: SlotState) -> u32 {
+        if !state.has_refs() {
             return NONE;
         }
-        let links = self.links(slot).replace(Links::NONE);
-        if carried.has_buffer() {
-            self.free_buffers.push(links.buffer);
+        let refs = self.refs(slot).replace(SlotRefs::NONE);
+        if state.has_buffer() {
+            self.free_buffers.push(refs.buffer);
         }
-        if links.package == NONE {
-            return links.next;
+        if refs.package == NONE {
+            return refs.next;
         }
         // What follows the package follows its last event.
-        let last = self.tail_of(links.package);
-        let end = self.links(last);
-        end.set(Links { next: links.next, ..end.get() });
-        self.carried(last).set(self.carried(last).get().linked());
-        links.package
+        let last = self.tail_of(refs.package);
+        let end = self.refs(last);
+        end.set(SlotRefs { next: refs.next, ..end.get() });
+        self.state(last).set(self.state(last).get().linked());
+        refs.package
     }
 
-    pub(crate) fn carried(&self, slot: u32) -> &Cell<Carried> {
+    pub(crate) fn state(&self, slot: u32) -> &Cell<SlotState> {
         &self.pool.shadow[slot as usize]
     }
 
-    pub(crate) fn links(&self, slot: u32) -> &Cell<Links> {
-        &self.links[slot as usize]
+    pub(crate) fn refs(&self, slot: u32) -> &Cell<SlotRefs> {
+        &self.refs[slot as usize]
     }
 
     /// Last slot of the chain that `slot` heads.
     pub(crate) fn tail_of(&self, slot: u32) -> u32 {
-        match self.links(slot).get().tail {
+        match self.refs(slot).get().tail {
             NONE => slot,
             tail => tail,
         }
     }
+
+    /// Byte offset of a buffer in the buffer area.
+    #[inline]
+    pub(crate) fn buffer_offset(&self, buffer: u32) -> usize {
+        buffer as usize * self.buffer_size
+    }
+
+    /// The device's address of a buffer.
+    #[inline]
+    pub(crate) fn buffer_iova(&self, buffer: u32) -> u64 {
+        self.buffers.iova + self.buffer_offset(buffer) as u64
+    }
 }
 
+mod post;
 mod send;
 #[cfg(test)]
 mod tests;

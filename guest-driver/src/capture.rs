@@ -1,47 +1,24 @@
-//! A capture stream: MIDI from the card's inputs to the application, and the capture sink that makes messages of it.
+//! A capture stream: MIDI from the card's inputs to the application, and the capture sink that parses it.
 //!
-//! Fed by the card through the completion ring, with slots that this posts; feeds the application with [`Captured`] events, or with messages
-//! through a [`CaptureSink`]. An event is copied out once and its slot is posted again at once, so a slow application holds no slot.
-//!
-//! What the card writes is judged by the shadow: the buffer that goes with a slot is the one it was posted with, whatever cbEvent and uData say.
+//! Fed by the card through the completion ring, with slots that the stream core posts; feeds the application, or the
+//! filters of a [`crate::port::CapturePort`], with [`Message`]s. Such a message is a slot of the pool with the buffer
+//! that it was posted with. The application owns it, and hands it back by dropping it: at the stream's next call both
+//! are posted again.
 
-use crate::stream::RenderStream;
-use crate::{Card, DriverError, Platform, StreamConfig};
-use alloc::boxed::Box;
+use crate::stream::StreamCore;
+use crate::{Card, DriverError, Message, Platform, StreamConfig};
 use alloc::collections::BTreeMap;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
-use dmus_interface::event::{Data, Event, INCOMPLETE, MAX_EVENT_SIZE, MAX_MESSAGE};
+use dmus_interface::event::MAX_MESSAGE;
 use dmus_interface::midi::{Parsed, Parser};
 use dmus_interface::regs::stream::{State, Type};
-use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
-
-/// An event that was captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Captured<'s> {
-    /// Stream time of its last byte.
-    pub time: RefTime,
-    /// Number of the input (usChannelGroup).
-    pub channel_group: u16,
-    /// The message goes on in a later event, or (uncooked) these are raw bytes.
-    pub incomplete: bool,
-    /// Bytes captured before it; a gap means that an overrun has lost some.
-    pub byte_position: u64,
-    /// The data, 1 byte to a buffer's size.
-    pub bytes: &'s [u8],
-}
 
 /// An open capture stream of a card. Dropping it stops and closes it.
 #[derive(Debug)]
 pub struct CaptureStream<'c, P: Platform> {
-    /// Rings, pool and transitions, which are the same in both directions.
-    stream: RenderStream<'c, P>,
-    /// Slots are posted: not in STOP, where the card would hand them back.
-    posting: bool,
-    /// The data that was last received.
-    received: Box<[u8]>,
+    core: StreamCore<'c, P>,
 }
 
 impl<'c, P: Platform> CaptureStream<'c, P> {
@@ -49,143 +26,66 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
     ///
     /// As many slots are posted as there are buffers.
     pub fn open(card: &'c Card<P>, index: usize, config: StreamConfig, cooked: bool) -> Result<Self, DriverError> {
-        Self::open_as(card, index, config, Type::Capture { cooked })
+        Ok(Self { core: StreamCore::open(card, index, config, Type::Capture { cooked })? })
     }
 
-    /// Creates a stream of any type whose slots are posted.
-    pub(crate) fn open_as(
-        card: &'c Card<P>,
-        index: usize,
-        config: StreamConfig,
-        kind: Type,
-    ) -> Result<Self, DriverError> {
-        if config.buffers == 0 {
-            return Err(DriverError::BadConfig("this stream needs buffers, one for each slot that it posts"));
-        }
-        let stream = RenderStream::open_as(card, index, config, kind)?;
-        Ok(Self { stream, posting: false, received: vec![0; config.buffer_size as usize].into_boxed_slice() })
+    /// The card.
+    pub fn card(&self) -> &'c Card<P> {
+        self.core.card
     }
 
-    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted; from STOP on, they are home, but for those
-    /// of events that [`Self::receive`] still has to give.
-    pub fn set_state(&mut self, state: State) -> Result<(), DriverError> {
-        if state == State::Run && !self.posting {
-            // So that nothing comes before there are slots.
-            self.set_state(State::Acquire)?;
-        }
-        self.stream.set_state(state)?;
-        self.posting = state != State::Stop;
-        self.post()
+    /// `SetState`. Returns when the new state is in force. From ACQUIRE on, slots are posted; in STOP all are free
+    /// again, but for those of events that [`Self::receive`] still has to give, or that the application has.
+    pub fn set_state(&self, state: State) -> Result<(), DriverError> {
+        self.core.set_state(state)
     }
 
-    /// The next captured event; `None` when there is none yet ([`Self::wait`]).
+    /// The next captured event; `None` when there is none yet ([`Self::wait`]). What was dropped before is posted
+    /// again.
     ///
     /// # Errors
     /// What the card did wrong; the slot is the driver's again and the stream goes on.
-    pub fn receive(&mut self) -> Result<Option<Captured<'_>>, DriverError> {
-        // Discarded slots bring nothing: there are no more of them than slots.
-        for _ in 0..=self.stream.allocator().slots() {
-            let Some((slot, buffer, entry)) = self.stream.allocator().take_posted()? else {
-                return Ok(None);
-            };
-            let event = self.take(slot, buffer, entry);
-            self.stream.allocator().take_home(slot, buffer);
-            self.post()?;
-            if let Some(event) = event? {
-                let bytes = self.received.get(..usize::from(event.event_bytes)).unwrap_or(&[]);
-                return Ok(Some(Captured {
-                    time: RefTime(event.time),
-                    channel_group: event.channel_group,
-                    incomplete: event.flags & INCOMPLETE != 0,
-                    byte_position: event.byte_position,
-                    bytes,
-                }));
-            }
-        }
-        Ok(None)
+    pub fn receive(&self) -> Result<Option<Message<'_>>, DriverError> {
+        self.core.receive()
     }
 
-    /// Sleeps until something is captured, the grant is reached, or the limit has passed. False only if the limit passed.
+    /// Slots in the pool: the most events that are there at one time.
+    pub fn slots(&self) -> usize {
+        self.core.allocator.slots()
+    }
+
+    /// Sleeps until something is captured, the grant is reached, or the limit has passed. False only if the limit
+    /// passed.
     pub fn wait(&self, limit: Duration) -> bool {
-        self.stream.wait(1, limit)
+        self.core.wait(1, limit)
     }
 
     /// Master time at this stream's time zero, while it runs.
     pub fn time_base(&self) -> RefTime {
-        self.stream.time_base()
+        self.core.time_base()
     }
 
     /// The state that is in force; `None` if the card has gone.
     pub fn state(&self) -> Option<State> {
-        self.stream.state()
+        self.core.state()
     }
 
-    /// Slots and buffers that are at home.
+    /// Slots and buffers that are free.
     pub fn at_home(&self) -> (usize, usize) {
-        (self.stream.allocator().free_slots(), self.stream.allocator().free_buffers())
+        (self.core.allocator.free_slots(), self.core.allocator.free_buffers())
     }
 
-    /// After [`Card::reset`]: takes home whatever the card held, and creates the stream anew, in STOP.
-    pub fn restore(&mut self) -> Result<(), DriverError> {
-        self.posting = false;
-        self.stream.restore()
-    }
-
-    /// Posts every slot for which there is a buffer.
-    fn post(&self) -> Result<(), DriverError> {
-        let allocator = self.stream.allocator();
-        while self.posting && allocator.free_slots() > 0 && allocator.free_buffers() > 0 {
-            let message = allocator.get_message()?;
-            message.post(allocator.get_buffer()?);
-        }
-        self.stream.flush();
-        Ok(())
-    }
-
-    /// Copies a completed slot out, its data into `received`, and judges the copy. `None` if it was discarded.
-    fn take(&mut self, slot: u32, buffer: u32, entry: u64) -> Result<Option<Event>, DriverError> {
-        match Status::decode((entry >> 32) as u16) {
-            Some(Status::Presented) => {}
-            Some(Status::Discarded) => return Ok(None),
-            Some(Status::Rejected) => {
-                return Err(DriverError::PostRefused { slot, reason: Reject::decode((entry >> 48) as u16) });
-            }
-            _ => return Err(DriverError::UnknownStatus { slot, status: (entry >> 32) as u16 }),
-        }
-        let allocator = self.stream.allocator();
-        let nonsense = |what| DriverError::BadCapture { slot, what };
-        let mut bytes = [0; MAX_EVENT_SIZE];
-        let size = allocator.width.event_size();
-        if !allocator.pool.read(slot, &mut bytes[..size]) {
-            return Err(nonsense("the slot is outside the pool"));
-        }
-        let event = Event::decode(&bytes[..size], allocator.width).map_err(|_| nonsense("it is too short"))?;
-        let len = usize::from(event.event_bytes);
-        if event.flags & !INCOMPLETE != 0 {
-            return Err(nonsense("flags that no captured event has"));
-        }
-        if event.next != 0 {
-            return Err(nonsense("a chain"));
-        }
-        if len == 0 || len > allocator.buffer_size {
-            return Err(nonsense("cbEvent is 0, or more than the buffer holds"));
-        }
-        let place = buffer as usize * allocator.buffer_size;
-        match event.data {
-            Data::Inline(word) => self.received[..len].copy_from_slice(&word[..len]),
-            Data::Buffer(iova) if iova == allocator.buffers.iova + place as u64 => {
-                allocator.buffers.memory.read(place, &mut self.received[..len]);
-            }
-            _ => return Err(nonsense("uData is not the buffer that was posted")),
-        }
-        Ok(Some(event))
+    /// After [`Card::reset`]: recycles whatever the card held, and creates the stream anew, in STOP.
+    pub fn restore(&self) -> Result<(), DriverError> {
+        self.core.restore()
     }
 }
 
-/// The capture sink: messages out of captured events, cooked or not.
+/// The capture sink: MIDI messages out of captured events, cooked or not.
 ///
-/// Running status, real-time bytes inside messages and SysEx over several events are put in order for each input by itself. SysEx above
-/// 64 KiB is left out. Where an overrun has lost something, reading goes on with the next status byte.
+/// Running status, real-time bytes inside messages and SysEx over several events are put in order for each input by
+/// itself. SysEx above 64 KiB is left out. Where an overrun has lost something, reading goes on with the next status
+/// byte. Memory is allocated when an input sends its first byte, and its first SysEx byte; never for an event.
 #[derive(Debug, Default)]
 pub struct CaptureSink {
     inputs: BTreeMap<u16, Reader>,
@@ -205,30 +105,50 @@ impl CaptureSink {
     pub const MAX_INPUTS: usize = 64;
 
     /// Takes the stream's next event, and shows each message that it completes to `message`.
-    pub fn put_message(&mut self, event: &Captured<'_>, mut message: impl FnMut(&[u8])) {
-        if event.byte_position != self.position {
-            self.inputs.clear();
+    pub fn put_message(&mut self, event: &Message<'_>, mut message: impl FnMut(&[u8])) {
+        let position = event.byte_position();
+        if position != self.position {
+            self.reset();
         }
-        self.position = event.byte_position.wrapping_add(event.bytes.len() as u64);
-        if self.inputs.len() >= Self::MAX_INPUTS && !self.inputs.contains_key(&event.channel_group) {
+        self.position = position.wrapping_add(event.event_bytes().into());
+        let input = event.channel_group();
+        if self.inputs.len() >= Self::MAX_INPUTS && !self.inputs.contains_key(&input) {
             return;
         }
-        let reader = self.inputs.entry(event.channel_group).or_default();
-        for &byte in event.bytes {
-            match reader.parser.push(byte) {
-                None => {}
-                Some(Parsed::Message(bytes, len)) => message(&bytes[..usize::from(len)]),
-                Some(Parsed::SysEx(byte)) => {
-                    if byte == 0xF0 {
-                        reader.sysex.clear();
-                    }
-                    // One byte more than a message may have marks one that is too long.
-                    if reader.sysex.len() <= MAX_MESSAGE {
-                        reader.sysex.push(byte);
-                    }
-                    if byte == 0xF7 && reader.sysex.len() <= MAX_MESSAGE {
-                        message(&reader.sysex);
-                    }
+        let reader = self.inputs.entry(input).or_default();
+        let (mut bytes, mut offset) = ([0; 64], 0);
+        loop {
+            let read = event.read(offset, &mut bytes);
+            if read == 0 {
+                return;
+            }
+            bytes[..read].iter().for_each(|byte| reader.put(*byte, &mut message));
+            offset += read;
+        }
+    }
+
+    /// Forgets what is unfinished.
+    pub fn reset(&mut self) {
+        self.inputs.values_mut().for_each(|reader| reader.parser = Parser::default());
+    }
+}
+
+impl Reader {
+    fn put(&mut self, byte: u8, message: &mut impl FnMut(&[u8])) {
+        match self.parser.push(byte) {
+            None => {}
+            Some(Parsed::Message(bytes, len)) => message(&bytes[..usize::from(len)]),
+            Some(Parsed::SysEx(byte)) => {
+                // One byte more than a message may have marks one that is too long.
+                if byte == 0xF0 {
+                    self.sysex.clear();
+                    self.sysex.reserve_exact(MAX_MESSAGE + 1);
+                }
+                if self.sysex.len() <= MAX_MESSAGE {
+                    self.sysex.push(byte);
+                }
+                if byte == 0xF7 && self.sysex.len() <= MAX_MESSAGE {
+                    message(&self.sysex);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The card as a whole: identity, reset, clocks, and the bell that wakes it.
+//! The card as a whole: identity, reset, clocks, waking it, and waiting for its answers.
 //!
 //! Fed by a [`Platform`] (registers, memory, interrupts, time); feeds the streams, which borrow it.
 
@@ -37,8 +37,8 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub struct Card<P: Platform> {
     pub(crate) platform: P,
     width: PointerWidth,
-    /// The number of the card's sleep that was last rung for.
-    rung: Cell<u32>,
+    /// The number of the card's sleep that it was last woken from.
+    woken: Cell<u32>,
     granted: Cell<RefTime>,
     /// Commands of the mailbox so far; none once the card has left one unanswered.
     pub(crate) commands: Cell<Option<u32>>,
@@ -52,7 +52,7 @@ impl<P: Platform> Card<P> {
         let card = Self {
             platform,
             width,
-            rung: Cell::new(0),
+            woken: Cell::new(0),
             granted: Cell::new(RefTime::ZERO),
             commands: Cell::new(Some(0)),
             downloads: Cell::new(0),
@@ -71,10 +71,10 @@ impl<P: Platform> Card<P> {
     }
 
     /// Resets and enables the card. It forgets its streams; their slots are the driver's again, and
-    /// [`crate::RenderStream::restore`] takes them home and creates the stream anew.
+    /// [`crate::RenderStream::restore`] recycles them and creates the stream anew.
     pub fn reset(&self) -> Result<(), DriverError> {
         self.write(regs::CONTROL, control::RESET);
-        self.rung.set(0);
+        self.woken.set(0);
         self.granted.set(RefTime::ZERO);
         self.commands.set(Some(0));
         self.downloads.set(0);
@@ -87,7 +87,8 @@ impl<P: Platform> Card<P> {
         }
     }
 
-    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that it reports.
+    /// Whether the card is enabled still: a reset by somebody else (the kernel, or an administrator) is no error that
+    /// it reports.
     pub fn is_enabled(&self) -> Result<bool, DriverError> {
         match self.read(regs::CONTROL) {
             u32::MAX => Err(DriverError::CardGone),
@@ -120,28 +121,53 @@ impl<P: Platform> Card<P> {
         driver::latency_time(self.platform.doorbell())
     }
 
-    /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if it sleeps.
+    /// Says that everything before master time `until` is submitted (a grant never moves back), and wakes the card if
+    /// it sleeps.
     pub fn grant(&self, until: RefTime) {
         if until > self.granted.get() {
             self.granted.set(until);
             driver::publish_grant(self.platform.doorbell(), until);
         }
-        self.ring_if_asleep(self.platform.doorbell());
+        self.wake_if_asleep(self.platform.doorbell());
     }
 
     /// Wakes a card that sleeps through the tail or grant just stored, once a sleep.
     #[inline]
-    pub(crate) fn ring_if_asleep(&self, page: &impl Page) {
+    pub(crate) fn wake_if_asleep(&self, page: &impl Page) {
         let sleep = driver::armed_sleep(page);
         if sleep != 0 {
-            self.ring(sleep);
+            self.wake(sleep);
         }
     }
 
     #[cold]
-    fn ring(&self, sleep: u32) {
-        if self.rung.replace(sleep) != sleep {
+    fn wake(&self, sleep: u32) {
+        if self.woken.replace(sleep) != sleep {
             self.write(regs::WAKE, 1);
+        }
+    }
+
+    /// Sleeps on `vector` until there is an `answer`.
+    pub(crate) fn await_answer<T>(
+        &self,
+        vector: u16,
+        limit: Duration,
+        mut answer: impl FnMut() -> Option<T>,
+    ) -> Result<T, DriverError> {
+        let deadline = self.platform.now() + limit;
+        loop {
+            if let Some(answer) = answer() {
+                return Ok(answer);
+            }
+            let left = deadline.saturating_sub(self.platform.now());
+            if left.is_zero() {
+                return Err(match self.read(regs::MAGIC) {
+                    u32::MAX => DriverError::CardGone,
+                    _ => DriverError::TimedOut(limit),
+                });
+            }
+            // The vector has other causes, too, and may have fired for one of them before.
+            self.platform.wait(vector, left.min(Duration::from_millis(500)));
         }
     }
 

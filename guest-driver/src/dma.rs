@@ -1,9 +1,11 @@
 //! Memory that a device sees too: the only place of the driver core with `unsafe`.
 //!
-//! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a Rust
-//! reference to such memory: each access is volatile or atomic, and checked against the bounds.
+//! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a
+//! Rust reference to such memory: each access is volatile or atomic, and checked against the bounds.
 
-use crate::shadow::Carried;
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use crate::shadow::SlotState;
 use alloc::boxed::Box;
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -13,7 +15,7 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::BAR_SIZE;
 use dmus_interface::protocol::Page;
 
-/// A range of memory shared with the device.
+/// A range of memory shared with the device. Words are loaded and stored through [`Page`].
 ///
 /// An access beyond the end reads as all ones or is dropped, as on a bus.
 #[derive(Debug)]
@@ -30,8 +32,8 @@ impl SharedMemory {
     /// Takes over a range of shared memory.
     ///
     /// # Safety
-    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped, readable and writable, and are accessed by no Rust reference, for
-    /// as long as this value lives.
+    /// `base` is aligned to 8 bytes, and `len` bytes from it stay mapped, readable and writable, and are accessed by no
+    /// Rust reference, for as long as this value lives.
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
     }
@@ -76,34 +78,6 @@ impl SharedMemory {
         self.holds(offset, 8).then(|| unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 
-    /// Loads an aligned u32.
-    #[inline]
-    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
-    }
-
-    /// Stores an aligned u32.
-    #[inline]
-    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.word32(offset) {
-            word.store(value, order);
-        }
-    }
-
-    /// Loads an aligned u64.
-    #[inline]
-    pub fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
-    }
-
-    /// Stores an aligned u64.
-    #[inline]
-    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        if let Some(word) = self.word64(offset) {
-            word.store(value, order);
-        }
-    }
-
     /// The place of `len` bytes at `offset`, if they are inside.
     fn span(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
@@ -116,8 +90,8 @@ impl SharedMemory {
         let Some(place) = self.span(offset, bytes.len()) else {
             return false;
         };
-        // SAFETY: in bounds by `span`, and private memory does not overlap it. In this process nothing else accesses it during the call; a device
-        // that does gets old and new bytes mixed.
+        // SAFETY: in bounds by `span`, and private memory does not overlap it. In this process nothing else accesses it
+        // during the call; a device that does gets old and new bytes mixed.
         unsafe { copy(bytes.as_ptr(), place, bytes.len()) };
         true
     }
@@ -136,22 +110,26 @@ impl SharedMemory {
 impl Page for SharedMemory {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        self.load_u32(offset, order)
+        self.word32(offset).map_or(u32::MAX, |word| word.load(order))
     }
 
     #[inline]
     fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        self.store_u32(offset, value, order);
+        if let Some(word) = self.word32(offset) {
+            word.store(value, order);
+        }
     }
 
     #[inline]
     fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
-        self.load_u64(offset, order)
+        self.word64(offset).map_or(u64::MAX, |word| word.load(order))
     }
 
     #[inline]
     fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        self.store_u64(offset, value, order);
+        if let Some(word) = self.word64(offset) {
+            word.store(value, order);
+        }
     }
 }
 
@@ -180,8 +158,8 @@ impl<'m> DoorbellPage<'m> {
 impl Page for DoorbellPage<'_> {
     #[inline]
     fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
-        // SAFETY: inside and aligned (the base is aligned to 8); mapped for as long as the memory that this borrows, and all accesses in this
-        // process are atomic or volatile.
+        // SAFETY: inside and aligned (the base is aligned to 8); mapped for as long as the memory that this borrows,
+        // and all accesses in this process are atomic or volatile.
         self.place(offset, 4).map_or(u32::MAX, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(order))
     }
 
@@ -208,8 +186,8 @@ impl Page for DoorbellPage<'_> {
     }
 }
 
-/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which it could
-/// read again.
+/// Copies to or from shared memory. Never inlined: the compiler must not see that a private copy came from memory which
+/// it could read again.
 ///
 /// # Safety
 /// As [`ptr::copy_nonoverlapping`].
@@ -219,11 +197,11 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// The event pool: slots of eight words, each with its word in the shadow.
+/// The event pool: slots of eight words, each with its state in the private shadow.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) memory: DmaMemory,
-    pub(crate) shadow: Box<[Cell<Carried>]>,
+    pub(crate) shadow: Box<[Cell<SlotState>]>,
 }
 
 impl Pool {
@@ -233,29 +211,27 @@ impl Pool {
     /// The pool in memory that has room for it, else as many slots as there is room for.
     pub(crate) fn new(memory: DmaMemory, slots: u32) -> Self {
         let room = memory.memory.len() / Self::STRIDE;
-        Self { shadow: (0..room.min(slots as usize)).map(|_| Cell::new(Carried::NOTHING)).collect(), memory }
+        Self { shadow: (0..room.min(slots as usize)).map(|_| Cell::new(SlotState::FREE)).collect(), memory }
     }
 
-    /// A slot of the pool, and what it carries.
+    /// A slot of the pool, and its state; `None` for a number that is no slot's.
     #[inline]
-    pub(crate) fn slot(&self, slot: u32) -> Option<(SlotPlace<'_>, &Cell<Carried>)> {
-        self.place(slot.into())
+    pub(crate) fn slot(&self, slot: u64) -> Option<(SlotPlace<'_>, &Cell<SlotState>)> {
+        let slot = usize::try_from(slot).ok()?;
+        let state = self.shadow.get(slot)?;
+        // SAFETY: `new` has checked that all slots are inside the memory, and there is a shadow for no others.
+        let base = unsafe { self.memory.memory.base.add(slot * Self::STRIDE).cast() };
+        Some((SlotPlace { base, memory: PhantomData }, state))
     }
 
-    /// [`Self::slot`] of what may be more than a slot number.
-    #[inline]
-    pub(crate) fn place(&self, slot: u64) -> Option<(SlotPlace<'_>, &Cell<Carried>)> {
-        let carried = self.shadow.get(slot as usize)?;
-        // SAFETY: `new` has checked that all slots are inside the memory.
-        let base = unsafe { self.memory.memory.base.add(slot as usize * Self::STRIDE).cast() };
-        Some((SlotPlace { base, memory: PhantomData }, carried))
+    /// Copies bytes of a slot out, from `offset` on; whether they were there.
+    pub(crate) fn read(&self, slot: u32, offset: usize, bytes: &mut [u8]) -> bool {
+        self.memory.memory.read(slot as usize * Self::STRIDE + offset, bytes)
     }
 
-    /// Copies the start of a slot out; whether it was there.
-    pub(crate) fn read(&self, slot: u32, bytes: &mut [u8]) -> bool {
-        (slot as usize) < self.shadow.len()
-            && bytes.len() <= Self::STRIDE
-            && self.memory.memory.read(slot as usize * Self::STRIDE, bytes)
+    /// Copies bytes into a slot, from `offset` on; whether they fit.
+    pub(crate) fn write(&self, slot: u32, offset: usize, bytes: &[u8]) -> bool {
+        self.memory.memory.write(slot as usize * Self::STRIDE + offset, bytes)
     }
 
     /// The device's address of a slot.
@@ -276,8 +252,8 @@ impl SlotPlace<'_> {
     #[inline]
     pub(crate) fn store<const WORD: usize>(&self, value: u64) {
         const { assert!(WORD * 8 < Pool::STRIDE) };
-        // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it, and what publishes it,
-        // the store of the tail, releases this store too.
+        // SAFETY: the slot is inside the pool that this borrows, and aligned. Nobody else in this process accesses it,
+        // and what publishes it, the store of the tail, releases this store too.
         unsafe { self.base.as_ptr().add(WORD).write(value.to_le()) };
     }
 
@@ -285,21 +261,14 @@ impl SlotPlace<'_> {
     #[inline]
     pub(crate) fn fill(&self, header: u64, time: i64, at: DataPlace, data: u64) {
         self.store::<0>(header);
-        self.store::<1>(time as u64);
+        self.store::<1>(time.cast_unsigned());
         self.store::<2>(0);
         self.store::<3>(0);
         self.store_data(at, data);
     }
 
-    /// Stores the lower half of a word.
-    #[inline]
-    pub(crate) fn store_half<const WORD: usize>(&self, value: u32) {
-        const { assert!(WORD * 8 < Pool::STRIDE) };
-        // SAFETY: as in `store`.
-        unsafe { self.base.as_ptr().cast::<u32>().add(WORD * 2).write(value.to_le()) };
-    }
-
-    /// Stores a pointer or inline data, at the place for it in events of this width. What is beyond a narrow event does not count.
+    /// Stores a pointer or inline data, at the place for it in events of this width. What is beyond a narrow event does
+    /// not count.
     #[inline]
     pub(crate) fn store_data(&self, at: DataPlace, value: u64) {
         const { assert!(DataPlace::LAST + 8 <= Pool::STRIDE) };
@@ -314,6 +283,10 @@ pub(crate) struct DataPlace(usize);
 
 impl DataPlace {
     const LAST: usize = 32;
+
+    pub(crate) const fn offset(self) -> usize {
+        self.0
+    }
 
     pub(crate) const fn of(width: PointerWidth) -> Self {
         Self(match width {
@@ -338,30 +311,16 @@ impl<const ENTRY: usize> Ring<ENTRY> {
         fits.then_some(Self { mask: entries.wrapping_sub(1), memory })
     }
 
-    /// Entries.
-    pub(crate) fn entries(&self) -> u32 {
-        self.mask + 1
-    }
-
     fn place(&self, index: u32) -> *mut u8 {
         // SAFETY: `new` has checked that all entries that the mask leaves are inside the memory.
         unsafe { self.memory.memory.base.as_ptr().add((index & self.mask) as usize * ENTRY) }
     }
 
-    /// Reads the first two words of an entry, by its free-running index.
+    /// Reads the first eight bytes of an entry, by its free-running index.
     #[inline]
-    pub(crate) fn load(&self, index: u32) -> [u32; 2] {
-        const { assert!(ENTRY >= 8) };
-        let place = self.place(index).cast::<u32>();
-        // SAFETY: inside by `place`, and aligned; volatile, because the device may write at any time.
-        [0, 1].map(|word| u32::from_le(unsafe { place.add(word).read_volatile() }))
-    }
-
-    /// Reads the first two words of an entry in one, by its free-running index.
-    #[inline]
-    pub(crate) fn load_long(&self, index: u32) -> u64 {
+    pub(crate) fn load(&self, index: u32) -> u64 {
         const { assert!(ENTRY.is_multiple_of(8)) };
-        // SAFETY: as in `load`; the memory is aligned to 8.
+        // SAFETY: inside by `place`, and aligned; volatile, because the device may write at any time.
         u64::from_le(unsafe { self.place(index).cast::<u64>().read_volatile() })
     }
 
@@ -406,6 +365,12 @@ pub(crate) mod heap {
             iova,
         }
     }
+
+    /// The same memory again, as a device sees it.
+    pub(crate) fn device_view(memory: &DmaMemory) -> SharedMemory {
+        // SAFETY: as in `leak`; all accesses through either are atomic or volatile.
+        unsafe { SharedMemory::new(memory.memory.base(), memory.memory.len()) }
+    }
 }
 
 #[cfg(test)]
@@ -429,7 +394,8 @@ mod tests {
     #[test]
     fn copies_arrive_whole_at_any_alignment() {
         let memory = leak(64, 0).memory;
-        let data: [u8; 21] = core::array::from_fn(|i| i as u8 + 1);
+        let mut data = [0; 21];
+        data.iter_mut().zip(1..).for_each(|(byte, value)| *byte = value);
         for offset in 0..32 {
             assert!(memory.write(offset, &data));
             let mut back = [0; 21];

@@ -1,11 +1,12 @@
 //! Driver core of the DirectMusic card: no_std, generic over a small [`Platform`].
 //!
 //! An application takes a [`Message`] from a stream's [`Allocator`], fills it and gives it to
-//! [`RenderStream::put_message`]; the card plays it and hands the same slot back through the completion ring, which is the
-//! allocator's free list. Nothing is allocated, copied or freed in between.
+//! [`RenderStream::put_message`]; the card plays it and hands the same slot back through the completion ring, which is
+//! the allocator's free list. A captured event is a [`Message`], too, whose slot is posted again once it is dropped.
+//! Nothing is allocated, copied or freed in between.
 //!
-//! The handles [`Message`] and [`Buffer`] are not `Clone`: giving one away moves it, dropping one recycles it, and none can be
-//! kept beyond its allocator, so that the usual mistakes with DMA memory do not compile:
+//! The handles [`Message`] and [`Buffer`] are not `Clone`: giving one away moves it, dropping one recycles it, and none
+//! can be kept beyond its allocator, so that the usual mistakes with DMA memory do not compile:
 //!
 //! ```compile_fail
 //! # fn f<P: dmus_driver::Platform>(stream: &dmus_driver::RenderStream<'_, P>) -> Result<(), dmus_driver::DriverError> {
@@ -15,11 +16,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing here trusts the card: slots are recycled from a private shadow, never from what device-visible memory says, every
-//! wait has a limit, and a card that lies or goes away gives a typed [`DriverError`].
+//! Nothing here trusts the card: slots are recycled from a private shadow, never from what device-visible memory says,
+//! every wait has a limit, and a card that lies or goes away gives a typed [`DriverError`].
 //!
 //! All handles of a stream live on one thread (they are not `Sync`); the interrupt half of a platform only counts
-//! interrupts, and the deferred half is whatever runs between two calls here. No allocator call blocks, touches the heap or loops without bound.
+//! interrupts, and the deferred half is whatever runs between two calls here. No allocator call blocks, touches the
+//! heap or loops without bound.
 #![no_std]
 
 extern crate alloc;
@@ -30,27 +32,24 @@ mod card;
 pub mod dls;
 pub mod dma;
 mod error;
-mod live;
+mod fragments;
 mod mailbox;
 mod message;
-mod pending;
 mod player;
 pub mod port;
-mod recorder;
+mod queue;
+mod render;
 mod shadow;
 mod stream;
-mod through;
 mod wave;
 
 pub use allocator::{Allocator, Counts, Rejection};
-pub use capture::{CaptureSink, CaptureStream, Captured};
+pub use capture::{CaptureSink, CaptureStream};
 pub use card::{Card, Platform};
 pub use error::{DriverError, PlatformError};
-pub use live::play_live;
 pub use mailbox::Mailbox;
 pub use message::{Buffer, Message};
-pub use player::{Played, play, play_while};
-pub use recorder::{Recorded, record, record_while};
-pub use stream::{RenderStream, StreamConfig};
-pub use through::play_through;
-pub use wave::{Rendered, WaveStream};
+pub use player::{Played, Progress, Recorded, play, play_live, play_through, record};
+pub use render::RenderStream;
+pub use stream::StreamConfig;
+pub use wave::WaveStream;

@@ -1,7 +1,8 @@
 //! The card's mailbox: properties of streams, and DLS downloads.
 //!
-//! Fed by an application; feeds the card with requests in DMA memory and sleeps until each is answered, on the control vector. No
-//! event waits for it, and it needs no event. Names are those of `KSPROPSETID_Synth` and `KSPROPSETID_Synth_Dls`; a stream is meant by its index.
+//! Fed by an application; feeds the card with requests in DMA memory and sleeps until each is answered, on the control
+//! vector. No event waits for it, and it needs no event. Names are those of `KSPROPSETID_Synth` and
+//! `KSPROPSETID_Synth_Dls`; a stream is meant by its index.
 
 use crate::dma::DmaMemory;
 use crate::{Card, DriverError, Platform};
@@ -12,12 +13,13 @@ use dmus_interface::doorbell;
 use dmus_interface::download::{Problem, WaveFormat};
 use dmus_interface::pci::CONTROL_VECTOR;
 use dmus_interface::property::{ChannelPlace, ChannelPriority, PortParams, SynthCaps, SynthStats};
-use dmus_interface::protocol::driver;
+use dmus_interface::protocol::{Page, driver};
 use dmus_interface::regs;
 use dmus_interface::time::RefTime;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long the card may take to answer: what it copies and translates may be megabytes, on a host that has other things to do.
+/// How long the card may take to answer: what it copies and translates may be megabytes, on a host that has other
+/// things to do.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes in front of the memory that are for results.
@@ -53,7 +55,8 @@ impl<'c, P: Platform> Mailbox<'c, P> {
         self.get(Opcode::GetCaps, 0, &[])
     }
 
-    /// Sets a stream's synthesizer up as far as it is possible; gives what it is now, and whether that is all that was asked for.
+    /// Sets a stream's synthesizer up as far as it is possible; gives what it is now, and whether that is all that was
+    /// asked for.
     pub fn set_port_parameters(
         &mut self,
         stream: usize,
@@ -144,7 +147,8 @@ impl<'c, P: Platform> Mailbox<'c, P> {
         self.get(Opcode::Download, 0, chunk)
     }
 
-    /// Unloads a download. False: as soon as no note plays it, and no instrument refers to it ([`Self::unloads`] counts these).
+    /// Unloads a download. False: as soon as no note plays it, and no instrument refers to it ([`Self::unloads`] counts
+    /// these).
     pub fn unload(&mut self, handle: u32) -> Result<bool, DriverError> {
         let answer = self.command(Opcode::Unload, 0, &handle.to_le_bytes())?;
         Ok(answer.status == Status::Done as u32)
@@ -208,8 +212,10 @@ impl<'c, P: Platform> Mailbox<'c, P> {
         core::sync::atomic::fence(Ordering::SeqCst);
         card.write(regs::COMMAND, opcode as u32);
         card.commands.set(None);
-        let answer = self.wait(answered.wrapping_add(1))?;
-        card.commands.set(Some(answered.wrapping_add(1)));
+        let expected = answered.wrapping_add(1);
+        let page = card.platform.doorbell();
+        let answer = card.await_answer(CONTROL_VECTOR, ANSWER_LIMIT, || driver::command(page, expected))?;
+        card.commands.set(Some(expected));
         match Status::decode(answer.status) {
             None => Err(DriverError::UnknownAnswer(answer.status)),
             Some(Status::Done | Status::NotAllAssigned | Status::Pending) => Ok(answer),
@@ -220,25 +226,6 @@ impl<'c, P: Platform> Mailbox<'c, P> {
                     None => DriverError::Command { status, size: answer.size, detail: answer.detail },
                 })
             }
-        }
-    }
-
-    fn wait(&self, expected: u32) -> Result<Answer, DriverError> {
-        let platform = &self.card.platform;
-        let began = platform.now();
-        loop {
-            if let Some(answer) = driver::command(platform.doorbell(), expected) {
-                return Ok(answer);
-            }
-            let passed = platform.now().saturating_sub(began);
-            if passed >= ANSWER_LIMIT {
-                return Err(match self.card.read(regs::MAGIC) {
-                    u32::MAX => DriverError::CardGone,
-                    _ => DriverError::TimedOut(ANSWER_LIMIT),
-                });
-            }
-            // Faults fire the vector, too; and it may have fired for an older reason.
-            platform.wait(CONTROL_VECTOR, (ANSWER_LIMIT - passed).min(Duration::from_millis(500)));
         }
     }
 }

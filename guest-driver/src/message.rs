@@ -1,14 +1,15 @@
 //! The handles of an application: a [`Message`] is a slot of the pool, a [`Buffer`] a piece of the buffer area.
 //!
-//! Fed by the allocator, which hands them out; feeds the slots in device-visible memory, and the shadow, with what the application sets.
-//! They are not `Clone`: giving one away moves it, dropping one recycles it.
+//! Fed by the allocator, which hands them out; feeds the slots in device-visible memory, and the shadow, with what the
+//! application sets. They are not `Clone`: giving one away moves it, dropping one recycles it.
 
+use crate::allocator::FreeSlot;
 use crate::dma::SlotPlace;
-use crate::shadow::{Carried, Links};
+use crate::shadow::{SlotRefs, SlotState};
 use crate::{Allocator, DriverError};
 use core::cell::Cell;
 use core::mem;
-use dmus_interface::event::{DONT_HOLD, INCOMPLETE, PACKAGE, PointerWidth};
+use dmus_interface::event::{DONT_HOLD, Event, INCOMPLETE, PACKAGE};
 use dmus_interface::ring::Slot;
 use dmus_interface::time::RefTime;
 
@@ -21,12 +22,12 @@ mod view;
 pub struct Message<'a> {
     allocator: &'a Allocator<'a>,
     place: SlotPlace<'a>,
-    /// Its word in the shadow, which has what it carries only once the handle is gone.
-    shadow: &'a Cell<Carried>,
+    /// Its state in the shadow: FREE for as long as there is a handle, which has the state itself.
+    shadow: &'a Cell<SlotState>,
     slot: u32,
     /// The first word of the event but for cbStruct; stored when the handle is given up.
     header: u64,
-    carried: Carried,
+    state: SlotState,
 }
 
 /// Words of the event that are the same in both widths; after them pNextEvt and uData fill two words, or one.
@@ -52,21 +53,27 @@ pub(crate) fn header(channel_group: u16, len: usize) -> u64 {
 }
 
 impl<'a> Message<'a> {
-    /// A handle on a slot that the caller owns, zeroed but for cbStruct.
+    /// A handle on a slot that the caller owns without a buffer, zeroed but for cbStruct.
     #[inline]
-    pub(crate) fn new(
-        allocator: &'a Allocator<'a>,
-        place: SlotPlace<'a>,
-        shadow: &'a Cell<Carried>,
-        slot: u32,
-    ) -> Self {
+    pub(crate) fn new(allocator: &'a Allocator<'a>, free: &FreeSlot<'a>) -> Self {
+        let (place, shadow) = (free.place, free.shadow);
+        shadow.set(SlotState::FREE);
         place.store::<{ word::TIME }>(0);
         place.store::<{ word::BYTE_POSITION }>(0);
         place.store::<{ word::NEXT }>(0);
         place.store::<{ word::DATA }>(0);
-        let message = Self { allocator, place, shadow, slot, carried: Carried::MESSAGE, header: 0 };
+        let message = Self { allocator, place, shadow, slot: free.slot, state: SlotState::MESSAGE, header: 0 };
         message.store_header();
         message
+    }
+
+    /// A handle on a slot that the card has filled, with the buffer that it was posted with.
+    pub(crate) fn captured(allocator: &'a Allocator<'a>, free: &FreeSlot<'a>, event: &Event) -> Self {
+        let &FreeSlot { slot, place, shadow, .. } = free;
+        shadow.set(SlotState::FREE);
+        let header =
+            header(event.channel_group, event.event_bytes.into()) | u64::from(event.flags) << self::header::FLAGS;
+        Self { allocator, place, shadow, slot, state: SlotState::MESSAGE.with_buffer(), header }
     }
 
     /// Sets the presentation time, in stream time.
@@ -95,7 +102,7 @@ impl<'a> Message<'a> {
     pub fn set_incomplete(&mut self) {
         if self.flags() & INCOMPLETE == 0 {
             // The message counts with its last fragment.
-            self.carried = self.carried.with_messages(self.carried.messages().saturating_sub(1));
+            self.state = self.state.with_messages(self.state.messages().saturating_sub(1));
             self.set_flag(INCOMPLETE);
         }
     }
@@ -103,24 +110,24 @@ impl<'a> Message<'a> {
     /// Gives the event its data: in the event itself up to the pointer size, else in a buffer.
     #[inline]
     pub fn set_data(&mut self, bytes: &[u8]) -> Result<(), DriverError> {
+        self.expect_empty()?;
         if bytes.len() > self.allocator.inline_limit {
-            self.expect_empty()?;
-            let buffer = self.allocator.fill_buffer(bytes)?;
-            self.carry(buffer, bytes.len());
+            let buffer = self.allocator.get_buffer()?;
+            buffer.write(0, bytes)?;
+            self.set_buffer(buffer.into_index(), bytes.len());
             return Ok(());
         }
-        self.expect_empty()?;
         self.store_data(short_word(bytes));
         self.set_event_bytes(bytes.len());
         Ok(())
     }
 
-    /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are copied
-    /// into the event instead, and the buffer goes home.
+    /// Gives the event a buffer whose first `len` bytes are its data. No more than a pointer's worth of bytes are
+    /// copied into the event instead, and the buffer is free again.
     pub fn attach(&mut self, buffer: Buffer<'_>, len: usize) -> Result<(), DriverError> {
         self.expect_empty()?;
         let allocator = self.allocator;
-        if !core::ptr::addr_eq(buffer.allocator, allocator) {
+        if !buffer.belongs_to(allocator) {
             return Err(DriverError::Misuse("the buffer is another allocator's"));
         }
         if len > allocator.buffer_size {
@@ -128,45 +135,41 @@ impl<'a> Message<'a> {
         }
         if len <= allocator.width.bytes() {
             let mut bytes = [0; 8];
-            buffer.allocator.buffers.memory.read(buffer.offset(), &mut bytes[..len]);
+            allocator.buffers.memory.read(allocator.buffer_offset(buffer.index), &mut bytes[..len]);
             return self.set_data(&bytes[..len]);
         }
-        // The message carries it home from here on.
-        self.carry(buffer.into_index(), len);
+        self.set_buffer(buffer.into_index(), len);
         Ok(())
     }
 
-    /// Carries the first `len` bytes of a buffer, which is more than fit inline.
+    /// Makes the first `len` bytes of a buffer, more than fit inline, the event's data. The buffer is recycled with the
+    /// message from here on.
     #[inline]
-    fn carry(&mut self, buffer: u32, len: usize) {
+    fn set_buffer(&mut self, buffer: u32, len: usize) {
         let allocator = self.allocator;
-        self.store_data(allocator.buffers.iova + (buffer as usize * allocator.buffer_size) as u64);
+        self.store_data(allocator.buffer_iova(buffer));
         self.set_event_bytes(len);
-        self.carried = self.carried.with_buffer();
-        let links = allocator.links(self.slot);
-        links.set(Links { buffer, ..links.get() });
+        self.state = self.state.with_buffer();
+        self.update_refs(|refs| refs.buffer = buffer);
     }
 
     /// Appends `next` (and its chain) to this message's chain: one submission, one time stamp, applied together.
     pub fn chain(&mut self, next: Message<'_>) -> Result<(), DriverError> {
         self.expect_own(&next)?;
         let allocator = self.allocator;
-        self.carried = self.carried.linked().with_messages(self.carried.messages() + next.carried.messages());
+        self.state = self.state.linked().with_messages(self.state.messages() + next.state.messages());
         let last = allocator.tail_of(self.slot);
-        let appended = next.into_shadow();
-        let place = allocator.links(last);
-        place.set(Links { next: appended, ..place.get() });
+        let appended = next.into_slot();
+        let refs = allocator.refs(last);
+        refs.set(SlotRefs { next: appended, ..refs.get() });
         if last != self.slot {
-            allocator.carried(last).set(allocator.carried(last).get().linked());
+            allocator.state(last).set(allocator.state(last).get().linked());
         }
-        let iova = allocator.pool.iova(appended);
-        match (allocator.pool.slot(last), allocator.width) {
-            (Some((place, _)), PointerWidth::Eight) => place.store::<{ word::NEXT }>(iova),
-            (Some((place, _)), PointerWidth::Four) => place.store_half::<{ word::NEXT }>(iova as u32),
-            (None, _) => {}
-        }
+        // The first bytes are those of a narrow pointer.
+        let iova = allocator.pool.iova(appended).to_le_bytes();
+        allocator.pool.write(last, word::NEXT * 8, &iova[..allocator.width.bytes()]);
         let end = allocator.tail_of(appended);
-        self.update_links(|links| links.tail = end);
+        self.update_refs(|refs| refs.tail = end);
         Ok(())
     }
 
@@ -175,12 +178,12 @@ impl<'a> Message<'a> {
         self.expect_own(&inner)?;
         self.expect_empty()?;
         // What is chained to it counts beside what is in it; the package itself is no message.
-        let others = self.carried.messages().saturating_sub(1);
-        self.carried = self.carried.linked().with_messages(others + inner.carried.messages());
-        let first = inner.into_shadow();
+        let others = self.state.messages().saturating_sub(1);
+        self.state = self.state.linked().with_messages(others + inner.state.messages());
+        let first = inner.into_slot();
         self.store_data(self.allocator.pool.iova(first));
         self.set_flag(PACKAGE);
-        self.update_links(|links| links.package = first);
+        self.update_refs(|refs| refs.package = first);
         Ok(())
     }
 
@@ -196,28 +199,17 @@ impl<'a> Message<'a> {
     }
 
     #[inline]
-    fn flags(&self) -> u16 {
+    pub(crate) fn flags(&self) -> u16 {
         (self.header >> header::FLAGS) as u16
     }
 
-    /// Gives up the handle without recycling: the shadow has what it carried.
+    /// Gives up the handle of a slot that is linked to another, which recycles it.
     #[inline]
-    fn into_shadow(self) -> u32 {
-        let slot = self.slot;
-        self.store_header();
-        self.shadow.set(self.carried);
-        mem::forget(self);
-        slot
-    }
-
-    /// Gives up the handle to the card, empty, with a buffer for what is captured.
-    pub(crate) fn post(mut self, buffer: Buffer<'_>) {
-        let allocator = self.allocator;
-        let buffer = buffer.into_index();
-        self.store_data(allocator.buffers.iova + (buffer as usize * allocator.buffer_size) as u64);
-        self.carried = self.carried.with_buffer();
-        self.update_links(|links| links.buffer = buffer);
-        self.submit();
+    fn into_slot(self) -> u32 {
+        let message = mem::ManuallyDrop::new(self);
+        message.store_header();
+        message.shadow.set(message.state);
+        message.slot
     }
 
     /// Gives up the handle to the card.
@@ -225,8 +217,8 @@ impl<'a> Message<'a> {
     pub(crate) fn submit(self) {
         let message = mem::ManuallyDrop::new(self);
         message.store_header();
-        message.shadow.set(message.carried.submitted());
-        message.allocator.submit(message.slot);
+        message.shadow.set(message.state.submitted());
+        message.allocator.queue.submit(message.slot);
     }
 
     #[inline]
@@ -271,11 +263,11 @@ impl<'a> Message<'a> {
         self.place.store_data(self.allocator.data_place, data);
     }
 
-    fn update_links(&self, change: impl FnOnce(&mut Links)) {
-        let cell = self.allocator.links(self.slot);
-        let mut links = cell.get();
-        change(&mut links);
-        cell.set(links);
+    fn update_refs(&self, change: impl FnOnce(&mut SlotRefs)) {
+        let cell = self.allocator.refs(self.slot);
+        let mut refs = cell.get();
+        change(&mut refs);
+        cell.set(refs);
     }
 }
 
@@ -299,7 +291,7 @@ impl Drop for Message<'_> {
     // Small wherever it is inlined, so that a handle can live in registers.
     #[inline]
     fn drop(&mut self) {
-        self.allocator.recycle(self.slot, self.carried);
+        self.allocator.recycle(self.slot, self.state);
     }
 }
 
@@ -323,19 +315,17 @@ impl<'a> Buffer<'a> {
         if len > size {
             return Err(DriverError::TooLong { len, size });
         }
-        self.allocator.buffers.memory.write(self.offset() + offset, bytes);
+        self.allocator.buffers.memory.write(self.allocator.buffer_offset(self.index) + offset, bytes);
         Ok(())
     }
 
-    /// Gives up the handle without handing the buffer back.
-    pub(crate) fn into_index(self) -> u32 {
-        let index = self.index;
-        mem::forget(self);
-        index
+    pub(crate) fn belongs_to(&self, allocator: &Allocator<'_>) -> bool {
+        core::ptr::addr_eq(self.allocator, allocator)
     }
 
-    fn offset(&self) -> usize {
-        self.index as usize * self.allocator.buffer_size
+    /// Gives up the handle without freeing the buffer.
+    pub(crate) fn into_index(self) -> u32 {
+        mem::ManuallyDrop::new(self).index
     }
 }
 

@@ -1,10 +1,12 @@
-//! Plays timed messages through a render stream whose pool may be far smaller than the song.
+//! Plays timed messages, records, and does both at once: one loop, which moves a pool's worth in a turn and asks to go
+//! on after each.
 //!
-//! Fed by an iterator of [`TimedMessage`]s in the order of their times; feeds a [`RenderStream`]. It fills the pool, grants
-//! time up to the first message that did not fit, and goes on when half of the pool is home: recycling is what makes it play.
+//! Fed by an iterator of [`TimedMessage`]s in the order of their times, through a pool that may be far smaller than the
+//! song, or by a [`CaptureStream`]; feeds a [`RenderStream`], or the application with messages or audio.
 
-use crate::pending::Pending;
-use crate::{Card, Counts, DriverError, Platform, RenderStream};
+use crate::fragments::Fragments;
+use crate::{CaptureSink, CaptureStream, Card, Counts, DriverError, Platform, RenderStream, WaveStream};
+use alloc::vec;
 use core::ops::ControlFlow;
 use core::time::Duration;
 use dmus_interface::regs::stream::State;
@@ -13,8 +15,8 @@ use dmus_song::TimedMessage;
 
 /// How long neither time nor completions may stand still before the card counts as hung.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-/// How often a waiting player looks at the clock.
-pub(crate) const GLANCE: Duration = Duration::from_millis(500);
+/// Longest sleep of a turn.
+const TURN_LIMIT: Duration = Duration::from_millis(500);
 
 /// How a song went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,73 +27,248 @@ pub struct Played {
     pub end: RefTime,
 }
 
-/// Plays all of `messages` from stream time zero (the stream is in STOP), renders until `end`, and stops.
-///
-/// `progress` is told the stream time now and then. Ends when everything is home.
-pub fn play<'m, P: Platform>(
-    stream: &RenderStream<'_, P>,
-    messages: impl Iterator<Item = TimedMessage<'m>>,
-    end: RefTime,
-    mut progress: impl FnMut(RefTime),
-) -> Result<Played, DriverError> {
-    play_while(stream, messages, end, |now| {
-        progress(now);
-        ControlFlow::Continue(())
-    })
+/// What a recording brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Messages, each with all of its bytes.
+    pub messages: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Bytes that an overrun lost.
+    pub lost: u64,
 }
 
-/// As [`play`], but ends early, with what is held discarded, once `progress` says so. It is asked twice a second or more.
-pub fn play_while<'m, P: Platform>(
+/// What the closure answers that is told the stream time, twice a second or more: nothing, or whether to go on.
+pub trait Progress {
+    /// Whether to end early.
+    fn ends(self) -> bool;
+}
+
+impl Progress for () {
+    fn ends(self) -> bool {
+        false
+    }
+}
+
+impl Progress for ControlFlow<()> {
+    fn ends(self) -> bool {
+        self.is_break()
+    }
+}
+
+/// Plays all of `messages` from stream time zero (the stream is in STOP), renders until `end`, and stops.
+///
+/// It fills the pool, grants time up to the first message that did not fit, and goes on when half of the pool is
+/// completed. `progress` is told the stream time; when it ends playing early, what is held is discarded. Everything is
+/// completed on return.
+pub fn play<'m, P: Platform, R: Progress>(
     stream: &RenderStream<'_, P>,
     messages: impl Iterator<Item = TimedMessage<'m>>,
     end: RefTime,
-    mut progress: impl FnMut(RefTime) -> ControlFlow<()>,
+    progress: impl FnMut(RefTime) -> R,
 ) -> Result<Played, DriverError> {
-    let allocator = stream.allocator();
-    let card = stream.card();
+    play_ahead(stream, messages, end, None, progress)
+}
+
+/// As [`play`], but as a sequencer does that knows the future no further than `latency`: each message is put into the
+/// pool so long before its time. All times are later by `latency`, the end too. A message whose time has come before it
+/// could be put plays late, and is counted so. The card's clock must not be a virtual one.
+pub fn play_live<'m, P: Platform, R: Progress>(
+    stream: &RenderStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    end: RefTime,
+    latency: RefTime,
+    progress: impl FnMut(RefTime) -> R,
+) -> Result<Played, DriverError> {
+    let messages = messages.map(|message| TimedMessage { time: message.time.saturating_add(latency), ..message });
+    play_ahead(stream, messages, end.saturating_add(latency), Some(latency), progress)
+}
+
+fn play_ahead<'m, P: Platform, R: Progress>(
+    stream: &RenderStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    end: RefTime,
+    latency: Option<RefTime>,
+    progress: impl FnMut(RefTime) -> R,
+) -> Result<Played, DriverError> {
+    let turn = feed(stream, messages, latency);
     stream.set_state(State::Run)?;
-    let base = stream.time_base();
-    let mut messages = messages.map(|message| Pending::new(message.time, 0, message.bytes)).peekable();
+    let wait = |turn: &Turn| stream.wait(turn.completions, TURN_LIMIT);
+    run(stream.card(), stream.time_base(), end, turn, wait, progress)?;
+    stream.set_state(State::Stop)?;
+    stream.allocator().reclaim()?;
+    Ok(Played { counts: stream.allocator().counts(), end })
+}
+
+/// As [`play`], and takes the audio back through a wave sink in STOP. `listener` takes all that is rendered, in order;
+/// with the virtual clock the card waits for a slow listener, so that none is lost.
+///
+/// # Errors
+/// The driver's, or the listener's.
+pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
+    stream: &RenderStream<'_, P>,
+    wave: &WaveStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    end: RefTime,
+    mut listener: impl FnMut(&[u8]) -> Result<(), E>,
+    progress: impl FnMut(RefTime) -> R,
+) -> Result<Played, E> {
+    let mut memory = vec![0; usize::from(u16::MAX)];
+    // Bounded by the pool, however fast the card fills what is posted again.
+    let mut take_periods = || {
+        for _ in 0..wave.slots() {
+            let Some(period) = wave.receive()? else {
+                break;
+            };
+            let len = period.read(0, &mut memory);
+            listener(&memory[..len])?;
+        }
+        Ok::<_, E>(())
+    };
+    let mut put = feed(stream, messages, None);
+    // The wave sink first, so that it misses nothing.
+    wave.set_state(State::Run)?;
+    stream.set_state(State::Run)?;
+    let turn = |now| {
+        let turn = put(now)?;
+        take_periods()?;
+        Ok::<_, E>(turn)
+    };
+    // A period is there more often than half of the pool is completed; that the grant is reached comes on this vector,
+    // too.
+    run(stream.card(), stream.time_base(), end, turn, |_| wave.wait(TURN_LIMIT), progress)?;
+    for state in [State::Pause, State::Stop] {
+        wave.set_state(state)?;
+        take_periods()?;
+    }
+    stream.set_state(State::Stop)?;
+    stream.allocator().reclaim().map_err(E::from)?;
+    Ok(Played { counts: stream.allocator().counts(), end })
+}
+
+/// Runs the stream (in STOP) from stream time zero `until` a later one, and shows each message with its stream time to
+/// `message`. Ends in STOP.
+///
+/// `progress` is told the stream time; when it ends recording early, what came until then counts.
+pub fn record<P: Platform, R: Progress>(
+    card: &Card<P>,
+    stream: &CaptureStream<'_, P>,
+    until: RefTime,
+    mut message: impl FnMut(RefTime, &[u8]),
+    progress: impl FnMut(RefTime) -> R,
+) -> Result<Recorded, DriverError> {
+    let mut recorded = Recorded::default();
+    let mut sink = CaptureSink::default();
+    let (mut position, mut events) = (0, 0u32);
+    stream.set_state(State::Run)?;
+    let turn = |_| {
+        // What was due when the time was read is in the slots that were posted by then.
+        for _ in 0..stream.slots() {
+            let Some(event) = stream.receive()? else {
+                break;
+            };
+            recorded.lost = recorded.lost.wrapping_add(event.byte_position().wrapping_sub(position));
+            position = event.byte_position().wrapping_add(event.event_bytes().into());
+            events = events.wrapping_add(1);
+            sink.put_message(&event, |bytes| {
+                recorded.messages += 1;
+                recorded.bytes += bytes.len() as u64;
+                message(event.time(), bytes);
+            });
+        }
+        Ok::<_, DriverError>(Turn { next: None, in_flight: 0, completions: 1, count: events })
+    };
+    run(card, stream.time_base(), until, turn, |_| stream.wait(TURN_LIMIT), progress)?;
+    stream.set_state(State::Stop)?;
+    // What came after the end is dropped; bounded, for nothing is posted in STOP.
+    while stream.receive()?.is_some() {}
+    Ok(recorded)
+}
+
+/// What a turn has left.
+struct Turn {
+    /// When there is more to put: everything before this stream time is put.
+    next: Option<RefTime>,
+    /// Submissions that the end waits for.
+    in_flight: u32,
+    /// Completions that are worth waking up for.
+    completions: u32,
+    /// A number that changes while something moves.
+    count: u32,
+}
+
+/// The loop of players and recorders. `turn` moves a bounded number of messages and is told the stream time as it was
+/// before; then time is granted as far as messages are put. Ends at `end` with nothing left, or when `progress` says
+/// so.
+fn run<P: Platform, E: From<DriverError>, R: Progress>(
+    card: &Card<P>,
+    base: RefTime,
+    end: RefTime,
+    mut turn: impl FnMut(RefTime) -> Result<Turn, E>,
+    wait: impl Fn(&Turn) -> bool,
+    mut progress: impl FnMut(RefTime) -> R,
+) -> Result<(), E> {
     let mut watch = Watch::new(card);
     loop {
-        while let Some(pending) = messages.peek_mut() {
-            if !pending.play(stream)? {
+        let now = card.get_time().saturating_sub(base);
+        let turn = turn(now)?;
+        card.grant(base.saturating_add(turn.next.unwrap_or(end)));
+        let is_over = turn.next.is_none() && now >= end && turn.in_flight == 0;
+        if progress(now).ends() || is_over {
+            return Ok(());
+        }
+        wait(&turn);
+        watch.check(card, turn.count)?;
+    }
+}
+
+/// Gives messages to a render stream in turns, as far as the pool has room: those due within `latency`, or all of them.
+fn feed<'m, P: Platform>(
+    stream: &RenderStream<'_, P>,
+    messages: impl Iterator<Item = TimedMessage<'m>>,
+    latency: Option<RefTime>,
+) -> impl FnMut(RefTime) -> Result<Turn, DriverError> {
+    let mut messages = messages.map(|message| Fragments::new(message.time, 0, message.bytes)).peekable();
+    move |now| {
+        let allocator = stream.allocator();
+        allocator.reclaim()?;
+        let horizon = latency.map_or(RefTime(i64::MAX), |latency| now.saturating_add(latency));
+        for _ in 0..allocator.slots() {
+            let Some(message) = messages.peek_mut().filter(|message| message.time() <= horizon) else {
+                break;
+            };
+            if !message.send(stream)? {
                 break;
             }
             messages.next();
         }
         stream.flush();
-        let next = messages.peek().map(Pending::time);
-        card.grant(base.saturating_add(next.unwrap_or(end)));
-
-        let now = card.get_time().saturating_sub(base);
-        if progress(now).is_break() || next.is_none() && now >= end && allocator.in_flight() == 0 {
-            break;
-        }
-        // While messages wait for slots, half of the pool is worth an interrupt; at the end, all of it is.
         let in_flight = allocator.in_flight();
-        let wanted = if next.is_some() { in_flight.div_ceil(2) } else { in_flight };
-        stream.wait(wanted, GLANCE);
-        allocator.reclaim()?;
-        watch.look(card, allocator.in_flight())?;
+        let next = messages.peek().map(Fragments::time);
+        let completions = match next {
+            // While messages wait for slots, half of the pool is worth an interrupt.
+            Some(time) if time <= horizon => in_flight.div_ceil(2),
+            // The grant alone wakes it when the next message is due.
+            Some(_) => u32::MAX,
+            None => in_flight,
+        };
+        let next = next.map(|time| time.saturating_sub(latency.unwrap_or_default()));
+        Ok(Turn { next, in_flight, completions, count: allocator.queue.consumed() })
     }
-    stream.set_state(State::Stop)?;
-    allocator.reclaim()?;
-    Ok(Played { counts: allocator.counts(), end })
 }
 
 /// Notices a card that stands still: neither its time moves nor a number that says how far things are.
-pub(crate) struct Watch {
+struct Watch {
     seen: (RefTime, u32),
     since: Duration,
 }
 
 impl Watch {
-    pub(crate) fn new<P: Platform>(card: &Card<P>) -> Self {
+    fn new<P: Platform>(card: &Card<P>) -> Self {
         Self { seen: (RefTime::ZERO, 0), since: card.platform().now() }
     }
 
-    pub(crate) fn look<P: Platform>(&mut self, card: &Card<P>, count: u32) -> Result<(), DriverError> {
+    fn check<P: Platform>(&mut self, card: &Card<P>, count: u32) -> Result<(), DriverError> {
         let seen = (card.get_time(), count);
         let now = card.platform().now();
         if seen != self.seen {
@@ -102,3 +279,6 @@ impl Watch {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

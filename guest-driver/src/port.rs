@@ -1,27 +1,32 @@
 //! The port side of a stream (`IPortDMus`): port buffers, the filter graph, the sequencer and service from interrupts.
 //!
-//! Fed by applications, with packed buffers ([`PortBuffer`]) or messages, and by interrupt routines ([`ServiceGroups`]); feeds a
-//! [`RenderStream`] through a graph of filters:
+//! Fed by applications, with packed buffers ([`PortBuffer`]) or messages, by capture streams, and by interrupt routines
+//! ([`ServiceGroups`]); feeds a [`RenderStream`], or the application, through a graph of filters:
 //!
 //! ```text
 //! PortBuffer -> Unpacker -> RenderPort -> filters of one's own -> Sequencer -> RenderStream
 //!                               |                   |                |             |
 //!                               +---- what is dropped, or has nowhere to go -------+--> Allocator
+//!                               |                   |
+//! CaptureStream, WaveStream -> CapturePort -> filters of one's own, the last of them the application's
 //! ```
 //!
-//! Nothing here allocates after it is made, and every call is bounded, so that all of it can run in the deferred half of an interrupt.
+//! Nothing here allocates after it is made, and every call is bounded, so that all of it can run in the deferred half
+//! of an interrupt.
 
 mod buffer;
+mod capture;
 mod mxf;
 mod sequencer;
 mod service;
 
 pub use buffer::{BufferError, Events, HEADER_SIZE, PortBuffer, PortEvent, STRUCTURED, event_size};
+pub use capture::{CapturePort, CaptureSource, PositionNotify};
 pub use mxf::{Mxf, Output};
 pub use sequencer::Sequencer;
 pub use service::{ServiceGroup, ServiceGroups, ServiceSink};
 
-use crate::pending::Pending;
+use crate::fragments::Fragments;
 use crate::{DriverError, Message, Platform, RenderStream};
 use core::cell::Cell;
 use dmus_interface::regs::stream::State;
@@ -40,7 +45,7 @@ pub struct RenderPort<'g, 'm, P: Platform> {
 }
 
 impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
-    /// The port of a stream in STOP. Until an output is connected, all that it is given goes home.
+    /// The port of a stream in STOP. Until an output is connected, all that it is given is recycled.
     pub fn new(stream: &'m RenderStream<'m, P>) -> Self {
         Self {
             stream,
@@ -59,12 +64,13 @@ impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
         }
     }
 
-    /// Unpacks a buffer into the graph, as far as the pool has slots and buffers; true when all of it has gone. When false, call again after a service:
-    /// nothing is lost, and the buffer goes on where it stopped. A message that a filter fails for is skipped, and its error returned.
+    /// Unpacks a buffer into the graph, as far as the pool has slots and buffers; true when all of it has gone. When
+    /// false, call again after a service: nothing is lost, and the buffer goes on where it stopped. A message that a
+    /// filter fails for is skipped, and its error returned.
     pub fn play_buffer(&self, buffer: &mut Unpacker<'_>) -> Result<bool, DriverError> {
         let allocator = self.stream.allocator();
-        while let Some(pending) = &mut buffer.pending {
-            if !pending.send(allocator, |message| self.output.put_message(message))? {
+        while let Some(fragments) = &mut buffer.current {
+            if !fragments.put(allocator, |message| self.output.put_message(message))? {
                 return Ok(false);
             }
             buffer.advance();
@@ -72,8 +78,8 @@ impl<'g, 'm, P: Platform> RenderPort<'g, 'm, P> {
         Ok(true)
     }
 
-    /// In virtual time: grants time up to the first message that is held in the graph, or up to `rest`, the time of the first one that was not
-    /// put into it yet.
+    /// In virtual time: grants time up to the first message that is held in the graph, or up to `rest`, the time of the
+    /// first one that was not put into it yet.
     pub fn grant(&self, rest: RefTime) {
         if self.state.get() == State::Run {
             // A grant says that all before it is with the card.
@@ -110,7 +116,7 @@ impl<'g, 'm, P: Platform> Mxf<'g, 'm> for RenderPort<'g, 'm, P> {
 }
 
 impl<P: Platform> ServiceSink for RenderPort<'_, '_, P> {
-    /// Completions come home, the graph is serviced, and what it gives on is shown to the card.
+    /// Recycles what is completed, services the graph, and shows the card what it gives on.
     fn request_service(&self) -> Result<(), DriverError> {
         let now = self.now();
         let reclaimed = self.stream.allocator().reclaim();
@@ -124,7 +130,7 @@ impl<P: Platform> ServiceSink for RenderPort<'_, '_, P> {
 #[derive(Clone, Debug)]
 pub struct Unpacker<'b> {
     events: Events<'b>,
-    pending: Option<Pending<'b>>,
+    current: Option<Fragments<'b>>,
 }
 
 impl<'b> Unpacker<'b> {
@@ -134,20 +140,20 @@ impl<'b> Unpacker<'b> {
         for event in events.clone() {
             event?;
         }
-        let mut unpacker = Self { events, pending: None };
+        let mut unpacker = Self { events, current: None };
         unpacker.advance();
         Ok(unpacker)
     }
 
     /// The time of the next event, which is not in the graph yet, or not all of it.
     pub fn next_time(&self) -> Option<RefTime> {
-        self.pending.as_ref().map(Pending::time)
+        self.current.as_ref().map(Fragments::time)
     }
 
     fn advance(&mut self) {
         // No error can come: all of it was judged before.
         let event = self.events.next().and_then(Result::ok);
-        self.pending = event.map(|event| Pending::new(event.time, event.channel_group, event.bytes));
+        self.current = event.map(|event| Fragments::new(event.time, event.channel_group, event.bytes));
     }
 }
 

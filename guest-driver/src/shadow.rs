@@ -1,31 +1,31 @@
-//! The private shadow: who owns each slot and buffer, and what a slot carries.
+//! The private shadow: who owns each slot and buffer, and what goes back to the pool together with a slot.
 //!
-//! Fed by the handles of the allocator as they are filled; feeds recycling. The device never sees it, so nothing that the
-//! device writes can make the driver recycle a wrong pointer. What nearly every event needs of it is one word.
+//! Written by the allocator and its handles; read when a slot completes or a handle is dropped. The device never sees
+//! it, so nothing that the device writes can make the driver recycle a wrong pointer. For nearly every event the one
+//! word of [`SlotState`] is enough.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::cell::Cell;
 
 /// No slot, or no buffer.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// What the driver knows of a slot in one word, whatever device-visible memory says; 0 for a slot at home.
+/// What the driver knows of a slot in one word, whatever device-visible memory says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Carried(u32);
+pub(crate) struct SlotState(u32);
 
-impl Carried {
-    /// At home, or in a handle that keeps the word itself.
-    pub(crate) const NOTHING: Self = Self(0);
+impl SlotState {
+    /// Free, or owned by a handle that keeps the state itself.
+    pub(crate) const FREE: Self = Self(0);
     /// An event of one message, without a buffer or other slots.
     pub(crate) const MESSAGE: Self = Self(1);
 
-    /// Submitted: the head of a submission.
+    /// Owned by the card, as the head of a submission.
     const SUBMITTED: u32 = 1 << 28;
-    /// It has a buffer: [`Links::buffer`].
-    const BUFFER: u32 = 1 << 30;
-    /// Other slots go home with it: [`Links::next`], [`Links::package`].
+    /// Other slots are recycled with it: [`SlotRefs::next`], [`SlotRefs::package`].
     const LINKED: u32 = 1 << 29;
+    /// It has a buffer: [`SlotRefs::buffer`].
+    const BUFFER: u32 = 1 << 30;
     /// The messages that it and what is linked to it count for: no more than a pool has slots.
     const MESSAGES: u32 = 0xFFFF;
 
@@ -49,6 +49,7 @@ impl Carried {
         Self(self.0 | Self::BUFFER)
     }
 
+    #[inline]
     pub(crate) fn has_buffer(self) -> bool {
         self.0 & Self::BUFFER != 0
     }
@@ -57,15 +58,15 @@ impl Carried {
         Self(self.0 | Self::LINKED)
     }
 
-    /// Whether the slot goes home by itself, with nothing else.
-    pub(crate) fn is_alone(self) -> bool {
-        self.0 & (Self::BUFFER | Self::LINKED) == 0
+    /// Whether anything is recycled with the slot.
+    pub(crate) fn has_refs(self) -> bool {
+        self.0 & (Self::BUFFER | Self::LINKED) != 0
     }
 }
 
-/// What goes home with a slot, where its [`Carried`] says so.
+/// What is recycled with a slot, where its [`SlotState`] says so.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Links {
+pub(crate) struct SlotRefs {
     /// The buffer in uData.
     pub(crate) buffer: u32,
     /// pNextEvt as a slot.
@@ -76,22 +77,22 @@ pub(crate) struct Links {
     pub(crate) package: u32,
 }
 
-impl Links {
+impl SlotRefs {
     pub(crate) const NONE: Self = Self { buffer: NONE, next: NONE, tail: NONE, package: NONE };
 }
 
-/// A stack of free numbers with room for all of them.
+/// A stack of free slots or buffers, by number, with room for all of them.
 #[derive(Debug)]
-pub(crate) struct FreeStack {
+pub(crate) struct FreeList {
     numbers: Box<[Cell<u32>]>,
     len: Cell<usize>,
 }
 
-impl FreeStack {
+impl FreeList {
     /// All of 0..count, the lowest on top.
     pub(crate) fn full(count: u32) -> Self {
-        let numbers: Vec<_> = (0..count).rev().map(Cell::new).collect();
-        Self { len: Cell::new(numbers.len()), numbers: numbers.into_boxed_slice() }
+        let numbers: Box<[_]> = (0..count).rev().map(Cell::new).collect();
+        Self { len: Cell::new(numbers.len()), numbers }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -110,7 +111,7 @@ impl FreeStack {
     #[inline]
     pub(crate) fn push(&self, number: u32) {
         let len = self.len.get();
-        debug_assert!(len < self.numbers.len(), "{number} came home twice");
+        debug_assert!(len < self.numbers.len(), "{number} was freed twice");
         if let Some(place) = self.numbers.get(len) {
             place.set(number);
             self.len.set(len + 1);

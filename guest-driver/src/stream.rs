@@ -1,12 +1,11 @@
-//! A render stream: MIDI from the application to the card's synthesizer.
+//! The core under every stream: its memory, its state, its transitions and waits, and the posting of slots for capture.
 //!
-//! Fed with messages by [`RenderStream::put_message`]; feeds the submission ring and the doorbell page. A batch of messages costs one
-//! store of the tail ([`RenderStream::flush`]); nothing traps unless the card sleeps.
+//! Fed by the three thin streams ([`crate::RenderStream`], [`crate::CaptureStream`], [`crate::WaveStream`]), which say
+//! what a message is; feeds the card's stream registers, the queue and the doorbell page.
 
 use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
 use crate::dma::{DmaMemory, DoorbellPage, Pool};
-use crate::pending::Pending;
 use crate::{Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
@@ -37,47 +36,39 @@ impl Default for StreamConfig {
 }
 
 impl StreamConfig {
-    fn check(self) -> Result<Self, DriverError> {
-        let complaint = if !(1..=stream::MAX_SLOTS).contains(&self.slots) {
+    fn check(self, kind: Type) -> Result<(), DriverError> {
+        Err(DriverError::BadConfig(if !(1..=stream::MAX_SLOTS).contains(&self.slots) {
             "the pool takes 1 to 4,096 slots"
         } else if self.buffers > stream::MAX_SLOTS {
             "there may be at most 4,096 buffers"
+        } else if self.buffers == 0 && kind != Type::Render {
+            "this stream needs buffers, one for each slot that it posts"
         } else if !self.buffer_size.is_multiple_of(8) || !(8..=stream::MAX_BUFFER_SIZE).contains(&self.buffer_size) {
             "the buffer size is a multiple of 8 from 8 to 65,528"
         } else {
-            return Ok(self);
-        };
-        Err(DriverError::BadConfig(complaint))
+            return Ok(());
+        }))
     }
 }
 
-/// An open render stream of a card. Dropping it stops and closes it.
+/// What the three streams have in common. Dropping it stops and closes the stream.
 #[derive(Debug)]
-pub struct RenderStream<'c, P: Platform> {
-    card: &'c Card<P>,
-    index: usize,
+pub(crate) struct StreamCore<'c, P: Platform> {
+    pub(crate) card: &'c Card<P>,
+    pub(crate) index: usize,
     config: StreamConfig,
     kind: Type,
-    allocator: Allocator<'c>,
-    published: Cell<u32>,
+    pub(crate) allocator: Allocator<'c>,
+    /// Free slots are posted for capture: not in STOP, where the card would hand them back.
+    posting: Cell<bool>,
     /// Transitions that the card has answered.
     transitions: Cell<u32>,
 }
 
-impl<'c, P: Platform> RenderStream<'c, P> {
-    /// `NewStream`: creates render stream number `index` of the card.
-    pub fn open(card: &'c Card<P>, index: usize, config: StreamConfig) -> Result<Self, DriverError> {
-        Self::open_as(card, index, config, Type::Render)
-    }
-
-    /// Creates a stream of any type: what is here beneath the messages is the same for all.
-    pub(crate) fn open_as(
-        card: &'c Card<P>,
-        index: usize,
-        config: StreamConfig,
-        kind: Type,
-    ) -> Result<Self, DriverError> {
-        let config = config.check()?;
+impl<'c, P: Platform> StreamCore<'c, P> {
+    /// `NewStream`: creates stream number `index` of the card.
+    pub(crate) fn open(card: &'c Card<P>, index: usize, config: StreamConfig, kind: Type) -> Result<Self, DriverError> {
+        config.check(kind)?;
         if index >= STREAMS {
             return Err(DriverError::BadConfig("the card has streams 0 to 7"));
         }
@@ -98,92 +89,75 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         let memory = allocate(card, shape.sizes())?;
         let allocator = Allocator::new(page, shape, memory)
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
-        let stream = Self { card, index, config, kind, allocator, published: Cell::new(0), transitions: Cell::new(0) };
         // The card keeps counting across streams in one block.
-        let word = doorbell::at(index, doorbell::TRANSITIONS);
-        stream.transitions.set(page.load_u32(word, Ordering::Relaxed));
+        let answered = page.load_u32(doorbell::at(index, doorbell::TRANSITIONS), Ordering::Relaxed);
+        let (posting, transitions) = (Cell::new(false), Cell::new(answered));
+        let stream = Self { card, index, config, kind, allocator, posting, transitions };
         stream.create()?;
         Ok(stream)
     }
 
-    /// The stream's allocator.
-    pub fn allocator(&self) -> &Allocator<'c> {
-        &self.allocator
-    }
-
-    /// The card.
-    pub fn card(&self) -> &'c Card<P> {
-        self.card
-    }
-
-    /// `IMXF::PutMessage`: gives the message (its chain, packages and buffers) to the card. [`Self::flush`] makes it visible.
+    /// Makes all submissions visible to the card, and wakes it if it sleeps.
     #[inline]
-    pub fn put_message(&self, message: Message<'_>) -> Result<(), DriverError> {
-        if !message.belongs_to(&self.allocator) {
-            return Err(DriverError::Misuse("it is another stream's"));
+    pub(crate) fn flush(&self) {
+        if self.allocator.queue.publish() {
+            self.card.wake_if_asleep(&self.allocator.queue.page);
         }
-        message.submit();
+    }
+
+    /// Posts what the application has handed back, if this is a stream that captures and is not in STOP.
+    fn post(&self) {
+        if self.posting.get() {
+            self.allocator.post_free_slots();
+            self.flush();
+        }
+    }
+
+    /// The next captured event. The slots of those that were dropped are posted again.
+    pub(crate) fn receive(&self) -> Result<Option<Message<'_>>, DriverError> {
+        self.post();
+        self.allocator.receive()
+    }
+
+    /// `SetState`. Returns when the new state is in force. A capture stream has its slots posted from ACQUIRE on.
+    pub(crate) fn set_state(&self, state: State) -> Result<(), DriverError> {
+        let captures = self.kind != Type::Render;
+        if captures && state == State::Run && !self.posting.get() {
+            // So that nothing comes before there are slots.
+            self.set_state(State::Acquire)?;
+        }
+        self.transition(stream::STATE, state as u32)?;
+        self.posting.set(captures && state != State::Stop);
+        self.post();
         Ok(())
     }
 
-    /// `GetMessage`, filling it with one whole message in the channel group, and `PutMessage`, in one step. [`Self::flush`] makes it visible.
-    ///
-    /// [`DriverError::NoMessage`] or [`DriverError::NoBuffer`] while the pool has no room, [`DriverError::TooLong`] for more bytes than a buffer
-    /// has; nothing is sent then.
-    #[inline]
-    pub fn send(&self, time: RefTime, channel_group: u16, bytes: &[u8]) -> Result<(), DriverError> {
-        self.allocator.send(time, channel_group, bytes)
-    }
-
-    /// Puts one MIDI message of any length: as one event, or as the fragments that the buffers make of it. Takes up after the first `sent` bytes
-    /// of it, and gives how many are put by now: fewer than all when the pool has run dry. Nothing else may be put before the rest is.
-    pub fn put_bytes(&self, time: RefTime, bytes: &[u8], sent: usize) -> Result<usize, DriverError> {
-        let mut pending = Pending::resume(time, bytes, sent);
-        pending.send(&self.allocator, |message| self.put_message(message))?;
-        Ok(pending.sent())
-    }
-
-    /// Makes all messages put so far visible to the card.
-    #[inline]
-    pub fn flush(&self) {
-        let tail = self.allocator.tail.get();
-        if tail != self.published.get() {
-            self.published.set(tail);
-            driver::publish_tail(&self.allocator.page, self.index, tail);
-            self.card.ring_if_asleep(&self.allocator.page);
-        }
-    }
-
-    /// `SetState`. Returns when the new state is in force; from STOP on, everything that was held has been completed.
-    pub fn set_state(&self, state: State) -> Result<(), DriverError> {
-        self.transition(stream::STATE, state as u32)
-    }
-
     /// The state that is in force; `None` if the card has gone.
-    pub fn state(&self) -> Option<State> {
+    pub(crate) fn state(&self) -> Option<State> {
         State::decode(self.card.read(self.register(stream::STATE)))
     }
 
-    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only if the limit passed.
-    pub fn wait(&self, completions: u32, limit: Duration) -> bool {
-        driver::await_completions(&self.allocator.page, self.index, self.allocator.consumed(), completions.max(1))
-            || self.card.platform.wait(self.index as u16, limit)
+    /// Sleeps until `completions` more completions are there, the grant is reached, or the limit has passed. False only
+    /// if the limit passed.
+    pub(crate) fn wait(&self, completions: u32, limit: Duration) -> bool {
+        self.post();
+        self.allocator.queue.await_completions(completions.max(1)) || self.card.platform.wait(self.index as u16, limit)
     }
 
     /// Master time at this stream's time zero, while it runs.
-    pub fn time_base(&self) -> RefTime {
-        RefTime(self.card.read64(self.register(stream::TIME_BASE)) as i64)
+    pub(crate) fn time_base(&self) -> RefTime {
+        RefTime(self.card.read64(self.register(stream::TIME_BASE)).cast_signed())
     }
 
     /// How far ahead the card wants events (SchedulePreFetch).
-    pub fn prefetch(&self) -> RefTime {
-        RefTime(self.card.read64(self.register(stream::PREFETCH)) as i64)
+    pub(crate) fn prefetch(&self) -> RefTime {
+        RefTime(self.card.read64(self.register(stream::PREFETCH)).cast_signed())
     }
 
-    /// After [`Card::reset`]: takes home whatever the card held, and creates the stream anew.
-    pub fn restore(&self) -> Result<(), DriverError> {
+    /// After [`Card::reset`]: recycles whatever the card held, and creates the stream anew, in STOP.
+    pub(crate) fn restore(&self) -> Result<(), DriverError> {
         self.allocator.reclaim_after_reset();
-        self.published.set(0);
+        self.posting.set(false);
         self.transitions.set(0);
         self.create()
     }
@@ -193,7 +167,7 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         for (register, iova) in registers.into_iter().zip(self.allocator.iovas()) {
             self.card.write64(self.register(register), iova);
         }
-        let entries = self.allocator.entries();
+        let entries = self.config.slots.next_power_of_two();
         for (register, value) in [
             (stream::SLOT_COUNT, self.config.slots),
             (stream::SLOT_STRIDE, Pool::STRIDE as u32),
@@ -211,21 +185,9 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     fn transition(&self, register: Register, value: u32) -> Result<(), DriverError> {
         let expected = self.transitions.get().wrapping_add(1);
         self.card.write(self.register(register), value);
-        let platform = &self.card.platform;
-        let deadline = platform.now() + ANSWER_LIMIT;
-        let refusal = loop {
-            if let Some(refusal) = driver::answer(&self.allocator.page, self.index, expected) {
-                break refusal;
-            }
-            let left = deadline.saturating_sub(platform.now());
-            if left.is_zero() {
-                return Err(match self.card.read(dmus_interface::regs::MAGIC) {
-                    u32::MAX => DriverError::CardGone,
-                    _ => DriverError::TimedOut(ANSWER_LIMIT),
-                });
-            }
-            platform.wait(self.index as u16, left);
-        };
+        let page = &self.allocator.queue.page;
+        let refusal =
+            self.card.await_answer(self.index as u16, ANSWER_LIMIT, || driver::answer(page, self.index, expected))?;
         self.transitions.set(expected);
         match refusal {
             0 => Ok(()),
@@ -238,9 +200,10 @@ impl<'c, P: Platform> RenderStream<'c, P> {
     }
 }
 
-impl<P: Platform> Drop for RenderStream<'_, P> {
+impl<P: Platform> Drop for StreamCore<'_, P> {
     fn drop(&mut self) {
-        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions anew.
+        // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions
+        // anew.
         let none = self.card.read(self.register(stream::TYPE)) == stream::CLOSED
             && self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE;
         let closed =
@@ -256,32 +219,28 @@ impl<P: Platform> Drop for RenderStream<'_, P> {
 
 /// Allocates the four parts of a stream, or none.
 fn allocate<P: Platform>(card: &Card<P>, sizes: [(usize, usize); 4]) -> Result<[DmaMemory; 4], DriverError> {
-    let mut got: [Option<DmaMemory>; 4] = [const { None }; 4];
-    for (place, (len, align)) in got.iter_mut().zip(sizes) {
+    let limit = match card.pointer_width() {
+        PointerWidth::Four => u64::from(u32::MAX),
+        PointerWidth::Eight => u64::MAX,
+    };
+    let mut parts = [const { DmaMemory::NONE }; 4];
+    for number in 0..parts.len() {
         // A stream without buffers still has an area, of one word.
-        match card.platform.dma_alloc(len.max(8), align) {
-            Ok(memory) => *place = Some(memory),
+        let (len, align) = sizes[number];
+        let part = card.platform.dma_alloc(len.max(8), align).map_err(DriverError::from).and_then(|memory| {
+            if memory.iova.saturating_add(memory.memory.len() as u64) <= limit {
+                return Ok(memory);
+            }
+            card.platform.dma_free(memory);
+            Err(PlatformError::Device("4-byte pointers need DMA memory below 4 GiB").into())
+        });
+        match part {
+            Ok(memory) => parts[number] = memory,
             Err(error) => {
-                free_all(card, got);
-                return Err(error.into());
+                parts.into_iter().take(number).for_each(|memory| card.platform.dma_free(memory));
+                return Err(error);
             }
         }
     }
-    let reachable = |memory: &DmaMemory| {
-        card.pointer_width() == PointerWidth::Eight || memory.iova + memory.memory.len() as u64 <= u64::from(u32::MAX)
-    };
-    if !got.iter().flatten().all(reachable) {
-        free_all(card, got);
-        return Err(PlatformError::Device("4-byte pointers need DMA memory below 4 GiB").into());
-    }
-    match got {
-        [Some(a), Some(b), Some(c), Some(d)] => Ok([a, b, c, d]),
-        _ => Err(PlatformError::NoMemory(0).into()),
-    }
-}
-
-fn free_all<P: Platform>(card: &Card<P>, memories: [Option<DmaMemory>; 4]) {
-    for memory in memories.into_iter().flatten() {
-        card.platform.dma_free(memory);
-    }
+    Ok(parts)
 }

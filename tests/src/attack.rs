@@ -5,6 +5,7 @@
 use crate::raw::{Bus, RawStream, SLOTS};
 use anyhow::ensure;
 use dmus_interface::event::{Data, Event, PACKAGE, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs;
 use dmus_interface::ring::Status;
 use std::sync::atomic::Ordering;

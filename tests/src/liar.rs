@@ -8,6 +8,7 @@ use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, PlatformError, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{PointerWidth, is_message};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State};
 use dmus_interface::regs::{self, control};
 use dmus_interface::ring::COMPLETION_SIZE;
@@ -128,13 +129,13 @@ pub fn capture(script: &[u8]) -> anyhow::Result<()> {
     let liar = Liar::new(script)?;
     let _ = (|| -> Result<(), DriverError> {
         let card = Card::open(liar, PointerWidth::Eight)?;
-        let mut stream = CaptureStream::open(&card, 0, CONFIG, card.platform().next() & 1 == 0)?;
+        let stream = CaptureStream::open(&card, 0, CONFIG, card.platform().next() & 1 == 0)?;
         let mut sink = CaptureSink::default();
         let _ = stream.set_state(State::Run);
         for _ in 0..24u8 {
             stream.wait(Duration::from_millis(1));
             if let Ok(Some(event)) = stream.receive() {
-                assert!((1..=CONFIG.buffer_size as usize).contains(&event.bytes.len()));
+                assert!((1..=CONFIG.buffer_size as usize).contains(&usize::from(event.event_bytes())));
                 sink.put_message(&event, |message| assert!(is_message(message)));
             }
         }

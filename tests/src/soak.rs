@@ -120,7 +120,7 @@ fn submit(stream: &RenderStream<'_, Direct>, random: &mut Random, now: RefTime) 
         }
         2 => fragments(stream, random, now),
         // Taken and handed back: it never reaches the card.
-        3 => message(allocator, random, now).map(|message| allocator.put_message(message)),
+        3 => message(allocator, random, now).and_then(|message| allocator.put_message(message)),
         _ => stream.put_message(message(allocator, random, now)?),
     }
 }

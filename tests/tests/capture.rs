@@ -6,6 +6,7 @@ use dmus_card::transport::Transport;
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, Platform, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, INCOMPLETE, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::ring::{Reject, Status};
@@ -40,7 +41,7 @@ fn contents(song: &Song) -> Vec<Timed> {
 /// Receives until `count` messages are there, or all until the clock is at `until`.
 fn record<P: Platform>(
     card: &Card<P>,
-    stream: &mut CaptureStream<'_, P>,
+    stream: &CaptureStream<'_, P>,
     sink: &mut CaptureSink,
     count: usize,
     until: RefTime,
@@ -51,7 +52,7 @@ fn record<P: Platform>(
     loop {
         let reached = card.get_time() >= until;
         while let Some(event) = stream.receive()? {
-            let time = event.time;
+            let time = event.time();
             sink.put_message(&event, |message| got.push((time, message.to_vec())));
         }
         if got.len() >= count || reached {
@@ -114,9 +115,9 @@ fn a_song_captured_is_the_song() -> anyhow::Result<()> {
             let expected = contents(&song);
             let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song.clone())])?;
             let card = Card::open(hosted.connect()?, width)?;
-            let mut stream = CaptureStream::open(&card, 0, StreamConfig::default(), cooked)?;
+            let stream = CaptureStream::open(&card, 0, StreamConfig::default(), cooked)?;
             stream.set_state(State::Run)?;
-            let got = record(&card, &mut stream, &mut CaptureSink::default(), expected.len(), song.duration())?;
+            let got = record(&card, &stream, &mut CaptureSink::default(), expected.len(), song.duration())?;
             assert!(got == expected, "{} of {} messages, cooked: {cooked}", got.len(), expected.len());
             stream.set_state(State::Stop)?;
             assert!(stream.receive()?.is_none());
@@ -201,7 +202,7 @@ fn uncooked_bytes_come_as_they_are_and_the_sink_parses_them() -> anyhow::Result<
     let (mut sender, receiver) = UnixStream::pair()?;
     let hosted = hosted(ClockMode::Realtime, vec![Input::Live(Box::new(receiver))])?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-    let mut stream = CaptureStream::open(&card, 3, StreamConfig::default(), false)?;
+    let stream = CaptureStream::open(&card, 3, StreamConfig::default(), false)?;
     stream.set_state(State::Run)?;
     for piece in wire.chunks(5) {
         sender.write_all(piece)?;
@@ -211,8 +212,8 @@ fn uncooked_bytes_come_as_they_are_and_the_sink_parses_them() -> anyhow::Result<
     while raw.len() < wire.len() {
         anyhow::ensure!(Instant::now() < deadline, "{} bytes came", raw.len());
         while let Some(event) = stream.receive()? {
-            assert!(event.incomplete);
-            raw.extend(event.bytes);
+            assert!(event.is_incomplete());
+            raw.extend(event.to_vec());
             sink.put_message(&event, |message| messages.push(message.to_vec()));
         }
         stream.wait(Duration::from_millis(10));
@@ -287,7 +288,7 @@ fn loopback_captures_what_is_presented_at_its_time_with_few_slots() -> anyhow::R
     let config = StreamConfig { slots: 1024, buffers: 512, buffer_size: 1024 };
     let render = RenderStream::open(&card, 0, config)?;
     let config = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };
-    let mut stream = CaptureStream::open(&card, 1, config, true)?;
+    let stream = CaptureStream::open(&card, 1, config, true)?;
     stream.set_state(State::Run)?;
     render.set_state(State::Run)?;
     for message in song.messages() {
@@ -297,7 +298,7 @@ fn loopback_captures_what_is_presented_at_its_time_with_few_slots() -> anyhow::R
         render.put_message(event)?;
     }
     render.flush();
-    let got = record(&card, &mut stream, &mut CaptureSink::default(), song.len(), song.duration())?;
+    let got = record(&card, &stream, &mut CaptureSink::default(), song.len(), song.duration())?;
     assert!(got == contents(&song), "{} of {} messages", got.len(), song.len());
     Ok(())
 }
@@ -369,11 +370,11 @@ fn after_a_reset_in_the_middle_the_song_begins_anew_and_nothing_was_written() ->
     let song = Song::parse(&songs::busy(300))?;
     let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song.clone())])?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-    let mut stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
+    let stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
     for messages in [20, song.len()] {
         stream.set_state(State::Run)?;
         let until = if messages < song.len() { song.end() } else { song.duration() };
-        let got = record(&card, &mut stream, &mut CaptureSink::default(), messages, until)?;
+        let got = record(&card, &stream, &mut CaptureSink::default(), messages, until)?;
         assert!(got[..] == contents(&song)[..got.len()] && got.len() >= messages, "{} messages", got.len());
         card.reset()?;
         stream.restore()?;
@@ -402,7 +403,7 @@ fn each_lie_about_a_captured_event_is_a_typed_error_and_loses_no_slot() -> anyho
         let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song)])?;
         let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
         let config = StreamConfig { slots: 2, buffers: 2, buffer_size: 256 };
-        let mut stream = CaptureStream::open(&card, 0, config, true)?;
+        let stream = CaptureStream::open(&card, 0, config, true)?;
         stream.set_state(State::Run)?;
         card.grant(end);
         let deadline = Instant::now() + LIMIT;
@@ -414,7 +415,7 @@ fn each_lie_about_a_captured_event_is_a_typed_error_and_loses_no_slot() -> anyho
         card.platform().ram.scribble(place, bytes);
         let got = stream.receive();
         assert!(matches!(got, Err(DriverError::BadCapture { slot: 0, .. })), "lie {number}: {got:?}");
-        assert_eq!(stream.receive()?.map(|event| event.bytes.to_vec()), Some(vec![0x90, 2, 1]));
+        assert_eq!(stream.receive()?.map(|event| event.to_vec()), Some(vec![0x90, 2, 1]));
         stream.set_state(State::Stop)?;
         while stream.receive()?.is_some() {}
         assert_eq!(stream.at_home(), (2, 2));
@@ -429,7 +430,7 @@ fn the_buffer_stays_the_one_that_was_posted_whatever_comes_back() -> anyhow::Res
     let end = song.end();
     let hosted = hosted(ClockMode::Virtual, vec![Input::Song(song)])?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-    let mut stream = CaptureStream::open(&card, 0, StreamConfig { slots: 3, buffers: 3, buffer_size: 256 }, true)?;
+    let stream = CaptureStream::open(&card, 0, StreamConfig { slots: 3, buffers: 3, buffer_size: 256 }, true)?;
     stream.set_state(State::Run)?;
     card.grant(end);
     let deadline = Instant::now() + LIMIT;
@@ -443,9 +444,9 @@ fn the_buffer_stays_the_one_that_was_posted_whatever_comes_back() -> anyhow::Res
     pool.scribble(2, &[3, 0]);
     third.copy_from_slice(&(dmus_tests::memory::RAM_IOVA + 3 * 64 + 2 * 256).to_le_bytes());
     pool.scribble(64 + 32, &third);
-    assert_eq!(stream.receive()?.map(|event| event.bytes.len()), Some(3));
+    assert_eq!(stream.receive()?.map(|event| event.event_bytes()), Some(3));
     assert!(matches!(stream.receive(), Err(DriverError::BadCapture { slot: 1, .. })));
-    assert_eq!(stream.receive()?.map(|event| event.bytes.to_vec()), Some(long));
+    assert_eq!(stream.receive()?.map(|event| event.to_vec()), Some(long));
     stream.set_state(State::Stop)?;
     assert!(stream.receive()?.is_none());
     assert_eq!(stream.at_home(), (3, 3));
@@ -466,7 +467,7 @@ fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
     programs::until("the socket", LIMIT, || socket.exists() && dir.path().join("midi.sock").exists())?;
     {
         let card = Card::open(Loopback::new(&socket)?, PointerWidth::Eight)?;
-        let mut stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
+        let stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
         stream.set_state(State::Run)?;
         for (group, key) in [(0, 1), (0, 2), (1, 3)] {
             match group {
@@ -477,7 +478,7 @@ fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
             loop {
                 anyhow::ensure!(Instant::now() < deadline, "note {key} does not come");
                 if let Some(event) = stream.receive()? {
-                    assert_eq!((event.channel_group, event.bytes), (group, &[0x90, key, 1][..]));
+                    assert_eq!((event.channel_group(), event.to_vec()), (group, vec![0x90, key, 1]));
                     break;
                 }
                 stream.wait(Duration::from_millis(10));

@@ -23,7 +23,7 @@ fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
     let card = Card::open(Direct::drifting(Box::new(NullSink), ppm)?, PointerWidth::Eight)?;
     let format = WaveFormat { rate, channels: 1, sample: Sample::S16 };
     let config = StreamConfig { slots: 8, buffers: 8, buffer_size: rate / 50 * 2 / 8 * 8 };
-    let mut wave = WaveStream::open(&card, 0, config, format)?;
+    let wave = WaveStream::open(&card, 0, config, format)?;
     // Somewhere in time, and never a whole number of samples.
     card.grant(RefTime(12_345_678));
     card.platform().settle();
@@ -37,7 +37,7 @@ fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
         while card.get_time() < until {
             card.platform().settle();
             while let Some(period) = wave.receive()? {
-                frames = (period.byte_position + period.bytes.len() as u64) / format.frame_bytes() as u64;
+                frames = (period.byte_position() + u64::from(period.event_bytes())) / format.frame_bytes() as u64;
                 stuck = 0;
             }
             stuck += 1;

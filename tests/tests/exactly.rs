@@ -6,6 +6,7 @@ use dmus_card::sink::to_s16;
 use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{self, control};
 use dmus_interface::ring::Status;
@@ -367,7 +368,7 @@ fn streams_that_a_reset_has_closed_give_their_memory_back_when_they_are_dropped(
     let hosted = hosted()?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
     let render = RenderStream::open(&card, 0, StreamConfig::default())?;
-    let mut capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
+    let capture = CaptureStream::open(&card, 1, StreamConfig::default(), true)?;
     render.set_state(State::Run)?;
     capture.set_state(State::Run)?;
     render.send(RefTime(1), 0, &NOTE)?;

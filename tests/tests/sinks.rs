@@ -3,6 +3,7 @@
 use dmus_driver::Platform;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use dmus_tests::loopback::Loopback;

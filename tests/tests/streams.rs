@@ -60,7 +60,7 @@ fn run(input: &Song) -> anyhow::Result<Outcome> {
             (CaptureStream::open(&card, 5, config, false)?, CaptureSink::default()),
         ];
         let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
-        let mut wave = WaveStream::open(&card, 6, StreamConfig { buffer_size: 3840, ..config }, format)?;
+        let wave = WaveStream::open(&card, 6, StreamConfig { buffer_size: 3840, ..config }, format)?;
         // The input begins with the first RUN of a capture stream, which in PAUSE listens, too.
         wave.set_state(State::Run)?;
         for state in [State::Pause, State::Run] {
@@ -96,12 +96,12 @@ fn run(input: &Song) -> anyhow::Result<Outcome> {
             let reached = card.get_time() >= END;
             for ((stream, sink), got) in captures.iter_mut().zip(&mut captured) {
                 while let Some(event) = stream.receive()? {
-                    let time = event.time;
+                    let time = event.time();
                     sink.put_message(&event, |message| got.push((time, message.to_vec())));
                 }
             }
             while let Some(period) = wave.receive()? {
-                wave_bytes.extend_from_slice(period.bytes);
+                wave_bytes.extend(period.to_vec());
             }
             if reached {
                 break;

@@ -84,12 +84,12 @@ fn what_a_wave_sink_brings_into_plain_memory_is_what_the_card_renders() -> anyho
         let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
         // More than a message to the client carries.
         let config = StreamConfig { slots: 4, buffers: 4, buffer_size: 65_528 };
-        let mut wave = WaveStream::open(&card, 1, config, format)?;
+        let wave = WaveStream::open(&card, 1, config, format)?;
         let listener = |period: &[u8]| {
             heard.extend_from_slice(period);
             Ok::<_, DriverError>(())
         };
-        play_through(&render, &mut wave, song.messages(), song.duration(), listener, |_| {})?;
+        play_through(&render, &wave, song.messages(), song.duration(), listener, |_| {})?;
     }
     let heard: Vec<i16> = heard.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect();
     assert!(heard == offline(&song) && heard == host.finish()?.samples());
@@ -109,10 +109,10 @@ fn a_song_captured_into_plain_memory_is_the_song() -> anyhow::Result<()> {
         let card = Card::open(host.connect()?, width)?;
         {
             let config = StreamConfig { slots: 32, buffers: 32, buffer_size };
-            let mut stream = CaptureStream::open(&card, 2, config, cooked)?;
+            let stream = CaptureStream::open(&card, 2, config, cooked)?;
             let mut got = vec![];
             let until = song.duration();
-            let recorded = record(&card, &mut stream, until, |time, bytes| got.push((time, bytes.to_vec())), |_| {})?;
+            let recorded = record(&card, &stream, until, |time, bytes| got.push((time, bytes.to_vec())), |_| {})?;
             assert!(got == expected, "{} of {} messages, {width:?}", got.len(), expected.len());
             assert_eq!((recorded.lost, stream.at_home()), (0, (32, 32)));
         }

@@ -6,6 +6,7 @@ use dmus_card::transport::Transport;
 use dmus_driver::{Card, Counts, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play_through};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::ring::{Reject, Status};
@@ -44,14 +45,14 @@ fn put_notes<P: Platform>(stream: &RenderStream<'_, P>, seconds: i64) -> anyhow:
 }
 
 /// Grants time, and takes periods until it has come.
-fn take<P: Platform>(card: &Card<P>, wave: &mut WaveStream<'_, P>, until: RefTime) -> anyhow::Result<Periods> {
+fn take<P: Platform>(card: &Card<P>, wave: &WaveStream<'_, P>, until: RefTime) -> anyhow::Result<Periods> {
     let deadline = Instant::now() + LIMIT;
     let mut periods = vec![];
     card.grant(until);
     loop {
         let reached = card.get_time() >= until;
         while let Some(period) = wave.receive()? {
-            periods.push((period.time, period.byte_position, period.bytes.to_vec()));
+            periods.push((period.time(), period.byte_position(), period.to_vec()));
         }
         if reached {
             return Ok(periods);
@@ -68,15 +69,15 @@ fn heard(format: WaveFormat, width: PointerWidth, seconds: i64, drift: i32) -> a
     {
         let card = Card::open(hosted.connect()?, width)?;
         let render = RenderStream::open(&card, 0, StreamConfig { slots: 256, ..StreamConfig::default() })?;
-        let mut wave = WaveStream::open(&card, 1, SIZES, format)?;
+        let wave = WaveStream::open(&card, 1, SIZES, format)?;
         render.set_state(State::Acquire)?;
         put_notes(&render, seconds)?;
         wave.set_state(State::Run)?;
         render.set_state(State::Run)?;
-        periods = take(&card, &mut wave, RefTime::from_secs(seconds))?;
+        periods = take(&card, &wave, RefTime::from_secs(seconds))?;
         wave.set_state(State::Pause)?;
         while let Some(period) = wave.receive()? {
-            periods.push((period.time, period.byte_position, period.bytes.to_vec()));
+            periods.push((period.time(), period.byte_position(), period.to_vec()));
         }
         wave.set_state(State::Stop)?;
         ensure!(wave.receive()?.is_none() && wave.at_home() == (8, 4), "{:?}", wave.at_home());
@@ -168,10 +169,10 @@ fn every_format_brings_the_same_music_and_the_same_bytes_each_time() -> anyhow::
 fn after_a_reset_a_wave_sink_begins_anew() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-    let mut wave = WaveStream::open(&card, 3, SIZES, CARD)?;
+    let wave = WaveStream::open(&card, 3, SIZES, CARD)?;
     for until in [50, 30] {
         wave.set_state(State::Run)?;
-        let periods = take(&card, &mut wave, RefTime(until * 10_000))?;
+        let periods = take(&card, &wave, RefTime(until * 10_000))?;
         assert_eq!((periods.len() as i64, periods[0].0, periods[0].1), (until / 20, RefTime(0), 0));
         card.reset()?;
         wave.restore()?;
@@ -187,16 +188,16 @@ fn the_sample_clock_follows_a_crystal_that_is_off() -> anyhow::Result<()> {
     for (format, drift) in [(CARD, 500), (CARD, -500), (WaveFormat { rate: 44_100, ..CARD }, 137), (CARD, 0)] {
         let hosted = HostedCard::start_drifting(Transport::Own, ClockMode::Virtual, vec![], drift)?;
         let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-        let mut wave = WaveStream::open(&card, 0, SIZES, format)?;
+        let wave = WaveStream::open(&card, 0, SIZES, format)?;
         let actual = f64::from(format.rate) * (1.0 + f64::from(drift) / 1e6);
         let mut until = RefTime(0);
         for run in 0..2 {
             // The sample clock is zeroed: it begins with this RUN, wherever the counter is.
             wave.set_state(State::Pause)?;
-            take(&card, &mut wave, until)?;
+            take(&card, &wave, until)?;
             wave.set_state(State::Run)?;
             until = RefTime(card.get_time().0 + 30_000_000);
-            let periods = take(&card, &mut wave, until)?;
+            let periods = take(&card, &wave, until)?;
             // What the filter had not seen enough of at PAUSE comes first.
             let start = periods.first().map_or(0, |(time, ..)| time.0) + wave.time_base().0;
             assert!((until.0 - 30_000_000 - start).abs() < 20_000, "{start}");
@@ -358,14 +359,14 @@ fn a_song_played_through_comes_back_whole_in_periods_of_any_size() -> anyhow::Re
             // Few slots, or the smallest periods would take a turn of both sides each.
             let slots = if buffer_size == 8 { 512 } else { 2 };
             let config = StreamConfig { slots, buffers: slots, buffer_size };
-            let mut wave = WaveStream::open(&card, 1, config, CARD)?;
+            let wave = WaveStream::open(&card, 1, config, CARD)?;
             let end = song.end().saturating_add(RefTime(100_000));
             let listener = |period: &[u8]| -> anyhow::Result<()> {
                 ensure!(period.len() <= buffer_size as usize);
                 heard.extend_from_slice(period);
                 Ok(())
             };
-            let played = play_through(&render, &mut wave, song.messages(), end, listener, |_| {})?;
+            let played = play_through(&render, &wave, song.messages(), end, listener, |_| {})?;
             assert_eq!(played.counts.presented, song.len() as u64);
         }
         let audio: Vec<u8> = hosted.finish()?.samples().iter().flat_map(|sample| sample.to_le_bytes()).collect();

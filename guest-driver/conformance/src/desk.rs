@@ -79,7 +79,7 @@ pub(crate) fn reach<P: Platform>(card: &Card<P>, time: RefTime) -> anyhow::Resul
 /// Grants time, and takes what is captured until then.
 pub(crate) fn hear<P: Platform>(
     card: &Card<P>,
-    stream: &mut CaptureStream<'_, P>,
+    stream: &CaptureStream<'_, P>,
     time: RefTime,
 ) -> anyhow::Result<Vec<Heard>> {
     let mut heard = Vec::new();
@@ -88,11 +88,11 @@ pub(crate) fn hear<P: Platform>(
         let there = card.get_time() >= time;
         while let Some(event) = stream.receive()? {
             heard.push(Heard {
-                time: event.time,
-                bytes: event.bytes.to_vec(),
-                incomplete: event.incomplete,
-                position: event.byte_position,
-                group: event.channel_group,
+                time: event.time(),
+                bytes: event.to_vec(),
+                incomplete: event.is_incomplete(),
+                position: event.byte_position(),
+                group: event.channel_group(),
             });
         }
         Ok(there)
@@ -139,7 +139,7 @@ impl<'c, P: Platform> Desk<'c, P> {
     pub(crate) fn with(card: &'c Card<P>, config: StreamConfig) -> anyhow::Result<Self> {
         let render = RenderStream::open(card, 0, config)?;
         let ears = StreamConfig { slots: 32, buffers: 32, buffer_size: 2048 };
-        let mut capture = CaptureStream::open(card, 1, ears, true)?;
+        let capture = CaptureStream::open(card, 1, ears, true)?;
         // First, so that it misses nothing.
         capture.set_state(State::Run)?;
         render.set_state(State::Run)?;
@@ -156,7 +156,7 @@ impl<'c, P: Platform> Desk<'c, P> {
     /// Submits what was put, and gives what is presented until a master time.
     pub(crate) fn hear(&mut self, time: RefTime) -> anyhow::Result<Vec<Heard>> {
         self.render.flush();
-        let heard = hear(self.card, &mut self.capture, time)?;
+        let heard = hear(self.card, &self.capture, time)?;
         self.render.allocator().reclaim()?;
         Ok(heard)
     }

@@ -1,9 +1,11 @@
-//! What the DirectMusic DDI states of the card and its driver, as far as a guest can see it: a list of checks that run wherever the driver does.
+//! What the DirectMusic DDI states of the card and its driver, as far as a guest can see it: a list of checks that run
+//! wherever the driver does.
 //!
-//! Fed with a [`Card`] on any [`Platform`]; feeds whoever runs the list (a test in process, the bare-metal guest, `dmusd selftest`) with a result for
-//! each [`Check`]. It is `no_std`, and needs nothing of the host but a card of virtual time whose only MIDI input is the loopback
-//! (`--clock virtual --midi-in loopback`): what the card presents comes back through a capture stream, and so tells what it did and when. Nothing
-//! sounds for long, nothing waits without a limit, and the card is reset before and after each check.
+//! Fed with a [`Card`] on any [`Platform`]; feeds whoever runs the list (a test in process, the bare-metal guest,
+//! `dmusd selftest`) with a result for each [`Check`]. It is `no_std`, and needs nothing of the host but a card of
+//! virtual time whose only MIDI input is the loopback (`--clock virtual --midi-in loopback`): what the card presents
+//! comes back through a capture stream, and so tells what it did and when. Nothing sounds for long, nothing waits
+//! without a limit, and the card is reset before and after each check.
 //!
 //! [`raw`] is the driver without manners that the checks of bad input use, and tests beyond this list, too.
 #![no_std]
@@ -52,7 +54,8 @@ impl<P: Platform> Check<P> {
     }
 }
 
-/// All checks, in the order of the DDI's documentation: events, allocator, streams, port side, properties, and what is refused.
+/// All checks, in the order of the DDI's documentation: events, allocator, streams, port side, properties, and what is
+/// refused.
 pub fn checks<P: Platform>() -> Vec<Check<P>> {
     checks::all()
 }

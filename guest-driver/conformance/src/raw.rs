@@ -1,6 +1,7 @@
 //! A driver without manners: events, rings and registers written as a test says, right or wrong.
 //!
-//! Fed by checks and tests of what the card refuses; feeds the card through a [`Platform`]. Everything has a time limit.
+//! Fed by checks and tests of what the card refuses; feeds the card through a [`Platform`]. Everything has a time
+//! limit.
 
 use anyhow::{Context, ensure};
 use core::cell::Cell;
@@ -10,6 +11,7 @@ use dmus_driver::Platform;
 use dmus_driver::dma::DmaMemory;
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, PointerWidth};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault, Register, control};
 use dmus_interface::ring::{COMPLETION_SIZE, Reject, Status};

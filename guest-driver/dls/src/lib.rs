@@ -39,6 +39,7 @@
 
 extern crate alloc;
 
+pub mod chunk;
 mod condition;
 pub mod connection;
 mod dls;

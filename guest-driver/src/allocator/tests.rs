@@ -43,13 +43,13 @@ impl FakeCard {
     fn complete(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16) {
         let entry = Completion { slot: slot.into(), status: status.into(), flags: 0.into(), time: 0.into() };
         let place = (self.head % SLOTS) as usize * COMPLETION_SIZE;
-        allocator.completions.memory.memory.write(place, entry.as_bytes());
+        allocator.queue.completions.memory.memory.write(place, entry.as_bytes());
         self.publish(allocator, self.head.wrapping_add(1));
     }
 
     fn publish(&mut self, allocator: &Allocator<'_>, head: u32) {
         self.head = head;
-        allocator.page.store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), head, Ordering::Release);
+        allocator.queue.page.store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), head, Ordering::Release);
     }
 }
 
@@ -77,7 +77,8 @@ fn a_fresh_message_is_zero_but_for_its_size() {
     }
 }
 
-/// DDI: cbEvent is the unrounded number of event bytes; up to the pointer size they are in the event itself (abData), else in a buffer (pbData), and of a package pPackageEvt is the chain.
+/// DDI: cbEvent is the unrounded number of event bytes; up to the pointer size they are in the event itself (abData),
+/// else in a buffer (pbData), and of a package pPackageEvt is the chain.
 #[test]
 fn events_are_written_as_the_data_sheet_lays_them_out() {
     use dmus_interface::event::{Data, Event};
@@ -116,7 +117,8 @@ fn events_are_written_as_the_data_sheet_lays_them_out() {
     }
 }
 
-/// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size and it is no package; chains and packages go home as a whole.
+/// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size
+/// and it is no package; chains and packages go home as a whole.
 #[test]
 fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     for (width, inline) in [(PointerWidth::Eight, 8), (PointerWidth::Four, 4)] {
@@ -126,7 +128,7 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
             message.set_data(&vec![1; len]).expect("data");
             let taken = BUFFERS as usize - allocator.free_buffers();
             assert_eq!(taken, usize::from(len > inline), "{len} bytes");
-            allocator.put_message(message);
+            assert_eq!(allocator.put_message(message), Ok(()));
             assert_eq!(allocator.free_buffers(), BUFFERS as usize);
         }
         // Few bytes in a buffer travel in the event, and the buffer goes home alone.
@@ -139,7 +141,8 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
     }
 }
 
-/// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and what is refused goes home.
+/// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and
+/// what is refused goes home.
 #[test]
 fn what_would_lose_or_mix_up_memory_is_an_error() {
     let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
@@ -159,7 +162,8 @@ fn what_would_lose_or_mix_up_memory_is_an_error() {
     }
 }
 
-/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a buffer that was never attached to an event.
+/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a
+/// buffer that was never attached to an event.
 #[test]
 fn an_empty_pool_says_so() {
     let allocator = allocator(PointerWidth::Eight);
@@ -169,6 +173,23 @@ fn an_empty_pool_says_so() {
     assert_eq!(allocator.get_buffer().err(), Some(DriverError::NoBuffer));
     drop((messages, buffers));
     assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
+}
+
+/// DDI: PutMessage and PutBuffer return a status; what belongs to another allocator is not taken, and is not lost
+/// either.
+#[test]
+fn what_is_put_into_another_allocator_goes_back_to_its_own_and_the_caller_is_told() {
+    let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
+    let mut message = one.get_message().expect("a message");
+    message.set_data(&[1; 20]).expect("data");
+    let buffer = one.get_buffer().expect("a buffer");
+    assert_eq!((one.free_slots(), one.free_buffers()), (15, 4));
+    assert!(matches!(other.put_message(message), Err(DriverError::Misuse(_))));
+    assert_eq!((one.free_slots(), one.free_buffers()), (16, 5));
+    assert!(matches!(other.put_buffer(buffer), Err(DriverError::Misuse(_))));
+    for allocator in [one, other] {
+        assert_eq!((allocator.free_slots(), allocator.free_buffers()), (16, 6));
+    }
 }
 
 /// A card that lies, and what the driver says to it.
@@ -183,7 +204,7 @@ fn lies_of_the_card_are_typed_errors_and_recycle_nothing() {
         card.complete(&held, forged, 1);
         assert_eq!(held.reclaim(), Err(DriverError::ForgedCompletion(forged)));
         card.head -= 1;
-        held.head.set(0);
+        held.queue.head.set(0);
     }
     card.complete(&held, slot, 77);
     assert_eq!(held.reclaim(), Err(DriverError::UnknownStatus { slot, status: 77 }));
@@ -242,9 +263,9 @@ fn a_buffer_that_comes_home_goes_out_again_with_its_slot() {
 }
 
 fn last_submitted(allocator: &Allocator<'_>) -> u32 {
-    let entry = allocator.tail.get().wrapping_sub(1) % SLOTS;
+    let entry = allocator.queue.tail().wrapping_sub(1) % SLOTS;
     let mut slot = [0; 4];
-    assert!(allocator.submissions.memory.memory.read(entry as usize * SUBMISSION_SIZE, &mut slot));
+    assert!(allocator.queue.submissions.memory.memory.read(entry as usize * SUBMISSION_SIZE, &mut slot));
     u32::from_le_bytes(slot)
 }
 
@@ -284,81 +305,81 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// The reference model: what each message that the application or the card holds leads to.
 #[derive(Debug, Default)]
-struct Carried {
+struct Owned {
     slots: BTreeSet<u32>,
     buffers: usize,
     has_data: bool,
 }
 
 proptest! {
-    /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever
-    /// the card writes over the memory that it can write.
-    /// DDI: Every event and buffer has one owner at any time; a forged or stale cbEvent or uData in memory that the device sees recycles nothing else.
+    /// Every slot and buffer has exactly one owner, whatever is done in whatever order, and whatever the card writes
+    /// over the memory that it can write. DDI: Every event and buffer has one owner at any time; a forged or stale
+    /// cbEvent or uData in memory that the device sees recycles nothing else.
     #[test]
     fn ownership_agrees_with_the_model(steps in proptest::collection::vec(step(), 1..200), narrow: bool) {
         let width = if narrow { PointerWidth::Four } else { PointerWidth::Eight };
         let allocator = allocator(width);
         let mut card = FakeCard { head: 0 };
-        let mut held: Vec<(Message<'_>, Carried)> = vec![];
-        let mut flying: VecDeque<(u32, Carried)> = VecDeque::new();
+        let mut held: Vec<(Message<'_>, Owned)> = vec![];
+        let mut flying: VecDeque<(u32, Owned)> = VecDeque::new();
         // Completed, and not yet taken home.
-        let mut done: VecDeque<Carried> = VecDeque::new();
+        let mut done: VecDeque<Owned> = VecDeque::new();
         let mut buffers: Vec<Buffer<'_>> = vec![];
         for step in steps {
-            let mut consumed = allocator.consumed();
+            let mut consumed = allocator.queue.consumed();
             match step {
                 Step::Get => match allocator.get_message() {
                     Ok(message) => {
                         let slots = BTreeSet::from([message.slot().0]);
-                        held.push((message, Carried { slots, ..Carried::default() }));
+                        held.push((message, Owned { slots, ..Owned::default() }));
                     }
                     Err(error) => prop_assert_eq!(error, DriverError::NoMessage),
                 },
                 Step::SetData(m, len) if !held.is_empty() => {
                     let m = m % held.len();
-                    let (message, carried) = &mut held[m];
+                    let (message, owned) = &mut held[m];
                     match message.set_data(&[1; BUFFER_SIZE][..len]) {
                         Ok(()) => {
-                            prop_assert!(!carried.has_data);
-                            carried.has_data = len > 0;
-                            carried.buffers += usize::from(len > width.bytes());
+                            prop_assert!(!owned.has_data);
+                            owned.has_data = len > 0;
+                            owned.buffers += usize::from(len > width.bytes());
                         }
-                        Err(DriverError::Misuse(_)) => prop_assert!(carried.has_data),
+                        Err(DriverError::Misuse(_)) => prop_assert!(owned.has_data),
                         Err(error) => prop_assert_eq!(error, DriverError::NoBuffer),
                     }
                 }
                 Step::Attach(m, len) if !held.is_empty() && !buffers.is_empty() => {
                     let m = m % held.len();
-                    let (message, carried) = &mut held[m];
+                    let (message, owned) = &mut held[m];
                     if let Some(buffer) = buffers.pop()
                         && message.attach(buffer, len).is_ok()
                     {
-                        carried.has_data = len > 0;
-                        carried.buffers += usize::from(len > width.bytes());
+                        owned.has_data = len > 0;
+                        owned.buffers += usize::from(len > width.bytes());
                     }
                 }
                 Step::Chain(a, b) | Step::Package(a, b) if held.len() > 1 => {
                     let package = matches!(step, Step::Package(..));
-                    let (inner, inner_carried) = held.swap_remove(b % held.len());
+                    let (inner, inner_owned) = held.swap_remove(b % held.len());
                     let a = a % held.len();
-                    let (outer, carried) = &mut held[a];
+                    let (outer, owned) = &mut held[a];
                     let done = if package { outer.package(inner) } else { outer.chain(inner) };
                     // A refused message has gone home on its own.
                     if done.is_ok() {
-                        carried.slots.extend(inner_carried.slots);
-                        carried.buffers += inner_carried.buffers;
-                        carried.has_data |= package;
+                        owned.slots.extend(inner_owned.slots);
+                        owned.buffers += inner_owned.buffers;
+                        owned.has_data |= package;
                     } else {
-                        prop_assert!(package && carried.has_data);
+                        prop_assert!(package && owned.has_data);
                     }
                 }
                 Step::Recycle(m) if !held.is_empty() => {
                     let (message, _) = held.swap_remove(m % held.len());
-                    allocator.put_message(message);
+                    prop_assert_eq!(allocator.put_message(message), Ok(()));
                 }
                 Step::Submit(m) if !held.is_empty() => {
-                    let (message, carried) = held.swap_remove(m % held.len());
-                    flying.push_back((submit(message), carried));
+                    let (message, owned) = held.swap_remove(m % held.len());
+                    flying.push_back((submit(message), owned));
                 }
                 Step::Send(len) => match allocator.send(RefTime(7), 3, &[1; BUFFER_SIZE + 1][..len]) {
                     Ok(()) => {
@@ -366,25 +387,25 @@ proptest! {
                         let event = Event::decode(&slot_bytes(&allocator, Slot(slot)), width).expect("an event");
                         prop_assert_eq!((event.time, event.channel_group, event.next, event.flags), (7, 3, 0, 0));
                         prop_assert_eq!(usize::from(event.event_bytes), len);
-                        let carried = Carried {
+                        let owned = Owned {
                             slots: BTreeSet::from([slot]),
                             buffers: usize::from(len > width.bytes()),
                             has_data: true,
                         };
-                        flying.push_back((slot, carried));
+                        flying.push_back((slot, owned));
                     }
                     Err(DriverError::TooLong { .. }) => prop_assert!(len > BUFFER_SIZE),
                     Err(error) => prop_assert!(matches!(error, DriverError::NoMessage | DriverError::NoBuffer), "{}", error),
                 },
                 Step::Complete(f, reclaim) if !flying.is_empty() => {
                     let f = f % flying.len();
-                    if let Some((slot, carried)) = flying.remove(f) {
+                    if let Some((slot, owned)) = flying.remove(f) {
                         // The device may write whatever it likes there.
-                        for slot in &carried.slots {
+                        for slot in &owned.slots {
                             allocator.pool.memory.memory.write(*slot as usize * 64, &[0xFF; 40]);
                         }
                         card.complete(&allocator, slot, 1);
-                        done.push_back(carried);
+                        done.push_back(owned);
                     }
                     if reclaim {
                         prop_assert_eq!(allocator.reclaim(), Ok(()));
@@ -393,7 +414,7 @@ proptest! {
                 Step::GetBuffer => buffers.extend(allocator.get_buffer()),
                 Step::PutBuffer(b) if !buffers.is_empty() => {
                     let buffer = buffers.swap_remove(b % buffers.len());
-                    allocator.put_buffer(buffer);
+                    prop_assert_eq!(allocator.put_buffer(buffer), Ok(()));
                 }
                 Step::Reset => {
                     flying.clear();
@@ -404,13 +425,13 @@ proptest! {
                 }
                 _ => {}
             }
-            done.drain(..allocator.consumed().wrapping_sub(consumed) as usize);
-            let carried = || held.iter().map(|(_, carried)| carried).chain(flying.iter().map(|(_, carried)| carried)).chain(&done);
-            let slots: Vec<u32> = carried().flat_map(|carried| carried.slots.iter().copied()).collect();
+            done.drain(..allocator.queue.consumed().wrapping_sub(consumed) as usize);
+            let owned = || held.iter().map(|(_, owned)| owned).chain(flying.iter().map(|(_, owned)| owned)).chain(&done);
+            let slots: Vec<u32> = owned().flat_map(|owned| owned.slots.iter().copied()).collect();
             let unique: BTreeSet<u32> = slots.iter().copied().collect();
             prop_assert_eq!(unique.len(), slots.len(), "a slot with two owners");
             prop_assert_eq!(allocator.free_slots(), SLOTS as usize - slots.len());
-            let out = carried().map(|carried| carried.buffers).sum::<usize>() + buffers.len();
+            let out = owned().map(|owned| owned.buffers).sum::<usize>() + buffers.len();
             prop_assert_eq!(allocator.free_buffers(), BUFFERS as usize - out);
         }
     }

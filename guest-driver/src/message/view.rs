@@ -1,88 +1,105 @@
-//! What a message holds, as a filter reads and changes it before the message is submitted.
+//! What a message holds, as a filter or a capture sink reads it, and a filter changes it before the message is
+//! submitted.
 //!
-//! Fed by the slots of messages that the application owns; feeds filters and the sequencer. A card that writes to slots which it does not own
-//! can change what is read here, and so the music, but neither bounds nor ownership: those come from the handle and from the shadow.
+//! Reads the slots and buffers of messages that the application owns; feeds filters, the sequencer and capture sinks. A
+//! card that writes to slots which it does not own can change what is read here, and so the music, but neither bounds
+//! nor ownership: those come from the handle and from the shadow.
 
 use super::{Message, header, word};
-use crate::dma::Pool;
 use crate::shadow::NONE;
-use core::sync::atomic::Ordering;
-use dmus_interface::event::{MAX_DEPTH, PACKAGE, PointerWidth};
+
+use alloc::vec;
+use alloc::vec::Vec;
+use dmus_interface::event::{INCOMPLETE, MAX_DEPTH, PACKAGE};
 use dmus_interface::time::RefTime;
 
 impl Message<'_> {
-    /// The presentation time as it was set; negative for what plays at once (DONT_HOLD_FOR_SEQUENCING is the sign).
+    /// The presentation time as it was set, or captured, in stream time; negative for what plays at once
+    /// (DONT_HOLD_FOR_SEQUENCING is the sign).
     pub fn time(&self) -> RefTime {
-        RefTime(self.load(self.slot, word::TIME) as i64)
+        RefTime(self.load(self.slot, word::TIME).cast_signed())
     }
 
-    /// The group of 16 channels that the message is for.
+    /// ullBytePosition: bytes of the stream before this event. In a captured stream a gap means that an overrun lost
+    /// some.
+    pub fn byte_position(&self) -> u64 {
+        self.load(self.slot, word::BYTE_POSITION)
+    }
+
+    /// The group of 16 channels that the message is for, or the number of the input that it was captured from.
     pub fn channel_group(&self) -> u16 {
         (self.header >> header::CHANNEL_GROUP) as u16
     }
 
-    /// Lets `edit` change the data bytes of each event that holds them inline: of this one, of its chain, and of packages in it, in the order
-    /// in which they play. Their number stays. Data in buffers (more than a pointer has) is left alone, and so are packages nested deeper than
-    /// any card takes. The last fragment of a SysEx message can be short too: then its first byte is no status.
-    pub fn edit_short(&mut self, mut edit: impl FnMut(&mut [u8])) {
+    /// Whether the message goes on in a later event, or (uncooked capture) holds raw bytes.
+    pub fn is_incomplete(&self) -> bool {
+        self.flags() & INCOMPLETE != 0
+    }
+
+    /// Copies this event's data out, from byte `offset` on, as far as it goes; gives the number of bytes. A package has
+    /// none.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> usize {
         let allocator = self.allocator;
-        let mut after = [NONE; MAX_DEPTH];
-        let mut depth = 0;
-        let mut slot = self.slot;
-        loop {
-            let links = allocator.links(slot).get();
-            if links.package != NONE && depth < MAX_DEPTH {
-                after[depth] = links.next;
-                depth += 1;
-                slot = links.package;
-                continue;
+        let event_bytes = if self.flags() & PACKAGE == 0 { usize::from(self.event_bytes()) } else { 0 };
+        let len = event_bytes.saturating_sub(offset).min(bytes.len());
+        let bytes = &mut bytes[..len];
+        let there = if event_bytes <= allocator.inline_limit {
+            allocator.pool.read(self.slot, allocator.data_place.offset() + offset, bytes)
+        } else {
+            let buffer = allocator.buffer_offset(allocator.refs(self.slot).get().buffer);
+            allocator.buffers.memory.read(buffer + offset, bytes)
+        };
+        if there { len } else { 0 }
+    }
+
+    /// A copy of this event's data, for applications with a heap.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.event_bytes().into()];
+        let len = self.read(0, &mut bytes);
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// Lets `edit` change the data bytes of each event that holds them inline: of this one, of its chain, and of
+    /// packages in it, in the order in which they play. Their number stays. Data in buffers (more than a pointer has)
+    /// is left alone, and so are packages nested deeper than any card takes. The last fragment of a SysEx message can
+    /// be short too: then its first byte is no status.
+    pub fn edit_short(&mut self, mut edit: impl FnMut(&mut [u8])) {
+        self.edit_chain(self.slot, MAX_DEPTH, &mut edit);
+    }
+
+    /// Edits a chain, and packages in it down to `depth`. Ends: a slot has one owner, so that each is met once.
+    fn edit_chain(&self, first: u32, depth: usize, edit: &mut dyn FnMut(&mut [u8])) {
+        let mut slot = first;
+        while slot != NONE {
+            let refs = self.allocator.refs(slot).get();
+            match refs.package {
+                NONE => self.edit_event(slot, edit),
+                inner if depth > 0 => self.edit_chain(inner, depth - 1, edit),
+                _ => {}
             }
-            if links.package == NONE {
-                self.edit_event(slot, &mut edit);
-            }
-            slot = links.next;
-            // Ends: a slot has one owner, so that each is met once.
-            while slot == NONE {
-                let Some(outer) = depth.checked_sub(1) else {
-                    return;
-                };
-                depth = outer;
-                slot = after[depth];
-            }
+            slot = refs.next;
         }
     }
 
-    fn edit_event(&self, slot: u32, edit: &mut impl FnMut(&mut [u8])) {
-        let width = self.allocator.width;
-        let (len, flags) = if slot == self.slot {
-            (usize::from(self.event_bytes()), self.flags())
-        } else {
-            let header = self.load(slot, word::HEADER);
-            (usize::from((header >> header::EVENT_BYTES) as u16), (header >> header::FLAGS) as u16)
-        };
-        if len == 0 || len > width.bytes() || flags & PACKAGE != 0 {
+    fn edit_event(&self, slot: u32, edit: &mut dyn FnMut(&mut [u8])) {
+        let allocator = self.allocator;
+        let header = if slot == self.slot { self.header } else { self.load(slot, word::HEADER) };
+        let (len, flags) = (usize::from((header >> header::EVENT_BYTES) as u16), (header >> header::FLAGS) as u16);
+        if len == 0 || len > allocator.inline_limit || flags & PACKAGE != 0 {
             return;
         }
-        let memory = &self.allocator.pool.memory.memory;
-        let base = slot as usize * Pool::STRIDE;
-        match width {
-            PointerWidth::Eight => {
-                let place = base + word::DATA * 8;
-                let mut bytes = u64::from_le(memory.load_u64(place, Ordering::Relaxed)).to_le_bytes();
-                edit(&mut bytes[..len]);
-                memory.store_u64(place, u64::from_le_bytes(bytes).to_le(), Ordering::Relaxed);
-            }
-            PointerWidth::Four => {
-                let place = base + word::NEXT * 8 + 4;
-                let mut bytes = u32::from_le(memory.load_u32(place, Ordering::Relaxed)).to_le_bytes();
-                edit(&mut bytes[..len]);
-                memory.store_u32(place, u32::from_le_bytes(bytes).to_le(), Ordering::Relaxed);
-            }
+        let mut bytes = [0; 8];
+        let bytes = &mut bytes[..len];
+        if allocator.pool.read(slot, allocator.data_place.offset(), bytes) {
+            edit(bytes);
+            allocator.pool.write(slot, allocator.data_place.offset(), bytes);
         }
     }
 
     fn load(&self, slot: u32, word: usize) -> u64 {
-        let place = slot as usize * Pool::STRIDE + word * 8;
-        u64::from_le(self.allocator.pool.memory.memory.load_u64(place, Ordering::Relaxed))
+        let mut bytes = [0; 8];
+        self.allocator.pool.read(slot, word * 8, &mut bytes);
+        u64::from_le_bytes(bytes)
     }
 }

@@ -1,7 +1,9 @@
-//! Port buffers: timed events packed one behind the other, as applications hand them to a DirectMusic port (`IDirectMusicBuffer`).
+//! Port buffers: timed events packed one behind the other, as applications hand them to a DirectMusic port
+//! (`IDirectMusicBuffer`).
 //!
-//! Fed by applications, and by captured events; feeds the unpacker of a [`super::RenderPort`]. An event is a DMUS_EVENTHEADER, its bytes at once behind it,
-//! and padding to a multiple of 8 bytes. Reading copies nothing, and believes nothing.
+//! Fed by applications, and by captured events; feeds the unpacker of a [`super::RenderPort`]. An event is a
+//! DMUS_EVENTHEADER, its bytes at once behind it, and padding to a multiple of 8 bytes. Reading copies nothing, and
+//! believes nothing.
 //!
 //! | field | type | offset | meaning |
 //! |---|---|---|---|
@@ -217,7 +219,8 @@ impl Header {
     }
 }
 
-/// The events of a buffer (`GetNextEvent`), in the order in which they were packed. After an error there is nothing more.
+/// The events of a buffer (`GetNextEvent`), in the order in which they were packed. After an error there is nothing
+/// more.
 #[derive(Clone, Debug)]
 pub struct Events<'b> {
     /// Empty once an error was met.

@@ -1,7 +1,8 @@
 //! The graph of MIDI transport filters (`IMXF`): each gives messages to the next, and the allocator is behind the last.
 //!
-//! Fed by the unpacker and by applications; feeds, filter by filter, the stream. A message moves along the graph by value. So what a filter drops,
-//! what fails on its way and what has nowhere to go are all the same: it goes home.
+//! Fed by the unpacker, by capture streams and by applications; feeds, filter by filter, the stream or the application.
+//! A message moves along the graph by value. So what a filter drops, what fails on its way and what has nowhere to go
+//! are all the same: the allocator recycles it.
 
 use crate::{Allocator, DriverError, Message, Platform, RenderStream};
 use core::cell::Cell;
@@ -9,7 +10,8 @@ use core::fmt;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
-/// A MIDI transport filter. `'m` is the life of the allocator whose messages flow, `'g` that of the filters that are connected.
+/// A MIDI transport filter. `'m` is the life of the allocator whose messages flow, `'g` that of the filters that are
+/// connected.
 ///
 /// A filter of one's own keeps an [`Output`], says so in [`Mxf::output`], and does its work in [`Mxf::put_message`]:
 ///
@@ -31,9 +33,10 @@ use dmus_interface::time::RefTime;
 /// }
 /// ```
 ///
-/// All of it may be called from the deferred half of an interrupt: no filter may block, touch the heap or work without bound.
+/// All of it may be called from the deferred half of an interrupt: no filter may block, touch the heap or work without
+/// bound.
 pub trait Mxf<'g, 'm: 'g> {
-    /// `PutMessage`: takes the message, and gives it on, keeps it, or drops it, which sends it home. So does an error.
+    /// `PutMessage`: takes the message, and gives it on, keeps it, or drops it, which recycles it. So does an error.
     fn put_message(&self, message: Message<'m>) -> Result<(), DriverError>;
 
     /// Where its messages go; `None` for the end of a graph.
@@ -84,7 +87,7 @@ impl<'g, 'm> Output<'g, 'm> {
         Self::default()
     }
 
-    /// Gives the message to the next filter, or home.
+    /// Gives the message to the next filter, or to the allocator.
     pub fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
         self.call(|sink| sink.put_message(message)).unwrap_or(Ok(()))
     }
@@ -145,13 +148,13 @@ impl fmt::Debug for Output<'_, '_> {
     }
 }
 
-/// The end of a graph: the hardware. Its messages come home through the completion ring.
+/// The end of a graph: the hardware. Its messages are recycled through the completion ring.
 impl<'g, 'm: 'g, P: Platform> Mxf<'g, 'm> for RenderStream<'_, P> {
     fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
         RenderStream::put_message(self, message)
     }
 
-    /// Shows the card what was put, and takes home what it has completed.
+    /// Shows the card what was put, and recycles what it has completed.
     fn service(&self, _now: RefTime) -> Result<(), DriverError> {
         self.flush();
         self.allocator().reclaim()
@@ -166,7 +169,6 @@ impl<'g, 'm: 'g, P: Platform> Mxf<'g, 'm> for RenderStream<'_, P> {
 /// The end of every graph: recycles.
 impl<'g, 'm: 'g> Mxf<'g, 'm> for Allocator<'_> {
     fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
-        drop(message);
-        Ok(())
+        Allocator::put_message(self, message)
     }
 }

@@ -1,22 +1,22 @@
 //! The port driver's sequencer: holds messages that are further ahead than the card wants them.
 //!
-//! Fed with messages in any order; feeds the next filter with those inside the stream's prefetch window, by time, ties in the order of their
-//! arrival. It holds the messages themselves, so a held message is a slot that the application's side owns, out of the pool that the stream has
-//! anyway: the pool bounds what is held, nothing is copied, and when all slots are held the unpacker waits.
+//! Fed with messages in any order; feeds the next filter with those inside the stream's prefetch window, by time, ties
+//! in the order of their arrival. It holds the messages themselves, so a held message is a slot that the application's
+//! side owns, out of the pool that the stream has anyway: the pool bounds what is held, nothing is copied, and when all
+//! slots are held the unpacker waits.
 
 use super::{Mxf, Output};
 use crate::{Allocator, DriverError, Message};
-use alloc::collections::{BinaryHeap, VecDeque};
+use alloc::collections::VecDeque;
 use core::cell::{Cell, RefCell};
-use core::cmp::Ordering;
 use core::fmt;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
 /// A sequencer of one stream.
 ///
-/// In RUN, messages that are due, or not to be held (DONT_HOLD_FOR_SEQUENCING), go on at once, others when a service finds them due. In
-/// ACQUIRE and PAUSE it holds everything. In STOP, what it holds and what it is given goes home.
+/// In RUN, messages that are due, or not to be held (DONT_HOLD_FOR_SEQUENCING), go on at once, others when a service
+/// finds them due. In ACQUIRE and PAUSE it holds everything. In STOP, what it holds and what it is given is recycled.
 pub struct Sequencer<'g, 'm> {
     output: Output<'g, 'm>,
     queue: RefCell<Queue<'m>>,
@@ -33,13 +33,13 @@ pub struct Sequencer<'g, 'm> {
 const NOTHING_DUE: RefTime = RefTime(-1);
 
 impl<'g, 'm> Sequencer<'g, 'm> {
-    /// A sequencer in STOP for the messages of `allocator`, which go on `prefetch` before their time (SchedulePreFetch). It has room for all of
-    /// the pool, and never allocates again.
+    /// A sequencer in STOP for the messages of `allocator`, which go on `prefetch` before their time
+    /// (SchedulePreFetch). It has room for all of the pool, and never allocates again.
     pub fn new(allocator: &'m Allocator<'_>, prefetch: RefTime) -> Self {
         let slots = allocator.slots();
         Self {
             output: Output::new(),
-            queue: RefCell::new(Queue::with_capacity(slots)),
+            queue: RefCell::new(Queue(VecDeque::with_capacity(slots))),
             prefetch,
             horizon: Cell::new(NOTHING_DUE),
             state: Cell::new(State::Stop),
@@ -49,7 +49,7 @@ impl<'g, 'm> Sequencer<'g, 'm> {
 
     /// Messages that it holds (heads of chains and packages count one).
     pub fn held(&self) -> usize {
-        self.queue.borrow().len()
+        self.queue.borrow().0.len()
     }
 
     /// Whether something due is held, which nothing may overtake: after a change of state, until the next service.
@@ -60,7 +60,7 @@ impl<'g, 'm> Sequencer<'g, 'm> {
     /// Takes the first message if it is due.
     fn pop_due(&self, horizon: RefTime) -> Option<Message<'m>> {
         let mut queue = self.queue.borrow_mut();
-        if queue.next_time()? > horizon { None } else { queue.pop() }
+        if queue.next_time()? > horizon { None } else { queue.0.pop_front().map(|(_, message)| message) }
     }
 }
 
@@ -72,7 +72,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Sequencer<'g, 'm> {
             State::Run if time <= self.horizon.get() && !self.holds_due() => self.output.put_message(message),
             State::Run | State::Acquire | State::Pause => {
                 let mut queue = self.queue.borrow_mut();
-                if queue.len() >= self.slots {
+                if queue.0.len() >= self.slots {
                     return Err(DriverError::Misuse("the sequencer is given another allocator's messages"));
                 }
                 queue.push(time, message);
@@ -85,7 +85,8 @@ impl<'g, 'm> Mxf<'g, 'm> for Sequencer<'g, 'm> {
         Some(&self.output)
     }
 
-    /// Gives on what became due, all of it even if some of it fails, and services what is behind. The first error is the result.
+    /// Gives on what became due, all of it even if some of it fails, and services what is behind. The first error is
+    /// the result.
     fn service(&self, now: RefTime) -> Result<(), DriverError> {
         let mut result = Ok(());
         if self.state.get() == State::Run {
@@ -110,7 +111,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Sequencer<'g, 'm> {
     fn set_state(&self, state: State) -> Result<(), DriverError> {
         if state == State::Stop {
             self.state.set(state);
-            self.queue.borrow_mut().clear();
+            self.queue.borrow_mut().0.clear();
         }
         self.output.set_state(state)?;
         self.state.set(state);
@@ -127,95 +128,30 @@ impl fmt::Debug for Sequencer<'_, '_> {
     }
 }
 
-/// Messages by time, ties by arrival. In order, as they nearly always are, they cost O(1).
-struct Queue<'m> {
-    in_order: VecDeque<Held<'m>>,
-    /// What came after something later.
-    stragglers: BinaryHeap<Held<'m>>,
-    arrivals: u64,
-}
-
-struct Held<'m> {
-    time: RefTime,
-    arrival: u64,
-    message: Message<'m>,
-}
+/// Messages by time, ties by arrival: a deque that the pool bounds. What comes in order, as nearly all does, is
+/// appended.
+struct Queue<'m>(VecDeque<(RefTime, Message<'m>)>);
 
 impl<'m> Queue<'m> {
-    fn with_capacity(capacity: usize) -> Self {
-        Self {
-            in_order: VecDeque::with_capacity(capacity),
-            stragglers: BinaryHeap::with_capacity(capacity),
-            arrivals: 0,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.in_order.len() + self.stragglers.len()
-    }
-
     fn push(&mut self, time: RefTime, message: Message<'m>) {
         // What plays at once is before all else, in the order of arrival.
         let time = if time < RefTime::ZERO { RefTime(i64::MIN) } else { time };
-        let held = Held { time, arrival: self.arrivals, message };
-        self.arrivals += 1;
-        if self.in_order.back().is_none_or(|last| last.time <= time) {
-            self.in_order.push_back(held);
-        } else {
-            self.stragglers.push(held);
-        }
-    }
-
-    /// Whether a straggler is first, or what is in order.
-    fn straggler_is_first(&self) -> bool {
-        match (self.in_order.front(), self.stragglers.peek()) {
-            (Some(in_order), Some(straggler)) => straggler > in_order,
-            (in_order, _) => in_order.is_none(),
-        }
+        let place = match self.0.back() {
+            Some((last, _)) if *last > time => self.0.partition_point(|(other, _)| *other <= time),
+            _ => self.0.len(),
+        };
+        self.0.insert(place, (time, message));
     }
 
     fn next_time(&self) -> Option<RefTime> {
-        let first = if self.straggler_is_first() { self.stragglers.peek() } else { self.in_order.front() };
-        first.map(|held| held.time)
-    }
-
-    fn pop(&mut self) -> Option<Message<'m>> {
-        let first = if self.straggler_is_first() { self.stragglers.pop() } else { self.in_order.pop_front() };
-        first.map(|held| held.message)
-    }
-
-    fn clear(&mut self) {
-        self.in_order.clear();
-        self.stragglers.clear();
+        self.0.front().map(|(time, _)| *time)
     }
 }
-
-/// The greatest is the first to play: a [`BinaryHeap`] gives that.
-impl Ord for Held<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.time, other.arrival).cmp(&(self.time, self.arrival))
-    }
-}
-
-impl PartialOrd for Held<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Held<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Held<'_> {}
 
 #[cfg(test)]
 impl Sequencer<'_, '_> {
-    /// Messages that came after something later, and the room that was allocated.
-    pub(super) fn stragglers_and_room(&self) -> (usize, [usize; 2]) {
-        let queue = self.queue.borrow();
-        (queue.stragglers.len(), [queue.in_order.capacity(), queue.stragglers.capacity()])
+    /// Room that was allocated, in messages.
+    pub(super) fn room(&self) -> usize {
+        self.queue.borrow().0.capacity()
     }
 }

@@ -1,7 +1,7 @@
 //! Notify and service groups: how an interrupt leads to a stream's being serviced.
 //!
-//! Fed by interrupt routines, which mark the groups to be serviced and do nothing else; feeds the deferred half, which services the streams of the
-//! marked groups. Between the two lies one atomic word.
+//! Fed by interrupt routines, which mark the groups to be serviced and do nothing else; feeds the deferred half, which
+//! services the streams of the marked groups. Between the two lies one atomic word.
 
 use crate::DriverError;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -39,12 +39,14 @@ pub struct ServiceGroups {
 }
 
 impl ServiceGroups {
-    /// Nothing is requested. Requests are kept from here on, so that none is lost before there are streams (RegisterServiceGroup).
+    /// Nothing is requested. Requests are kept from here on, so that none is lost before there are streams
+    /// (RegisterServiceGroup).
     pub const fn new() -> Self {
         Self { requested: AtomicU32::new(0) }
     }
 
-    /// `Notify`: has the group serviced soon; with no group the miniport's and every stream's. For interrupt routines: one atomic operation.
+    /// `Notify`: has the group serviced soon; with no group the miniport's and every stream's. For interrupt routines:
+    /// one atomic operation.
     pub fn notify(&self, group: Option<ServiceGroup>) {
         // Release: what the caller saw or wrote before comes before the service.
         self.requested.fetch_or(group.map_or(ALL, ServiceGroup::bit), Ordering::Release);
@@ -55,8 +57,8 @@ impl ServiceGroups {
         self.requested.load(Ordering::Relaxed) != 0
     }
 
-    /// The deferred half: services the members of all marked groups once, however often they were marked. A request that comes meanwhile is for
-    /// the next call. All are serviced even if one fails; the first error is the result.
+    /// The deferred half: services the members of all marked groups once, however often they were marked. A request
+    /// that comes meanwhile is for the next call. All are serviced even if one fails; the first error is the result.
     pub fn service(&self, members: &[(ServiceGroup, &dyn ServiceSink)]) -> Result<(), DriverError> {
         // Taken first, so that what is marked during the service is not forgotten.
         let requested = self.requested.swap(0, Ordering::Acquire);

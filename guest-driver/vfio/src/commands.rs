@@ -68,7 +68,8 @@ pub(crate) fn open(device: Option<&str>, width: PointerWidth) -> anyhow::Result<
     Card::open(VfioPlatform::open(&address)?, width).with_context(|| format!("the card {address}"))
 }
 
-/// Set when the user, or the system, wants this program to end. A second signal ends it at once; the kernel resets the card then.
+/// Set when the user, or the system, wants this program to end. A second signal ends it at once; the kernel resets the
+/// card then.
 pub(crate) fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
     let asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

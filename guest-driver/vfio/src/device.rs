@@ -1,6 +1,7 @@
 //! Which card, and what stands between this program and it.
 //!
-//! Fed by `/sys` and `/dev`, as the kernel shows them; feeds `platform` with a device that VFIO gives out, or the user with what is missing.
+//! Fed by `/sys` and `/dev`, as the kernel shows them; feeds `platform` with a device that VFIO gives out, or the user
+//! with what is missing.
 
 use dmus_interface::pci::{DEVICE_ID, VENDOR_ID};
 use std::fs::{File, OpenOptions};

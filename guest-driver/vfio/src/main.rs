@@ -9,10 +9,12 @@ use std::process::ExitCode;
 
 /// Drives a DirectMusic card from user space, through VFIO.
 ///
-/// The card must be behind an IOMMU and bound to vfio-pci, and this program may open its group in /dev/vfio; what is missing is said, with its mend.
-/// What dmusd tells a host (progress, what came of it) is lines on standard output that begin with "dmus: ".
+/// The card must be behind an IOMMU and bound to vfio-pci, and this program may open its group in /dev/vfio; what is
+/// missing is said, with its mend. What dmusd tells a host (progress, what came of it) is lines on standard output that
+/// begin with "dmus: ".
 ///
-/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song cannot be used, or this machine lacks something; 130 interrupted.
+/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song cannot be used, or this machine lacks something; 130
+/// interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {

@@ -1,9 +1,10 @@
 //! DMA memory: pages of this process that the card sees below 4 GiB, mapped a chunk at a time and cut up.
 //!
-//! Fed by `platform`, with the IOMMU; feeds it with memory for rings, pools and buffers. One of the two modules here with `unsafe`.
+//! Fed by `platform`, with the IOMMU; feeds it with memory for rings, pools and buffers. One of the two modules here
+//! with `unsafe`.
 //!
-//! A mapping goes through the IOMMU a page at a time, and inside a virtual machine each page costs a message to the emulator: so chunks are huge
-//! pages where there are any, and whatever fits into a chunk shares its mapping.
+//! A mapping goes through the IOMMU a page at a time, and inside a virtual machine each page costs a message to the
+//! emulator: so chunks are huge pages where there are any, and whatever fits into a chunk shares its mapping.
 
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use pci_driver::iommu::PciIommu;
@@ -83,8 +84,8 @@ impl Memory {
         let taken = self.chunks.iter().map(|chunk| chunk.iova..chunk.iova + chunk.pages.len as u64);
         let iova = gap(&self.valid, taken, pages.len as u64, align as u64)
             .ok_or_else(|| io::Error::other("no addresses below 4 GiB are left for the card"))?;
-        // SAFETY: the pages are this value's own until they are unmapped from the IOMMU, in `release`, and nothing but `SharedMemory`, which
-        // expects other writers, gives access to them.
+        // SAFETY: the pages are this value's own until they are unmapped from the IOMMU, in `release`, and nothing but
+        // `SharedMemory`, which expects other writers, gives access to them.
         unsafe { iommu.map(iova, pages.len, pages.base.as_ptr(), Permissions::ReadWrite) }?;
         self.chunks.push(Chunk { free: Spans::whole(pages.len), pages, iova, revoked: false });
         Ok(self.chunks.len() - 1)
@@ -125,8 +126,9 @@ impl Chunk {
     /// A part, if it is inside.
     fn part(&self, offset: usize, len: usize) -> Option<DmaMemory> {
         offset.checked_add(len).filter(|end| *end <= self.pages.len)?;
-        // SAFETY: inside the pages, and aligned, as all spans are. `Spans` gives a part out once; the platform keeps the pages mapped for as long as there
-        // is a card, which every stream borrows. Nothing makes a reference to them.
+        // SAFETY: inside the pages, and aligned, as all spans are. `Spans` gives a part out once; the platform keeps
+        // the pages mapped for as long as there is a card, which every stream borrows. Nothing makes a reference to
+        // them.
         let memory = unsafe { SharedMemory::new(self.pages.base.add(offset), len) };
         Some(DmaMemory { memory, iova: self.iova + offset as u64 })
     }

@@ -1,6 +1,7 @@
 //! The driver's platform over VFIO: BARs of the card in this process, memory in the IOMMU, interrupts as eventfds.
 //!
-//! Fed by `device`, which has found the way clear, and by `memory`; feeds `dmus_driver`. One of the two modules here with `unsafe`.
+//! Fed by `device`, which has found the way clear, and by `memory`; feeds `dmus_driver`. One of the two modules here
+//! with `unsafe`.
 
 use crate::device::{Machine, VfioError};
 use crate::memory::Memory;
@@ -24,7 +25,8 @@ const COMMAND: u64 = 4;
 const MEMORY_SPACE: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
 
-/// One card, this process's alone: enabled, with its interrupts routed. Dropping it resets the card and takes everything back.
+/// One card, this process's alone: enabled, with its interrupts routed. Dropping it resets the card and takes
+/// everything back.
 pub struct VfioPlatform {
     address: String,
     registers: MappedOwningPciRegion,
@@ -37,7 +39,8 @@ pub struct VfioPlatform {
     started: Instant,
 }
 
-/// How long a card may be busy before that counts: the kernel resets it when a program ends, killed ones too, and lets go of it after that.
+/// How long a card may be busy before that counts: the kernel resets it when a program ends, killed ones too, and lets
+/// go of it after that.
 const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// Tries until the card is not busy, or has been so for too long.
@@ -77,7 +80,8 @@ impl VfioPlatform {
         let page = bar(DOORBELL_BAR, "doorbell page (BAR2)")?;
         let base = NonNull::new(page.as_mut_ptr())
             .ok_or_else(|| VfioError::Incomplete { address: address.to_owned(), part: "doorbell page" })?;
-        // SAFETY: page aligned, mapped for as long as `_page`, which lives as long as this view of it, and reached only through this view.
+        // SAFETY: page aligned, mapped for as long as `_page`, which lives as long as this view of it, and reached only
+        // through this view.
         let doorbell = unsafe { SharedMemory::new(base, page.len()) };
         let mut platform = Self {
             address: address.to_owned(),
@@ -149,7 +153,8 @@ impl VfioPlatform {
 
 impl Drop for VfioPlatform {
     fn drop(&mut self) {
-        // After a reset the card is quiet: no memory that it still knows is unmapped under it. A card that is gone does not mind.
+        // After a reset the card is quiet: no memory that it still knows is unmapped under it. A card that is gone does
+        // not mind.
         self.write32(regs::CONTROL.offset, control::RESET);
         let _ = self.set_command(MEMORY_SPACE);
         let _ = self.device.interrupts().msi_x().disable();

@@ -176,10 +176,10 @@ fn play_through(
 ) -> anyhow::Result<Counts> {
     let format = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
     let config = StreamConfig { slots: 16, buffers: 16, buffer_size: sound::PERIOD as u32 };
-    let mut wave = WaveStream::open(card, 1, config, format)?;
+    let wave = WaveStream::open(card, 1, config, format)?;
     let mut speaker = Speaker::open()?;
     let listener = |period: &[u8]| speaker.play(period);
-    let played = dmus_driver::play_through(stream, &mut wave, song.messages(), song.duration(), listener, progress)?;
+    let played = dmus_driver::play_through(stream, &wave, song.messages(), song.duration(), listener, progress)?;
     speaker.finish()?;
     anyhow::ensure!(wave.at_home() == (16, 16), "slots of the wave sink did not come home");
     Ok(played.counts)
@@ -190,13 +190,13 @@ fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
     let progress = signs_of_life();
     let card = Card::open(Platform::open()?, width)?;
     let config = StreamConfig { slots: 64, buffers: 64, ..StreamConfig::default() };
-    let mut stream = CaptureStream::open(&card, 0, config, true)?;
+    let stream = CaptureStream::open(&card, 0, config, true)?;
     let show = |time: RefTime, bytes: &[u8]| {
         print!("dmus: captured {} ", time.0);
         bytes.iter().for_each(|byte| print!("{byte:02x}"));
         println!();
     };
-    let recorded = dmus_driver::record(&card, &mut stream, until, show, progress)?;
+    let recorded = dmus_driver::record(&card, &stream, until, show, progress)?;
     let (slots_home, buffers_home) = stream.at_home();
     println!(
         "dmus: recorded messages={} bytes={} lost={} \

@@ -74,7 +74,7 @@ fn a_message_takes_its_buffer_home<P: Platform>(card: &Card<P>) -> anyhow::Resul
     for (number, (len, buffers)) in (1..).zip([(2, 0), (pointer, 0), (pointer + 1, 1), (64, 1)]) {
         let event = message(&desk.render, ms(1), &sysex(len))?;
         ensure!(home(&desk.render) == (3, 2 - buffers), "{len} bytes");
-        desk.render.allocator().put_message(event);
+        desk.render.allocator().put_message(event)?;
         ensure!(home(&desk.render) == (4, 2), "{len} bytes");
         // And by way of the card.
         desk.put(ms(number), &sysex(len))?;
@@ -142,7 +142,7 @@ fn a_buffer_by_itself_goes_home<P: Platform>(card: &Card<P>) -> anyhow::Result<(
         let allocator = desk.render.allocator();
         let buffer = allocator.get_buffer()?;
         buffer.write(0, &bytes)?;
-        allocator.put_buffer(buffer);
+        allocator.put_buffer(buffer)?;
         ensure!(home(&desk.render) == (4, 2));
         // One that is attached goes with the event; of few bytes it holds none, and is home at once.
         for (len, left) in [(20, 1), (2, 2)] {

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 use dmus_driver::{Card, Platform};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, Data, Event, INCOMPLETE, PACKAGE};
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault};
 use dmus_interface::ring::{Reject, Status};

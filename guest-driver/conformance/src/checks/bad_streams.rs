@@ -8,6 +8,7 @@ use dmus_driver::{CaptureStream, Card, DriverError, Platform, RenderStream, Stre
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault};
 use dmus_interface::ring::Status;

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use anyhow::ensure;
 use dmus_driver::port::PortBuffer;
-use dmus_driver::{CaptureSink, CaptureStream, Captured, Card, Platform, RenderStream, StreamConfig};
+use dmus_driver::{CaptureSink, CaptureStream, Card, Platform, RenderStream, StreamConfig};
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
@@ -52,14 +52,14 @@ fn a_captured_event_says_where_it_comes_from<P: Platform>(card: &Card<P>) -> any
 fn long_sysex_comes_in_incomplete_events<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let render = RenderStream::open(card, 0, SIZES)?;
     let config = StreamConfig { slots: 8, buffers: 8, buffer_size: 64 };
-    let mut capture = CaptureStream::open(card, 1, config, true)?;
+    let capture = CaptureStream::open(card, 1, config, true)?;
     capture.set_state(State::Run)?;
     render.set_state(State::Run)?;
     let long = sysex(200);
     render.send(ms(1), 0, &long)?;
     render.send(ms(2), 0, &mark(1))?;
     render.flush();
-    let heard = hear(card, &mut capture, ms(3))?;
+    let heard = hear(card, &capture, ms(3))?;
     let parts: Vec<_> = heard.iter().map(|heard| (heard.bytes.len(), heard.incomplete, heard.position)).collect();
     ensure!(parts == [(64, true, 0), (64, true, 64), (64, true, 128), (8, false, 192), (3, false, 200)]);
     ensure!(bytes(&heard[..4]).concat() == long);
@@ -68,7 +68,8 @@ fn long_sysex_comes_in_incomplete_events<P: Platform>(card: &Card<P>) -> anyhow:
 }
 
 fn only_data_beyond_the_pointer_size_needs_a_buffer<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    // The driver holds what the card wrote against the pointer size: data that is elsewhere would be an error, or other bytes.
+    // The driver holds what the card wrote against the pointer size: data that is elsewhere would be an error, or other
+    // bytes.
     let mut desk = Desk::open(card)?;
     for (number, len) in (1..).zip(2..20) {
         let bytes = sysex(len);
@@ -81,7 +82,7 @@ fn only_data_beyond_the_pointer_size_needs_a_buffer<P: Platform>(card: &Card<P>)
 
 fn uncooked_events_are_raw_bytes<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let render = RenderStream::open(card, 0, SIZES)?;
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { buffer_size: 64, ..SIZES }, false)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { buffer_size: 64, ..SIZES }, false)?;
     capture.set_state(State::Run)?;
     render.set_state(State::Run)?;
     let messages = [mark(1).to_vec(), sysex(150), vec![0xF8], mark(2).to_vec()];
@@ -89,37 +90,30 @@ fn uncooked_events_are_raw_bytes<P: Platform>(card: &Card<P>) -> anyhow::Result<
         render.send(ms(number), 0, bytes)?;
     }
     render.flush();
-    let mut sink = CaptureSink::default();
-    let mut parsed = Vec::new();
-    let heard = hear(card, &mut capture, ms(10))?;
-    for heard in &heard {
-        ensure!(heard.incomplete, "{heard:?}");
-        let event = Captured {
-            time: heard.time,
-            channel_group: heard.group,
-            incomplete: heard.incomplete,
-            byte_position: heard.position,
-            bytes: &heard.bytes,
-        };
-        sink.put_message(&event, |message| parsed.push(message.to_vec()));
-    }
+    let heard = hear(card, &capture, ms(10))?;
+    ensure!(heard.iter().all(|heard| heard.incomplete), "{heard:?}");
+    let pieces: Vec<_> = heard.iter().map(|heard| (heard.position, &heard.bytes[..])).collect();
+    let parsed = parse(&render, &pieces)?;
     ensure!(bytes(&heard).concat() == messages.concat());
     ensure!(parsed == messages);
     Ok(())
 }
 
 /// What the sink makes of pieces of a stream, each at its byte position.
-fn parse(pieces: &[(u64, &[u8])]) -> Vec<Vec<u8>> {
+fn parse<P: Platform>(stream: &RenderStream<'_, P>, pieces: &[(u64, &[u8])]) -> anyhow::Result<Vec<Vec<u8>>> {
     let (mut sink, mut messages) = (CaptureSink::default(), Vec::new());
     for (byte_position, bytes) in pieces {
-        let event =
-            Captured { time: RefTime::ZERO, channel_group: 0, incomplete: true, byte_position: *byte_position, bytes };
+        let mut event = stream.allocator().get_message()?;
+        event.set_byte_position(*byte_position);
+        event.set_data(bytes)?;
+        event.set_incomplete();
         sink.put_message(&event, |message| messages.push(message.to_vec()));
     }
-    messages
+    Ok(messages)
 }
 
-fn the_capture_sink_parses<P: Platform>(_: &Card<P>) -> anyhow::Result<()> {
+fn the_capture_sink_parses<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let stream = RenderStream::open(card, 0, SIZES)?;
     let wire = [0x90, 60, 0xF8, 100, 62, 101, 0xC1, 5, 6, 0xF0, 1, 0xFE, 2, 0xF7, 0xF6];
     let expected: [&[u8]; 9] = [
         &[0xF8],
@@ -135,31 +129,32 @@ fn the_capture_sink_parses<P: Platform>(_: &Card<P>) -> anyhow::Result<()> {
     // However it is cut.
     for len in 1..=wire.len() {
         let pieces: Vec<_> = wire.chunks(len).enumerate().map(|(n, piece)| ((n * len) as u64, piece)).collect();
-        let messages = parse(&pieces);
+        let messages = parse(&stream, &pieces)?;
         ensure!(messages == expected[..8], "in pieces of {len}");
     }
     Ok(())
 }
 
-fn the_capture_sink_goes_on_after_a_gap<P: Platform>(_: &Card<P>) -> anyhow::Result<()> {
+fn the_capture_sink_goes_on_after_a_gap<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let stream = RenderStream::open(card, 0, SIZES)?;
     // After the gap the first bytes are the end of something that is lost.
-    let messages = parse(&[(0, &[0x90, 60, 100, 0x91, 1]), (20, &[2, 0x92, 3, 4])]);
+    let messages = parse(&stream, &[(0, &[0x90, 60, 100, 0x91, 1]), (20, &[2, 0x92, 3, 4])])?;
     ensure!(messages == [[0x90, 60, 100], [0x92, 3, 4]]);
-    let messages = parse(&[(0, &[0xF0, 1, 2]), (9, &[3, 0xF7, 0xF6])]);
+    let messages = parse(&stream, &[(0, &[0xF0, 1, 2]), (9, &[3, 0xF7, 0xF6])])?;
     ensure!(messages == [[0xF6]]);
     Ok(())
 }
 
 fn nothing_captured_is_lost_for_want_of_slots<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let render = RenderStream::open(card, 0, SIZES)?;
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { slots: 2, buffers: 1, buffer_size: 64 }, true)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { slots: 2, buffers: 1, buffer_size: 64 }, true)?;
     capture.set_state(State::Run)?;
     render.set_state(State::Run)?;
     for number in 0..SIZES.slots as u8 {
         render.send(ms(i64::from(number / 8)), 0, &mark(number))?;
     }
     render.flush();
-    let heard = hear(card, &mut capture, ms(10))?;
+    let heard = hear(card, &capture, ms(10))?;
     let expected: Vec<_> = (0..SIZES.slots as u8).map(mark).collect();
     ensure!(bytes(&heard) == expected.iter().map(|bytes| &bytes[..]).collect::<Vec<_>>());
     Ok(())

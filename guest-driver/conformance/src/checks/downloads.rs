@@ -151,7 +151,7 @@ fn compacting_interrupts_nothing_that_plays<P: Platform>(card: &Card<P>) -> anyh
         let mut mailbox = Mailbox::open(card)?;
         let stream = RenderStream::open(card, 0, SIZES)?;
         let format = WaveFormat { rate: card.sample_rate(), channels: 2, sample: Sample::S16 };
-        let mut sink = WaveStream::open(card, 1, StreamConfig { buffer_size: 3840, ..SIZES }, format)?;
+        let sink = WaveStream::open(card, 1, StreamConfig { buffer_size: 3840, ..SIZES }, format)?;
         // A hole in front of the wave that plays.
         let first = mailbox.download(&wave_chunk(9, &wave(30_000)))?;
         let wave = wave(4000);
@@ -169,7 +169,7 @@ fn compacting_interrupts_nothing_that_plays<P: Platform>(card: &Card<P>) -> anyh
             crate::desk::until(card, "the granted time", || {
                 let there = card.get_time() >= end;
                 while let Some(period) = sink.receive()? {
-                    sound.extend_from_slice(period.bytes);
+                    sound.extend_from_slice(&period.to_vec());
                 }
                 Ok(there)
             })?;

@@ -318,7 +318,7 @@ fn messages_of_every_kind_come_through_two_streams<P: Platform>(card: &Card<P>) 
     // Two streams that render at once: each has its pool and rings, and the sum is heard.
     let config = SIZES;
     let streams = [RenderStream::open(card, 0, config)?, RenderStream::open(card, 2, config)?];
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..config }, true)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..config }, true)?;
     capture.set_state(State::Run)?;
     let messages: [&[u8]; 10] = [
         &[0x80, 60, 0],
@@ -340,7 +340,7 @@ fn messages_of_every_kind_come_through_two_streams<P: Platform>(card: &Card<P>) 
         stream.put_message(message(stream, ms(number), bytes)?)?;
         stream.flush();
     }
-    let heard = hear(card, &mut capture, ms(20))?;
+    let heard = hear(card, &capture, ms(20))?;
     ensure!(bytes(&heard) == messages);
     ensure!((1..).zip(&heard).all(|(number, heard)| heard.time == ms(number)), "{heard:?}");
     for stream in &streams {

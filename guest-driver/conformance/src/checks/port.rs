@@ -3,11 +3,11 @@
 use crate::desk::{Desk, LIMIT, SIZES, bytes, expect_home, hear, mark, message, ms, reach, sysex, until};
 use alloc::vec::Vec;
 use anyhow::{Context, ensure};
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 use dmus_driver::port::{
-    BufferError, HEADER_SIZE, Mxf, Output, PortBuffer, RenderPort, Sequencer, ServiceGroup, ServiceGroups, ServiceSink,
-    Unpacker, event_size,
+    BufferError, CapturePort, HEADER_SIZE, Mxf, Output, PortBuffer, PositionNotify, RenderPort, Sequencer,
+    ServiceGroup, ServiceGroups, ServiceSink, Unpacker, event_size,
 };
 use dmus_driver::{CaptureStream, Card, DriverError, Message, Platform, RenderStream, StreamConfig};
 use dmus_interface::pci::CONTROL_VECTOR;
@@ -20,6 +20,7 @@ checks! {
     a_buffer_plays_through_the_graph: "The render path: unpacker, GetMessage, sequencer, PutMessage to the hardware when SchedulePreFetch says so, and home.",
     without_an_output_events_go_to_the_allocator: "With no ConnectOutput, and after DisconnectOutput, PutMessage goes straight to the allocator.",
     filters_pass_change_and_drop_events: "PutMessage passes an event to the next filter, which may change it or recycle it; the allocator is the last destination of every chain.",
+    captured_events_pass_through_filters: "The capture path: what the hardware brings goes through the same filters, the allocator the last destination of all; PositionNotify says how far the stream is.",
     the_sequencer_holds_beyond_the_prefetch: "The port driver itself sequences everything that is later than SchedulePreFetch, by time stamps only.",
     the_sequencer_does_not_hold_what_it_must_not: "An event with DONT_HOLD_FOR_SEQUENCING is not held by the sequencer.",
     the_sequencer_holds_outside_run: "In PAUSE events are held in the graph, too, and presentation time does not advance.",
@@ -78,6 +79,64 @@ fn what_does_not_fit_a_buffer_is_refused<P: Platform>(_: &Card<P>) -> anyhow::Re
     Ok(())
 }
 
+/// Keeps what it is given, as an application does that is slow.
+#[derive(Default)]
+struct Keeper<'m>(RefCell<Vec<Message<'m>>>);
+
+impl<'g, 'm: 'g> Mxf<'g, 'm> for Keeper<'m> {
+    fn put_message(&self, message: Message<'m>) -> Result<(), DriverError> {
+        self.0.borrow_mut().push(message);
+        Ok(())
+    }
+}
+
+/// The last position that it was told, and how often it was told one.
+#[derive(Default)]
+struct Position(Cell<(u64, u32)>);
+
+impl PositionNotify for Position {
+    fn position_notify(&self, byte_position: u64) {
+        self.0.set((byte_position, self.0.get().1 + 1));
+    }
+}
+
+fn captured_events_pass_through_filters<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+    let render = RenderStream::open(card, 0, SIZES)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { slots: 8, buffers: 8, buffer_size: 64 }, true)?;
+    let (keeper, position) = (Keeper::default(), Position::default());
+    let filter = Filter(Output::new());
+    let port = CapturePort::new(&capture, Some(&position));
+    filter.connect_output(&keeper)?;
+    port.connect_output(&filter)?;
+    port.set_state(State::Run)?;
+    render.set_state(State::Run)?;
+    let long = sysex(40);
+    for (number, bytes) in (1..).zip([&mark(1)[..], &mark(9), &long, &mark(20)]) {
+        render.put_message(message(&render, ms(number), bytes)?)?;
+    }
+    render.flush();
+    reach(card, ms(5))?;
+    port.request_service()?;
+    let kept: Vec<_> = keeper.0.borrow().iter().map(|event| (event.time(), event.to_vec())).collect();
+    ensure!(kept == [(ms(1), mark(2).to_vec()), (ms(3), long), (ms(4), mark(21).to_vec())], "{kept:?}");
+    ensure!(position.0.get() == (3 + 3 + 40 + 3, 4), "{:?}", position.0.get());
+    // Three are the application's still; the others are posted again, and the end of the graph is where all are
+    // recycled.
+    ensure!(capture.at_home() == (1, 1), "{:?}", capture.at_home());
+    keeper.0.borrow_mut().clear();
+    ensure!(capture.at_home() == (4, 4), "{:?}", capture.at_home());
+    port.request_service()?;
+    ensure!(capture.at_home() == (0, 0), "{:?} were not posted again", capture.at_home());
+    port.disconnect_output(&filter)?;
+    render.put_message(message(&render, ms(6), &mark(1))?)?;
+    render.flush();
+    reach(card, ms(7))?;
+    port.set_state(State::Stop)?;
+    ensure!(position.0.get().1 == 5 && keeper.0.borrow().is_empty());
+    ensure!(capture.at_home() == (8, 8), "{:?}", capture.at_home());
+    Ok(())
+}
+
 /// A render stream with its graph of port and sequencer in RUN, and what hears it.
 macro_rules! graph {
     ($card:ident, $config:expr, $stream:ident, $sequencer:ident, $port:ident) => {
@@ -91,14 +150,14 @@ macro_rules! graph {
 }
 
 fn ears<P: Platform>(card: &Card<P>) -> anyhow::Result<CaptureStream<'_, P>> {
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
     capture.set_state(State::Run)?;
     Ok(capture)
 }
 
 fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, config, stream, sequencer, port);
     let long = sysex(150);
     // Two seconds, more than prefetch and pool hold.
@@ -118,7 +177,7 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
         port.grant(unpacker.next_time().unwrap_or(end));
         let there = all && port.now() >= end;
         while let Some(event) = capture.receive()? {
-            heard.push((event.time, event.bytes.to_vec()));
+            heard.push((event.time(), event.to_vec()));
         }
         Ok(there)
     })?;
@@ -132,7 +191,7 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
 }
 
 fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let port = RenderPort::new(&stream);
     let put = |number| -> anyhow::Result<()> { Ok(port.put_message(message(&stream, ms(1), &mark(number))?)?) };
@@ -149,7 +208,7 @@ fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> 
     ensure!(stream.allocator().free_slots() == SIZES.slots as usize - 1);
     port.request_service()?;
     // What went before still plays.
-    let heard = hear(card, &mut capture, ms(2))?;
+    let heard = hear(card, &capture, ms(2))?;
     ensure!(bytes(&heard) == [mark(2)]);
     expect_home(&stream, SIZES)
 }
@@ -175,7 +234,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Filter<'g, 'm> {
 }
 
 fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [Filter(Output::new()), Filter(Output::new())];
     let port = RenderPort::new(&stream);
@@ -193,13 +252,13 @@ fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::R
     chain.chain(message(&stream, ms(2), &mark(40))?)?;
     port.put_message(chain)?;
     port.request_service()?;
-    let heard = hear(card, &mut capture, ms(3))?;
+    let heard = hear(card, &capture, ms(3))?;
     ensure!(bytes(&heard) == [&mark(3)[..], &mark(22), &mark(32), &long, &mark(42)]);
     expect_home(&stream, SIZES)
 }
 
 fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     let prefetch = stream.prefetch();
     let near = prefetch.saturating_sub(ms(1));
@@ -208,19 +267,19 @@ fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyho
         port.put_message(message(&stream, time, &mark(number))?)?;
     }
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (3, 1), "{} are held", sequencer.held());
-    let heard = hear(card, &mut capture, ms(50))?;
+    let heard = hear(card, &capture, ms(50))?;
     port.request_service()?;
     ensure!(heard.is_empty() && sequencer.held() == 3);
-    hear(card, &mut capture, ms(101))?;
+    hear(card, &capture, ms(101))?;
     port.request_service()?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (0, 4));
-    let heard = hear(card, &mut capture, far.saturating_add(ms(1)))?;
+    let heard = hear(card, &capture, far.saturating_add(ms(1)))?;
     ensure!(bytes(&heard) == [mark(1), mark(2), mark(3), mark(4)]);
     expect_home(&stream, SIZES)
 }
 
 fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     port.put_message(message(&stream, RefTime::from_secs(3600), &mark(1))?)?;
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
@@ -228,13 +287,13 @@ fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> 
     port.put_message(at_once)?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (1, 1));
     port.request_service()?;
-    let heard = hear(card, &mut capture, ms(1))?;
+    let heard = hear(card, &capture, ms(1))?;
     ensure!(bytes(&heard) == [mark(2)]);
     Ok(())
 }
 
 fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     reach(card, ms(5))?;
     port.set_state(State::Pause)?;
@@ -242,13 +301,13 @@ fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Resul
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
     at_once.play_at_once();
     port.put_message(at_once)?;
-    let heard = hear(card, &mut capture, ms(50))?;
+    let heard = hear(card, &capture, ms(50))?;
     port.request_service()?;
     ensure!(heard.is_empty() && port.now() == ms(5), "stream time is {}", port.now());
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (2, 0));
     port.set_state(State::Run)?;
     ensure!(port.now() == ms(5), "stream time goes on at {}", port.now());
-    let heard = hear(card, &mut capture, ms(60))?;
+    let heard = hear(card, &capture, ms(60))?;
     ensure!(bytes(&heard) == [mark(2), mark(1)]);
     ensure!(heard[1].time == ms(51), "{heard:?}");
     expect_home(&stream, SIZES)
@@ -348,7 +407,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Waiting<'g, 'm> {
 }
 
 fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut capture = ears(card)?;
+    let capture = ears(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [(); 2].map(|()| Waiting { held: Cell::new(None), output: Output::new() });
     let port = RenderPort::new(&stream);
@@ -357,13 +416,13 @@ fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result
     port.connect_output(&filters[0])?;
     port.set_state(State::Run)?;
     port.put_message(message(&stream, ms(5), &mark(1))?)?;
-    ensure!(hear(card, &mut capture, ms(4))?.is_empty());
+    ensure!(hear(card, &capture, ms(4))?.is_empty());
     port.request_service()?;
     ensure!(stream.allocator().in_flight() == 0, "serviced before it was due");
-    ensure!(hear(card, &mut capture, ms(5))?.is_empty());
+    ensure!(hear(card, &capture, ms(5))?.is_empty());
     // One service takes it through both, and shows it to the card.
     port.request_service()?;
-    ensure!(bytes(&hear(card, &mut capture, ms(6))?) == [mark(1)]);
+    ensure!(bytes(&hear(card, &capture, ms(6))?) == [mark(1)]);
     port.request_service()?;
     expect_home(&stream, SIZES)
 }

@@ -210,7 +210,7 @@ fn peaks<P: Platform>(card: &Card<P>, volume: i32, boost: i32) -> anyhow::Result
     let mut mailbox = Mailbox::open(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let format = WaveFormat { rate: card.sample_rate(), channels: 2, sample: Sample::S16 };
-    let mut wave = WaveStream::open(card, 1, StreamConfig { buffer_size: 3840, ..SIZES }, format)?;
+    let wave = WaveStream::open(card, 1, StreamConfig { buffer_size: 3840, ..SIZES }, format)?;
     mailbox.set_volume(0, volume)?;
     mailbox.set_volume_boost(0, boost)?;
     ensure!((mailbox.volume(0)?, mailbox.volume_boost(0)?) == (volume, boost));
@@ -224,7 +224,8 @@ fn peaks<P: Platform>(card: &Card<P>, volume: i32, boost: i32) -> anyhow::Result
     crate::desk::until(card, "the granted time", || {
         let there = card.get_time() >= end;
         while let Some(period) = wave.receive()? {
-            let (samples, _) = period.bytes.as_chunks::<2>();
+            let bytes = period.to_vec();
+            let (samples, _) = bytes.as_chunks::<2>();
             largest = samples.iter().map(|bytes| i16::from_le_bytes(*bytes).unsigned_abs()).fold(largest, u16::max);
         }
         Ok(there)

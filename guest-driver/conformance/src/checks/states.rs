@@ -48,8 +48,8 @@ fn streams_of_any_type_open_and_close_in_any_place<P: Platform>(card: &Card<P>) 
 
 fn any_state_may_follow_any_other<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let render = RenderStream::open(card, 0, SIZES)?;
-    let mut capture = CaptureStream::open(card, 1, SIZES, true)?;
-    let mut wave = WaveStream::open(card, 2, SIZES, WaveFormat { rate: 22_050, channels: 1, sample: Sample::F32 })?;
+    let capture = CaptureStream::open(card, 1, SIZES, true)?;
+    let wave = WaveStream::open(card, 2, SIZES, WaveFormat { rate: 22_050, channels: 1, sample: Sample::F32 })?;
     for from in STATES {
         for to in STATES {
             for state in [from, to] {
@@ -228,7 +228,7 @@ fn a_change_of_state_harms_nothing_under_way<P: Platform>(card: &Card<P>) -> any
 
 fn a_stream_that_stops_disturbs_no_other<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let streams = [RenderStream::open(card, 0, SIZES)?, RenderStream::open(card, 2, SIZES)?];
-    let mut capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
+    let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
     capture.set_state(State::Run)?;
     for stream in &streams {
         stream.set_state(State::Run)?;
@@ -238,14 +238,14 @@ fn a_stream_that_stops_disturbs_no_other<P: Platform>(card: &Card<P>) -> anyhow:
         stream.flush();
     }
     let [stopped, other] = streams;
-    let heard = hear(card, &mut capture, ms(3))?;
+    let heard = hear(card, &capture, ms(3))?;
     ensure!(heard.len() == 6, "{heard:?}");
     stopped.set_state(State::Stop)?;
-    let heard = hear(card, &mut capture, ms(5))?;
+    let heard = hear(card, &capture, ms(5))?;
     ensure!(timed(&heard) == [(ms(4), &mark(4)[..]), (ms(5), &mark(5)[..])]);
     expect_home(&stopped, SIZES)?;
     drop(stopped);
-    let heard = hear(card, &mut capture, ms(20))?;
+    let heard = hear(card, &capture, ms(20))?;
     ensure!(bytes(&heard) == [mark(6), mark(7), mark(8), mark(9), mark(10)]);
     expect_home(&other, SIZES)
 }

@@ -30,14 +30,15 @@ const PERIODS: StreamConfig = StreamConfig { slots: 8, buffers: 4, buffer_size: 
 /// Time of the first frame, byte position, bytes.
 type Period = (RefTime, u64, Vec<u8>);
 
-/// What is rendered until a master time. Time stands at the end of a period that has no slot: what ends just then may still be on its way.
-fn take<P: Platform>(card: &Card<P>, wave: &mut WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<Period>> {
+/// What is rendered until a master time. Time stands at the end of a period that has no slot: what ends just then may
+/// still be on its way.
+fn take<P: Platform>(card: &Card<P>, wave: &WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<Period>> {
     let mut periods = Vec::new();
     card.grant(time);
     until(card, "the granted time", || {
         let there = card.get_time() >= time;
         while let Some(period) = wave.receive()? {
-            periods.push((period.time, period.byte_position, period.bytes.to_vec()));
+            periods.push((period.time(), period.byte_position(), period.to_vec()));
         }
         Ok(there)
     })?;
@@ -49,9 +50,9 @@ fn sizes(periods: &[Period]) -> Vec<(i64, u64, usize)> {
 }
 
 fn periods_continue_one_another<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 1, PERIODS, PCM)?;
     wave.set_state(State::Run)?;
-    let periods = take(card, &mut wave, ms(201))?;
+    let periods = take(card, &wave, ms(201))?;
     let expected: Vec<_> = (0..10).map(|n| (n * 20, n as u64 * u64::from(PERIOD), PERIOD as usize)).collect();
     ensure!(sizes(&periods) == expected);
     wave.set_state(State::Stop)?;
@@ -61,12 +62,12 @@ fn periods_continue_one_another<P: Platform>(card: &Card<P>) -> anyhow::Result<(
 
 fn what_is_rendered_is_what_was_put<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let render = RenderStream::open(card, 0, SIZES)?;
-    let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 1, PERIODS, PCM)?;
     wave.set_state(State::Run)?;
     render.set_state(State::Run)?;
     render.send(ms(50), 0, &NOTE)?;
     render.flush();
-    let periods = take(card, &mut wave, ms(201))?;
+    let periods = take(card, &wave, ms(201))?;
     let bytes: Vec<u8> = periods.into_iter().flat_map(|(_, _, bytes)| bytes).collect();
     let (frames, _) = bytes.as_chunks::<4>();
     let first = frames.iter().position(|frame| *frame != [0; 4]);
@@ -77,7 +78,7 @@ fn what_is_rendered_is_what_was_put<P: Platform>(card: &Card<P>) -> anyhow::Resu
 }
 
 /// What sounds until a master time, sample by sample.
-fn sound<P: Platform>(card: &Card<P>, wave: &mut WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<i16>> {
+fn sound<P: Platform>(card: &Card<P>, wave: &WaveStream<'_, P>, time: RefTime) -> anyhow::Result<Vec<i16>> {
     let periods = take(card, wave, time)?;
     let bytes: Vec<u8> = periods.into_iter().flat_map(|(_, _, bytes)| bytes).collect();
     Ok(bytes.as_chunks::<2>().0.iter().map(|sample| i16::from_le_bytes(*sample)).collect())
@@ -87,7 +88,7 @@ fn render_streams_are_summed<P: Platform>(card: &Card<P>) -> anyhow::Result<()> 
     let play = |keys: [Option<u8>; 2]| -> anyhow::Result<Vec<i16>> {
         card.reset()?;
         let streams = [RenderStream::open(card, 0, SIZES)?, RenderStream::open(card, 4, SIZES)?];
-        let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+        let wave = WaveStream::open(card, 1, PERIODS, PCM)?;
         wave.set_state(State::Run)?;
         for (stream, key) in streams.iter().zip(keys) {
             stream.set_state(State::Run)?;
@@ -96,7 +97,7 @@ fn render_streams_are_summed<P: Platform>(card: &Card<P>) -> anyhow::Result<()> 
                 stream.flush();
             }
         }
-        sound(card, &mut wave, ms(101))
+        sound(card, &wave, ms(101))
     };
     let (one, other) = (play([Some(60), None])?, play([None, Some(67)])?);
     let both = play([Some(60), Some(67)])?;
@@ -115,22 +116,22 @@ fn stop_silences_and_pause_stands<P: Platform>(card: &Card<P>) -> anyhow::Result
     let play = |pause: bool| -> anyhow::Result<Vec<i16>> {
         card.reset()?;
         let render = RenderStream::open(card, 0, SIZES)?;
-        let mut wave = WaveStream::open(card, 1, PERIODS, PCM)?;
+        let wave = WaveStream::open(card, 1, PERIODS, PCM)?;
         wave.set_state(State::Run)?;
         render.set_state(State::Run)?;
         render.send(ms(1), 0, &NOTE)?;
         render.flush();
-        let mut heard = sound(card, &mut wave, ms(61))?;
+        let mut heard = sound(card, &wave, ms(61))?;
         if pause {
             // Both stand, so that what comes after is what would have come.
             render.set_state(State::Pause)?;
             wave.set_state(State::Pause)?;
-            heard.extend(sound(card, &mut wave, ms(161))?);
+            heard.extend(sound(card, &wave, ms(161))?);
             wave.set_state(State::Run)?;
             render.set_state(State::Run)?;
-            heard.extend(sound(card, &mut wave, ms(221))?);
+            heard.extend(sound(card, &wave, ms(221))?);
         } else {
-            heard.extend(sound(card, &mut wave, ms(121))?);
+            heard.extend(sound(card, &wave, ms(121))?);
         }
         ensure!(heard.len() >= 9600, "{} samples", heard.len());
         heard.truncate(9600);
@@ -138,8 +139,8 @@ fn stop_silences_and_pause_stands<P: Platform>(card: &Card<P>) -> anyhow::Result
             let now = card.get_time();
             render.set_state(State::Stop)?;
             // The period that had begun, and one more.
-            sound(card, &mut wave, now.saturating_add(ms(41)))?;
-            let after = sound(card, &mut wave, now.saturating_add(ms(101)))?;
+            sound(card, &wave, now.saturating_add(ms(41)))?;
+            let after = sound(card, &wave, now.saturating_add(ms(101)))?;
             ensure!(!after.is_empty() && after.iter().all(|sample| *sample == 0), "STOP left sound");
         }
         Ok(heard)
@@ -157,14 +158,14 @@ fn every_format_has_its_frames<P: Platform>(card: &Card<P>) -> anyhow::Result<()
             let format = WaveFormat { rate, channels, sample };
             card.reset()?;
             let render = RenderStream::open(card, 0, SIZES)?;
-            let mut wave = WaveStream::open(card, 1, PERIODS, format)?;
+            let wave = WaveStream::open(card, 1, PERIODS, format)?;
             wave.set_state(State::Run)?;
             render.set_state(State::Run)?;
             render.send(ms(10), 0, &NOTE)?;
             render.flush();
-            let mut periods = take(card, &mut wave, ms(100))?;
+            let mut periods = take(card, &wave, ms(100))?;
             wave.set_state(State::Pause)?;
-            periods.extend(take(card, &mut wave, ms(101))?);
+            periods.extend(take(card, &wave, ms(101))?);
             let len: usize = periods.iter().map(|(_, _, bytes)| bytes.len()).sum();
             let (frames, expected) = (len / format.frame_bytes(), rate as usize / 10);
             // Other rates come from a filter that looks 2 ms ahead.
@@ -179,28 +180,28 @@ fn every_format_has_its_frames<P: Platform>(card: &Card<P>) -> anyhow::Result<()
 }
 
 fn only_run_brings_frames<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 3, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 3, PERIODS, PCM)?;
     wave.set_state(State::Acquire)?;
-    ensure!(take(card, &mut wave, ms(5))?.is_empty(), "ACQUIRE brought frames");
+    ensure!(take(card, &wave, ms(5))?.is_empty(), "ACQUIRE brought frames");
     wave.set_state(State::Run)?;
-    ensure!(sizes(&take(card, &mut wave, ms(30))?) == [(0, 0, 3840)]);
+    ensure!(sizes(&take(card, &wave, ms(30))?) == [(0, 0, 3840)]);
     wave.set_state(State::Pause)?;
     // 5 ms of a period were there.
-    ensure!(sizes(&take(card, &mut wave, ms(90))?) == [(20, 3840, 960)]);
+    ensure!(sizes(&take(card, &wave, ms(90))?) == [(20, 3840, 960)]);
     wave.set_state(State::Run)?;
-    ensure!(sizes(&take(card, &mut wave, ms(111))?) == [(25, 4800, 3840)]);
+    ensure!(sizes(&take(card, &wave, ms(111))?) == [(25, 4800, 3840)]);
     ensure!(wave.time_base() == ms(65), "stream time goes on at {}", wave.time_base());
     wave.set_state(State::Stop)?;
     ensure!(wave.receive()?.is_none(), "STOP brought the rest");
     wave.set_state(State::Run)?;
-    ensure!(sizes(&take(card, &mut wave, ms(140))?) == [(0, 0, 3840)]);
+    ensure!(sizes(&take(card, &wave, ms(140))?) == [(0, 0, 3840)]);
     Ok(())
 }
 
 fn samples_and_times_convert_into_one_another<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 0, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 0, PERIODS, PCM)?;
     wave.set_state(State::Run)?;
-    take(card, &mut wave, ms(100))?;
+    take(card, &wave, ms(100))?;
     for sample in [0, 1, 47, 48_000, 48_000 * 3600 + 1] {
         let time = wave.sample_to_ref_time(SampleTime(sample));
         ensure!(time == SampleTime(sample).to_time(PCM.rate), "sample {sample} is at {time}");
@@ -212,21 +213,21 @@ fn samples_and_times_convert_into_one_another<P: Platform>(card: &Card<P>) -> an
 }
 
 fn the_sample_clock_begins_with_run<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 0, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 0, PERIODS, PCM)?;
     for state in [State::Pause, State::Acquire, State::Stop] {
         wave.set_state(State::Run)?;
         let began = card.get_time();
-        take(card, &mut wave, began.saturating_add(ms(100)))?;
+        take(card, &wave, began.saturating_add(ms(100)))?;
         let zero = wave.sample_to_ref_time(SampleTime(0));
         ensure!(zero == began, "RUN began at {began}, the sample clock at {zero}");
         wave.set_state(state)?;
-        take(card, &mut wave, card.get_time().saturating_add(ms(33)))?;
+        take(card, &wave, card.get_time().saturating_add(ms(33)))?;
     }
     Ok(())
 }
 
 fn the_sample_clock_follows_by_fractions<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 0, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 0, PERIODS, PCM)?;
     wave.sync_to_master(RefTime(0), SampleTime(1000), true);
     ensure!(wave.ref_time_to_sample(RefTime(0)) == SampleTime(0), "fStart does not zero");
     // A crystal that is 400 ppm fast, and a millisecond ahead after the first 20 ms.
@@ -260,14 +261,14 @@ fn the_latency_clock_is_ahead_by_a_constant<P: Platform>(card: &Card<P>) -> anyh
 }
 
 fn virtual_time_waits_for_a_wave_sink<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut wave = WaveStream::open(card, 0, PERIODS, PCM)?;
+    let wave = WaveStream::open(card, 0, PERIODS, PCM)?;
     wave.set_state(State::Run)?;
     card.grant(ms(1000));
     // Four periods have a slot, and one more is rendered.
     until(card, "the fifth period", || Ok(card.get_time() >= ms(100)))?;
     card.platform().wait(0, LIMIT / 100);
     ensure!(card.get_time() == ms(100), "time went on to {}", card.get_time());
-    let periods = take(card, &mut wave, ms(1001))?;
+    let periods = take(card, &wave, ms(1001))?;
     ensure!(periods.len() == 50);
     ensure!((0..).zip(&periods).all(|(n, (_, position, _))| *position == n * u64::from(PERIOD)));
     Ok(())

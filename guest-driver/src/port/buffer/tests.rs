@@ -36,7 +36,8 @@ fn events_are_padded_to_eight_bytes() {
     assert_eq!((buffer.bytes().len(), &buffer.bytes()[21..]), (24, &[0; 3][..]));
 }
 
-/// DDI: PackStructured takes a message of fixed length as one word and marks it as parsable; anything else is an invalid event
+/// DDI: PackStructured takes a message of fixed length as one word and marks it as parsable; anything else is an
+/// invalid event
 #[test]
 fn only_whole_messages_are_packed_structured() {
     let mut memory = [0; 24];
@@ -66,7 +67,8 @@ fn any_bytes_are_packed_unstructured() {
     assert_eq!(event, PortEvent { time: RefTime(1), channel_group: 3, structured: false, bytes });
 }
 
-/// DDI: times are packed as absolute; rtDelta is the time after the start time of the buffer, which is that of the first event
+/// DDI: times are packed as absolute; rtDelta is the time after the start time of the buffer, which is that of the
+/// first event
 #[test]
 fn deltas_count_from_the_first_event() {
     let mut memory = [0; 128];

@@ -258,7 +258,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Through a filter that drops, one that fails and one that doubles, with connections that come and go: each slot and buffer is in one place.
+    /// Through a filter that drops, one that fails and one that doubles, with connections that come and go: each slot
+    /// and buffer is in one place.
     #[test]
     fn nothing_is_lost_or_given_out_twice(steps in proptest::collection::vec(step(), 0..150)) {
         let allocator = allocator(PointerWidth::Eight);

@@ -63,7 +63,8 @@ fn notify_without_a_group_services_all() {
     assert_eq!(ServiceGroup::of_vector(VECTORS), None);
 }
 
-/// DDI: the interrupt routine only schedules the deferred call, which services once for however many interrupts came before
+/// DDI: the interrupt routine only schedules the deferred call, which services once for however many interrupts came
+/// before
 #[test]
 fn interrupts_before_a_service_are_served_by_one() {
     let groups = ServiceGroups::new();
@@ -111,8 +112,8 @@ fn one_that_fails_keeps_no_other_from_its_service() {
     assert_eq!((second.services.get(), third.services.get()), (1, 1));
 }
 
-/// Each interrupt is seen by a service that comes after it, while services run all the time: none is lost between two threads. For a second, or
-/// for as many interrupts as a quick machine has by then.
+/// Each interrupt is seen by a service that comes after it, while services run all the time: none is lost between two
+/// threads. For a second, or for as many interrupts as a quick machine has by then.
 #[test]
 fn no_interrupt_is_lost_between_two_threads() {
     let groups = ServiceGroups::new();

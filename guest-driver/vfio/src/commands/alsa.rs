@@ -1,10 +1,12 @@
 //! `dmusd alsa`: the card as ports of ALSA's sequencer, for every MIDI program that there is.
 //!
-//! Fed by programs through the sequencer, and by the card's capture streams; feeds render streams, and whoever reads the ports.
+//! Fed by programs through the sequencer, and by the card's capture streams; feeds render streams, and whoever reads
+//! the ports.
 //!
 //! - `bridge` turns: it waits, hands on, recovers from a reset of the card, drains and ends.
 //! - `ports` is the sequencer's side: ports, the queue that stamps what arrives, its clock against the card's.
-//! - `playback` is one render stream behind a port; `source` is what one program has sent there: unfinished SysEx, sounding notes.
+//! - `playback` is one render stream behind a port; `source` is what one program has sent there: unfinished SysEx,
+//!   sounding notes.
 
 #[cfg(feature = "alsa")]
 mod bridge;
@@ -17,9 +19,10 @@ mod source;
 
 /// Be ports of the ALSA sequencer, until interrupted: any MIDI program plays the card, and reads its MIDI inputs.
 ///
-/// Each playback port is a render stream of its own, a synthesizer with 16 channels; each capture port brings what the card's MIDI inputs receive. What
-/// arrives at a port is stamped by an ALSA queue at that instant, and plays a constant time later: nothing that this program, or the machine, is late
-/// by can be heard. When a program leaves, what it left sounding ends. SIGINT or SIGTERM drains and ends.
+/// Each playback port is a render stream of its own, a synthesizer with 16 channels; each capture port brings what the
+/// card's MIDI inputs receive. What arrives at a port is stamped by an ALSA queue at that instant, and plays a constant
+/// time later: nothing that this program, or the machine, is late by can be heard. When a program leaves, what it left
+/// sounding ends. SIGINT or SIGTERM drains and ends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Playback ports, 0 to 8.

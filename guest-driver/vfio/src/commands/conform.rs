@@ -1,6 +1,7 @@
 //! `dmusd conform`: what the DirectMusic DDI states, tried on the card at hand through VFIO.
 //!
-//! Fed by a card of virtual time whose MIDI input is the loopback alone; feeds a line for each statement. The list is `dmus-conformance`'s.
+//! Fed by a card of virtual time whose MIDI input is the loopback alone; feeds a line for each statement. The list is
+//! `dmus-conformance`'s.
 
 use super::{Width, open, say};
 use anyhow::ensure;
@@ -8,7 +9,8 @@ use dmus_conformance::Tally;
 use dmus_driver::Card;
 use dmus_driver_vfio::VfioPlatform;
 
-/// Try each statement of the DirectMusic DDI that a driver can see. The card must be one of virtual time, with its loopback for MIDI input.
+/// Try each statement of the DirectMusic DDI that a driver can see. The card must be one of virtual time, with its
+/// loopback for MIDI input.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Bytes of the pointers in events: those of a 64-bit or of a 32-bit system.

@@ -1,6 +1,7 @@
 //! `dmusd info`: what a card says of itself.
 //!
-//! Fed by the card's registers, and then, when those are read, by the properties that its mailbox answers; feeds people.
+//! Fed by the card's registers, and then, when those are read, by the properties that its mailbox answers; feeds
+//! people.
 
 use dmus_driver::{Card, Mailbox, Platform, RenderStream, StreamConfig};
 use dmus_driver_vfio::{VfioPlatform, find};

@@ -1,6 +1,7 @@
 //! `dmusd play`: one song, through one render stream.
 //!
-//! Fed by a MIDI file; feeds the card through `dmus_driver`'s player, as the bare-metal guest does: with the virtual clock the audio has the same bytes.
+//! Fed by a MIDI file; feeds the card through `dmus_driver`'s player, as the bare-metal guest does: with the virtual
+//! clock the audio has the same bytes.
 
 use super::{Failure, Width, interruption, open, say_played, signs_of_life};
 use dmus_dls::Collection;
@@ -49,7 +50,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     }
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
-    dmus_driver::play_while(&stream, song.messages(), song.duration(), progress)?;
+    dmus_driver::play(&stream, song.messages(), song.duration(), progress)?;
     say_played(std::iter::once(&stream), config);
     anyhow::ensure!(!asked.load(Ordering::Relaxed), Failure::Interrupted);
     if let Some(rejection) = stream.allocator().last_rejection() {

@@ -36,7 +36,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let card = open(device, args.width.into())?;
     anyhow::ensure!(args.seconds.is_some() || !card.is_virtual(), "the card's clock is virtual: say --seconds");
     let config = StreamConfig { slots: 64, buffers: 64, ..StreamConfig::default() };
-    let mut stream = CaptureStream::open(&card, 0, config, true)?;
+    let stream = CaptureStream::open(&card, 0, config, true)?;
 
     let until = RefTime::from_secs(args.seconds.map_or(i64::MAX, i64::from));
     let mut messages: Vec<(RefTime, Box<[u8]>)> = Vec::new();
@@ -55,7 +55,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
         ControlFlow::Continue(()) if kept.get() <= LIMIT => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     };
-    let recorded = dmus_driver::record_while(&card, &mut stream, until, keep, progress)?;
+    let recorded = dmus_driver::record(&card, &stream, until, keep, progress)?;
 
     let timed = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
     let file = TimeBase::default().write(timed).map_err(|error| Failure::Unusable(error.to_string()))?;

@@ -1,6 +1,7 @@
 //! `dmusd selftest`: whether card, IOMMU, interrupts and driver do together what they should, on the machine at hand.
 //!
-//! Fed by the card with either clock; feeds a line for each check. It drives the card itself: what it held before is lost.
+//! Fed by the card with either clock; feeds a line for each check. It drives the card itself: what it held before is
+//! lost.
 
 use super::conform::try_all;
 use super::{open, say};
@@ -109,7 +110,7 @@ fn interrupts(device: Option<&str>) -> anyhow::Result<()> {
 fn captures(device: Option<&str>) -> anyhow::Result<()> {
     let card = open(device, PointerWidth::Eight)?;
     let config = StreamConfig { slots: 16, buffers: 16, buffer_size: 64 };
-    let mut stream = CaptureStream::open(&card, 1, config, true)?;
+    let stream = CaptureStream::open(&card, 1, config, true)?;
     stream.set_state(State::Acquire)?;
     ensure!(stream.at_home() == (0, 0), "{:?} were not posted", stream.at_home());
     stream.set_state(State::Stop)?;
@@ -196,7 +197,8 @@ impl Platform for Stray {
     }
 }
 
-/// Opens, plays and closes again and again; then as many descriptors, mappings and pinned pages are this process's as after the first time.
+/// Opens, plays and closes again and again; then as many descriptors, mappings and pinned pages are this process's as
+/// after the first time.
 fn rounds(device: Option<&str>, rounds: u32) -> anyhow::Result<()> {
     let mut first = None;
     for round in 0..rounds {

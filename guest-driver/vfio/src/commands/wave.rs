@@ -1,7 +1,7 @@
 //! `dmusd wave`: the card's audio, back in the guest.
 //!
-//! Fed by a wave sink stream, while a song plays or for some time; feeds a WAV file. With the virtual clock, and in the card's own format, it is
-//! sample for sample what the card writes to its sink.
+//! Fed by a wave sink stream, while a song plays or for some time; feeds a WAV file. With the virtual clock, and in the
+//! card's own format, it is sample for sample what the card writes to its sink.
 
 use super::play::read_song;
 use super::{Failure, interruption, open, say, say_played, signs_of_life};
@@ -44,7 +44,8 @@ pub(crate) struct Args {
 
 /// Number of the wave sink stream.
 const WAVE: usize = 1;
-/// Periods in the air: a player looks here twice a second at least, and a card whose periods nobody takes stands still, or loses some in real time.
+/// Periods in the air: a player looks here twice a second at least, and a card whose periods nobody takes stands still,
+/// or loses some in real time.
 const PERIODS: u32 = 256;
 /// Periods in a second.
 const RATE: u32 = 50;
@@ -64,20 +65,20 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     // Whole words.
     let period = (format.rate / RATE * format.frame_bytes() as u32).next_multiple_of(8);
     let config = StreamConfig { slots: PERIODS, buffers: PERIODS, buffer_size: period };
-    let mut wave = WaveStream::open(&card, WAVE, config, format)?;
+    let wave = WaveStream::open(&card, WAVE, config, format)?;
     let mut file = WavFile::create(&args.output, format)?;
     wave.set_state(State::Run)?;
 
     let mut taken = Ok(());
     let mut look = |now| {
-        taken = std::mem::replace(&mut taken, Ok(())).and_then(|()| file.take(&mut wave));
+        taken = std::mem::replace(&mut taken, Ok(())).and_then(|()| file.take(&wave));
         if taken.is_err() { ControlFlow::Break(()) } else { progress(now) }
     };
     match &song {
         Some(song) => {
             let config = StreamConfig::default();
             let stream = RenderStream::open(&card, 0, config)?;
-            dmus_driver::play_while(&stream, song.messages(), song.duration(), look)?;
+            dmus_driver::play(&stream, song.messages(), song.duration(), look)?;
             say_played(std::iter::once(&stream), config);
         }
         None => {
@@ -96,7 +97,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     taken?;
     // The period under way ends here.
     wave.set_state(State::Pause)?;
-    file.take(&mut wave)?;
+    file.take(&wave)?;
     wave.set_state(State::Stop)?;
     while wave.receive()?.is_some() {}
     let (slots_home, buffers_home) = wave.at_home();
@@ -109,7 +110,8 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A WAV file that grows with what comes. Its header is refreshed each second, so that even a killed program leaves a valid file.
+/// A WAV file that grows with what comes. Its header is refreshed each second, so that even a killed program leaves a
+/// valid file.
 struct WavFile {
     writer: hound::WavWriter<BufWriter<File>>,
     format: WaveFormat,
@@ -139,21 +141,22 @@ impl WavFile {
     }
 
     /// Writes all periods that are there: no more than were posted when the first was taken, and their like.
-    fn take(&mut self, wave: &mut WaveStream<'_, VfioPlatform>) -> anyhow::Result<()> {
+    fn take(&mut self, wave: &WaveStream<'_, VfioPlatform>) -> anyhow::Result<()> {
         for _ in 0..2 * PERIODS {
             let Some(period) = wave.receive()? else {
                 break;
             };
-            self.lost += period.byte_position.saturating_sub(self.position);
-            self.position = period.byte_position.saturating_add(period.bytes.len() as u64);
-            self.frames += (period.bytes.len() / self.format.frame_bytes()) as u64;
+            let bytes = period.to_vec();
+            self.lost += period.byte_position().saturating_sub(self.position);
+            self.position = period.byte_position().saturating_add(bytes.len() as u64);
+            self.frames += (bytes.len() / self.format.frame_bytes()) as u64;
             match self.format.sample {
                 Sample::S16 => {
-                    let samples = period.bytes.as_chunks::<2>().0.iter();
+                    let samples = bytes.as_chunks::<2>().0.iter();
                     samples.map(|bytes| i16::from_le_bytes(*bytes)).try_for_each(|s| self.writer.write_sample(s))
                 }
                 Sample::F32 => {
-                    let samples = period.bytes.as_chunks::<4>().0.iter();
+                    let samples = bytes.as_chunks::<4>().0.iter();
                     samples.map(|bytes| f32::from_le_bytes(*bytes)).try_for_each(|s| self.writer.write_sample(s))
                 }
             }

@@ -1,7 +1,8 @@
 //! The turning part between sequencer and card: one thread, which sleeps until either has something.
 //!
-//! Fed by `ports` and by the card's capture streams; feeds `playback` and `ports`. When too much waits for room in a pool it reads no
-//! more until there is some, and the kernel's queue for this program holds what comes. Nothing here grows without bound.
+//! Fed by `ports` and by the card's capture streams; feeds `playback` and `ports`. When too much waits for room in a
+//! pool it reads no more until there is some, and the kernel's queue for this program holds what comes. Nothing here
+//! grows without bound.
 
 use super::Args;
 use super::playback::{CONFIG, Playback};
@@ -67,7 +68,7 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let playback =
         (0..args.playback).map(|index| Playback::open(&card, index.into())).collect::<Result<Vec<_>, _>>()?;
     let captures = (args.playback..args.playback + args.capture).map(|number| {
-        let mut stream = CaptureStream::open(&card, number.into(), CAPTURE, true)?;
+        let stream = CaptureStream::open(&card, number.into(), CAPTURE, true)?;
         stream.set_state(State::Run)?;
         Ok(Capture { stream, sink: CaptureSink::default(), number, unread: 0 })
     });
@@ -125,7 +126,8 @@ impl Bridge<'_> {
         Ok(())
     }
 
-    /// Takes up to `most` events from the sequencer, while there is room for them; false when there were no more of them.
+    /// Takes up to `most` events from the sequencer, while there is room for them; false when there were no more of
+    /// them.
     fn read(&mut self, most: u32) -> anyhow::Result<bool> {
         let Self { ports, playback, bases, latency, overruns, .. } = self;
         let mut input = ports.input();

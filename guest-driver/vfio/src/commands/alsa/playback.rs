@@ -1,7 +1,7 @@
 //! A render stream behind a playback port.
 //!
-//! Fed by `bridge` with the bytes of the sequencer's events and their times; feeds the card. What the pool has no room for waits here; when too much does,
-//! the bridge reads no more until some of it is gone.
+//! Fed by `bridge` with the bytes of the sequencer's events and their times; feeds the card. What the pool has no room
+//! for waits here; when too much does, the bridge reads no more until some of it is gone.
 
 use super::source::Source;
 use dmus_driver::{Card, DriverError, RenderStream, StreamConfig};
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 /// Of each stream. All that is to play within the latency is in the pool: with 30 ms, 130,000 messages a second.
 pub(super) const CONFIG: StreamConfig = StreamConfig { slots: 4096, buffers: 512, buffer_size: 256 };
-/// Bytes that may wait for room in the pool, with what keeping a message costs. Past this, the sequencer is not read any more.
+/// Bytes that may wait for room in the pool, with what keeping a message costs. Past this, the sequencer is not read
+/// any more.
 const MOST_WAITING: usize = 4 << 20;
 /// Programs whose unfinished messages are kept apart in a port; of more, one counts as gone.
 const MAX_SOURCES: usize = 64;

@@ -1,6 +1,8 @@
-//! The sequencer's side: a client with its ports, a queue that stamps what arrives, and that queue's clock against the card's.
+//! The sequencer's side: a client with its ports, a queue that stamps what arrives, and that queue's clock against the
+//! card's.
 //!
-//! Fed by the kernel's sequencer, and by `bridge` with what was captured; feeds `bridge` with events, each with its bytes, its sender and its time.
+//! Fed by the kernel's sequencer, and by `bridge` with what was captured; feeds `bridge` with events, each with its
+//! bytes, its sender and its time.
 
 use super::playback::Address;
 use crate::commands::Failure;
@@ -20,13 +22,14 @@ const CLIENT: &CStr = c"DirectMusic";
 pub(super) const INPUT_POOL: u32 = 2000;
 /// Bytes of SysEx in one event of the sequencer: programs that read have small pools.
 const PIECE: usize = 256;
-/// Cells of a reader's pool that are filled before it is given time to read, and how long: a program has 200 by default, and one that they overflow
-/// on loses them all.
+/// Cells of a reader's pool that are filled before it is given time to read, and how long: a program has 200 by
+/// default, and one that they overflow on loses them all.
 const GULP: usize = 100;
 const SWALLOW: Duration = Duration::from_millis(1);
 /// Bytes of a cell.
 const CELL: usize = 28;
-/// How often, and how far apart, both clocks are read to learn the difference: the card publishes its own every millisecond or less.
+/// How often, and how far apart, both clocks are read to learn the difference: the card publishes its own every
+/// millisecond or less.
 const READINGS: u32 = 8;
 const BETWEEN_READINGS: Duration = Duration::from_micros(130);
 /// A difference that no drift makes: one clock was set back.
@@ -190,7 +193,8 @@ impl Ports {
     pub(super) fn compare_clocks(&mut self, card: &Card<VfioPlatform>) -> anyhow::Result<()> {
         let mut best = RefTime(i64::MIN);
         for _ in 0..READINGS {
-            // What the page says is older, never younger, than it should be, and read before the queue's: the largest difference is the truest.
+            // What the page says is older, never younger, than it should be, and read before the queue's: the largest
+            // difference is the truest.
             let card = card.get_time();
             best = best.max(card.saturating_sub(self.queue_time()?));
             std::thread::sleep(BETWEEN_READINGS);

@@ -1,6 +1,8 @@
-//! What one program has sent to a port, as far as it is unfinished: a SysEx message that goes on, notes that sound, pedals that are down.
+//! What one program has sent to a port, as far as it is unfinished: a SysEx message that goes on, notes that sound,
+//! pedals that are down.
 //!
-//! Fed with MIDI bytes in pieces as ALSA delivers them; feeds `playback` with whole messages, and at the end with what ends the notes.
+//! Fed with MIDI bytes in pieces as ALSA delivers them; feeds `playback` with whole messages, and at the end with what
+//! ends the notes.
 
 use dmus_interface::event::MAX_MESSAGE;
 use dmus_interface::midi::{Parsed, Parser};
