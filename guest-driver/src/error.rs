@@ -47,7 +47,8 @@ pub enum DriverError {
     #[error("the card does not answer any more (it reads all ones)")]
     CardGone,
     /// Another major version of the interface.
-    #[error("the card speaks interface version {0:#010x}, this driver {v:#010x}", v = dmus_interface::regs::VERSION_VALUE)]
+    #[error("the card speaks interface version {0:#010x}, this driver \
+        {v:#010x}", v = dmus_interface::regs::VERSION_VALUE)]
     WrongVersion(u32),
     /// A configuration that the driver cannot take.
     #[error("stream configuration: {0}")]

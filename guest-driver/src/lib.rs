@@ -9,7 +9,8 @@
 //! can be kept beyond its allocator, so that the usual mistakes with DMA memory do not compile:
 //!
 //! ```compile_fail
-//! # fn f<P: dmus_driver::Platform>(stream: &dmus_driver::RenderStream<'_, P>) -> Result<(), dmus_driver::DriverError> {
+//! # use dmus_driver::{DriverError, Platform, RenderStream};
+//! # fn f<P: Platform>(stream: &RenderStream<'_, P>) -> Result<(), DriverError> {
 //! let message = stream.allocator().get_message()?;
 //! stream.put_message(message)?;
 //! message.event_bytes(); // the card owns it now

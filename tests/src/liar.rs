@@ -1,7 +1,7 @@
 //! A card that lies: registers, page and completions as a script of bytes says.
 //!
-//! Fed by generated tests and by fuzzing; feeds the driver, which must answer with a typed error or recover by reset, never with a panic, a
-//! hang, or a slot or buffer that is given out twice.
+//! Fed by generated tests and by fuzzing; feeds the driver, which must answer with a typed error or recover by reset,
+//! never with a panic, a hang, or a slot or buffer that is given out twice.
 
 use crate::memory::{Page, Ram};
 use dmus_driver::dma::{DmaMemory, SharedMemory};

@@ -1,4 +1,5 @@
-//! What the tests share: a card in this process, the driver's backend that reaches it over the vfio-user socket, and songs.
+//! What the tests share: a card in this process, the driver's backend that reaches it over the vfio-user socket, and
+//! songs.
 
 pub mod attack;
 pub mod bench;

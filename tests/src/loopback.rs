@@ -169,7 +169,8 @@ impl Loopback {
         assert!(unmapped.is_ok(), "unmap: {unmapped:?}");
     }
 
-    /// Shares a part of the memory, wherever the card is to see it. Refusals do not show here: the card counts what it maps.
+    /// Shares a part of the memory, wherever the card is to see it. Refusals do not show here: the card counts what it
+    /// maps.
     pub fn map_range(&self, iova: u64, len: u64, offset: u64) {
         let mapped = self.client.borrow_mut().dma_map(offset, iova, len, self.ram.file.as_raw_fd());
         assert!(mapped.is_ok(), "map: {mapped:?}");

@@ -1,7 +1,8 @@
-//! Machines that a test starts, resets and kills: one `dmus-card serve`, and QEMUs with the player guest on it, one after the other.
+//! Machines that a test starts, resets and kills: one `dmus-card serve`, and QEMUs with the player guest on it, one
+//! after the other.
 //!
-//! Fed by tests of booted guests; feeds them with what the guest says, and at the end with the card's counters and audio. QEMU's monitor is
-//! reached through QMP. Everything has a time limit, and nothing outlives the test.
+//! Fed by tests of booted guests; feeds them with what the guest says, and at the end with the card's counters and
+//! audio. QEMU's monitor is reached through QMP. Everything has a time limit, and nothing outlives the test.
 
 use crate::programs::{self, Running, guest, script, signal, until};
 use anyhow::{Context, ensure};

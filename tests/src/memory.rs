@@ -1,6 +1,7 @@
 //! Memory that a driver in this process shares with the card: the doorbell page, and RAM for DMA.
 //!
-//! Fed by a descriptor of the card's page, or by the kernel; feeds the platforms. With the counting allocator of `protocol_robustness`, the only `unsafe` of the tests.
+//! Fed by a descriptor of the card's page, or by the kernel; feeds the platforms. With the counting allocator of
+//! `protocol_robustness`, the only `unsafe` of the tests.
 
 use anyhow::Context;
 use dmus_driver::PlatformError;
@@ -63,7 +64,8 @@ impl Ram {
         }
         self.next.set(end);
         self.outstanding.set(self.outstanding.get() + len);
-        // SAFETY: a part of the mapping that nothing else is given, which lives as long as the platform; 8-byte aligned.
+        // SAFETY: a part of the mapping that nothing else is given, which lives as long as the platform; 8-byte
+        // aligned.
         let memory = unsafe { SharedMemory::new(NonNull::new_unchecked(self.map.as_mut_ptr().add(start)), len) };
         Ok(DmaMemory { memory, iova: RAM_IOVA + start as u64 })
     }

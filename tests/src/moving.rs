@@ -1,9 +1,9 @@
-//! Guest memory that moves under a playing card, page by page, as behind a vIOMMU: every page of the pool, the buffers and both rings is
-//! unmapped, copied to another place of the file and mapped again, in maps of any length.
+//! Guest memory that moves under a playing card, page by page, as behind a vIOMMU: every page of the pool, the buffers
+//! and both rings is unmapped, copied to another place of the file and mapped again, in maps of any length.
 //!
-//! Fed by a seed; feeds the card through a [`RawStream`] whose memory is here. What a page leaves behind is filled with a decoy: memory that
-//! is as good as the real one, but means something else. Whoever reads it gives a completion that was never asked for, and whoever
-//! writes it is found out.
+//! Fed by a seed; feeds the card through a [`RawStream`] whose memory is here. What a page leaves behind is filled with
+//! a decoy: memory that is as good as the real one, but means something else. Whoever reads it gives a completion that
+//! was never asked for, and whoever writes it is found out.
 
 use crate::loopback::Loopback;
 use crate::raw::{Completed, RawStream, STRIDE};
@@ -332,7 +332,8 @@ impl<'p> Moving<'p> {
         Ok(unmapped)
     }
 
-    /// Maps what is not mapped, as much as possible at once or in small maps; one of `leave` stays out, if that is not 0.
+    /// Maps what is not mapped, as much as possible at once or in small maps; one of `leave` stays out, if that is not
+    /// 0.
     fn map_holes(&mut self, leave: usize) -> anyhow::Result<()> {
         let most = [1, 4, PAGES][self.below(3)];
         let holes: Vec<usize> = self.holes().into_iter().collect();
@@ -417,7 +418,8 @@ impl<'p> Moving<'p> {
         Ok(())
     }
 
-    /// Takes the completions of a round, each of which must be what memory said at the time; says whether the stream ended on a ring's page that was gone.
+    /// Takes the completions of a round, each of which must be what memory said at the time; says whether the stream
+    /// ended on a ring's page that was gone.
     fn judge(
         &mut self,
         mut submissions: BTreeMap<usize, Submission>,

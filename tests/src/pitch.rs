@@ -1,7 +1,9 @@
-//! How far one recording of a sound is above another in pitch, whatever the sound is: a tone, a beating chord, or noise.
+//! How far one recording of a sound is above another in pitch, whatever the sound is: a tone, a beating chord, or
+//! noise.
 //!
-//! Fed with two renderings by engines that play the same waves; used where such engines are compared. A wave that is played faster runs ahead, and
-//! further so the longer it plays: the lag at which both renderings are most alike, as a function of time, tells by how much.
+//! Fed with two renderings by engines that play the same waves; used where such engines are compared. A wave that is
+//! played faster runs ahead, and further so the longer it plays: the lag at which both renderings are most alike, as a
+//! function of time, tells by how much.
 
 /// Samples of a piece in which the lag counts as constant.
 const PIECE: usize = 1200;
@@ -41,8 +43,8 @@ impl Piece {
     }
 }
 
-/// Compares the sides of two recordings, all of one length; within 4 cents, and if they start within 32 samples of each other. `None` if one is silent
-/// or too short.
+/// Compares the sides of two recordings, all of one length; within 4 cents, and if they start within 32 samples of each
+/// other. `None` if one is silent or too short.
 pub fn compare(one: [&[f32]; 2], other: [&[f32]; 2]) -> Option<Pitch> {
     let length = one.iter().chain(&other).map(|side| side.len()).min()?;
     let ratio = |cents: f64| (2f64.powf(cents / 1200.0) - 1.0) as f32;
@@ -77,7 +79,8 @@ pub fn compare(one: [&[f32]; 2], other: [&[f32]; 2]) -> Option<Pitch> {
     Some(Pitch { cents: f64::from(step) * STEP, likeness: likeness.into() })
 }
 
-/// How alike the piece at `start` of the second and each of its length of the first are that lies within `margin`, -1..=1; and the mean power of both.
+/// How alike the piece at `start` of the second and each of its length of the first are that lies within `margin`,
+/// -1..=1; and the mean power of both.
 fn piece(one: [&[f32]; 2], other: [&[f32]; 2], start: usize, length: usize, margin: usize) -> (Piece, f32) {
     let mut products = vec![0.0; 2 * margin + 1];
     let mut powers = vec![0.0; 2 * margin + 1];
@@ -109,7 +112,8 @@ mod tests {
     /// The value at a time, samples.
     type Sound = Box<dyn Fn(f64) -> f64>;
 
-    /// Noise of the lower half of what can be heard, between whose samples one can draw curves; a tone; and two that beat.
+    /// Noise of the lower half of what can be heard, between whose samples one can draw curves; a tone; and two that
+    /// beat.
     fn sounds() -> [(&'static str, Sound); 3] {
         let mut seed = 1u32;
         let mut random = || {

@@ -1,7 +1,7 @@
 //! A client with plain memory: the card gets no descriptor of it, and has to ask for every byte.
 //!
-//! Fed by tests with a driver's accesses, and with how to answer the card; feeds a card's server in this process. A thread of its own
-//! receives, so that the card is answered whatever the driver does. Everything has a time limit.
+//! Fed by tests with a driver's accesses, and with how to answer the card; feeds a card's server in this process. A
+//! thread of its own receives, so that the card is answered whatever the driver does. Everything has a time limit.
 
 use crate::loopback::MemorySink;
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
@@ -357,7 +357,8 @@ impl Plain {
         called.map(|reply| reply.payload).unwrap_or_default()
     }
 
-    /// Lets the card have memory at `iova`: a part of the client's from an offset on, with its descriptor, or what is there without one.
+    /// Lets the card have memory at `iova`: a part of the client's from an offset on, with its descriptor, or what is
+    /// there without one.
     pub fn map(&self, iova: u64, size: u64, shared: Option<u64>) {
         let mut payload = words(&[32, 3]);
         payload.extend([shared.unwrap_or(0), iova, size].map(u64::to_le_bytes).as_flattened());

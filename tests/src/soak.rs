@@ -1,7 +1,7 @@
 //! The soak: events without end through a small pool, in every shape, with state changes and resets in between.
 //!
-//! Fed by a number of events; feeds the driver and the card, in one thread and always in the same order. It ends with every slot and buffer home, every
-//! message accounted for on both sides, and no more memory than it began with.
+//! Fed by a number of events; feeds the driver and the card, in one thread and always in the same order. It ends with
+//! every slot and buffer home, every message accounted for on both sides, and no more memory than it began with.
 
 use crate::direct::Direct;
 use anyhow::{Context, ensure};

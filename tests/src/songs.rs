@@ -29,7 +29,8 @@ fn variable(out: &mut Vec<u8>, value: u32) {
     out.push(value as u8 & 0x7F);
 }
 
-/// A song of `notes` short notes, 48 a second, over a chord of 72 that is held: the card renders a minute of it in about a second.
+/// A song of `notes` short notes, 48 a second, over a chord of 72 that is held: the card renders a minute of it in
+/// about a second.
 pub fn dense(notes: usize) -> Vec<u8> {
     let programs = [16, 19, 48, 50, 52, 89, 91, 18, 49].into_iter().zip(0..);
     let programs = programs.map(|(program, channel)| (0, vec![0xC0 | channel, program]));
@@ -41,7 +42,8 @@ pub fn dense(notes: usize) -> Vec<u8> {
     file(programs.chain(chord).chain(melody))
 }
 
-/// A song of `count` events, varied but always the same: notes on many channels, controllers, bends, programs, SysEx of all lengths.
+/// A song of `count` events, varied but always the same: notes on many channels, controllers, bends, programs, SysEx of
+/// all lengths.
 pub fn busy(count: usize) -> Vec<u8> {
     let mut state = 0x2545_F491u32;
     let mut random = move |below: u32| {
@@ -71,7 +73,8 @@ pub fn busy(count: usize) -> Vec<u8> {
     file((0..count).map(|_| (random(2), message(&mut random))).collect::<Vec<_>>())
 }
 
-/// A format 1 file of three tracks, 480 ticks a quarter note: the first changes the tempo between the notes of the others, which meet at many ticks.
+/// A format 1 file of three tracks, 480 ticks a quarter note: the first changes the tempo between the notes of the
+/// others, which meet at many ticks.
 pub fn tempos(notes: u32) -> Vec<u8> {
     let mut tracks = [vec![], vec![], vec![]];
     for i in 0..notes {

@@ -21,8 +21,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const HEADER: usize = 16;
 const VERSION: &[u8] = b"\0\0\x01\0{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":65536}}\0";
 
-/// Serves one session. An odd first byte: the rest are raw bytes. An even one: the rest are messages, each a command, flags, a length and
-/// its payload, after a good VERSION; so that what lies behind the framing is reached.
+/// Serves one session. An odd first byte: the rest are raw bytes. An even one: the rest are messages, each a command,
+/// flags, a length and its payload, after a good VERSION; so that what lies behind the framing is reached.
 pub fn session(bytes: &[u8], device: &mut dyn Device) -> anyhow::Result<()> {
     let (server, client) = UnixStream::pair()?;
     let mut answers = client.try_clone()?;

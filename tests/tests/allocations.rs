@@ -1,4 +1,5 @@
-//! What is allocated: while a synthesizer renders, nothing; for files and chunks that lie, no more than a small multiple of their size.
+//! What is allocated: while a synthesizer renders, nothing; for files and chunks that lie, no more than a small
+//! multiple of their size.
 //!
 //! A process of its own, with an allocator of its own.
 

@@ -1,4 +1,5 @@
-//! Banks of instruments on the command line, and against readers that nobody here wrote: gigtools' `dlsdump`, `rifftree` and `sf2dump`.
+//! Banks of instruments on the command line, and against readers that nobody here wrote: gigtools' `dlsdump`,
+//! `rifftree` and `sf2dump`.
 
 use anyhow::{Context, ensure};
 use dmus_card::collection::connection::{Destination, Source};
@@ -100,8 +101,8 @@ fn exports_are_the_same_bytes_each_time_and_survive_another_export() -> anyhow::
     Ok(())
 }
 
-/// A region of a SoundFont's instrument: sample, start and end of the loop, lowest and highest key. Its attack, decay and release are
-/// known in seconds.
+/// A region of a SoundFont's instrument: sample, start and end of the loop, lowest and highest key. Its attack, decay
+/// and release are known in seconds.
 type Zone = (String, u32, u32, u8, u8);
 
 /// Seconds of an envelope's segment at middle C.

@@ -1,4 +1,5 @@
-//! What the DDI says about capture, and the data sheet beyond it: the driver's capture stream and bare slots against the card.
+//! What the DDI says about capture, and the data sheet beyond it: the driver's capture stream and bare slots against
+//! the card.
 
 use dmus_card::ClockMode;
 use dmus_card::capture::inputs::Input;
@@ -106,7 +107,8 @@ fn sysex(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// DDI: hardware bytes become time-stamped events that go through the capture sink to the application, none lost or changed.
+/// DDI: hardware bytes become time-stamped events that go through the capture sink to the application, none lost or
+///     changed.
 #[test]
 fn a_song_captured_is_the_song() -> anyhow::Result<()> {
     for file in [dmus_card::demo::song(), songs::busy(3000)] {
@@ -128,7 +130,8 @@ fn a_song_captured_is_the_song() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: usChannelGroup says which set of channels originated the event, ullBytePosition where it is in the stream, bReserved and cbStruct are not modified.
+/// DDI: usChannelGroup says which set of channels originated the event, ullBytePosition where it is in the stream,
+///     bReserved and cbStruct are not modified.
 /// DDI: a captured event needs a buffer only for data beyond the pointer size.
 #[test]
 fn a_captured_event_says_where_it_comes_from() -> anyhow::Result<()> {
@@ -159,7 +162,8 @@ fn a_captured_event_says_where_it_comes_from() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: in cooked mode an event is one complete message; running status is expanded and real-time bytes inside messages are events of their own.
+/// DDI: in cooked mode an event is one complete message; running status is expanded and real-time bytes inside messages
+///     are events of their own.
 /// DDI: INCOMPLETE means that the message goes on in the next event: SysEx beyond a buffer.
 #[test]
 fn cooked_bytes_are_complete_messages() -> anyhow::Result<()> {
@@ -194,7 +198,8 @@ fn cooked_bytes_are_complete_messages() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: in uncooked mode events hold raw bytes, several or partial messages, with INCOMPLETE set, and the capture sink parses them.
+/// DDI: in uncooked mode events hold raw bytes, several or partial messages, with INCOMPLETE set, and the capture sink
+///     parses them.
 #[test]
 fn uncooked_bytes_come_as_they_are_and_the_sink_parses_them() -> anyhow::Result<()> {
     let mut wire = vec![0x90, 60, 0xF8, 100, 62, 101];
@@ -390,7 +395,8 @@ fn each_lie_about_a_captured_event_is_a_typed_error_and_loses_no_slot() -> anyho
         (2, &[0, 0]),
         (2, &[0xFF, 0xFF]),
         (2, &[1, 1]),
-        // More than fits inline: the note is taken for a pointer, then it points into the middle of the buffer, then to another.
+        // More than fits inline: the note is taken for a pointer, then it points into the middle of the buffer, then to
+        // another.
         (2, &[9, 0]),
         (6, &[2, 0]),
         (6, &[0, 0x80]),

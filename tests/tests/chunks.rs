@@ -1,4 +1,5 @@
-//! What download chunks say is what is heard: articulations of Level 1, waves of 8 bits, connections in circles; and chunks that end where they must not.
+//! What download chunks say is what is heard: articulations of Level 1, waves of 8 bits, connections in circles; and
+//! chunks that end where they must not.
 
 use anyhow::ensure;
 use dmus_card::ClockMode;
@@ -165,7 +166,8 @@ fn level_2(connections: Vec<Connection>) -> Vec<u8> {
     instrument_chunk(2, &instrument, &[sine()], &BTreeMap::from([(0, 1)]))
 }
 
-/// DDI: an instrument of DLS Level 1 (DMUS_ARTICULATION with DMUS_ARTICPARAMS) is played as its oscillator and envelopes say
+/// DDI: an instrument of DLS Level 1 (DMUS_ARTICULATION with DMUS_ARTICPARAMS) is played as its oscillator and
+///     envelopes say
 #[test]
 fn an_articulation_of_level_1_is_heard_as_its_connections_are() -> anyhow::Result<()> {
     let wave = wave_chunk(1, &sine());

@@ -1,4 +1,5 @@
-//! DLS downloads: what is downloaded sounds as the same collection built in, lives as long as it is needed, and is refused whole if it is wrong.
+//! DLS downloads: what is downloaded sounds as the same collection built in, lives as long as it is needed, and is
+//! refused whole if it is wrong.
 
 use dmus_card::ClockMode;
 use dmus_card::bank::{Bank, built_in};
@@ -59,7 +60,8 @@ fn play_with<P: Platform>(platform: P, collection: &Collection, song: &Song) -> 
     Ok(())
 }
 
-/// DDI: KSPROPERTY_SYNTH_DLS_DOWNLOAD takes wave and instrument chunks (DMUS_DOWNLOADINFO, offset table, structures), which streams share
+/// DDI: KSPROPERTY_SYNTH_DLS_DOWNLOAD takes wave and instrument chunks (DMUS_DOWNLOADINFO, offset table, structures),
+///     which streams share
 #[test]
 fn a_downloaded_collection_sounds_as_the_same_one_built_in() -> anyhow::Result<()> {
     let collection = read(&other())?;
@@ -132,7 +134,8 @@ impl<'c> Desk<'c> {
     }
 }
 
-/// DDI: KSPROPERTY_SYNTH_DLS_UNLOAD frees a handle as soon as no note uses it, and may complete later; later notes on it are ignored
+/// DDI: KSPROPERTY_SYNTH_DLS_UNLOAD frees a handle as soon as no note uses it, and may complete later; later notes on
+///     it are ignored
 /// DDI: the last instrument that refers to a wave keeps it alive
 #[test]
 fn what_is_unloaded_goes_when_the_last_note_and_the_last_reference_are_gone() -> anyhow::Result<()> {

@@ -17,8 +17,8 @@ const ALLOWED: f64 = 1000.0;
 /// When the loop has to have locked.
 const LOCKED: i64 = 2 * SECOND;
 
-/// Pulls from a wave sink for some seconds of virtual time; gives the largest errors of the sample clock before and after it must have locked,
-/// in 100 ns. The truth is arithmetic: frame n plays n actual periods after the first.
+/// Pulls from a wave sink for some seconds of virtual time; gives the largest errors of the sample clock before and
+/// after it must have locked, in 100 ns. The truth is arithmetic: frame n plays n actual periods after the first.
 fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
     let card = Card::open(Direct::drifting(Box::new(NullSink), ppm)?, PointerWidth::Eight)?;
     let format = WaveFormat { rate, channels: 1, sample: Sample::S16 };
@@ -65,7 +65,8 @@ fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
 
 /// Two minutes of virtual time; DMUS_DRIFT_MINUTES says otherwise (an hour takes 15 s and more for each line).
 ///
-/// DDI: SyncToMaster has the sample clock follow the master clock, end to end: at 500 ppm either way it locks within 2 s of the stream, and stays within 1 ms.
+/// DDI: SyncToMaster has the sample clock follow the master clock, end to end: at 500 ppm either way it locks within 2
+///     s of the stream, and stays within 1 ms.
 #[test]
 fn a_wave_sink_that_drifts_is_followed_from_end_to_end() -> anyhow::Result<()> {
     let minutes: i64 = std::env::var("DMUS_DRIFT_MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(2);

@@ -73,7 +73,8 @@ fn an_event_is_presented_at_its_exact_sample_and_its_slot_is_the_cards_until_the
         drop(platform);
         let audio = hosted.finish()?.samples();
         assert_eq!(audio.len(), 96_000);
-        // Control-rate updates fall on absolute positions, so that the sound may begin a little later, but never earlier.
+        // Control-rate updates fall on absolute positions, so that the sound may begin a little later, but never
+        // earlier.
         let heard = first_sound(&audio).expect("a sound");
         assert!((sample..=sample + alone + 64).contains(&heard), "{heard} for {sample}");
     }

@@ -1,4 +1,5 @@
-//! What may be called from the deferred half of an interrupt touches no heap: counted by an allocator that looks at the driver's thread alone.
+//! What may be called from the deferred half of an interrupt touches no heap: counted by an allocator that looks at the
+//! driver's thread alone.
 
 use dmus_card::capture::inputs::Input;
 use dmus_driver::dma::{DmaMemory, SharedMemory};
@@ -94,7 +95,8 @@ impl Platform for Beneath {
     }
 }
 
-/// DDI: GetMessage, PutMessage, GetBuffer, GetBufferSize and PutBuffer may be called at DISPATCH_LEVEL: no heap; nor do the filters, the sequencer, Notify and the service that it schedules.
+/// DDI: GetMessage, PutMessage, GetBuffer, GetBufferSize and PutBuffer may be called at DISPATCH_LEVEL: no heap; nor do
+///     the filters, the sequencer, Notify and the service that it schedules.
 #[test]
 fn what_may_be_called_at_dispatch_level_touches_no_heap() -> anyhow::Result<()> {
     let card = Card::open(Beneath(Direct::with_inputs(vec![Input::Loopback])?), PointerWidth::Eight)?;

@@ -1,4 +1,5 @@
-//! The Linux guest, as `qemu-scripts/shell` boots it: what a kernel and programs that nobody here wrote make of the card.
+//! The Linux guest, as `qemu-scripts/shell` boots it: what a kernel and programs that nobody here wrote make of the
+//! card.
 //!
 //! One boot serves most of these tests; its script leaves what it saw in the shared folder.
 

@@ -38,7 +38,8 @@ impl Sink for Kept {
     }
 }
 
-/// A second of audio after the messages, given to the card one by one or all at once, on a stream of some number with others beside it.
+/// A second of audio after the messages, given to the card one by one or all at once, on a stream of some number with
+/// others beside it.
 fn heard(width: PointerWidth, alone: bool, streams: usize) -> anyhow::Result<Vec<i16>> {
     let kept = Kept::default();
     let card = Card::open(Direct::with_sink(Box::new(kept.clone()))?, width)?;

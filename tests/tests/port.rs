@@ -1,4 +1,5 @@
-//! The port side of the driver against the card: packed buffers through filters and sequencer, serviced from interrupts.
+//! The port side of the driver against the card: packed buffers through filters and sequencer, serviced from
+//! interrupts.
 
 use dmus_card::ClockMode;
 use dmus_driver::port::{
@@ -133,7 +134,8 @@ fn play_through<P: Platform>(
     Ok(())
 }
 
-/// DDI: the port driver unpacks buffers, its sequencer orders the events, and filters in the graph may change each of them on its way to the hardware
+/// DDI: the port driver unpacks buffers, its sequencer orders the events, and filters in the graph may change each of
+///     them on its way to the hardware
 /// DDI: a message moves along the filters, and the allocator is behind the last
 #[test]
 fn a_song_through_packer_filter_and_sequencer_sounds_as_if_it_were_transposed_before() -> anyhow::Result<()> {
@@ -189,7 +191,8 @@ fn a_song_through_packer_filter_and_sequencer_sounds_as_if_it_were_transposed_be
     Ok(())
 }
 
-/// DDI: after DisconnectOutput in the middle of playing, what comes goes to the allocator and what went before still plays
+/// DDI: after DisconnectOutput in the middle of playing, what comes goes to the allocator and what went before still
+///     plays
 #[test]
 fn a_graph_that_is_cut_while_it_plays_loses_nothing() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;
@@ -228,7 +231,8 @@ fn a_graph_that_is_cut_while_it_plays_loses_nothing() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: IMasterClock::GetTime gives the reference time in 100 ns; here without a trapped access, and so does a service with nothing to do
+/// DDI: IMasterClock::GetTime gives the reference time in 100 ns; here without a trapped access, and so does a service
+///     with nothing to do
 #[test]
 fn the_clock_is_read_and_a_service_done_without_a_trap() -> anyhow::Result<()> {
     let hosted = HostedCard::start(ClockMode::Virtual)?;

@@ -63,7 +63,8 @@ fn answered<P: Platform>(mailbox: &mut Mailbox<'_, P>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: KSPROPERTY_SYNTH_CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and audio channels, effects, description
+/// DDI: KSPROPERTY_SYNTH_CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and audio channels,
+///     effects, description
 /// DDI: the latency clock is the master clock plus a guaranteed latency
 #[test]
 fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
@@ -84,7 +85,8 @@ fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: KSPROPERTY_SYNTH_PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are replaced, and the status says that not all were assigned
+/// DDI: KSPROPERTY_SYNTH_PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are replaced, and the status
+///     says that not all were assigned
 /// DDI: KSPROPERTY_SYNTH_CHANNELGROUPS gets and sets the number of channel groups, for each pin instance by itself
 #[test]
 fn streams_have_the_groups_and_voices_that_are_asked_for() -> anyhow::Result<()> {
@@ -230,7 +232,8 @@ fn voices_and_groups_that_are_taken_away_end() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: SYNTH_PORTPARAMS.Share, AudioChannels and SampleRate are what the card has, whatever is asked for, and the status says so
+/// DDI: SYNTH_PORTPARAMS.Share, AudioChannels and SampleRate are what the card has, whatever is asked for, and the
+///     status says so
 #[test]
 fn parameters_that_the_card_does_not_have_are_replaced() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
@@ -261,7 +264,8 @@ fn parameters_that_the_card_does_not_have_are_replaced() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: SYNTH_STATS has the average of voices, the CPU's percent in all and for each voice, lost notes, free memory and the peak; reset on entering RUN
+/// DDI: SYNTH_STATS has the average of voices, the CPU's percent in all and for each voice, lost notes, free memory and
+///     the peak; reset on entering RUN
 #[test]
 fn running_statistics_say_what_was_played_and_what_it_cost() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
@@ -319,7 +323,8 @@ fn running_statistics_say_what_was_played_and_what_it_cost() -> anyhow::Result<(
     Ok(())
 }
 
-/// DDI: voice priority is the channel group's OR the channel's offset: channel 10 has 15, channels 1 to 9 have 14 to 6, channels 11 to 16 have 5 to 0; standard at first, in all groups alike
+/// DDI: voice priority is the channel group's OR the channel's offset: channel 10 has 15, channels 1 to 9 have 14 to 6,
+///     channels 11 to 16 have 5 to 0; standard at first, in all groups alike
 #[test]
 fn priorities_begin_as_documented_and_stay_what_they_are_set_to() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;

@@ -1,7 +1,8 @@
-//! Whatever a client sends: no panic, no hang, no descriptor left open, no allocation beyond a bound, none at all in the steady state.
+//! Whatever a client sends: no panic, no hang, no descriptor left open, no allocation beyond a bound, none at all in
+//! the steady state.
 //!
-//! Fed by hostile sessions and arbitrary ones; feeds the server with a device that checks what reaches it. A process of its own,
-//! one test at a time, since it counts the descriptors and bytes of the whole process.
+//! Fed by hostile sessions and arbitrary ones; feeds the server with a device that checks what reaches it. A process of
+//! its own, one test at a time, since it counts the descriptors and bytes of the whole process.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -83,7 +84,8 @@ impl Device for Strict {
     }
 }
 
-/// Sends pieces, each with so many descriptors, while reading all replies, then leaves. Fails if the server panics or hangs.
+/// Sends pieces, each with so many descriptors, while reading all replies, then leaves. Fails if the server panics or
+/// hangs.
 fn endure(pieces: &[(Vec<u8>, usize)]) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -121,7 +123,8 @@ fn endure(pieces: &[(Vec<u8>, usize)]) {
     reader.join().unwrap();
 }
 
-/// More than any session may need at once: the inbox, a reply, a VERSION's JSON as values, threads, the test's own messages.
+/// More than any session may need at once: the inbox, a reply, a VERSION's JSON as values, threads, the test's own
+/// messages.
 const BOUND: usize = 8 << 20;
 
 fn endure_within_bounds(pieces: &[(Vec<u8>, usize)]) {

@@ -50,7 +50,8 @@ fn ticks(file: &[u8]) -> anyhow::Result<(Vec<Ticked>, u64)> {
     Ok((all, end))
 }
 
-/// DDI: in a booted guest, captured events reach the application complete, in order and with the time of the hardware: a song recorded is the song.
+/// DDI: in a booted guest, captured events reach the application complete, in order and with the time of the hardware:
+///     a song recorded is the song.
 /// DDI: the same with 4-byte pointers, in a booted guest.
 #[test]
 fn a_song_recorded_is_the_song_event_for_event_and_tick_for_tick() -> anyhow::Result<()> {

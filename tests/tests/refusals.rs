@@ -1,5 +1,5 @@
-//! What the card refuses and a guest alone cannot try: accesses that no driver makes, memory and rights that are taken away. What a guest can try is in
-//! `dmus_conformance`.
+//! What the card refuses and a guest alone cannot try: accesses that no driver makes, memory and rights that are taken
+//! away. What a guest can try is in `dmus_conformance`.
 
 use dmus_card::ClockMode;
 use dmus_driver::Platform;

@@ -1,4 +1,5 @@
-//! Machines that are reset, killed and rearranged in the middle of a song: the card goes on, and the next song is whole.
+//! Machines that are reset, killed and rearranged in the middle of a song: the card goes on, and the next song is
+//! whole.
 
 use dmus_tests::machine::{Machine, Served, audio, is_broken_off};
 use dmus_tests::programs::{self, run, said};
@@ -55,14 +56,16 @@ fn after_a_killed_qemu_the_next_one_plays_the_whole_song_on_the_same_card() -> a
     Ok(())
 }
 
-/// Moves low memory about as firmware does, by the host bridge's registers: PAM (what is behind 0xC0000 to 0xFFFFF) and SMRAM.
+/// Moves low memory about as firmware does, by the host bridge's registers: PAM (what is behind 0xC0000 to 0xFFFFF) and
+/// SMRAM.
 fn rearrange(machine: &mut Machine, random: &mut u32) -> anyhow::Result<()> {
     let mut below = |limit: u32| {
         *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (*random >> 16) % limit
     };
     let (register, value) = match below(8) {
-        // The system's own segment, next to the memory of the driver: not as writable RAM, which QEMU would make one range with it.
+        // The system's own segment, next to the memory of the driver: not as writable RAM, which QEMU would make one
+        // range with it.
         0 => (0x90, below(2) << 4),
         // SMRAM, open or closed.
         7 => (0x9D, 0x0A | below(2) << 6),
@@ -110,7 +113,8 @@ fn a_driver_whose_whole_memory_comes_and_goes_plays_on() -> anyhow::Result<()> {
     let card = Served::start(dir.path())?;
     let mut machine = card.boot(&song, &[])?;
     machine.plays(1)?;
-    // As writable RAM the system's segment is one range with all above it: QEMU takes that away, rings and all, and maps it anew.
+    // As writable RAM the system's segment is one range with all above it: QEMU takes that away, rings and all, and
+    // maps it anew.
     machine.monitor("o /w 0xcf8 0x80000090")?;
     for value in [0x30, 0x10].iter().cycle().take(50) {
         machine.monitor(&format!("o /b 0xcfc {value:#x}"))?;

@@ -1,4 +1,5 @@
-//! What the card's engine plays, held against FluidSynth with the same SoundFont, note by note; and a SoundFont against itself as DLS.
+//! What the card's engine plays, held against FluidSynth with the same SoundFont, note by note; and a SoundFont against
+//! itself as DLS.
 //!
 //! Fed by `qemu-scripts/peers`: TimGM6mb, FluidR3 and FluidSynth, which runs as a program.
 
@@ -159,7 +160,8 @@ fn reason(name: &str, note: Note) -> Option<&'static str> {
     REASONS.iter().find(|(bank, programs, _)| *bank == name && programs.contains(&program)).map(|found| found.2)
 }
 
-/// Tells what is not where it is in the other engine, and why. It may be a twentieth, and nothing for which there is no reason.
+/// Tells what is not where it is in the other engine, and why. It may be a twentieth, and nothing for which there is no
+/// reason.
 fn judge(name: &str, what: &str, found: &[(Note, f64)]) -> anyhow::Result<()> {
     let far: Vec<_> = found.iter().filter(|(_, off)| off.is_nan() || off.abs() > 1.0).collect();
     // Past the harness, which would keep it to itself as long as all is well.

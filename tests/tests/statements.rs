@@ -1,4 +1,5 @@
-//! The list of statements of `dmus-conformance`, in process: the driver against the card over the socket, with either pointer width.
+//! The list of statements of `dmus-conformance`, in process: the driver against the card over the socket, with either
+//! pointer width.
 
 use anyhow::ensure;
 use dmus_card::ClockMode;

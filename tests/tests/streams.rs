@@ -1,4 +1,5 @@
-//! Every kind of stream at once: four that render, two that capture and a wave sink, together 10,000 events a second of virtual time.
+//! Every kind of stream at once: four that render, two that capture and a wave sink, together 10,000 events a second of
+//! virtual time.
 
 use anyhow::ensure;
 use dmus_card::ClockMode;

@@ -1,5 +1,5 @@
-//! Guest memory without a descriptor: the card asks the client for every byte, and plays the same; and what it makes of answers that are
-//! wrong, late or never come.
+//! Guest memory without a descriptor: the card asks the client for every byte, and plays the same; and what it makes of
+//! answers that are wrong, late or never come.
 
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
@@ -96,7 +96,8 @@ fn what_a_wave_sink_brings_into_plain_memory_is_what_the_card_renders() -> anyho
     Ok(())
 }
 
-/// DDI: hardware bytes become time-stamped events in memory that the card reaches by messages only, none lost or changed.
+/// DDI: hardware bytes become time-stamped events in memory that the card reaches by messages only, none lost or
+///     changed.
 #[test]
 fn a_song_captured_into_plain_memory_is_the_song() -> anyhow::Result<()> {
     let song = Song::parse(&songs::busy(3000))?;
@@ -473,7 +474,8 @@ fn what_is_asked_for_in_the_middle_of_a_command_is_not_passed_over() -> anyhow::
     client.write32(regs::COMMAND_REQUEST_SIZE.offset, size);
     client.write32(regs::COMMAND.offset, Opcode::SetVolume as u32);
     client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, 64)))?;
-    // The turn that carries the command out has nothing else to do, and is over with it: the card may not settle on that.
+    // The turn that carries the command out has nothing else to do, and is over with it: the card may not settle on
+    // that.
     stream.write(regs::stream::STATE, State::Run as u32);
     client.behave(|_| Answer::Serve);
     assert_eq!(client.answer_held(), 1);

@@ -1,4 +1,5 @@
-//! What the DDI says about wave sinks, and the data sheet beyond it: the driver's wave sink stream and bare slots against the card.
+//! What the DDI says about wave sinks, and the data sheet beyond it: the driver's wave sink stream and bare slots
+//! against the card.
 
 use anyhow::ensure;
 use dmus_card::ClockMode;
@@ -93,7 +94,8 @@ fn bytes_of(periods: &Periods) -> Vec<u8> {
     periods.iter().flat_map(|(_, _, bytes)| bytes.iter().copied()).collect()
 }
 
-/// DDI: The wave sink pulls synthesised PCM: Render writes so many bytes at a byte position, and the next continue there.
+/// DDI: The wave sink pulls synthesised PCM: Render writes so many bytes at a byte position, and the next continue
+///     there.
 /// DDI: The same with 4-byte pointers.
 #[test]
 fn the_wave_sink_brings_what_the_cards_output_gets_sample_for_sample() -> anyhow::Result<()> {
@@ -181,7 +183,8 @@ fn after_a_reset_a_wave_sink_begins_anew() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// DDI: SampleToRefTime and RefTimeToSample: a crystal that is off is followed by SyncToMaster, with fStart once for each RUN.
+/// DDI: SampleToRefTime and RefTimeToSample: a crystal that is off is followed by SyncToMaster, with fStart once for
+///     each RUN.
 /// DDI: The latency clock is the master clock and the guaranteed latency.
 #[test]
 fn the_sample_clock_follows_a_crystal_that_is_off() -> anyhow::Result<()> {

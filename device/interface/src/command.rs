@@ -1,24 +1,27 @@
 //! Commands of the mailbox: what they are called, and how they end.
 //!
-//! Written by a driver to [`crate::regs::COMMAND`]; answered by the card on the doorbell page. Requests and results are the structures
-//! of [`crate::property`] and [`crate::download`].
+//! Written by a driver to [`crate::regs::COMMAND`]; answered by the card on the doorbell page. Requests and results are
+//! the structures of [`crate::property`] and [`crate::download`].
 //!
 //! | opcode | request | result | stream |
 //! |---|---|---|---|
 //! | [`Opcode::GetCaps`] | - | [`crate::property::SynthCaps`] | - |
 //! | [`Opcode::PortParameters`] | - or [`crate::property::PortParams`] | [`crate::property::PortParams`] | yes |
 //! | [`Opcode::GetChannelGroups`], [`Opcode::SetChannelGroups`] | - , u32 | u32, - | yes |
-//! | [`Opcode::GetVoicePriority`], [`Opcode::SetVoicePriority`] | [`crate::property::ChannelPlace`], [`crate::property::ChannelPriority`] | u32, - | yes |
+//! | [`Opcode::GetVoicePriority`] | [`crate::property::ChannelPlace`] | u32 | yes |
+//! | [`Opcode::SetVoicePriority`] | [`crate::property::ChannelPriority`] | - | yes |
 //! | [`Opcode::GetLatencyClock`], [`Opcode::GetMasterClock`] | - | u64, 100 ns | - |
 //! | [`Opcode::GetRunningStats`] | - | [`crate::property::SynthStats`] | yes |
-//! | [`Opcode::GetVolume`], [`Opcode::SetVolume`], [`Opcode::GetVolumeBoost`], [`Opcode::SetVolumeBoost`] | - , i32 | i32, - (0.01 dB) | yes |
+//! | [`Opcode::GetVolume`], [`Opcode::GetVolumeBoost`] | - | i32 (0.01 dB) | yes |
+//! | [`Opcode::SetVolume`], [`Opcode::SetVolumeBoost`] | i32 (0.01 dB) | - | yes |
 //! | [`Opcode::Download`] | a chunk ([`crate::download`]) | u32, the handle | - |
 //! | [`Opcode::Unload`] | u32, the handle | - | - |
 //! | [`Opcode::Compact`] | - | u32, bytes of the largest free block | - |
 //! | [`Opcode::GetAppend`] | - | u32, bytes | - |
 //! | [`Opcode::GetWaveFormat`] | - | [`crate::download::WaveFormat`] | - |
 //!
-//! A request must have just the size of its structure, a result's room at least so many bytes. Streams must be open render streams.
+//! A request must have just the size of its structure, a result's room at least so many bytes. Streams must be open
+//! render streams.
 
 /// Most bytes of a request.
 pub const MAX_REQUEST: u32 = 32 << 20;
@@ -32,12 +35,13 @@ const SET: u32 = 0x80;
 pub enum Opcode {
     /// KSPROPERTY_SYNTH_CAPS.
     GetCaps = 0x01,
-    /// KSPROPERTY_SYNTH_PORTPARAMETERS: applies what is asked for, and gives what came of it. What the card cannot do is replaced by what it can, and
-    /// the status is [`Status::NotAllAssigned`] then.
+    /// KSPROPERTY_SYNTH_PORTPARAMETERS: applies what is asked for, and gives what came of it. What the card cannot do
+    /// is replaced by what it can, and the status is [`Status::NotAllAssigned`] then.
     PortParameters = 0x02,
     /// KSPROPERTY_SYNTH_CHANNELGROUPS: groups of 16 channels.
     GetChannelGroups = 0x03,
-    /// 1 to the capabilities' most. Events of groups that are gone are refused from then on, and the notes of these groups end at once.
+    /// 1 to the capabilities' most. Events of groups that are gone are refused from then on, and the notes of these
+    /// groups end at once.
     SetChannelGroups = 0x03 | SET,
     /// KSPROPERTY_SYNTH_VOICEPRIORITY of a channel.
     GetVoicePriority = 0x04,
@@ -59,8 +63,9 @@ pub enum Opcode {
     GetMasterClock = 0x09,
     /// KSPROPERTY_SYNTH_DLS_DOWNLOAD. The request's memory is the client's again with the answer: it may free it.
     Download = 0x11,
-    /// KSPROPERTY_SYNTH_DLS_UNLOAD. An instrument is found by no note from then on; while notes still play it, the answer is [`Status::Pending`], and
-    /// [`crate::doorbell::UNLOADS`] counts and the control vector fires when it is gone.
+    /// KSPROPERTY_SYNTH_DLS_UNLOAD. An instrument is found by no note from then on; while notes still play it, the
+    /// answer is [`Status::Pending`], and [`crate::doorbell::UNLOADS`] counts and the control vector fires when it is
+    /// gone.
     Unload = 0x12,
     /// KSPROPERTY_SYNTH_DLS_COMPACT: moves waves together, without a sound missing a sample.
     Compact = 0x13,
@@ -133,7 +138,8 @@ pub enum Status {
     /// Not so much sample memory is free, or too many downloads are there (STATUS_INSUFFICIENT_RESOURCES).
     #[error("not enough memory for the download")]
     NoMemory = 0x16,
-    /// The chunk is not what it should be: SIZE is the [`crate::download::Problem`], DETAIL the byte offset in the chunk.
+    /// The chunk is not what it should be: SIZE is the [`crate::download::Problem`], DETAIL the byte offset in the
+    /// chunk.
     #[error("the download is malformed")]
     BadDownload = 0x17,
     /// No download has this handle, or it is being unloaded.

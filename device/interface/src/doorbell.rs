@@ -1,8 +1,9 @@
 //! BAR2: the doorbell page, plain memory that driver and card share, so that no hot path traps.
 //!
-//! The driver writes the submission tails, the completion events and the grant; the card writes the rest. Each word has one
-//! writer, is naturally aligned, and is accessed whole, without locked operations. Neither side trusts a word
-//! that it wrote there. A reset zeroes the page, and creating a stream the words of that stream. Words of different writers are in different cache lines.
+//! The driver writes the submission tails, the completion events and the grant; the card writes the rest. Each word has
+//! one writer, is naturally aligned, and is accessed whole, without locked operations. Neither side trusts a word that
+//! it wrote there. A reset zeroes the page; the card then publishes the latency clock, and its sleeps. Creating and
+//! closing a stream zero its tail, event and head. Words of different writers are in different cache lines.
 //!
 //! | offset | word | writer |
 //! |---|---|---|
@@ -13,7 +14,8 @@
 //! | 0x100 + 0x80 n | [`SUBMISSION_TAIL`], [`COMPLETION_EVENT`] of stream n | driver |
 //! | 0x140 + 0x80 n | [`COMPLETION_HEAD`], [`STATE`], [`TRANSITIONS`], [`REFUSAL`] of stream n | card |
 
-/// i64, 100 ns of master time: everything before it is submitted. Never moves back, except to 0 by a reset.
+/// i64, 100 ns of master time: everything before it is submitted. Never moves back, except to 0 by a reset: a grant
+/// that does, or is negative, is ignored and reported ([`crate::regs::Fault::GrantBackward`]).
 pub const GRANT: usize = 0x000;
 /// u32: 0 while the card watches the page; else the number of its present sleep, which a write to
 /// [`crate::regs::WAKE`] ends. Ringing once for a number is enough.
@@ -42,9 +44,10 @@ pub const SUBMISSION_TAIL: usize = 0x00;
 pub const COMPLETION_EVENT: usize = 0x04;
 /// u32: completions so far, wrapping. Loaded with acquire before the entries.
 pub const COMPLETION_HEAD: usize = 0x40;
-/// u32: the state in force ([`crate::regs::stream::State`]).
+/// u32: the state in force ([`crate::regs::stream::State`]). A halted stream keeps it until STOP.
 pub const STATE: usize = 0x44;
 /// u32: transitions (writes to TYPE or STATE) answered so far, wrapping. Stored after STATE and REFUSAL, with release.
+/// A reset zeroes it; creating a stream does not.
 pub const TRANSITIONS: usize = 0x48;
 /// u32: why the last transition was refused ([`crate::regs::Fault`]), or 0.
 pub const REFUSAL: usize = 0x4C;
@@ -52,8 +55,8 @@ pub const REFUSAL: usize = 0x4C;
 const FIRST: usize = 0x100;
 const STRIDE: usize = 0x80;
 
-/// Offset in the page of `word` of stream `stream`, which counts modulo [`STREAMS`](crate::pci::STREAMS): so that it is inside the page whatever it
-/// is, and no access need check it.
+/// Offset in the page of `word` of stream `stream`, which counts modulo [`STREAMS`](crate::pci::STREAMS): so that it is
+/// inside the page whatever it is, and no access need check it.
 #[inline]
 pub const fn at(stream: usize, word: usize) -> usize {
     FIRST + stream % crate::pci::STREAMS * STRIDE + word

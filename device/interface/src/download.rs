@@ -1,16 +1,19 @@
-//! Chunks that [`crate::command::Opcode::Download`] takes: a wave, or an instrument that refers to waves downloaded before.
+//! Chunks that [`crate::command::Opcode::Download`] takes: a wave, or an instrument that refers to waves downloaded
+//! before.
 //!
-//! Laid out as `dmdls.h` has them, little endian. A chunk is a [`DownloadInfo`], a table of u32 offsets from the chunk's start, and structures
-//! (at multiples of 4) that name each other by their index in that table; index 0 is the first one, and else means none:
+//! Laid out as `dmdls.h` has them, little endian. A chunk is a [`DownloadInfo`], a table of u32 offsets from the
+//! chunk's start, and structures (at multiples of 4) that name each other by their index in that table; index 0 is the
+//! first one, and else means none:
 //!
 //! ```text
 //! DownloadInfo | offsets[entries] | 0: Instrument | 1: Region | 2: Articulation | 3: ConnectionList, Connections...
 //! DownloadInfo | offsets[2]       | 0: Wave       | 1: data size u32, samples
 //! ```
 //!
-//! [`DownloadInfo::id`] is the driver's; a region names its wave by that of the wave's chunk ([`WaveLink::wave`]). An articulation is a chain of
-//! connection lists in [`INSTRUMENT2`] chunks, and an [`ArticParams`] in [`INSTRUMENT`] ones. A region has its own articulation or the instrument's,
-//! never both. Extension chunks and copyrights are passed over. Waves are mono PCM, 8 or 16 bits; both kinds of wave chunk are played alike.
+//! [`DownloadInfo::id`] is the driver's; a region names its wave by that of the wave's chunk ([`WaveLink::wave`]). An
+//! articulation is a chain of connection lists in [`INSTRUMENT2`] chunks, and an [`ArticParams`] in [`INSTRUMENT`]
+//! ones. A region has its own articulation or the instrument's, never both. Extension chunks and copyrights are passed
+//! over. Waves are mono PCM, 8 or 16 bits; both kinds of wave chunk are played alike.
 
 use zerocopy::little_endian::{I16, I32, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -139,7 +142,8 @@ pub struct WaveLoop {
     pub length: U32,
 }
 
-/// DMUS_ARTICULATION; in [`INSTRUMENT2`] chunks DMUS_ARTICULATION2, which is followed by the index of the next one (u32), or 0.
+/// DMUS_ARTICULATION; in [`INSTRUMENT2`] chunks DMUS_ARTICULATION2, which is followed by the index of the next one
+/// (u32), or 0.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct Articulation {
@@ -175,11 +179,13 @@ pub struct Connection {
     pub scale: I32,
 }
 
-/// DMUS_ARTICPARAMS: an articulation of Level 1. Times in time cents, pitches in cents, levels in 0.1 dB, percentages in 0.1 %, all x 65536.
+/// DMUS_ARTICPARAMS: an articulation of Level 1. Times in time cents, pitches in cents, levels in 0.1 dB, percentages
+/// in 0.1 %, all x 65536.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, PartialEq, Eq)]
 #[repr(C)]
 pub struct ArticParams {
-    /// The oscillator: frequency, start delay, what it does to volume and to pitch, and to both by the modulation wheel.
+    /// The oscillator: frequency, start delay, what it does to volume and to pitch, and to both by the modulation
+    /// wheel.
     pub lfo: [I32; 6],
     /// The volume envelope: attack, decay, sustain, release, velocity to attack, key to decay.
     pub volume: [I32; 6],
@@ -266,8 +272,8 @@ pub enum Problem {
     /// Regions or articulations that lead back to themselves.
     #[error("a list that leads back to itself")]
     Cycle = 7,
-    /// More regions or connections than the card takes, or more than one loop. All connections together (an [`ArticParams`] is 20) may be a third of the
-    /// chunk's bytes in number.
+    /// More regions or connections than the card takes, or more than one loop. All connections together (an
+    /// [`ArticParams`] is 20) may be a third of the chunk's bytes in number.
     #[error("more regions, connections or loops than the card takes")]
     Count = 8,
     /// Keys or velocities that are not 0 to 127 in order.

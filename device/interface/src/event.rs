@@ -1,7 +1,7 @@
 //! DMUS_KERNEL_EVENT, the event of the DirectMusic DDI and the card's DMA descriptor, in both pointer widths.
 //!
-//! Written by a driver into a slot of the pool; copied once by the card and decoded with [`Event::decode`]. Field meanings follow the
-//! `DMUS_KERNEL_EVENT` page of Microsoft's driver documentation; pointers are IOVAs.
+//! Written by a driver into a slot of the pool; copied once by the card and decoded with [`Event::decode`]. Field
+//! meanings follow the `DMUS_KERNEL_EVENT` page of Microsoft's driver documentation; pointers are IOVAs.
 
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -233,8 +233,8 @@ impl Event32 {
     }
 }
 
-/// Length of the message that a status byte begins: `Some(n)` for channel and system messages of fixed length, `None` for
-/// SysEx, data bytes and undefined status.
+/// Length of the message that a status byte begins: `Some(n)` for channel and system messages of fixed length, `None`
+/// for SysEx, data bytes and undefined status.
 pub const fn message_length(status: u8) -> Option<usize> {
     match status {
         0x80..=0xBF | 0xE0..=0xEF | 0xF2 => Some(3),
@@ -262,7 +262,8 @@ pub fn is_message(bytes: &[u8]) -> bool {
     all_data(data)
 }
 
-/// Whether all bytes are below 0x80. Without an early end, so that many are looked at in one step; the last step overlaps the one before.
+/// Whether all bytes are below 0x80. Without an early end, so that many are looked at in one step; the last step
+/// overlaps the one before.
 fn all_data(data: &[u8]) -> bool {
     const STEP: usize = 64;
     let Some(last) = data.last_chunk::<STEP>() else {
@@ -344,8 +345,8 @@ impl ShortForm {
     /// Of messages whose status says how long they are.
     #[inline(always)]
     const fn is_fixed(&self, status: u8, word: u64) -> bool {
-        // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 15 where there is no
-        // such message.
+        // Bytes of each message, by the upper half of a channel status byte and by the lower half of a system one; 15
+        // where there is no such message.
         const CHANNEL: u64 = 0xF322_3333_FFFF_FFFF;
         const SYSTEM: u64 = 0x11F1_11F1_F1FF_232F;
         let length = if status < 0xF0 { CHANNEL >> (4 * (status >> 4)) } else { SYSTEM >> (4 * (status & 15)) } & 15;
@@ -381,7 +382,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn events_survive_encoding_in_both_widths(wide in any_event(PointerWidth::Eight), narrow in any_event(PointerWidth::Four)) {
+        fn events_survive_encoding_in_both_widths(
+            wide in any_event(PointerWidth::Eight),
+            narrow in any_event(PointerWidth::Four),
+        ) {
             for (event, width) in [(wide, PointerWidth::Eight), (narrow, PointerWidth::Four)] {
                 let (bytes, len) = event.encode(width);
                 prop_assert_eq!(Event::decode(&bytes[..len], width), Ok(event));
@@ -415,7 +419,8 @@ mod tests {
         assert_eq!(bytes[32..36], [0xFE, 0xCA, 0xAD, 0x0B]);
     }
 
-    /// DDI: Which member of uData is live: pPackageEvt if PACKAGE is set, abData if cbEvent is at most the pointer size, else pbData.
+    /// DDI: Which member of uData is live: pPackageEvt if PACKAGE is set, abData if cbEvent is at most the pointer
+    ///     size, else pbData.
     #[test]
     fn event_bytes_above_the_pointer_size_mean_a_buffer() {
         for width in [PointerWidth::Four, PointerWidth::Eight] {

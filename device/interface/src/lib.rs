@@ -1,110 +1,139 @@
 //! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
 //!
 //! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
-//! layouts, numbers, arithmetic, the order of the steps on the doorbell page, the reader of raw [`midi`] bytes, and the [`sample_clock`] of a wave sink. All multi-byte values on the card are little endian.
+//! layouts, numbers, arithmetic, the order of the steps on the doorbell page, the reader of raw [`midi`] bytes, and the
+//! [`sample_clock`] of a wave sink. All multi-byte values on the card are little endian.
 //!
 //! # Programming the card
 //!
-//! 1. **Find it.** A PCI Express endpoint with vendor and device id of [`pci`]. Enable memory space and bus-master. BAR0 holds
-//!    the [`regs`] (trapped), BAR2 the [`doorbell`] page (plain shared memory), BAR4 the MSI-X table. Vector *n*
-//!    belongs to stream *n*; vector [`pci::CONTROL_VECTOR`] reports faults.
-//! 2. **Start it.** Check [`regs::MAGIC`] and [`regs::VERSION`], write [`regs::control::RESET`] to [`regs::CONTROL`], then
-//!    [`regs::control::ENABLE`]. A reset zeroes BAR2, every index and the master clock, and forgets all streams; it
-//!    writes nothing to guest memory, so everything that the card held is the driver's again once the write has returned.
-//!    Choose the [`event::PointerWidth`] through [`regs::POINTER_WIDTH`] (8 after reset).
-//! 3. **Create a stream** (DirectMusic's `NewStream`). Fill the stream's [`regs::stream`] block: the event pool (slots of
-//!    [`regs::stream::SLOT_STRIDE`] bytes, each beginning with one [`event`]), the buffer area for long data, the
+//! 1. **Find it.** A PCI Express endpoint with vendor and device id of [`pci`]. Enable memory space and bus-master.
+//!    BAR0 holds the [`regs`] (trapped), BAR2 the [`doorbell`] page (plain shared memory), BAR4 the MSI-X table. Vector
+//!    *n* belongs to stream *n*; vector [`pci::CONTROL_VECTOR`] reports faults.
+//! 2. **Start it.** Check [`regs::MAGIC`] and [`regs::VERSION`], write [`regs::control::RESET`] to [`regs::CONTROL`],
+//!    then [`regs::control::ENABLE`]. A reset zeroes BAR2, every index and the master clock, and forgets all streams;
+//!    it writes nothing to guest memory, so everything that the card held is the driver's again once the write has
+//!    returned. Choose the [`event::PointerWidth`] through [`regs::POINTER_WIDTH`] (8 after reset).
+//! 3. **Create a stream** (DirectMusic's `NewStream`). Fill the stream's [`regs::stream`] block: the event pool (slots
+//!    of [`regs::stream::SLOT_STRIDE`] bytes, each beginning with one [`event`]), the buffer area for long data, the
 //!    submission ring (u32 slot numbers) and the completion ring ([`ring::Completion`] entries). Then write the type to
 //!    [`regs::stream::TYPE`]: the card checks the whole configuration and answers on the doorbell page
 //!    ([`doorbell::TRANSITIONS`], [`doorbell::REFUSAL`]) and with the stream's vector.
-//! 4. **Run it.** Write the state ([`regs::stream::State`]) to [`regs::stream::STATE`]; the answer comes the same way, and the register reads back the
-//!    new state once it is in force. One transition may be under way at a time in a stream.
+//! 4. **Run it.** Write the state ([`regs::stream::State`]) to [`regs::stream::STATE`]; the answer comes the same way,
+//!    and the register reads back the new state once it is in force. One transition may be under way at a time in a
+//!    stream.
 //! 5. **Submit.** Fill a slot, store its number in the submission ring, and once a batch store the new free-running
 //!    tail to [`doorbell::SUBMISSION_TAIL`] with release. From then until its completion the slot, its buffer and every
-//!    slot that its chain or package reaches belong to the card. In virtual time, then raise the
-//!    [`doorbell::GRANT`]. Then a full fence, and if [`doorbell::WAKE_ARMED`] is neither 0 nor the number that was rung for last,
-//!    write [`regs::WAKE`] (a sleeping card re-reads the page). That is the only trapped access, and a playing card needs none.
-//! 6. **Reclaim.** Read [`doorbell::COMPLETION_HEAD`] with acquire; every entry up to it names the head slot of a submission
-//!    that is the driver's again. To be interrupted when entry number *e* is published, store *e* to
+//!    slot that its chain or package reaches belong to the card. In virtual time, then raise the [`doorbell::GRANT`].
+//!    Then a full fence, and if [`doorbell::WAKE_ARMED`] is neither 0 nor the number that was rung for last, write
+//!    [`regs::WAKE`] (a sleeping card re-reads the page). That is the only trapped access, and a playing card needs
+//!    none.
+//! 6. **Reclaim.** Read [`doorbell::COMPLETION_HEAD`] with acquire; every entry up to it names the head slot of a
+//!    submission that is the driver's again. To be interrupted when entry number *e* is published, store *e* to
 //!    [`doorbell::COMPLETION_EVENT`], fence, and look at the head once more before sleeping.
 //!
 //! # Time
 //!
-//! One master clock in units of 100 ns ([`time::RefTime`]). With the *realtime* clock it is the host's monotonic clock since
-//! reset. With the *virtual* clock ([`regs::feature::VIRTUAL_CLOCK`]) it moves only as far as the driver grants: a grant G says "everything
-//! before G is submitted". The card then renders every sample n < ceil(G x rate / 10^7) and applies every event with a time
-//! t <= G (those at G too), before any sample at G; so any number of events at one instant come on time, pool after pool. Reaching the grant always publishes
-//! the completions and raises the vector of every stream that is not in STOP (the control vector when there is none), whatever
-//! the event index says. The realtime card raises the vectors when the clock reaches the grant.
+//! One master clock in units of 100 ns ([`time::RefTime`]). With the *realtime* clock it is the host's monotonic clock
+//! since reset. With the *virtual* clock ([`regs::feature::VIRTUAL_CLOCK`]) it moves only as far as the driver grants:
+//! a grant G says "everything before G is submitted". The card then renders every sample n < ceil(G x rate / 10^7) and
+//! applies every event with a time t <= G (those at G too), before any sample at G; so any number of events at one
+//! instant come on time, pool after pool. Reaching the grant always publishes the completions and raises the vector of
+//! every stream that is not in STOP (the control vector when there is none), whatever the event index says. The
+//! realtime card raises the vectors when the clock reaches the grant.
 //!
-//! *Stream time* is master time less what passed outside RUN, and zero at the first RUN after STOP. Event times are stream times; a grant is master time;
-//! [`regs::stream::TIME_BASE`] is the difference while a stream runs. An event is *presented* when it is applied to the synthesizer, at
-//! sample ceil((t + base) x rate / 10^7); its slot belongs to the card until then. An event whose time has [`event::DONT_HOLD`]
-//! set is applied at the first sample not yet rendered. An event whose sample has passed is applied at once and completed as late.
+//! *Stream time* is master time less what passed outside RUN, and zero at the first RUN after STOP. Event times are
+//! stream times; a grant is master time; [`regs::stream::TIME_BASE`] is the difference while a stream runs. An event is
+//! *presented* when it is applied to the synthesizer, at sample ceil((t + base) x rate / 10^7); its slot belongs to the
+//! card until then. An event whose time has [`event::DONT_HOLD`] set is applied at the first sample not yet rendered.
+//! An event whose sample has passed is applied at once and completed as late.
+//!
+//! With the virtual clock a write to TYPE, STATE or COMMAND takes effect when the grant that was there before it is
+//! reached, so that its time is the same in each run; a driver awaits the answer before it grants more. It does not
+//! wait for a grant that is more than a minute ahead, nor where time stands for want of a posted slot or of a reader of
+//! the audio.
 //!
 //! # Messages
 //!
-//! A render event holds one complete MIDI message (no running status), or with [`event::INCOMPLETE`] a fragment of a SysEx
-//! message that goes on in the stream's next submission. Fragments complete when copied; the message plays at the time of its last one, and may be 64 KiB long
-//! ([`event::MAX_MESSAGE`]). A chain ([`event::Event::next`]) or package ([`event::PACKAGE`]) is one submission and one
-//! completion; it is applied atomically, and rejected as a whole. Members of a chain have one time stamp. Counters count messages.
+//! A render event holds one complete MIDI message (no running status), or with [`event::INCOMPLETE`] a fragment of a
+//! SysEx message that goes on in the stream's next submission. Fragments complete when copied; the message plays at the
+//! time of its last one, and may be 64 KiB long ([`event::MAX_MESSAGE`]). A chain ([`event::Event::next`]) or package
+//! ([`event::PACKAGE`]) is one submission and one completion; it is applied atomically, and rejected as a whole.
+//! Members of a chain have one time stamp; the time of a package is its head's. Counters count messages. Real-time
+//! messages may stand between fragments; any other status byte leaves the message before it unfinished.
 //!
 //! # Capture
 //!
-//! A capture stream ([`regs::stream::Type`]) brings what the card's MIDI inputs receive. Its ring takes empty slots: an event with cbStruct, whose
-//! other fields are 0 but for uData, the IOVA of a free buffer of the buffer area. Slot and buffer belong to the card until their completion; pool
-//! and buffers must be writable, and there must be at least one buffer. The card fills the posted slots in their order:
+//! A capture stream ([`regs::stream::Type`]) brings what the card's MIDI inputs receive. Its ring takes empty slots: an
+//! event with cbStruct, whose other fields are 0 but for uData, the IOVA of a free buffer of the buffer area. Slot and
+//! buffer belong to the card until their completion; pool and buffers must be writable, and there must be at least one
+//! buffer. The card fills the posted slots in their order:
 //!
-//! - cbEvent: bytes of data. Up to the pointer size they are in the event, and uData does not lead to the buffer any more; else they are in the
-//!   posted buffer, and uData is as it was. So a driver keeps in mind itself which buffer a slot was posted with.
+//! - cbEvent: bytes of data. Up to the pointer size they are in the event, and uData does not lead to the buffer any
+//!   more; else they are in the posted buffer, and uData is as it was. So a driver keeps in mind itself which buffer a
+//!   slot was posted with.
 //! - usChannelGroup: the number of the input, from 0 in the order in which the card was given them.
 //! - usFlags: [`event::COMPLETE`] or [`event::INCOMPLETE`].
 //! - Time: stream time of the last byte; it never decreases in a stream.
-//! - Byte position: bytes of data captured before it since STOP. What an overrun lost is counted: a position that is not the end of the event
-//!   before it means that something is missing there.
+//! - Byte position: bytes of data captured before it since STOP. What an overrun lost is counted: a position that is
+//!   not the end of the event before it means that something is missing there.
 //!
-//! bReserved and cbStruct stay as they are, pNextEvt is 0. The completion is [`ring::Status::Presented`] with the event's time.
+//! bReserved and cbStruct stay as they are, pNextEvt is 0. The completion is [`ring::Status::Presented`] with the
+//! event's time.
 //!
-//! *Cooked*, an event is a complete message with its status byte. SysEx longer than a buffer fills several, INCOMPLETE but for the last;
-//! real-time messages inside SysEx are events of their own, perhaps between these. Any other message after an INCOMPLETE event means that the SysEx is
-//! left unfinished. *Uncooked*, events are INCOMPLETE and their bytes are as they came; [`midi::Parser`] reads them.
+//! *Cooked*, an event is a complete message with its status byte. SysEx longer than a buffer fills several, INCOMPLETE
+//! but for the last; real-time messages inside SysEx are events of their own, perhaps between these. Any other message
+//! after an INCOMPLETE event means that the SysEx is left unfinished. *Uncooked*, events are INCOMPLETE and their bytes
+//! are as they came; [`midi::Parser`] reads them.
 //!
-//! Inputs know nothing of streams: every capture stream gets what comes while it is in RUN or PAUSE (in PAUSE stream time stands), and in STOP and ACQUIRE it is thrown
-//! away. A timed file begins to play at the first RUN of a capture stream after a reset, in master time. With the virtual clock, time stands while something
-//! captured has no posted slot: nothing is ever lost. In realtime a bounded number of events waits; then the oldest
-//! are dropped, SysEx as a whole, and [`regs::Fault::CaptureOverrun`] says so once until the stream goes through STOP. STOP discards the posted slots, with
-//! completions, and what waits for some; a slot posted in STOP is discarded, too: post in ACQUIRE, then RUN.
+//! Inputs know nothing of streams: every capture stream gets what comes while it is in RUN or PAUSE (in PAUSE stream
+//! time stands), and in STOP and ACQUIRE it is thrown away. A timed file begins to play at the first RUN of a capture
+//! stream after a reset, in master time. With the virtual clock, time stands while something captured has no posted
+//! slot: nothing is ever lost. In realtime a bounded number of events waits; then the oldest are dropped, SysEx as a
+//! whole, and [`regs::Fault::CaptureOverrun`] says so once until the stream goes through STOP. STOP discards the posted
+//! slots, with completions, and what waits for some; a slot posted in STOP is discarded, too: post in ACQUIRE, then
+//! RUN.
 //!
 //! # Wave sink
 //!
-//! A wave sink stream ([`regs::stream::Type::WaveSink`], `ISynthSinkDMus`) brings what the card renders, the sum of all its render streams, as PCM. Before it
-//! is created, [`regs::stream::WAVE_RATE`] and [`regs::stream::WAVE_FORMAT`] say how ([`wave::WaveFormat`]); at the card's own rate, in S16 and
-//! stereo, it is what the card's output gets, bit for bit. Its slots are posted with buffers like those of a capture stream, and come back in their order,
-//! each with a *period*, a whole buffer of frames:
+//! A wave sink stream ([`regs::stream::Type::WaveSink`], `ISynthSinkDMus`) brings what the card renders, the sum of all
+//! its render streams, as PCM. Before it is created, [`regs::stream::WAVE_RATE`] and [`regs::stream::WAVE_FORMAT`] say
+//! how ([`wave::WaveFormat`]); at the card's own rate, in S16 and stereo, it is what the card's output gets, bit for
+//! bit. Its slots are posted with buffers like those of a capture stream, and come back in their order, each with a
+//! *period*, a whole buffer of frames:
 //!
 //! - cbEvent: the bytes of the period. usFlags and usChannelGroup: 0.
 //! - Time: stream time at which its first frame plays.
-//! - Byte position: bytes before it since STOP (the position of `Render`). In realtime, a position that is not the end of the period before it
-//!   means that periods were lost for want of posted slots, which [`regs::Fault::CaptureOverrun`] says, too.
+//! - Byte position: bytes before it since STOP (the position of `Render`). In realtime, a position that is not the end
+//!   of the period before it means that periods were lost for want of posted slots, which
+//!   [`regs::Fault::CaptureOverrun`] says, too.
 //!
-//! Only RUN brings frames. PAUSE and ACQUIRE end the period that has begun, which is then shorter (no more than the pointer size is in the event, as in
-//! capture); RUN goes on with the next frame. STOP discards posted slots and what waits for some, and the next RUN begins at position 0. Other rates than the card's are
-//! made by a filter that looks up to 2 ms ahead: the last frames before PAUSE come after it. With the virtual clock, time stands at the end of each period that has no posted slot.
+//! Only RUN brings frames. PAUSE and ACQUIRE end the period that has begun, which is then shorter (no more than the
+//! pointer size is in the event, as in capture); RUN goes on with the next frame. STOP discards posted slots and what
+//! waits for some, and the next RUN begins at position 0. Other rates than the card's are made by a filter that looks
+//! up to 2 ms ahead: the last frames before PAUSE come after it. With the virtual clock, time stands at the end of each
+//! period that has no posted slot.
 //!
-//! Which frame plays at which time is the driver's to follow, since the crystal of a sink is not that of the master clock: periods tell the time of a frame, and
-//! [`sample_clock::SampleClock`] makes of that `SampleToRefTime` and `RefTimeToSample`. [`doorbell::LATENCY_TIME`] is the latency clock.
+//! Which frame plays at which time is the driver's to follow, since the crystal of a sink is not that of the master
+//! clock: periods tell the time of a frame, and [`sample_clock::SampleClock`] makes of that `SampleToRefTime` and
+//! `RefTimeToSample`. [`doorbell::LATENCY_TIME`] is the latency clock.
 //!
 //! # Properties and downloads
 //!
-//! What DirectMusic has as properties, and DLS downloads, are commands of a mailbox ([`command`], [`property`], [`download`]): at any time, one after
-//! the other. A driver writes the [`regs::COMMAND_REQUEST`] registers and then the opcode to [`regs::COMMAND`], and is answered on
-//! the doorbell page ([`doorbell::COMMANDS`]) and with the control vector. The card reads the request once, judges its copy, and writes the result
-//! before it answers. The memory of both is the card's until then; a reset voids a command that is under way, without an answer.
+//! What DirectMusic has as properties, and DLS downloads, are commands of a mailbox ([`command`], [`property`],
+//! [`download`]): at any time, one after the other. A driver writes the [`regs::COMMAND_REQUEST`] registers and then
+//! the opcode to [`regs::COMMAND`], and is answered on the doorbell page ([`doorbell::COMMANDS`]) and with the control
+//! vector. The card reads the request once, judges its copy, and writes the result before it answers. The memory of
+//! both is the card's until then; a reset voids a command that is under way, without an answer.
 //!
 //! # What the card refuses
 //!
-//! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags), [`regs::Fault`] for
-//! the rest (in [`regs::FAULT`], with the control vector). Nothing that a guest does stops the card.
+//! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags),
+//! [`regs::Fault`] for the rest (in [`regs::FAULT`], with the control vector; [`regs::FAULT_DETAIL`] says what it was
+//! about). Nothing that a guest does stops the card. Guest memory is shared through memfds that allow sealing.
+//!
+//! A stream whose tail ran over, or one of whose rings went away, is *halted*: it fetches nothing more. What it had
+//! taken completes in time or is discarded by STOP, as far as the completion ring can still be written. RUN, PAUSE and
+//! ACQUIRE are refused ([`regs::Fault::Halted`]); STOP and then CLOSED are taken, and the stream can be created anew.
 #![no_std]
 #![forbid(unsafe_code)]
 

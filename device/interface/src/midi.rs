@@ -1,8 +1,8 @@
 //! Raw MIDI bytes to messages: running status, real-time bytes inside messages, and SysEx of any length.
 //!
-//! Fed byte by byte with what an instrument sends, by the card for cooked capture streams and by the driver's capture sink for the others;
-//! feeds them with whole short messages and with the bytes of SysEx. What is no MIDI is left out: data bytes without a status, undefined
-//! status bytes, messages that another status byte cuts short.
+//! Fed byte by byte with what an instrument sends, by the card for cooked capture streams and by the driver's capture
+//! sink for the others; feeds them with whole short messages and with the bytes of SysEx. What is no MIDI is left out:
+//! data bytes without a status, undefined status bytes, messages that another status byte cuts short.
 
 use crate::event::message_length;
 
@@ -11,8 +11,8 @@ use crate::event::message_length;
 pub enum Parsed {
     /// A message of fixed length, with its status byte: so many of these bytes.
     Message([u8; 3], u8),
-    /// The next byte of SysEx, from F0 to F7. Real-time messages may come in between; any other message, or F0, means that the SysEx before
-    /// it was left unfinished.
+    /// The next byte of SysEx, from F0 to F7. Real-time messages may come in between; any other message, or F0, means
+    /// that the SysEx before it was left unfinished.
     SysEx(u8),
 }
 
@@ -117,7 +117,9 @@ mod tests {
     proptest! {
         /// With running status wherever it may be, and real-time bytes anywhere.
         #[test]
-        fn messages_survive_being_sent(sent in proptest::collection::vec((any_message(), any::<bool>(), 0usize..60), 0..40)) {
+        fn messages_survive_being_sent(
+            sent in proptest::collection::vec((any_message(), any::<bool>(), 0usize..60), 0..40),
+        ) {
             let (mut wire, mut running, mut realtime) = (vec![], 0, 0);
             for (message, use_running, place) in &sent {
                 let skip = usize::from(*use_running && message[0] == running);

@@ -1,7 +1,9 @@
-//! The steps on the doorbell page whose order matters: what is stored or loaded before what, and where a fence stands between.
+//! The steps on the doorbell page whose order matters: what is stored or loaded before what, and where a fence stands
+//! between.
 //!
-//! Fed with the page by the driver and by the card, which take these very steps; so does `tests/loom.rs`, in every order that it
-//! can find. The [`driver`]'s steps and the [`card`]'s come in pairs, and each pair says what the other side may rely on.
+//! Fed with the page by the driver and by the card, which take these very steps; so does `tests/loom.rs`, in every
+//! order that it can find. The [`driver`]'s steps and the [`card`]'s come in pairs, and each pair says what the other
+//! side may rely on.
 
 use crate::command::Answer;
 use crate::doorbell::{
@@ -22,8 +24,8 @@ pub trait Page {
     /// Stores a u64.
     fn store_u64(&self, offset: usize, value: u64, order: Ordering);
 
-    /// Store-load: what was stored before is out before anything is loaded after. If both sides store, fence and then load what the other
-    /// stores, then at least one of them sees the other's store.
+    /// Store-load: what was stored before is out before anything is loaded after. If both sides store, fence and then
+    /// load what the other stores, then at least one of them sees the other's store.
     #[inline]
     fn fence(&self) {
         atomic::fence(Ordering::SeqCst);
@@ -34,7 +36,8 @@ pub trait Page {
 pub mod driver {
     use super::*;
 
-    /// Publishes the submissions before number `tail`; [`armed_sleep`] comes next. Who sees it sees their ring entries, events and data.
+    /// Publishes the submissions before number `tail`; [`armed_sleep`] comes next. Who sees it sees their ring entries,
+    /// events and data.
     #[inline]
     pub fn publish_tail(page: &impl Page, stream: usize, tail: u32) {
         page.store_u32(at(stream, SUBMISSION_TAIL), tail, Ordering::Release);
@@ -46,8 +49,8 @@ pub mod driver {
         page.store_u64(GRANT, until.0 as u64, Ordering::Release);
     }
 
-    /// After a tail or grant: the number of the card's sleep, if the card may have missed it and must be rung, once a number; else 0. Pairs with
-    /// [`card::arm_sleep`].
+    /// After a tail or grant: the number of the card's sleep, if the card may have missed it and must be rung, once a
+    /// number; else 0. Pairs with [`card::arm_sleep`].
     #[inline]
     pub fn armed_sleep(page: &impl Page) -> u32 {
         page.fence();
@@ -60,8 +63,8 @@ pub mod driver {
         page.load_u32(at(stream, COMPLETION_HEAD), Ordering::Acquire)
     }
 
-    /// Asks for the vector when `wanted` completions (1 or more) beyond the `consumed` ones are published; true if they are there
-    /// already, and perhaps no vector will come. Pairs with [`card::publish_head`].
+    /// Asks for the vector when `wanted` completions (1 or more) beyond the `consumed` ones are published; true if they
+    /// are there already, and perhaps no vector will come. Pairs with [`card::publish_head`].
     #[inline]
     pub fn await_completions(page: &impl Page, stream: usize, consumed: u32, wanted: u32) -> bool {
         let event = consumed.wrapping_add(wanted).wrapping_sub(1);
@@ -70,14 +73,16 @@ pub mod driver {
         completion_head(page, stream).wrapping_sub(consumed) >= wanted
     }
 
-    /// The answer to transition number `expected`, once it is there: the refusal, or 0. Pairs with [`card::publish_answer`].
+    /// The answer to transition number `expected`, once it is there: the refusal, or 0. Pairs with
+    /// [`card::publish_answer`].
     #[inline]
     pub fn answer(page: &impl Page, stream: usize, expected: u32) -> Option<u32> {
         let answered = page.load_u32(at(stream, TRANSITIONS), Ordering::Acquire);
         (answered == expected).then(|| page.load_u32(at(stream, REFUSAL), Ordering::Relaxed))
     }
 
-    /// The answer to command number `expected`, once it is there. Who sees it sees the result. Pairs with [`card::publish_command`].
+    /// The answer to command number `expected`, once it is there. Who sees it sees the result. Pairs with
+    /// [`card::publish_command`].
     #[inline]
     pub fn command(page: &impl Page, expected: u32) -> Option<Answer> {
         let answered = page.load_u32(COMMANDS, Ordering::Acquire);
@@ -88,7 +93,8 @@ pub mod driver {
         })
     }
 
-    /// The master clock. Who sees it sees the completions of everything that was due by then. Pairs with [`card::publish_clocks`].
+    /// The master clock. Who sees it sees the completions of everything that was due by then. Pairs with
+    /// [`card::publish_clocks`].
     #[inline]
     pub fn master_time(page: &impl Page) -> RefTime {
         RefTime(page.load_u64(MASTER_TIME, Ordering::Acquire) as i64)
@@ -104,7 +110,8 @@ pub mod driver {
 pub mod card {
     use super::*;
 
-    /// A poll of the page: the grant, and only then the tails, so that what the grant covers is among what the tails publish.
+    /// A poll of the page: the grant, and only then the tails, so that what the grant covers is among what the tails
+    /// publish.
     #[derive(Clone, Copy, Debug)]
     pub struct Poll {
         grant: RefTime,
@@ -144,7 +151,8 @@ pub mod card {
         page.store_u32(WAKE_ARMED, 0, Ordering::Relaxed);
     }
 
-    /// Publishes the completions from `old` up to `new`, whose entries are written; true if the vector has to be raised for them.
+    /// Publishes the completions from `old` up to `new`, whose entries are written; true if the vector has to be raised
+    /// for them.
     #[inline]
     pub fn publish_head(page: &impl Page, stream: usize, old: u32, new: u32) -> bool {
         page.store_u32(at(stream, COMPLETION_HEAD), new, Ordering::Release);

@@ -2,10 +2,10 @@
 //!
 //! Written and read by a driver while it sets up; decoded by the card through [`find`]. No hot path goes through here.
 //!
-//! Registers are 4 or 8 bytes wide ([`Register::width`]). An access is 4 bytes, aligned; an 8-byte register is a low half and a high half, or
-//! one aligned 8-byte access. Anything else (wrong width, misaligned, reserved offset, reading a write-only or writing a
-//! read-only register) reads as all ones or is dropped, and is recorded in [`FAULT`].
-//! The halves of a clock are read at different times; [`crate::doorbell`] has the clocks whole.
+//! Registers are 4 or 8 bytes wide ([`Register::width`]). An access is 4 bytes, aligned; an 8-byte register is a low
+//! half and a high half, or one aligned 8-byte access. Anything else (wrong width, misaligned, reserved offset, reading
+//! a write-only or writing a read-only register) reads as all ones or is dropped, and is recorded in [`FAULT`]. The
+//! halves of a clock are read at different times; [`crate::doorbell`] has the clocks whole.
 //!
 //! | offset | register | access | after reset |
 //! |---|---|---|---|
@@ -74,7 +74,8 @@ pub const FEATURES: Register = register(0x008, 4, Access::Read, "FEATURES");
 pub const STREAMS: Register = register(0x00C, 4, Access::Read, "STREAMS");
 /// [`control`] bits. Clearing ENABLE is refused unless every stream is closed.
 pub const CONTROL: Register = register(0x010, 4, Access::ReadWrite, "CONTROL");
-/// Pointer width of events, 4 or 8. May change only while every stream is closed: a stream keeps the layout that it was created with.
+/// Pointer width of events, 4 or 8. May change only while every stream is closed: a stream keeps the layout that it was
+/// created with.
 pub const POINTER_WIDTH: Register = register(0x014, 4, Access::ReadWrite, "POINTER_WIDTH");
 /// Sample rate of the card, in Hz.
 pub const SAMPLE_RATE: Register = register(0x018, 4, Access::Read, "SAMPLE_RATE");
@@ -82,7 +83,19 @@ pub const SAMPLE_RATE: Register = register(0x018, 4, Access::Read, "SAMPLE_RATE"
 pub const CHANNEL_GROUPS: Register = register(0x01C, 4, Access::Read, "CHANNEL_GROUPS");
 /// The first [`Fault`] since this register was last written (any value clears it), or 0.
 pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
-/// What [`FAULT`] was about: the register offset, or stream number in bits 16..31 and slot or index in bits 0..15.
+/// What [`FAULT`] was about:
+///
+/// | codes | detail |
+/// |---|---|
+/// | about a register: BadAccess, Reserved, AccessRights, BadValue, Locked, CommandBusy | its offset in BAR0 |
+/// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted | the offset of TYPE or STATE |
+/// | about a configuration: BadPool, BadBuffers, BadRing, BadValue | the offset of the register that is wrong |
+/// | about an area: NotMapped, NotWritable, Overlap | the offset of the register with its base |
+/// | about a submission: BadSlot, SlotInFlight, UnfinishedMessage | stream << 16 \| low half of the slot number |
+/// | about a ring: TailOverrun, ClosedStream | stream << 16 \| low half of the tail |
+/// | RingFault | stream << 16 \| number of the entry |
+/// | CaptureOverrun | stream << 16 |
+/// | GrantBackward | 0 |
 pub const FAULT_DETAIL: Register = register(0x024, 4, Access::Read, "FAULT_DETAIL");
 /// Faults since reset, wrapping.
 pub const FAULT_COUNT: Register = register(0x028, 4, Access::Read, "FAULT_COUNT");
@@ -104,7 +117,8 @@ pub const COMMAND_RESULT_ROOM: Register = register(0x05C, 4, Access::ReadWrite, 
 pub const COMMAND_RESULT: Register = register(0x060, 8, Access::ReadWrite, "COMMAND_RESULT");
 /// The stream that a command is about, for those that are about one.
 pub const COMMAND_STREAM: Register = register(0x068, 4, Access::ReadWrite, "COMMAND_STREAM");
-/// Writing an opcode ([`crate::command::Opcode`]) starts a command with what the registers above say now. Answered on the doorbell page.
+/// Writing an opcode ([`crate::command::Opcode`]) starts a command with what the registers above say now. Answered on
+/// the doorbell page.
 pub const COMMAND: Register = register(0x06C, 4, Access::Write, "COMMAND");
 
 /// Bits of [`FEATURES`].
@@ -151,8 +165,9 @@ pub mod stream {
     /// Bytes from one block to the next.
     pub const STRIDE: u32 = 0x80;
 
-    /// Stream type ([`super::stream::Type`]), or [`CLOSED`]. Writing a type creates the stream from the registers below, whose pool, buffers and
-    /// rings share no memory with each other or with open streams; writing [`CLOSED`] in STOP closes it. Answered as a transition.
+    /// Stream type ([`super::stream::Type`]), or [`CLOSED`]. Writing a type creates the stream from the registers
+    /// below, whose pool, buffers and rings share no memory with each other or with open streams; writing [`CLOSED`] in
+    /// STOP closes it. Answered as a transition.
     pub const TYPE: Register = register(0x00, 4, Access::ReadWrite, "TYPE");
     /// State ([`State`]); reads back the state in force. Answered as a transition.
     pub const STATE: Register = register(0x04, 4, Access::ReadWrite, "STATE");
@@ -182,7 +197,8 @@ pub mod stream {
     pub const TIME_BASE: Register = register(0x48, 8, Access::Read, "TIME_BASE");
     /// Wave sink streams: frames a second ([`crate::wave::WaveFormat`]).
     pub const WAVE_RATE: Register = register(0x50, 4, Access::ReadWrite, "WAVE_RATE");
-    /// Wave sink streams: channels in bits 0 to 7 (1 or 2), and bit 8 set for 32-bit floating point samples, else 16-bit ones.
+    /// Wave sink streams: channels in bits 0 to 7 (1 or 2), and bit 8 set for 32-bit floating point samples, else
+    /// 16-bit ones.
     pub const WAVE_FORMAT: Register = register(0x54, 4, Access::ReadWrite, "WAVE_FORMAT");
 
     /// Every register of a block.
@@ -254,7 +270,8 @@ pub mod stream {
         }
     }
 
-    /// Stream states (`KSSTATE`). Any state may follow any other. Here for render streams; for the others see [`crate`], "Capture" and "Wave sink".
+    /// Stream states (`KSSTATE`). Any state may follow any other. Here for render streams; for the others see
+    /// [`crate`], "Capture" and "Wave sink".
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub enum State {
         /// What is held and what is given is discarded; stream time is zero; the synthesizer is silent and reset.
@@ -368,7 +385,7 @@ pub enum Fault {
     /// The stream is closed.
     #[error("state written to a closed stream")]
     Closed = 8,
-    /// The stream is open already, or closed while not in STOP.
+    /// A type was written to a stream that is open, or CLOSED to one that is not open and in STOP.
     #[error("stream created twice, or closed while not in STOP")]
     NotStopped = 9,
     /// Slot count, stride or pool alignment is out of range.
@@ -383,10 +400,11 @@ pub enum Fault {
     /// The pool, the buffers or a ring is not in memory that the guest shares.
     #[error("pool, buffers or ring outside the memory that the guest shares with the card")]
     NotMapped = 13,
-    /// The submission tail ran more than the ring's size ahead of what the card took.
+    /// The submission tail ran more than the ring's size ahead of what the card took. The stream is halted.
     #[error("submission tail ahead of the ring by more than its size")]
     TailOverrun = 14,
-    /// A ring entry could not be read or written any more (unmapped under way).
+    /// A ring entry could not be read or written any more: unmapped, or bus-master is off. The stream is halted. The
+    /// card waits up to a second for a client that does nothing but change maps.
     #[error("ring access outside the memory that the guest shares with the card")]
     RingFault = 15,
     /// Ring entry that is no slot number.
@@ -398,7 +416,8 @@ pub enum Fault {
     /// A SysEx message in fragments was left unfinished.
     #[error("SysEx message in fragments left unfinished")]
     UnfinishedMessage = 18,
-    /// Something captured (MIDI, or the audio of a wave sink) had no posted slot for too long, in realtime: the oldest was dropped.
+    /// Something captured (MIDI, or the audio of a wave sink) had no posted slot for too long, in realtime: the oldest
+    /// was dropped.
     #[error("what was captured was dropped for want of posted slots")]
     CaptureOverrun = 19,
     /// A command was started while another is under way.
@@ -410,7 +429,8 @@ pub enum Fault {
     /// Memory that the card has to write to is mapped for reading only.
     #[error("completion ring, or what is captured into, in memory that the card may not write to")]
     NotWritable = 22,
-    /// The stream stands still after [`Fault::TailOverrun`] or [`Fault::RingFault`]: it can be stopped and closed, and nothing else.
+    /// The stream stands still after [`Fault::TailOverrun`] or [`Fault::RingFault`]: it can be stopped and closed, and
+    /// nothing else.
     #[error("transition of a stream that stands still after a ring fault: only STOP and closing are left")]
     Halted = 23,
     /// The grant moved back, or is negative; it is ignored.

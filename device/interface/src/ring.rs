@@ -1,7 +1,8 @@
 //! The rings in guest memory, and the arithmetic of their free-running indices.
 //!
-//! The submission ring holds u32 slot numbers, written by the driver; the completion ring holds [`Completion`]s, written by
-//! the card. An index counts up without bound (wrapping at 2^32); the entry is at index modulo the ring's size.
+//! The submission ring holds u32 slot numbers, written by the driver; the completion ring holds [`Completion`]s,
+//! written by the card. An index counts up without bound (wrapping at 2^32); the entry is at index modulo the ring's
+//! size.
 
 use zerocopy::little_endian::{I64, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -20,7 +21,9 @@ pub struct Completion {
     pub status: U16,
     /// With [`Status::Rejected`] the [`Reject`] reason, else 0.
     pub flags: U16,
-    /// [`Status::Presented`]: the stream time of its sample. [`Status::Late`]: how late, 100 ns. Else 0.
+    /// [`Status::Presented`]: the event's time stamp, or with [`crate::event::DONT_HOLD`] the stream time of its
+    /// sample.
+    /// [`Status::Late`]: how late, 100 ns. Else 0.
     pub time: I64,
 }
 
@@ -155,7 +158,8 @@ impl Reject {
     }
 }
 
-/// Whether moving an index from `old` to `new` publishes entry number `event`: the vector is raised then, and only then.
+/// Whether moving an index from `old` to `new` publishes entry number `event`: the vector is raised then, and only
+/// then.
 ///
 /// Correct across the wrap at 2^32 as long as fewer than 2^31 entries are published at once.
 pub const fn passes(event: u32, old: u32, new: u32) -> bool {
@@ -185,7 +189,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_event_passes_exactly_when_it_is_among_the_published(old: u32, count in 0u32..100_000, ahead in -1000i32..101_000) {
+        fn an_event_passes_exactly_when_it_is_among_the_published(
+            old: u32,
+            count in 0u32..100_000,
+            ahead in -1000i32..101_000,
+        ) {
             let event = old.wrapping_add_signed(ahead);
             let among = ahead >= 0 && (ahead as u32) < count;
             prop_assert_eq!(passes(event, old, old.wrapping_add(count)), among);

@@ -1,17 +1,20 @@
-//! A wave sink's sample clock: which sample belongs to which time of the master clock, when the samples go by another crystal.
+//! A wave sink's sample clock: which sample belongs to which time of the master clock, when the samples go by another
+//! crystal.
 //!
-//! Fed with what both clocks show, each few milliseconds; feeds whoever converts between them. A phase-locked loop in whole numbers:
-//! the same readings give the same times on any machine. It corrects by speed alone, so that its time neither jumps back nor stands.
+//! Fed with what both clocks show, each few milliseconds; feeds whoever converts between them. A phase-locked loop in
+//! whole numbers: the same readings give the same times on any machine. It corrects by speed alone, so that its time
+//! neither jumps back nor stands.
 //!
-//! The loop is a proportional and an integral term, critically damped at `BANDWIDTH`. Readings of a drift of 500 ppm each 20 ms settle
-//! within two seconds, with never more than 70 us of error on the way, and then stay within two samples.
+//! The loop is a proportional and an integral term, critically damped at `BANDWIDTH`. Readings of a drift of 500 ppm
+//! each 20 ms settle within two seconds, with never more than 70 us of error on the way, and then stay within two
+//! samples.
 
 use crate::time::{RefTime, SampleTime, UNITS_PER_SECOND};
 
 /// Speeds, and parts of a correction, are in units of 2^-32.
 const ONE: i64 = 1 << 32;
-/// Natural frequency of the loop, per second: twice this, times the time since the last reading, is the part of an error that is corrected
-/// until the next.
+/// Natural frequency of the loop, per second: twice this, times the time since the last reading, is the part of an
+/// error that is corrected until the next.
 const BANDWIDTH: i64 = 4;
 /// Largest such part, however long no reading came: half.
 const MOST_AT_ONCE: i64 = ONE / 2;
@@ -19,7 +22,8 @@ const MOST_AT_ONCE: i64 = ONE / 2;
 const MOST_DRIFT: i64 = ONE / 1000;
 /// Largest difference in speed while an error is corrected: a sixteenth.
 const MOST_SPEED: i64 = ONE / 16;
-/// A sample clock that is this far behind stood still: it is set at once. One that is ahead must wait, since time never goes back.
+/// A sample clock that is this far behind stood still: it is set at once. One that is ahead must wait, since time never
+/// goes back.
 const STOOD_STILL: i64 = UNITS_PER_SECOND / 4;
 
 /// See the module. Positions are counted from the sample at which the clock was last started.
@@ -37,20 +41,23 @@ pub struct SampleClock {
 }
 
 impl SampleClock {
-    /// A clock of so many samples a second, which shows sample 0 at time 0 until it is started. A rate of 0 counts as 1.
+    /// A clock of so many samples a second, which shows sample 0 at time 0 until it is started. A rate of 0 counts as
+    /// 1.
     pub fn new(rate: u32) -> Self {
         let (time, sample) = (RefTime::ZERO, SampleTime(0));
         Self { rate: rate.max(1), time, sample, speed: 0, drift: 0, origin: None }
     }
 
-    /// Master time at which a sample begins (ISynthSinkDMus::SampleToRefTime): rounded down, clamped to the range of the type.
+    /// Master time at which a sample begins (ISynthSinkDMus::SampleToRefTime): rounded down, clamped to the range of
+    /// the type.
     pub fn sample_to_ref_time(&self, sample: SampleTime) -> RefTime {
         let ahead = i128::from(sample.0) - i128::from(self.sample.0);
         let time = i128::from(self.time.0) + ahead.saturating_mul(self.units()).div_euclid(self.samples());
         RefTime(time.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64)
     }
 
-    /// The first sample that begins at or after a master time (ISynthSinkDMus::RefTimeToSample): 0 for times before the start.
+    /// The first sample that begins at or after a master time (ISynthSinkDMus::RefTimeToSample): 0 for times before the
+    /// start.
     pub fn ref_time_to_sample(&self, time: RefTime) -> SampleTime {
         let ahead = i128::from(time.0) - i128::from(self.time.0);
         // Rounded up.
@@ -58,9 +65,10 @@ impl SampleClock {
         SampleTime(sample.clamp(0, i128::from(u64::MAX)) as u64)
     }
 
-    /// Follows the master clock (ISynthSinkDMus::SyncToMaster): now it is `master`, and the sample counter shows `counted`. To be called about
-    /// each 20 ms while the stream runs. `start` is for the first call after entering RUN: `counted` becomes sample 0 of time `master`, and what was
-    /// learnt of the drift is forgotten. A call before any start is one. Readings of which one goes back, or stands, tell nothing.
+    /// Follows the master clock (ISynthSinkDMus::SyncToMaster): now it is `master`, and the sample counter shows
+    /// `counted`. To be called about each 20 ms while the stream runs. `start` is for the first call after entering
+    /// RUN: `counted` becomes sample 0 of time `master`, and what was learnt of the drift is forgotten. A call before
+    /// any start is one. Readings of which one goes back, or stands, tell nothing.
     pub fn sync_to_master(&mut self, master: RefTime, counted: SampleTime, start: bool) {
         let origin = match self.origin {
             Some(origin) if !start => origin,
@@ -76,8 +84,8 @@ impl SampleClock {
         let expected = self.sample_to_ref_time(sample);
         let error = master.saturating_sub(expected).0;
         let passed = expected.saturating_sub(self.time).0.clamp(1, UNITS_PER_SECOND);
-        // The counter tells no more than the sample that is playing, and times are rounded down: an error of that size is none. And so a
-        // clock without drift stays exact.
+        // The counter tells no more than the sample that is playing, and times are rounded down: an error of that size
+        // is none. And so a clock without drift stays exact.
         let within = (i128::from(error) - 1) * i128::from(self.rate) < i128::from(UNITS_PER_SECOND);
         let error = if error >= 0 && within { 0 } else { error };
         if error == 0 && self.speed == self.drift {
@@ -109,7 +117,8 @@ impl SampleClock {
     }
 }
 
-/// A simulated sound device whose crystal is off by so many parts per million: what its sample counter shows at a master time.
+/// A simulated sound device whose crystal is off by so many parts per million: what its sample counter shows at a
+/// master time.
 pub fn drifting_counter(master: RefTime, rate: u32, ppm: i32) -> SampleTime {
     let nominal = i128::from(master.0.max(0)) * i128::from(rate);
     let samples = nominal.saturating_mul(1_000_000 + i128::from(ppm)) / (i128::from(UNITS_PER_SECOND) * 1_000_000);

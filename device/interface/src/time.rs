@@ -96,7 +96,10 @@ mod tests {
         }
 
         #[test]
-        fn a_sample_never_begins_before_its_time_nor_a_whole_sample_after(t in 0..i64::MAX / 2, rate in 8_000u32..192_000) {
+        fn a_sample_never_begins_before_its_time_nor_a_whole_sample_after(
+            t in 0..i64::MAX / 2,
+            rate in 8_000u32..192_000,
+        ) {
             let n = RefTime(t).to_sample(rate).0 as u128;
             let scaled = t as u128 * rate as u128;
             prop_assert!(n * 10_000_000 >= scaled);

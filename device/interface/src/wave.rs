@@ -1,7 +1,7 @@
 //! What the PCM of a wave sink stream looks like.
 //!
-//! Fed by a driver through the registers [`crate::regs::stream::WAVE_RATE`] and [`crate::regs::stream::WAVE_FORMAT`]; feeds the card, which
-//! converts to it, and the driver, which counts in it.
+//! Fed by a driver through the registers [`crate::regs::stream::WAVE_RATE`] and [`crate::regs::stream::WAVE_FORMAT`];
+//! feeds the card, which converts to it, and the driver, which counts in it.
 
 use crate::regs::Fault;
 use crate::time::{RefTime, SampleTime};

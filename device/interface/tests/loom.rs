@@ -1,13 +1,14 @@
-//! The protocol of the doorbell page under loom: driver and card take the steps of [`dmus_interface::protocol`] on a page of loom's atomics, in
-//! every order and with every stale value that the memory model allows; and each order and fence is needed: without it loom finds the fault.
+//! The protocol of the doorbell page under loom: driver and card take the steps of [`dmus_interface::protocol`] on a
+//! page of loom's atomics, in every order and with every stale value that the memory model allows; and each order and
+//! fence is needed: without it loom finds the fault.
 //!
-//! Guest memory (slots and ring entries) is made of loom's cells, where an access that is not ordered after the other side's is a fault. A wait is
-//! for ever: whoever waits for a vector or bell that never comes is a deadlock, which loom reports. So the time limits of the real waits, which would
-//! heal a lost wake-up after a while, are left out.
+//! Guest memory (slots and ring entries) is made of loom's cells, where an access that is not ordered after the other
+//! side's is a fault. A wait is for ever: whoever waits for a vector or bell that never comes is a deadlock, which loom
+//! reports. So the time limits of the real waits, which would heal a lost wake-up after a while, are left out.
 //!
-//! What loom does not explore: a load that is delayed beyond a later store of its thread (load buffering) as a *value*; where that matters (a slot read
-//! before its completion is published) the cells report the missing order itself. Each search goes on to its end, with as many
-//! preemptions as it takes, unless its test says otherwise.
+//! What loom does not explore: a load that is delayed beyond a later store of its thread (load buffering) as a *value*;
+//! where that matters (a slot read before its completion is published) the cells report the missing order itself. Each
+//! search goes on to its end, with as many preemptions as it takes, unless its test says otherwise.
 
 use dmus_interface::doorbell::{
     COMPLETION_EVENT, COMPLETION_HEAD, GRANT, MASTER_TIME, SUBMISSION_TAIL, TRANSITIONS, WAKE_ARMED, at,
@@ -271,7 +272,8 @@ impl Bell {
     }
 }
 
-/// The engine of a card that has waited long enough to sleep whenever it finds nothing new, until it has seen this tail and grant.
+/// The engine of a card that has waited long enough to sleep whenever it finds nothing new, until it has seen this tail
+/// and grant.
 fn doze(page: &View, link: &Link, tail: u32, grant: RefTime) {
     let (mut fetched, mut granted, mut sleeps) = (0, RefTime::ZERO, 0);
     loop {
@@ -357,7 +359,8 @@ fn no_grant_is_slept_through() {
     }
 }
 
-/// The driver waits for completions, `wanted` at a time, as `RenderStream::wait` does; the card publishes them in these lots.
+/// The driver waits for completions, `wanted` at a time, as `RenderStream::wait` does; the card publishes them in these
+/// lots.
 fn interrupts(gap: Gap, wanted: u32, lots: &'static [u32]) {
     let (page, card) = views(gap);
     let vector = Signal::new();
@@ -418,7 +421,8 @@ fn a_grant_comes_with_the_tails_before_it() {
     finds(grants, Gap::Load(GRANT), "without its tail");
 }
 
-/// Exactly 4: the driver has asked for no completion's vector, grants, and sleeps until the clock is there; all completions are, too.
+/// Exactly 4: the driver has asked for no completion's vector, grants, and sleeps until the clock is there; all
+/// completions are, too.
 fn reaching_a_grant(gap: Gap) {
     const UNTIL: RefTime = RefTime(10);
     let (page, card) = views(gap);
@@ -452,7 +456,8 @@ fn reaching_a_grant(gap: Gap) {
 fn reaching_a_grant_wakes_a_driver_that_asked_for_nothing() {
     check(reaching_a_grant);
     finds(reaching_a_grant, Gap::GrantVector, DEADLOCK);
-    // The order of the clock's store has no such test: the fence that follows each publication of completions gives it too.
+    // The order of the clock's store has no such test: the fence that follows each publication of completions gives it
+    // too.
     finds(reaching_a_grant, Gap::Load(MASTER_TIME), "without the completions");
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Fed by a turn with the requests that the transport left; feeds the engine's lists of streams, and answers on the
 //! doorbell page. In virtual time a request takes effect when the grant that was there before it is reached, which is
-//! the same time in each run; one that is more than a minute away is not waited for.
+//! the same time in each run. It does not wait for a grant that is more than a minute away, nor where time itself waits
+//! for a posted slot or for the sink.
 
 use super::Core;
 use crate::capture::CaptureStream;
@@ -19,8 +20,8 @@ impl Core {
         if !self.clock.is_virtual() {
             return true;
         }
-        // A sink that takes nothing more holds virtual time up, and all that follows in it.
-        self.is_stalled() || self.clock.is_far_from_grant() || self.clock.is_at_grant() && !self.has_to_render()
+        let waits = self.is_stalled() || self.clock.is_far_from_grant() || !self.output.is_ready();
+        waits || self.clock.is_at_grant() && !self.has_to_render()
     }
 
     /// Carries out all requests and answers them. False if a reset has made it void.

@@ -77,8 +77,8 @@ impl Lone {
     }
 }
 
-/// Events by themselves with the same first word: the rules about it are judged once for all that come in a row, which spares
-/// each 14 instructions (`bench ring`, "due at once").
+/// Events by themselves with the same first word: the rules about it are judged once for all that come in a row, which
+/// spares each 14 instructions (`bench ring`, "due at once").
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
     header: u64,

@@ -395,7 +395,10 @@ proptest! {
                         flying.push_back((slot, owned));
                     }
                     Err(DriverError::TooLong { .. }) => prop_assert!(len > BUFFER_SIZE),
-                    Err(error) => prop_assert!(matches!(error, DriverError::NoMessage | DriverError::NoBuffer), "{}", error),
+                    Err(error) => {
+                        let empty = matches!(error, DriverError::NoMessage | DriverError::NoBuffer);
+                        prop_assert!(empty, "{}", error);
+                    }
                 },
                 Step::Complete(f, reclaim) if !flying.is_empty() => {
                     let f = f % flying.len();
@@ -426,7 +429,10 @@ proptest! {
                 _ => {}
             }
             done.drain(..allocator.queue.consumed().wrapping_sub(consumed) as usize);
-            let owned = || held.iter().map(|(_, owned)| owned).chain(flying.iter().map(|(_, owned)| owned)).chain(&done);
+            let owned = || {
+                let flying = flying.iter().map(|(_, owned)| owned);
+                held.iter().map(|(_, owned)| owned).chain(flying).chain(&done)
+            };
             let slots: Vec<u32> = owned().flat_map(|owned| owned.slots.iter().copied()).collect();
             let unique: BTreeSet<u32> = slots.iter().copied().collect();
             prop_assert_eq!(unique.len(), slots.len(), "a slot with two owners");

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 pub enum VfioError {
     /// No card at all.
     #[error(
-        "there is no DirectMusic card (PCI device {VENDOR_ID:04x}:{DEVICE_ID:04x}) on this machine: give QEMU one with -device vfio-user-pci"
+        "there is no DirectMusic card (PCI device {VENDOR_ID:04x}:{DEVICE_ID:04x}) on this machine: give QEMU one \
+            with -device vfio-user-pci"
     )]
     NoCard,
     /// More than one.
@@ -32,8 +33,10 @@ pub enum VfioError {
     },
     /// No IOMMU stands before the card.
     #[error(
-        "the card {0} is in no IOMMU group, and VFIO gives out no device without an IOMMU: in QEMU, add -device intel-iommu,caching-mode=on before the \
-         card, with -machine q35,kernel-irqchip=split; on a real machine, turn on VT-d or AMD-Vi in the firmware and boot Linux with intel_iommu=on"
+        "the card {0} is in no IOMMU group, and VFIO gives out no device without an IOMMU: in QEMU, add -device \
+            intel-iommu,caching-mode=on before the \
+         card, with -machine q35,kernel-irqchip=split; on a real machine, turn on VT-d or AMD-Vi in the firmware and \
+         boot Linux with intel_iommu=on"
     )]
     NoIommu(String),
     /// The card has no driver, or one of the kernel's.
@@ -52,7 +55,8 @@ pub enum VfioError {
     },
     /// Other devices in the card's IOMMU group are in the kernel's hands.
     #[error(
-        "IOMMU group {group} of the card {address} is not viable: {others} in it belong to other drivers. Give them to vfio-pci too, or unbind them, or put \
+        "IOMMU group {group} of the card {address} is not viable: {others} in it belong to other drivers. Give them \
+            to vfio-pci too, or unbind them, or put \
          the card into another slot"
     )]
     GroupNotViable {
@@ -71,7 +75,8 @@ pub enum VfioError {
     NoIommuDriver,
     /// The user may not.
     #[error(
-        "no permission to open {path}: run as root, or give it to yourself (chown $USER {path}; for good: a udev rule with SUBSYSTEM==\"vfio\", GROUP=...)",
+        "no permission to open {path}: run as root, or give it to yourself (chown $USER {path}; for good: a udev rule \
+            with SUBSYSTEM==\"vfio\", GROUP=...)",
         path = .0.display()
     )]
     NoPermission(PathBuf),
@@ -80,13 +85,15 @@ pub enum VfioError {
     Busy(String),
     /// The platform cannot remap interrupts.
     #[error(
-        "the kernel refuses to let a program drive devices here, because interrupts are not remapped: in QEMU, use -device intel-iommu without intremap=off, and \
+        "the kernel refuses to let a program drive devices here, because interrupts are not remapped: in QEMU, use \
+            -device intel-iommu without intremap=off, and \
          -machine kernel-irqchip=split; elsewhere, turn on interrupt remapping in the firmware"
     )]
     NoInterruptRemapping,
     /// Pinned memory is limited.
     #[error(
-        "the kernel pins no more memory for this user: raise the limit (ulimit -l, or LimitMEMLOCK= of a systemd unit), or run as root"
+        "the kernel pins no more memory for this user: raise the limit (ulimit -l, or LimitMEMLOCK= of a systemd \
+            unit), or run as root"
     )]
     LockedMemory,
     /// What VFIO shows is not what the data sheet says.

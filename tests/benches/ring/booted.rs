@@ -1,6 +1,8 @@
-//! The ring between a booted guest and the card's process, beside the transmit queue of QEMU's own virtio console: one boot for both.
+//! The ring between a booted guest and the card's process, beside the transmit queue of QEMU's own virtio console: one
+//! boot for both.
 //!
-//! Fed by the bare-metal image with its feature `bench`, which measures; feeds the benchmark with events per second, round by round.
+//! Fed by the bare-metal image with its feature `bench`, which measures; feeds the benchmark with events per second,
+//! round by round.
 
 use anyhow::{Context, ensure};
 use dmus_tests::programs::{self, Running, repository, run, said, script, until};

@@ -1,4 +1,5 @@
-//! Memory of the peer's guest, and the driver half of the peer: `virtio-drivers`' `VirtQueue` on it. The only `unsafe` of the benchmark.
+//! Memory of the peer's guest, and the driver half of the peer: `virtio-drivers`' `VirtQueue` on it. The only `unsafe`
+//! of the benchmark.
 //!
 //! Fed by the peer's loop with bytes; feeds the device half, which sees the same memory through `vm-memory`.
 
@@ -38,7 +39,8 @@ pub(crate) fn memory() -> anyhow::Result<&'static GuestMemoryMmap> {
 
 struct Pages;
 
-// SAFETY: pages come out of one mapping that is never unmapped, each once, page aligned, and zero since the kernel made them.
+// SAFETY: pages come out of one mapping that is never unmapped, each once, page aligned, and zero since the kernel made
+// them.
 unsafe impl Hal for Pages {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let place = USED.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
@@ -91,7 +93,8 @@ impl Driver {
 
     fn buffer(&self, index: usize, len: usize) -> &'static [u8] {
         assert!(index < ENTRIES && len <= BUFFER);
-        // SAFETY: inside this driver's pages, which are never unmapped; written only by `send`, while nobody holds the slice.
+        // SAFETY: inside this driver's pages, which are never unmapped; written only by `send`, while nobody holds the
+        // slice.
         unsafe { std::slice::from_raw_parts(self.buffers.as_ptr().add(index * BUFFER), len) }
     }
 

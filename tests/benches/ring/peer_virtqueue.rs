@@ -1,6 +1,7 @@
 //! The peer: `virtio-drivers` as the driver, rust-vmm's `virtio-queue` and `vm-memory` as the device.
 //!
-//! Fed by the benchmark with numbers of events. Neither side notifies: both poll, which is the fastest that the crates do.
+//! Fed by the benchmark with numbers of events. Neither side notifies: both poll, which is the fastest that the crates
+//! do.
 
 use crate::guest_memory::{BUFFER, Driver, ENTRIES, memory};
 use crate::{Lane, payload, windowed};
@@ -78,7 +79,8 @@ pub(crate) fn one_thread(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
     }))
 }
 
-/// The driver here, the device in a thread of its own, which lasts as long as a call: polling on, it would take a core from the others.
+/// The driver here, the device in a thread of its own, which lasts as long as a call: polling on, it would take a core
+/// from the others.
 pub(crate) fn two_threads(bytes: usize) -> anyhow::Result<Lane> {
     let (driver, wiring) = Driver::new()?;
     let driver = RefCell::new(driver);

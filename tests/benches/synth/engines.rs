@@ -1,6 +1,7 @@
 //! The engines that are called as libraries: the card's own and the Rust peers, behind one trait.
 //!
-//! Fed with a song, which all of them get in blocks of 64 samples (that is what the peers render by); ours also at the events' own samples.
+//! Fed with a song, which all of them get in blocks of 64 samples (that is what the peers render by); ours also at the
+//! events' own samples.
 
 use super::RATE;
 use anyhow::bail;

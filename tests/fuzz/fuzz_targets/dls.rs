@@ -1,6 +1,7 @@
 //! Any bytes as a DLS collection: a valid collection that survives being written, or an error that says where.
 //!
-//! Even inputs are the file behind its header. Odd ones are changes to a valid file, four bytes each: an offset and a value of one or four bytes.
+//! Even inputs are the file behind its header. Odd ones are changes to a valid file, four bytes each: an offset and a
+//! value of one or four bytes.
 #![no_main]
 
 use dmus_card::collection::connection::{Connection, Destination, Source, Transform};

@@ -1,6 +1,8 @@
-//! Any bytes as a download chunk, through driver, mailbox and card: refused with a place in it, or played, moved and unloaded until all memory is free.
+//! Any bytes as a download chunk, through driver, mailbox and card: refused with a place in it, or played, moved and
+//! unloaded until all memory is free.
 //!
-//! Even inputs are all of a chunk but its size. Odd ones are changes to a valid instrument, four bytes each: an offset and a value of one or four bytes.
+//! Even inputs are all of a chunk but its size. Odd ones are changes to a valid instrument, four bytes each: an offset
+//! and a value of one or four bytes.
 #![no_main]
 
 use dmus_card::collection::connection::{Connection, Destination, Source, Transform};

@@ -1,4 +1,5 @@
-//! Any session on the vfio-user socket, with the real card behind the card's own server. Both must be there for the next client.
+//! Any session on the vfio-user socket, with the real card behind the card's own server. Both must be there for the
+//! next client.
 #![no_main]
 
 use dmus_card::pci::Card;
@@ -9,7 +10,8 @@ use dmus_tests::wire::session;
 use std::cell::RefCell;
 
 thread_local! {
-    // Making a card takes a tenth of a second; a client that goes leaves it as good as new, which is part of what is tried here.
+    // Making a card takes a tenth of a second; a client that goes leaves it as good as new, which is part of what is
+    // tried here.
     static CARD: RefCell<Option<(Card, Engine)>> = const { RefCell::new(None) };
 }
 

@@ -1,7 +1,7 @@
 //! Any bytes as a SoundFont 2 bank: a valid collection, or an error that says where.
 //!
-//! Even inputs are the file behind its header. Odd ones are the nine tables in turn, each with the number of its records before it, in chunks that
-//! are always well formed: what is tried then is what the tables say.
+//! Even inputs are the file behind its header. Odd ones are the nine tables in turn, each with the number of its
+//! records before it, in chunks that are always well formed: what is tried then is what the tables say.
 #![no_main]
 
 use dmus_card::collection::Collection;

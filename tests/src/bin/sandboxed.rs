@@ -1,8 +1,8 @@
 //! Enters the card's sandbox and tries one thing that it takes away: what a card that was taken over would try.
 //!
-//! Fed by the tests of the sandbox with the name of the thing and a directory with a `file` and a `socket`; ends with 0 if it worked, with
-//! the error's number (13: EACCES) if it was refused, and by SIGSYS if the sandbox does not even answer. With OUTSIDE in the
-//! environment it stays out of the sandbox, which shows that the thing could be done.
+//! Fed by the tests of the sandbox with the name of the thing and a directory with a `file` and a `socket`; ends with 0
+//! if it worked, with the error's number (13: EACCES) if it was refused, and by SIGSYS if the sandbox does not even
+//! answer. With OUTSIDE in the environment it stays out of the sandbox, which shows that the thing could be done.
 
 use anyhow::{Context, bail, ensure};
 use memmap2::MmapMut;

@@ -1,4 +1,5 @@
-//! Where messages begin and end: split, glued, cut off, too long, too short, replies out of nowhere, floods of descriptors.
+//! Where messages begin and end: split, glued, cut off, too long, too short, replies out of nowhere, floods of
+//! descriptors.
 
 use crate::common::*;
 use dmus_card::device::Region;

@@ -9,13 +9,18 @@ use dmus_interface::ring::Reject;
 use dmus_interface::time::RefTime;
 
 checks! {
-    a_message_is_fresh: "GetMessage gives a freshly zeroed event out of a pool that is filled at creation, whatever its slot held before.",
+    a_message_is_fresh: "GetMessage gives a freshly zeroed event out of a pool that is filled at creation, whatever \
+        its slot held before.",
     an_empty_pool_says_so_at_once: "GetMessage and GetBuffer give a status when nothing is left; they do not block.",
-    a_message_takes_its_buffer_home: "PutMessage recycles the event, and with it the buffer that uData points to, which cbEvent tells: more bytes than a pointer has, and no package.",
-    chains_and_packages_go_home_whole: "Chains and packages are recycled as a whole, each event with its buffer: unplayed, presented, discarded or refused.",
+    a_message_takes_its_buffer_home: "PutMessage recycles the event, and with it the buffer that uData points to, \
+        which cbEvent tells: more bytes than a pointer has, and no package.",
+    chains_and_packages_go_home_whole: "Chains and packages are recycled as a whole, each event with its buffer: \
+        unplayed, presented, discarded or refused.",
     a_buffer_by_itself_goes_home: "PutBuffer hands back a buffer that was never attached to an event.",
-    get_buffer_size_is_constant_and_bounds_an_event: "GetBufferSize is constant for the allocator's life; an event with more data is an error, and nothing is lost by it.",
-    what_belongs_to_another_allocator_is_refused: "An event belongs to the allocator that it came from: another stream refuses it, and it goes home.",
+    get_buffer_size_is_constant_and_bounds_an_event: "GetBufferSize is constant for the allocator's life; an event \
+        with more data is an error, and nothing is lost by it.",
+    what_belongs_to_another_allocator_is_refused: "An event belongs to the allocator that it came from: another \
+        stream refuses it, and it goes home.",
 }
 
 const SMALL: StreamConfig = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };

@@ -15,18 +15,27 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 
 checks! {
-    events_with_wrong_fields_are_rejected: "cbStruct, usFlags, usChannelGroup and cbEvent have defined values; an event with another is rejected with its reason.",
-    data_that_disagrees_with_cb_event_is_rejected: "The data is one whole message of cbEvent bytes; anything else is rejected.",
-    pointers_to_anything_but_a_buffer_are_rejected: "pbData points to an allocator buffer that holds cbEvent bytes: any other pointer is rejected, and what is longer than GetBufferSize.",
+    events_with_wrong_fields_are_rejected: "cbStruct, usFlags, usChannelGroup and cbEvent have defined values; an \
+        event with another is rejected with its reason.",
+    data_that_disagrees_with_cb_event_is_rejected: "The data is one whole message of cbEvent bytes; anything else is \
+        rejected.",
+    pointers_to_anything_but_a_buffer_are_rejected: "pbData points to an allocator buffer that holds cbEvent bytes: \
+        any other pointer is rejected, and what is longer than GetBufferSize.",
     a_buffer_belongs_to_one_event_in_flight: "A buffer is recycled with its event: no two events have one.",
-    chains_that_leave_the_pool_or_loop_are_rejected_whole: "A chain is of events of the pool with one time stamp, and ends; any other is rejected as a whole.",
-    packages_are_checked_like_chains: "A package is a chain of events; one that is empty, leaves the pool or has itself inside is rejected as a whole.",
-    packages_nested_without_end_are_rejected: "Packages are nested to a bounded depth; deeper ones are rejected, and all of their events come home.",
+    chains_that_leave_the_pool_or_loop_are_rejected_whole: "A chain is of events of the pool with one time stamp, and \
+        ends; any other is rejected as a whole.",
+    packages_are_checked_like_chains: "A package is a chain of events; one that is empty, leaves the pool or has \
+        itself inside is rejected as a whole.",
+    packages_nested_without_end_are_rejected: "Packages are nested to a bounded depth; deeper ones are rejected, and \
+        all of their events come home.",
     fragments_are_judged_as_one_message: "INCOMPLETE fragments are judged as the one message that they are.",
-    slots_that_are_none_or_in_flight_are_faults: "An event is the hardware's from PutMessage until it comes home; one that is put twice, or is no slot of the pool, is reported.",
+    slots_that_are_none_or_in_flight_are_faults: "An event is the hardware's from PutMessage until it comes home; one \
+        that is put twice, or is no slot of the pool, is reported.",
     a_tail_beyond_the_ring_is_a_fault: "More events than the ring holds are reported, and stop their stream alone.",
-    times_at_the_ends_of_their_range_are_held_or_played: "Any time stamp has a defined result: the largest are held, those with bit 63 set play at once.",
-    a_slot_for_the_other_direction_is_rejected: "An event for a stream of the wrong type is rejected: an empty one by a render stream, a filled one by a capture stream.",
+    times_at_the_ends_of_their_range_are_held_or_played: "Any time stamp has a defined result: the largest are held, \
+        those with bit 63 set play at once.",
+    a_slot_for_the_other_direction_is_rejected: "An event for a stream of the wrong type is rejected: an empty one by \
+        a render stream, a filled one by a capture stream.",
     the_port_driver_keeps_on_after_a_rejection: "The driver is told which event was refused and why, and plays on.",
 }
 

@@ -15,11 +15,16 @@ use dmus_interface::ring::Status;
 use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
-    streams_with_wrong_registers_are_not_created: "NewStream says what is wrong: slots, strides, buffers, rings of wrong size or alignment, memory that is not there.",
-    pools_and_rings_that_overlap_are_not_taken: "A stream's pool, buffers and rings share no memory with one another, nor with another stream's.",
-    types_that_do_not_exist_are_refused: "StreamType is MIDI_RENDER 0, MIDI_CAPTURE 1 or WAVE_SINK 2; nothing else is a stream.",
-    transitions_out_of_place_are_refused: "SetState and NewStream out of place, and registers that change under a stream, are refused.",
-    the_driver_refuses_what_no_stream_can_be: "What no stream can be is an error of the driver, before the hardware is asked.",
+    streams_with_wrong_registers_are_not_created: "NewStream says what is wrong: slots, strides, buffers, rings of \
+        wrong size or alignment, memory that is not there.",
+    pools_and_rings_that_overlap_are_not_taken: "A stream's pool, buffers and rings share no memory with one another, \
+        nor with another stream's.",
+    types_that_do_not_exist_are_refused: "StreamType is MIDI_RENDER 0, MIDI_CAPTURE 1 or WAVE_SINK 2; nothing else is \
+        a stream.",
+    transitions_out_of_place_are_refused: "SetState and NewStream out of place, and registers that change under a \
+        stream, are refused.",
+    the_driver_refuses_what_no_stream_can_be: "What no stream can be is an error of the driver, before the hardware \
+        is asked.",
 }
 
 /// Runs a body against a stream that is prepared, and not created.

@@ -10,15 +10,24 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
 checks! {
-    captured_messages_are_complete_and_time_stamped: "Cooked capture: one complete, time-stamped message an event, in the order of the hardware.",
-    a_captured_event_says_where_it_comes_from: "usChannelGroup says which set of channels originated the event; ullBytePosition is its byte position in the stream.",
-    long_sysex_comes_in_incomplete_events: "INCOMPLETE means, in capture too, that the message goes on in the next event.",
-    only_data_beyond_the_pointer_size_needs_a_buffer: "A captured event needs a buffer only for data beyond the pointer size; cbEvent is its unrounded length.",
-    uncooked_events_are_raw_bytes: "Uncooked capture: raw bytes, INCOMPLETE set; the capture sink makes messages of them.",
-    the_capture_sink_parses: "The capture sink expands running status, takes real-time bytes out of messages, and puts SysEx together across events.",
-    the_capture_sink_goes_on_after_a_gap: "What an overrun lost shows in the byte position; the capture sink goes on with the next message.",
-    nothing_captured_is_lost_for_want_of_slots: "A capture stream that has few slots loses nothing with the virtual clock: time waits.",
-    captured_messages_are_packed_for_the_application: "Captured messages go on through the packer, which gives them to the application in a buffer.",
+    captured_messages_are_complete_and_time_stamped: "Cooked capture: one complete, time-stamped message an event, in \
+        the order of the hardware.",
+    a_captured_event_says_where_it_comes_from: "usChannelGroup says which set of channels originated the event; \
+        ullBytePosition is its byte position in the stream.",
+    long_sysex_comes_in_incomplete_events: "INCOMPLETE means, in capture too, that the message goes on in the next \
+        event.",
+    only_data_beyond_the_pointer_size_needs_a_buffer: "A captured event needs a buffer only for data beyond the \
+        pointer size; cbEvent is its unrounded length.",
+    uncooked_events_are_raw_bytes: "Uncooked capture: raw bytes, INCOMPLETE set; the capture sink makes messages of \
+        them.",
+    the_capture_sink_parses: "The capture sink expands running status, takes real-time bytes out of messages, and \
+        puts SysEx together across events.",
+    the_capture_sink_goes_on_after_a_gap: "What an overrun lost shows in the byte position; the capture sink goes on \
+        with the next message.",
+    nothing_captured_is_lost_for_want_of_slots: "A capture stream that has few slots loses nothing with the virtual \
+        clock: time waits.",
+    captured_messages_are_packed_for_the_application: "Captured messages go on through the packer, which gives them \
+        to the application in a buffer.",
 }
 
 fn captured_messages_are_complete_and_time_stamped<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {

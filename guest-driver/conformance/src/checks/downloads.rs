@@ -13,14 +13,18 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
-    a_download_sounds_in_every_stream: "DOWNLOAD takes wave and instrument chunks and returns a handle; downloads are shared by all streams.",
+    a_download_sounds_in_every_stream: "DOWNLOAD takes wave and instrument chunks and returns a handle; downloads are \
+        shared by all streams.",
     a_download_is_copied: "The client may free its buffer when DOWNLOAD returns.",
-    an_unload_waits_for_the_last_note: "UNLOAD frees a handle as soon as no note uses it, and may complete later; later notes on it are ignored.",
+    an_unload_waits_for_the_last_note: "UNLOAD frees a handle as soon as no note uses it, and may complete later; \
+        later notes on it are ignored.",
     an_instrument_keeps_its_wave: "The last instrument that refers to a wave keeps it alive.",
     compacting_joins_the_free_memory: "COMPACT makes the largest free block of sample memory available.",
     compacting_interrupts_nothing_that_plays: "COMPACT does not interrupt playback.",
-    append_and_wave_format_are_told: "APPEND says how many bytes the synthesizer wants after each download, WAVEFORMAT what it gives.",
-    what_is_wrong_with_a_download_is_said: "A download that is malformed is refused, and leaves nothing; an unknown handle is, too.",
+    append_and_wave_format_are_told: "APPEND says how many bytes the synthesizer wants after each download, \
+        WAVEFORMAT what it gives.",
+    what_is_wrong_with_a_download_is_said: "A download that is malformed is refused, and leaves nothing; an unknown \
+        handle is, too.",
 }
 
 /// Of a program that the card has, too, but otherwise.

@@ -11,22 +11,35 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 
 checks! {
-    an_event_is_presented_at_its_time: "ullPresTime100ns is the time of presentation, in 100 ns of the master clock; an event is passed on when it is due.",
-    ties_play_in_the_order_in_which_they_were_put: "Events of one time are all presented at it, in the order in which they were put, however few slots the pool has.",
+    an_event_is_presented_at_its_time: "ullPresTime100ns is the time of presentation, in 100 ns of the master clock; \
+        an event is passed on when it is due.",
+    ties_play_in_the_order_in_which_they_were_put: "Events of one time are all presented at it, in the order in which \
+        they were put, however few slots the pool has.",
     events_play_by_their_times_alone: "Events are ordered by their time stamps only, in whatever order they come.",
     the_past_plays_at_once_and_late: "An event in the past is played at once, and is reported late.",
-    what_is_not_to_be_held_plays_at_once: "An event whose time has bit 63 set (DONT_HOLD_FOR_SEQUENCING) plays at once, before what waits for its time.",
-    a_chain_plays_together: "pNextEvt leads to the next event of a chain of identically time-stamped events: they are played together, in the chain's order.",
-    a_package_plays_together: "usFlags PACKAGE: uData is pPackageEvt, a chain of events that are handled together, atomically.",
-    packages_in_packages_play_in_their_order: "Packages may be nested, and chains have packages in them; all of it is handled as one event.",
-    the_package_flag_comes_before_cb_event: "Whether uData is a package is told by usFlags first, and by cbEvent only if PACKAGE is not set.",
-    data_up_to_the_pointer_size_is_in_the_event: "cbEvent is the unrounded number of bytes: up to the size of a pointer (4 or 8) they are in the event (abData), above it in a buffer (pbData).",
+    what_is_not_to_be_held_plays_at_once: "An event whose time has bit 63 set (DONT_HOLD_FOR_SEQUENCING) plays at \
+        once, before what waits for its time.",
+    a_chain_plays_together: "pNextEvt leads to the next event of a chain of identically time-stamped events: they are \
+        played together, in the chain's order.",
+    a_package_plays_together: "usFlags PACKAGE: uData is pPackageEvt, a chain of events that are handled together, \
+        atomically.",
+    packages_in_packages_play_in_their_order: "Packages may be nested, and chains have packages in them; all of it is \
+        handled as one event.",
+    the_package_flag_comes_before_cb_event: "Whether uData is a package is told by usFlags first, and by cbEvent only \
+        if PACKAGE is not set.",
+    data_up_to_the_pointer_size_is_in_the_event: "cbEvent is the unrounded number of bytes: up to the size of a \
+        pointer (4 or 8) they are in the event (abData), above it in a buffer (pbData).",
     sysex_comes_through_whole: "SysEx in one buffer is one event.",
-    an_incomplete_message_goes_on_in_the_next_event: "usFlags INCOMPLETE: the message goes on in the next event; SysEx may be longer than buffers and pool.",
-    real_time_messages_stand_between_fragments: "A real-time message is an event of its own, between the INCOMPLETE ones of a SysEx message, too.",
-    each_channel_group_is_a_set_of_sixteen_channels: "usChannelGroup says which set of 16 MIDI channels receives the event.",
-    the_card_changes_nothing_in_an_event_that_it_renders: "A miniport modifies neither bReserved nor cbStruct, nor anything else of an event that it renders.",
-    messages_of_every_kind_come_through_two_streams: "Streams render at once, each with its own pool and rings; an event has one whole message of any kind.",
+    an_incomplete_message_goes_on_in_the_next_event: "usFlags INCOMPLETE: the message goes on in the next event; \
+        SysEx may be longer than buffers and pool.",
+    real_time_messages_stand_between_fragments: "A real-time message is an event of its own, between the INCOMPLETE \
+        ones of a SysEx message, too.",
+    each_channel_group_is_a_set_of_sixteen_channels: "usChannelGroup says which set of 16 MIDI channels receives the \
+        event.",
+    the_card_changes_nothing_in_an_event_that_it_renders: "A miniport modifies neither bReserved nor cbStruct, nor \
+        anything else of an event that it renders.",
+    messages_of_every_kind_come_through_two_streams: "Streams render at once, each with its own pool and rings; an \
+        event has one whole message of any kind.",
 }
 
 /// More than a sample takes: what comes at once comes with the first sample that is not rendered yet.

@@ -11,17 +11,24 @@ use dmus_interface::time::RefTime;
 use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
-    caps_tell_what_the_synthesizer_can: "CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and audio channels, effects, description.",
-    port_parameters_are_applied_or_replaced: "PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are replaced, and the status says that not all were assigned.",
-    channel_groups_are_set_for_each_stream: "CHANNELGROUPS gets and sets the number of groups, for each pin instance by itself; events for a group that is not there are refused.",
-    voice_priorities_begin_as_documented: "A voice priority is that of the channel group OR the channel's offset: channel 10 has 15, channels 1 to 9 have 14 to 6, channels 11 to 16 have 5 to 0; STANDARD at first.",
+    caps_tell_what_the_synthesizer_can: "CAPS gives a SYNTHCAPS: flags, memory size, most channel groups, voices and \
+        audio channels, effects, description.",
+    port_parameters_are_applied_or_replaced: "PORTPARAMETERS applies a SYNTH_PORTPARAMS; unsupported values are \
+        replaced, and the status says that not all were assigned.",
+    channel_groups_are_set_for_each_stream: "CHANNELGROUPS gets and sets the number of groups, for each pin instance \
+        by itself; events for a group that is not there are refused.",
+    voice_priorities_begin_as_documented: "A voice priority is that of the channel group OR the channel's offset: \
+        channel 10 has 15, channels 1 to 9 have 14 to 6, channels 11 to 16 have 5 to 0; STANDARD at first.",
     voice_priorities_stay_as_they_are_set: "VOICEPRIORITY is got and set for each channel group and channel.",
     the_lowest_priority_is_stolen_first: "Stealing takes the lowest priority first.",
-    clocks_are_told_in_reference_time: "LATENCYCLOCK and MASTERCLOCK give 100 ns; the latency clock is the master clock and the guaranteed latency.",
+    clocks_are_told_in_reference_time: "LATENCYCLOCK and MASTERCLOCK give 100 ns; the latency clock is the master \
+        clock and the guaranteed latency.",
     running_stats_begin_anew_with_run: "RUNNINGSTATS gives a SYNTH_STATS, and is reset on entering RUN.",
-    volume_is_in_hundredths_of_a_decibel: "VOLUME and VOLUMEBOOST are in 0.01 dB, and the boost is applied after the mix.",
+    volume_is_in_hundredths_of_a_decibel: "VOLUME and VOLUMEBOOST are in 0.01 dB, and the boost is applied after the \
+        mix.",
     volume_is_each_streams_own: "Properties are per pin instance: each stream has a volume and a boost of its own.",
-    properties_of_what_does_not_render_are_refused: "A request to a stream of the wrong type, or with a value out of range, is refused with a status of its own.",
+    properties_of_what_does_not_render_are_refused: "A request to a stream of the wrong type, or with a value out of \
+        range, is refused with a status of its own.",
 }
 
 const NOTE: [u8; 3] = [0x90, 60, 127];

@@ -9,16 +9,23 @@ use dmus_interface::time::RefTime;
 use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
-    streams_of_any_type_open_and_close_in_any_place: "NewStream gives a stream of type MIDI_RENDER, MIDI_CAPTURE or WAVE_SINK, with SchedulePreFetch, how far ahead the hardware wants events.",
-    any_state_may_follow_any_other: "SetState takes STOP, ACQUIRE, PAUSE and RUN in any order, in every type of stream.",
+    streams_of_any_type_open_and_close_in_any_place: "NewStream gives a stream of type MIDI_RENDER, MIDI_CAPTURE or \
+        WAVE_SINK, with SchedulePreFetch, how far ahead the hardware wants events.",
+    any_state_may_follow_any_other: "SetState takes STOP, ACQUIRE, PAUSE and RUN in any order, in every type of \
+        stream.",
     a_render_stream_holds_outside_run: "Render: in any state but RUN events are held, and not passed to the hardware.",
     a_render_stream_discards_in_stop: "Render: in STOP, what is held and what is given is discarded to the allocator.",
-    render_time_stands_outside_run_and_begins_anew_after_stop: "Presentation time does not advance in PAUSE and STOP, and is reset in STOP.",
-    a_capture_stream_hears_in_run_and_pause: "Capture: in RUN and PAUSE messages go upstream; in STOP and ACQUIRE, hardware data is thrown away.",
-    a_capture_stream_stops_with_all_slots_home: "Capture: STOP sends home what was posted and what waits, and resets presentation time and byte position.",
+    render_time_stands_outside_run_and_begins_anew_after_stop: "Presentation time does not advance in PAUSE and STOP, \
+        and is reset in STOP.",
+    a_capture_stream_hears_in_run_and_pause: "Capture: in RUN and PAUSE messages go upstream; in STOP and ACQUIRE, \
+        hardware data is thrown away.",
+    a_capture_stream_stops_with_all_slots_home: "Capture: STOP sends home what was posted and what waits, and resets \
+        presentation time and byte position.",
     capture_time_stands_in_pause: "Capture: presentation time does not advance in PAUSE.",
-    a_change_of_state_harms_nothing_under_way: "State changes in the middle of anything (fragments, chains, what is held) leave the stream whole: everything comes home and the next event plays.",
-    a_stream_that_stops_disturbs_no_other: "Each stream has its own pool, rings and state: one that stops, or closes, disturbs no other.",
+    a_change_of_state_harms_nothing_under_way: "State changes in the middle of anything (fragments, chains, what is \
+        held) leave the stream whole: everything comes home and the next event plays.",
+    a_stream_that_stops_disturbs_no_other: "Each stream has its own pool, rings and state: one that stops, or closes, \
+        disturbs no other.",
 }
 
 const STATES: [State; 4] = [State::Stop, State::Acquire, State::Pause, State::Run];

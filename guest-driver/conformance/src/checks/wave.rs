@@ -9,15 +9,23 @@ use dmus_interface::time::{RefTime, SampleTime};
 use dmus_interface::wave::{Sample, WaveFormat};
 
 checks! {
-    periods_continue_one_another: "Render writes synthesised PCM of so many bytes at a byte position; the next continues there.",
-    what_is_rendered_is_what_was_put: "What the wave sink brings is what the render streams play: silence before a note, and sound from its time on.",
+    periods_continue_one_another: "Render writes synthesised PCM of so many bytes at a byte position; the next \
+        continues there.",
+    what_is_rendered_is_what_was_put: "What the wave sink brings is what the render streams play: silence before a \
+        note, and sound from its time on.",
     render_streams_are_summed: "Each render stream is a synthesizer of its own, and their outputs are summed.",
-    stop_silences_and_pause_stands: "In STOP a stream's synthesizer is silent and reset; in PAUSE what sounds stands still, and goes on with RUN.",
-    every_format_has_its_frames: "The wave sink's format: 22,050, 44,100, 48,000 or 96,000 Hz, 16-bit or floating point, mono or stereo.",
-    only_run_brings_frames: "Presentation time does not advance in PAUSE, for a wave sink either; STOP resets it, and the position.",
-    samples_and_times_convert_into_one_another: "SampleToRefTime and RefTimeToSample convert between 100 ns and sample positions.",
-    the_sample_clock_begins_with_run: "SyncToMaster's fStart is true on the first call after entering RUN: the sample clock is zeroed.",
-    the_sample_clock_follows_by_fractions: "SyncToMaster, called periodically, corrects the sample clock by a fraction of the difference each time.",
+    stop_silences_and_pause_stands: "In STOP a stream's synthesizer is silent and reset; in PAUSE what sounds stands \
+        still, and goes on with RUN.",
+    every_format_has_its_frames: "The wave sink's format: 22,050, 44,100, 48,000 or 96,000 Hz, 16-bit or floating \
+        point, mono or stereo.",
+    only_run_brings_frames: "Presentation time does not advance in PAUSE, for a wave sink either; STOP resets it, and \
+        the position.",
+    samples_and_times_convert_into_one_another: "SampleToRefTime and RefTimeToSample convert between 100 ns and \
+        sample positions.",
+    the_sample_clock_begins_with_run: "SyncToMaster's fStart is true on the first call after entering RUN: the sample \
+        clock is zeroed.",
+    the_sample_clock_follows_by_fractions: "SyncToMaster, called periodically, corrects the sample clock by a \
+        fraction of the difference each time.",
     the_latency_clock_is_ahead_by_a_constant: "The latency clock is the master clock and a guaranteed latency.",
     virtual_time_waits_for_a_wave_sink: "A wave sink that nobody pulls from loses nothing with the virtual clock.",
 }

@@ -155,7 +155,10 @@ proptest! {
     /// DDI: GetNextEvent gives back time, channel group and bytes of each event as they were packed, in that order
     #[test]
     fn what_is_packed_is_read_again(
-        events in proptest::collection::vec((any::<i32>(), any::<u16>(), proptest::collection::vec(any::<u8>(), 1..40)), 0..30),
+        events in proptest::collection::vec(
+            (any::<i32>(), any::<u16>(), proptest::collection::vec(any::<u8>(), 1..40)),
+            0..30,
+        ),
         room in 0usize..2000,
     ) {
         let mut memory = vec![0xEE; room];
@@ -187,7 +190,8 @@ proptest! {
         // Plausible headers, or hardly anything would get beyond the first.
         for (at, len, flags) in headers {
             if let Some(place) = bytes.get_mut(at * 8..at * 8 + HEADER_SIZE) {
-                let header = Header { event_bytes: len.into(), channel_group: 1.into(), delta: 5.into(), flags: flags.into() };
+                let (channel_group, delta) = (1.into(), 5.into());
+                let header = Header { event_bytes: len.into(), channel_group, delta, flags: flags.into() };
                 place.copy_from_slice(header.as_bytes());
             }
         }

@@ -314,7 +314,8 @@ proptest! {
             let (held, flying) = (sequencer.held(), hardware.messages.borrow().len());
             let out = SLOTS - allocator.free_slots();
             // A chained message is two slots.
-            prop_assert!((held + flying..=2 * (held + flying)).contains(&out), "{out} out, {held} held, {flying} flying");
+            prop_assert!((held + flying..=2 * (held + flying)).contains(&out), "{out} out, {held} held, {flying} \
+                flying");
             let slots: Vec<u32> = hardware.messages.borrow().iter().map(|message| message.slot().0).collect();
             let mut unique = slots.clone();
             unique.sort_unstable();

@@ -196,7 +196,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (-2i64..40).prop_map(Step::Put),
         4 => (0i64..6).prop_map(Step::Service),
-        1 => prop_oneof![Just(State::Stop), Just(State::Acquire), Just(State::Pause), Just(State::Run)].prop_map(Step::State),
+        1 => prop_oneof![Just(State::Stop), Just(State::Acquire), Just(State::Pause), Just(State::Run)]
+            .prop_map(Step::State),
         3 => Just(Step::Complete),
     ]
 }

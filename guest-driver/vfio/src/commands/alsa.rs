@@ -32,7 +32,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=8))]
     capture: u8,
     /// How much later than it arrived a message plays. Less than the card's own latency makes it late.
-    #[arg(long, default_value_t = 30, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 30, value_name = "MILLISECONDS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     latency: u16,
 }
 

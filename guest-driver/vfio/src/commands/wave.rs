@@ -32,7 +32,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=21_600))]
     seconds: u32,
     /// Frames a second; the card resamples.
-    #[arg(long, default_value = "48000", value_parser = PossibleValuesParser::new(["22050", "44100", "48000", "96000"]))]
+    #[arg(long, default_value = "48000")]
+    #[arg(value_parser = PossibleValuesParser::new(["22050", "44100", "48000", "96000"]))]
     rate: String,
     /// One channel, the mean of both.
     #[arg(long)]
