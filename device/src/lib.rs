@@ -1,12 +1,12 @@
 //! The DirectMusic card: a PCI sound card that QEMU sees over vfio-user.
 //!
-//! A [`transport`] drives the [`card`] (configuration space, registers), which meets the [`engine`] thread at one lock.
+//! A [`transport`] drives the card's function ([`pci`]), which meets the [`engine`] thread at one lock.
 //! The engine fetches submissions from guest memory, orders and renders them, and hands audio to a [`sink`]:
 //!
 //! ```text
-//! QEMU -> transport -> card -> link -> engine: stream (rings -> intake -> sequencer -> synth) -> sink
-//! MIDI inputs, audio -> engine: capture (streams of posted slots: MIDI capture, wave sink) -> link
-//! guest memory and doorbell page <- dma <- link <- completions, clocks, interrupts
+//! QEMU -> transport -> pci -> shared -> engine: stream (fetch -> validate -> schedule -> render) -> sink
+//! MIDI inputs, audio -> engine: capture (streams of posted slots: MIDI capture, wave sink)
+//! guest memory and doorbell page <- dma <- shared <- completions, clocks, interrupts
 //! ```
 //!
 //! The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
