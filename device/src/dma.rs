@@ -1,6 +1,6 @@
 //! Memory shared with the guest: with the synthesizer's vector code, the only place of the card with `unsafe`.
 //!
-//! Fed by the transport, which maps guest memory; feeds rings, intake and the doorbell page, which is here. There is
+//! Fed by the transport, which maps guest memory; feeds the streams, and the doorbell page, which is here. There is
 //! never a Rust reference to such memory: each access is atomic or volatile and checked against the bounds, and what
 //! was read is judged only as a private copy.
 

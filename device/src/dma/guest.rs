@@ -1,6 +1,6 @@
 //! The guest memory that the card may access: maps by address, and copies to and from them.
 //!
-//! Fed by the transport with maps; feeds intake and rings with checked copies, and translation with places.
+//! Fed by the transport with maps; feeds whoever reads or writes by address, and the views of streams with places.
 
 use super::SharedMemory;
 use crate::device::DmaMap;

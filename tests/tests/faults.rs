@@ -1,0 +1,158 @@
+//! What the card says of a driver's mistakes: which code, what FAULT_DETAIL is about, and what is left of the stream.
+
+use dmus_card::ClockMode;
+use dmus_driver::Platform;
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::regs::{self, Fault, Register};
+use dmus_interface::ring::Status;
+use dmus_tests::direct::Direct;
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::raw::{RawStream, seconds};
+use std::sync::atomic::Ordering;
+
+const NOTE: [u8; 3] = [0x90, 60, 100];
+
+/// FAULT and FAULT_DETAIL, cleared.
+fn fault<P: Platform>(s: &RawStream<'_, P>) -> Option<(Fault, u32)> {
+    let detail = s.platform.read32(regs::FAULT_DETAIL.offset);
+    Some((s.take_fault()?, detail))
+}
+
+fn at(register: Register) -> u32 {
+    stream::at(0, register).offset
+}
+
+#[test]
+fn a_tail_beyond_a_small_ring_is_reported_on_a_busy_card() -> anyhow::Result<()> {
+    for size in [4, 16, 64] {
+        for ahead in [size + 1, size + 5, 128] {
+            let platform = Direct::new()?;
+            let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+            for register in [stream::SLOT_COUNT, stream::SUBMISSION_SIZE, stream::COMPLETION_SIZE] {
+                s.write(register, size);
+            }
+            s.create()?;
+            s.set_state(State::Run)?;
+            s.submit(0, s.inline(0, &NOTE), 0);
+            assert_eq!(s.completion()?.status, Status::Presented);
+            s.publish_tail(1 + ahead);
+            platform.settle();
+            assert_eq!(fault(&s), Some((Fault::TailOverrun, 1 + ahead)), "{size} entries, {ahead} ahead");
+            assert!(s.is_drained(), "{size} entries, {ahead} ahead");
+            assert_eq!(platform.stats.presented.get(), 1);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_halted_stream_completes_what_it_has_and_can_be_stopped_closed_and_created_anew() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    for (slot, time) in [(0, seconds(1)), (1, seconds(5))] {
+        s.submit(slot, s.inline(time, &NOTE), 0);
+    }
+    platform.settle();
+    s.publish_tail(500);
+    s.grant(seconds(2));
+    platform.settle();
+    assert_eq!(s.take_fault(), Some(Fault::TailOverrun));
+    let done = s.completion()?;
+    assert_eq!((done.slot, done.status, done.time), (0, Status::Presented, seconds(1)));
+    for state in [State::Run, State::Pause, State::Acquire] {
+        assert_eq!(s.transition(stream::STATE, state as u32)?, Some(Fault::Halted));
+        assert_eq!(fault(&s), Some((Fault::Halted, at(stream::STATE))));
+    }
+    s.set_state(State::Stop)?;
+    let discarded = s.completion()?;
+    assert_eq!((discarded.slot, discarded.status), (1, Status::Discarded));
+    assert_eq!(s.transition(stream::TYPE, stream::CLOSED)?, None);
+    assert_eq!(s.transition(stream::TYPE, Type::Render.value())?, None);
+    s.set_state(State::Run)?;
+    Ok(())
+}
+
+#[test]
+fn in_virtual_time_a_state_takes_effect_when_the_grant_before_it_is_reached() -> anyhow::Result<()> {
+    for _ in 0..20 {
+        let hosted = HostedCard::start(ClockMode::Virtual)?;
+        let platform = hosted.connect()?;
+        let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+        s.create()?;
+        s.grant(seconds(3) + 7);
+        s.set_state(State::Run)?;
+        let base = platform.read32(at(stream::TIME_BASE));
+        assert_eq!(i64::from(base), seconds(3) + 7);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_detail_of_a_refused_configuration_names_the_register() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let wrong: [(Register, u32, Fault); 10] = [
+        (stream::SLOT_COUNT, 0, Fault::BadPool),
+        (stream::SLOT_STRIDE, 96, Fault::BadPool),
+        (stream::POOL_BASE, 8, Fault::BadPool),
+        (stream::BUFFER_SIZE, 12, Fault::BadBuffers),
+        (stream::BUFFER_COUNT, 5000, Fault::BadBuffers),
+        (stream::SUBMISSION_SIZE, 48, Fault::BadRing),
+        (stream::COMPLETION_SIZE, 16, Fault::BadRing),
+        (stream::SUBMISSION_BASE, 2, Fault::BadRing),
+        (stream::COMPLETION_BASE, 8, Fault::BadRing),
+        (stream::BUFFER_BASE, 0, Fault::NotMapped),
+    ];
+    for (register, value, code) in wrong {
+        let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+        match register.width {
+            8 => s.write64(register, value.into()),
+            _ => s.write(register, value),
+        }
+        assert_eq!(s.transition(stream::TYPE, Type::Render.value())?, Some(code), "{}", register.name);
+        assert_eq!(fault(&s), Some((code, at(register))), "{}", register.name);
+        s.close();
+    }
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    s.write64(stream::SUBMISSION_BASE, s.pool.iova);
+    assert_eq!(s.transition(stream::TYPE, Type::Render.value())?, Some(Fault::Overlap));
+    assert_eq!(fault(&s), Some((Fault::Overlap, at(stream::SUBMISSION_BASE))));
+    assert_eq!(s.transition(stream::TYPE, 77)?, Some(Fault::BadValue));
+    assert_eq!(fault(&s), Some((Fault::BadValue, at(stream::TYPE))));
+    Ok(())
+}
+
+#[test]
+fn a_grant_that_moves_back_or_is_negative_is_reported_and_ignored() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    s.grant(seconds(2));
+    platform.settle();
+    for wrong in [seconds(1), -1, i64::MIN] {
+        s.grant(wrong);
+        platform.settle();
+        assert_eq!(fault(&s), Some((Fault::GrantBackward, 0)), "{wrong}");
+        let now = s.platform.doorbell().load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
+        assert_eq!(now as i64, seconds(2));
+    }
+    s.grant(seconds(3));
+    platform.settle();
+    assert_eq!(platform.stats.samples.get(), 3 * 48_000);
+    assert_eq!(s.take_fault(), None);
+    Ok(())
+}
+
+#[test]
+fn a_tail_stored_for_a_closed_stream_is_reported_when_a_stream_is_created_there() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    s.publish_tail(3);
+    s.create()?;
+    assert_eq!(fault(&s), Some((Fault::ClosedStream, 3)));
+    assert_eq!(s.word(doorbell::SUBMISSION_TAIL), 0, "creating a stream zeroes its words");
+    s.set_state(State::Run)?;
+    assert!(s.is_drained());
+    Ok(())
+}
