@@ -20,6 +20,21 @@ const MARK: &str = "/// DDI: ";
 /// What its further lines begin with, if it is too long for one.
 const FURTHER: &str = "///     ";
 
+/// What of the DDI card and driver do not have, and why.
+const NOT_MODELLED: [(&str, &str); 11] = [
+    ("INCOMPLETE packages", "a package is one submission, taken whole or not at all; they are rejected"),
+    ("`ISynthSinkDMus::Render` as a call that pulls", "the card fills posted periods by DMA"),
+    ("SYNTHDOWNLOAD.Free", "the request's memory is the client's again with every answer"),
+    ("SYNTH_PORTPARAMS.Share", "a stream is one port's; a request for it is answered NOT_ALL_ASSIGNED"),
+    ("the DELAY effect", "the synthesizer has reverb and chorus"),
+    ("EXTERNAL and GSINHARDWARE in SYNTHCAPS", "the synthesizer is the card's own, and its set is General MIDI's"),
+    ("after UNLOAD, later notes on it are ignored", "the built-in instruments are beneath, and play such notes"),
+    ("WAVEARTICULATION and STREAMINGWAVE chunks", "they are refused with a reason of their own"),
+    ("COM: aggregation, reference counts, GUIDs of interfaces", "Rust's ownership is in their place"),
+    ("PASSIVE_LEVEL of SetState", "a library without an operating system has no levels"),
+    ("`IMiniportDMus::Service`", "the DDI does not use it"),
+];
+
 /// The repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf()
@@ -73,6 +88,10 @@ pub fn table() -> anyhow::Result<String> {
         let tests: Vec<String> = statements[key].iter().map(|test| format!("`{test}`")).collect();
         let booted = if BOOTED.contains(&path.as_str()) { "yes" } else { "" };
         writeln!(table, "| {} | {} | {booted} |", statement.replace('|', "\\|"), tests.join("<br>"))?;
+    }
+    table.push_str("\n## Not modelled\n\n| of the DDI | why |\n|---|---|\n");
+    for (what, why) in NOT_MODELLED {
+        writeln!(table, "| {what} | {why} |")?;
     }
     Ok(table)
 }

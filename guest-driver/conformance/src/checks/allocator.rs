@@ -12,8 +12,8 @@ checks! {
     a_message_is_fresh: "GetMessage gives a freshly zeroed event out of a pool that is filled at creation, whatever \
         its slot held before.",
     an_empty_pool_says_so_at_once: "GetMessage and GetBuffer give a status when nothing is left; they do not block.",
-    a_message_takes_its_buffer_home: "PutMessage recycles the event, and with it the buffer that uData points to, \
-        which cbEvent tells: more bytes than a pointer has, and no package.",
+    a_message_takes_its_buffer_home: "PutMessage recycles the event, and with it the buffer that it was given: \
+        that of the driver's own record, which agrees with cbEvent as it was set.",
     chains_and_packages_go_home_whole: "Chains and packages are recycled as a whole, each event with its buffer: \
         unplayed, presented, discarded or refused.",
     a_buffer_by_itself_goes_home: "PutBuffer hands back a buffer that was never attached to an event.",

@@ -17,7 +17,7 @@ checks! {
         shared by all streams.",
     a_download_is_copied: "The client may free its buffer when DOWNLOAD returns.",
     an_unload_waits_for_the_last_note: "UNLOAD frees a handle as soon as no note uses it, and may complete later; \
-        later notes on it are ignored.",
+        later notes on its patch play what is beneath it.",
     an_instrument_keeps_its_wave: "The last instrument that refers to a wave keeps it alive.",
     compacting_joins_the_free_memory: "COMPACT makes the largest free block of sample memory available.",
     compacting_interrupts_nothing_that_plays: "COMPACT does not interrupt playback.",
