@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const CAPTURE: StreamConfig = StreamConfig { slots: 256, buffers: 256, buffer_size: 256 };
 /// How often clocks are compared, and the card is looked at: somebody may have reset it.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two readings of the clocks.
+const READING_STEP: Duration = Duration::from_millis(1);
 /// Events between two looks at the captured ones.
 const BATCH: u32 = 512;
 /// How long a card may take to play what it has been given, at the end.
@@ -30,8 +32,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to reset a card: the bus gives it a tenth of a second, and a slow card a second.
 const RESET_LIMIT: Duration = Duration::from_secs(3);
 const RESET_STEP: Duration = Duration::from_millis(50);
-/// While a pool is full, how long captured events may wait.
-const FULL_LIMIT: Duration = Duration::from_millis(5);
+/// Between two looks at what is left to play, at the end.
+const DRAIN_STEP: Duration = Duration::from_millis(5);
 
 struct Bridge<'c> {
     card: &'c Card<VfioPlatform>,
@@ -76,7 +78,7 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let bases = playback.iter().map(|port| port.stream.time_base()).collect();
     let latency = RefTime::from_nanos(u64::from(args.latency) * 1_000_000);
     let mut bridge = Bridge { card: &card, ports, playback, captures, latency, bases, overruns: 0 };
-    bridge.ports.compare_clocks(&card)?;
+    bridge.ports.learn_clocks(&card)?;
     say(format_args!(
         "alsa client={} playback={} capture={}",
         bridge.ports.client()?,
@@ -94,14 +96,17 @@ impl Bridge<'_> {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 match self.is_enabled()? {
-                    true => self.ports.compare_clocks(self.card)?,
+                    true => self.ports.begin_comparison(),
                     false => self.recover()?,
                 }
             }
+            // A reading at a time: what arrives meanwhile does not wait for a timer.
+            let compares = self.ports.compare_clocks(self.card)?;
             match self.turn() {
                 // There may be more: what the library has read ahead, no descriptor shows.
                 Ok(true) => {}
-                Ok(false) => self.rest(LOOK.saturating_sub(looked.elapsed()))?,
+                Ok(false) if compares => self.sleep(READING_STEP)?,
+                Ok(false) => self.sleep(LOOK.saturating_sub(looked.elapsed()))?,
                 Err(error) => self.blame(error)?,
             }
         }
@@ -115,15 +120,6 @@ impl Bridge<'_> {
         }
         self.playback.iter_mut().try_for_each(Playback::catch_up)?;
         Ok(!self.playback.iter().any(Playback::is_full) && self.read(BATCH)?)
-    }
-
-    /// Sleeps until there is something to do: room for what waits for some, or an arrival.
-    fn rest(&mut self, limit: Duration) -> anyhow::Result<()> {
-        match self.playback.iter().find(|port| port.waits()) {
-            Some(port) => port.wait(FULL_LIMIT),
-            None => self.sleep(limit)?,
-        }
-        Ok(())
     }
 
     /// Takes up to `most` events from the sequencer, while there is room for them; false when there were no more of
@@ -163,18 +159,28 @@ impl Bridge<'_> {
         Ok(left)
     }
 
-    /// Sleeps until the sequencer or a capture stream has something, a signal comes, or the limit has passed.
+    /// Sleeps until the sequencer or a capture stream has something, there is room for what waits for some, a signal
+    /// comes, or the limit has passed. An arrival wakes it whatever else it waits for: the kernel drops what it has no
+    /// room for, and a timer of a busy machine is late.
     fn sleep(&mut self, limit: Duration) -> anyhow::Result<()> {
-        let mut fds = self.ports.descriptors()?;
+        let is_full = self.playback.iter().any(Playback::is_full);
+        let mut fds = if is_full { vec![] } else { self.ports.descriptors()? };
+        let mut streams = Vec::new();
+        // Asks for each interrupt, and looks once more.
+        for (index, port) in self.playback.iter().enumerate().filter(|(_, port)| port.waits()) {
+            if port.wait(Duration::ZERO) {
+                return Ok(());
+            }
+            streams.push(index as u16);
+        }
         for capture in &self.captures {
-            // Asks for the interrupt, and looks once more.
             if capture.stream.wait(Duration::ZERO) {
                 return Ok(());
             }
-            if let Some(fd) = self.card.platform().vector(capture.number.into()) {
-                fds.push(poll::pollfd { fd: fd.as_raw_fd(), events: poll::Flags::IN.bits(), revents: 0 });
-            }
+            streams.push(capture.number.into());
         }
+        let vectors = streams.iter().filter_map(|&stream| self.card.platform().vector(stream));
+        fds.extend(vectors.map(|fd| poll::pollfd { fd: fd.as_raw_fd(), events: poll::Flags::IN.bits(), revents: 0 }));
         let began = Instant::now();
         match poll::poll(&mut fds, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)) {
             Ok(_) => {
@@ -221,7 +227,7 @@ impl Bridge<'_> {
             capture.sink = CaptureSink::default();
             capture.stream.set_state(State::Run)?;
         }
-        self.ports.compare_clocks(self.card)?;
+        self.ports.learn_clocks(self.card)?;
         say(format_args!("the card was reset by somebody else; {lost} messages were lost"));
         Ok(())
     }
@@ -244,7 +250,7 @@ impl Bridge<'_> {
             }
             ensure!(Instant::now() < deadline, "the card did not play what it was given within {DRAIN_LIMIT:?}");
             if let Some(port) = self.playback.iter().find(|port| port.stream.allocator().in_flight() > 0) {
-                port.wait(FULL_LIMIT);
+                port.wait(DRAIN_STEP);
             }
         }
         for port in &mut self.playback {

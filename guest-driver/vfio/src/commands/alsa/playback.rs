@@ -117,9 +117,9 @@ impl<'c> Playback<'c> {
         Ok(())
     }
 
-    /// Sleeps until half of what is in flight has come home, or the limit has passed.
-    pub(super) fn wait(&self, limit: Duration) {
-        self.stream.wait(self.stream.allocator().in_flight().div_ceil(2), limit);
+    /// Sleeps until half of what is in flight has come home, or the limit has passed. False only if the limit passed.
+    pub(super) fn wait(&self, limit: Duration) -> bool {
+        self.stream.wait(self.stream.allocator().in_flight().div_ceil(2), limit)
     }
 
     /// Takes home what is played; whether all is.

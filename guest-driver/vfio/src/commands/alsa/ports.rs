@@ -55,6 +55,9 @@ pub(super) struct Ports {
     encoder: MidiEvent,
     /// Card's master time less the queue's.
     offset: RefTime,
+    /// Readings that the comparison of both clocks still wants, and the largest difference so far.
+    readings: u32,
+    best: RefTime,
     /// Cells that were filled since readers had time.
     filled: usize,
 }
@@ -96,7 +99,7 @@ impl Ports {
         seq.drain_output()?;
         let (decoder, encoder) = (MidiEvent::new(0)?, MidiEvent::new(PIECE as u32)?);
         decoder.enable_running_status(false);
-        Ok(Self { seq, queue, decoder, encoder, offset: RefTime::ZERO, filled: 0 })
+        Ok(Self { seq, queue, decoder, encoder, offset: RefTime::ZERO, readings: 0, best: RefTime::ZERO, filled: 0 })
     }
 
     /// Number of the client.
@@ -190,19 +193,36 @@ impl Ports {
     }
 
     /// Learns by how much the card's clock is ahead of the queue's. Takes a millisecond.
-    pub(super) fn compare_clocks(&mut self, card: &Card<VfioPlatform>) -> anyhow::Result<()> {
-        let mut best = RefTime(i64::MIN);
-        for _ in 0..READINGS {
-            // What the page says is older, never younger, than it should be, and read before the queue's: the largest
-            // difference is the truest.
-            let card = card.get_time();
-            best = best.max(card.saturating_sub(self.queue_time()?));
+    pub(super) fn learn_clocks(&mut self, card: &Card<VfioPlatform>) -> anyhow::Result<()> {
+        self.begin_comparison();
+        while self.compare_clocks(card)? {
             std::thread::sleep(BETWEEN_READINGS);
         }
-        let change = best.saturating_sub(self.offset);
-        // Half of it at a time: single readings may be off by some tenths of a millisecond.
-        self.offset = if change.0.abs() > LEAP { best } else { self.offset.saturating_add(RefTime(change.0 / 2)) };
         Ok(())
+    }
+
+    /// The difference of the clocks is to be learnt anew, a reading at a time.
+    pub(super) fn begin_comparison(&mut self) {
+        (self.readings, self.best) = (READINGS, RefTime(i64::MIN));
+    }
+
+    /// Reads both clocks once, if a comparison is under way; whether it wants more readings.
+    pub(super) fn compare_clocks(&mut self, card: &Card<VfioPlatform>) -> anyhow::Result<bool> {
+        if self.readings == 0 {
+            return Ok(false);
+        }
+        // What the page says is older, never younger, than it should be, and read before the queue's: the largest
+        // difference is the truest.
+        let card = card.get_time();
+        self.best = self.best.max(card.saturating_sub(self.queue_time()?));
+        self.readings -= 1;
+        if self.readings > 0 {
+            return Ok(true);
+        }
+        let change = self.best.saturating_sub(self.offset);
+        // Half of it at a time: single readings may be off by some tenths of a millisecond.
+        self.offset = if change.0.abs() > LEAP { self.best } else { self.offset.saturating_add(RefTime(change.0 / 2)) };
+        Ok(false)
     }
 
     /// The queue's time as master time of the card.
