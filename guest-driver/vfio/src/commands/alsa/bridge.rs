@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, StreamConfig};
 use dmus_driver_vfio::VfioPlatform;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use rustix::io::Errno;
@@ -212,14 +213,28 @@ impl Bridge<'_> {
         }
     }
 
-    /// Somebody has reset the card: sets everything up again.
+    /// Somebody has reset the card: sets everything up again, as soon as the kernel is through with the reset. Until
+    /// then the card may be gone, or may not master the bus.
     fn recover(&mut self) -> anyhow::Result<()> {
-        // The kernel restores interrupts last.
-        std::thread::sleep(RESET_STEP);
-        self.card.reset()?;
+        let deadline = Instant::now() + RESET_LIMIT;
         let mut lost = 0;
+        loop {
+            // The kernel restores interrupts last.
+            std::thread::sleep(RESET_STEP);
+            match self.set_up_again(&mut lost) {
+                Err(DriverError::CardGone | DriverError::Refused(Fault::NotEnabled)) if Instant::now() < deadline => {}
+                done => break done?,
+            }
+        }
+        self.ports.learn_clocks(self.card)?;
+        say(format_args!("the card was reset by somebody else; {lost} messages were lost"));
+        Ok(())
+    }
+
+    fn set_up_again(&mut self, lost: &mut u64) -> Result<(), DriverError> {
+        self.card.reset()?;
         for (port, base) in self.playback.iter_mut().zip(&mut self.bases) {
-            lost += port.restore()?;
+            port.restore(lost)?;
             *base = port.stream.time_base();
         }
         for capture in &mut self.captures {
@@ -227,8 +242,6 @@ impl Bridge<'_> {
             capture.sink = CaptureSink::default();
             capture.stream.set_state(State::Run)?;
         }
-        self.ports.learn_clocks(self.card)?;
-        say(format_args!("the card was reset by somebody else; {lost} messages were lost"));
         Ok(())
     }
 

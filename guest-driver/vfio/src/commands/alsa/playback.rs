@@ -128,18 +128,20 @@ impl<'c> Playback<'c> {
         Ok(!self.waits() && self.stream.allocator().in_flight() == 0)
     }
 
-    /// The card was reset and is enabled again: goes on where it can. Gives how many messages were lost.
-    pub(super) fn restore(&mut self) -> Result<u64, DriverError> {
-        let before = self.stream.allocator().counts().discarded;
-        let waiting = self.waiting.len() as u64;
+    /// The card was reset and is enabled again: goes on where it can. Counts the messages that were lost, if it fails,
+    /// too.
+    pub(super) fn restore(&mut self, lost: &mut u64) -> Result<(), DriverError> {
+        *lost += self.waiting.len() as u64;
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.malformed += self.sources.values().map(|source| source.malformed).sum::<u64>();
         self.sources.clear();
         self.last = RefTime::ZERO;
-        self.stream.restore()?;
-        self.stream.set_state(State::Run)?;
-        Ok(self.stream.allocator().counts().discarded - before + waiting)
+        let before = self.stream.allocator().counts().discarded;
+        let restored = self.stream.restore();
+        *lost += self.stream.allocator().counts().discarded - before;
+        restored?;
+        self.stream.set_state(State::Run)
     }
 
     /// SysEx messages that were no messages.
