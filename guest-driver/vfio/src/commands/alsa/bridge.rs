@@ -20,6 +20,10 @@ use rustix::io::Errno;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{
+    RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 
 const CAPTURE: StreamConfig = StreamConfig { slots: 256, buffers: 256, buffer_size: 256 };
 /// How often clocks are compared, and the card is looked at: somebody may have reset it.
@@ -65,8 +69,7 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
         !card.is_virtual(),
         "the card's clock is virtual, and an ALSA queue is not: start it with --clock realtime"
     );
-    // What arrives should be read at once. That this is not allowed makes nothing wrong but later.
-    let _ = rustix::process::setpriority_process(None, -20);
+    be_woken_at_once();
     let ports = Ports::open(args.playback, args.capture)?;
     let playback =
         (0..args.playback).map(|index| Playback::open(&card, index.into())).collect::<Result<Vec<_>, _>>()?;
@@ -88,6 +91,15 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     ));
     bridge.turn_until(&asked)?;
     bridge.end()
+}
+
+/// What arrives is to be read before the kernel runs out of room for it, also when whoever sends it would not pause:
+/// ahead of every program without a realtime priority. That this is not allowed makes nothing wrong but later.
+fn be_woken_at_once() {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    if set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy).is_err() {
+        let _ = rustix::process::setpriority_process(None, -20);
+    }
 }
 
 impl Bridge<'_> {
