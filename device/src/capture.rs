@@ -289,14 +289,7 @@ impl CaptureStream {
 
     /// Publishes what is completed. False if that has to wait until the completion ring is back.
     pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
-        if !self.queues.has_news() {
-            return true;
-        }
-        let published = self.queues.publish(section);
-        if published {
-            self.in_flight.published();
-        }
-        published
+        self.queues.publish(section, &mut self.in_flight)
     }
 }
 

@@ -9,7 +9,7 @@
 mod section;
 
 use crate::device::RemoteMemory;
-use crate::dma::{DoorbellPage, GuestMemory, Layout};
+use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::log::Log;
 use crate::stats::Stats;
 use dmus_interface::event::PointerWidth;
@@ -188,6 +188,8 @@ struct Inner {
     epoch: u64,
     requests: Requests,
     views: [StreamView; STREAMS],
+    /// Where the parts of each open stream are.
+    translations: [Translation; STREAMS],
     /// A command was left or taken, and not yet answered.
     command_busy: bool,
     commands: u32,
@@ -204,6 +206,7 @@ impl Inner {
     fn clear(&mut self) {
         self.requests = Requests::default();
         self.views = [StreamView::default(); STREAMS];
+        self.translations = [Translation::STALE; STREAMS];
         self.command_busy = false;
         self.commands = 0;
         self.unloads = 0;
@@ -273,6 +276,7 @@ impl Shared {
             epoch: 0,
             requests: Requests::default(),
             views: [StreamView::default(); STREAMS],
+            translations: [Translation::STALE; STREAMS],
             command_busy: false,
             commands: 0,
             unloads: 0,

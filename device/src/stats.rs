@@ -96,12 +96,17 @@ impl Stats {
         self.first_presented.set(now.as_nanos() as u64);
     }
 
-    /// Messages that were presented as they were fetched, each in a slot of its own; `most` of them in a section.
+    /// Slots that the card took over in a section: those that it holds, and those whose message was presented at once.
     #[inline]
-    pub(crate) fn present_at_once(&self, messages: u64, most: u32) {
-        if messages > 0 {
-            self.peak_in_flight.raise_to(self.in_flight.get() + u64::from(most));
-            self.note_presented(messages);
+    pub(crate) fn note_fetched(&self, held: u32, presented: u32) {
+        let (held, presented) = (u64::from(held), u64::from(presented));
+        let in_flight = self.in_flight.get() + held;
+        self.peak_in_flight.raise_to(in_flight + presented);
+        if held > 0 {
+            self.in_flight.set(in_flight);
+        }
+        if presented > 0 {
+            self.note_presented(presented);
         }
     }
 
@@ -111,13 +116,6 @@ impl Stats {
         self.late.add(messages);
         let class = LATE_LIMITS.iter().position(|limit| late.0 < i64::from(*limit) * 10_000);
         self.late_by[class.unwrap_or(LATE_LIMITS.len())].add(messages);
-    }
-
-    /// Slots that the card took over.
-    #[inline]
-    pub(crate) fn take_slots(&self, taken: u64) {
-        self.in_flight.add(taken);
-        self.peak_in_flight.raise_to(self.in_flight.get());
     }
 
     /// When the first message was presented, as Unix time: what another process can compare.

@@ -29,11 +29,11 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use in_flight::{Header, InFlight, Message};
-use queue::{CompletionQueue, Queues, Reach, SECTION, Timeline};
+use queue::{CompletionQueue, Queues, Reach, SECTION, SubmissionQueue, Timeline};
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
 use std::time::Duration;
-use validate::{Copied, Kind, Validator, pointers};
+use validate::{Copied, Validator, pointers};
 
 /// Where the card is, in a stream's own time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -162,22 +162,30 @@ impl RenderStream {
 
     /// Fetches some of what the tail publishes, and publishes what that completes. False if there is more, or it has to
     /// wait until the stream's memory is back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fetch(&mut self, section: &mut Section<'_>) -> bool {
+        match self.queues.config.width {
+            PointerWidth::Eight => self.fetch_and_publish::<true>(section),
+            PointerWidth::Four => self.fetch_and_publish::<false>(section),
+        }
+    }
+
+    #[inline(never)]
+    fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
         self.queues.renew(section);
-        let fetched = match section.view(&self.queues.translation) {
+        let fetched = match section.view(self.queues.stream) {
             Some(view) => {
-                self.fetch_from(&view, section.shared().stats());
+                self.fetch_events::<WIDE>(&view, section.shared().stats());
                 true
             }
-            None => self.fetch_pieces(section),
+            None => self.fetch_pieces::<WIDE>(section),
         };
-        fetched && self.publish(section) && self.queues.submissions.pending() == 0
+        fetched && self.queues.publish(section, &mut self.in_flight) && self.queues.submissions.pending() == 0
     }
 
     #[cold]
     #[inline(never)]
-    fn fetch_pieces(&mut self, section: &mut Section<'_>) -> bool {
+    fn fetch_pieces<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
         if self.queues.reach(section) == Reach::Away {
             return false;
         }
@@ -186,108 +194,104 @@ impl RenderStream {
             let config = self.queues.config;
             let mut pieces = Pieces::new(shared, epoch, &config);
             pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
-            self.fetch_from(&pieces, shared.stats());
+            self.fetch_events::<WIDE>(&pieces, shared.stats());
         });
         section.is_of(epoch)
-    }
-
-    #[inline(always)]
-    fn fetch_from(&mut self, memory: &impl StreamMemory, stats: &Stats) {
-        match self.queues.config.width {
-            PointerWidth::Eight => self.fetch_events::<true>(memory, stats),
-            PointerWidth::Four => self.fetch_events::<false>(memory, stats),
-        }
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
     /// in one loop, which costs 75 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
     /// moment.
-    #[inline(never)]
+    #[inline(always)]
     fn fetch_events<const WIDE: bool>(&mut self, memory: &impl StreamMemory, stats: &Stats) {
-        let first = self.queues.submissions.fetched;
-        let end = first.wrapping_add(self.queues.submissions.pending().min(SECTION));
-        let owned = self.in_flight.owned();
-        // Of the unusual: how many were fetched, and how many slots they hold.
-        let (mut unusual, mut unusual_held) = (0, 0);
+        let end = self.queues.submissions.fetched.wrapping_add(self.queues.submissions.pending().min(SECTION));
         loop {
+            let (completed, owned) = (self.queues.completions.waiting(), self.in_flight.owned());
             // In STOP all is discarded, and between fragments all may be part of a message.
-            let usual = self.state != State::Stop && self.assembler.is_idle();
-            // What is held now is not due, so no event can overtake one that is held within this loop.
-            let next = self.scheduler.next().map_or(i64::MAX, |(time, _)| time);
-            let due = self.clock.reached.min(next.max(0) as u64);
-            let publication = self.in_flight.publication();
-            let (mut slots, buffers) = self.in_flight.split();
-            let Self { queues, validator, scheduler, synth, clock, .. } = self;
-            let lone = validator.lone::<WIDE>(usual);
-            let mut kind = Kind::NONE;
-            let mut index = queues.submissions.fetched;
-            let ended = loop {
-                if index == end {
-                    break Ended::All;
-                }
-                let Some(slot) = memory.submission(index) else {
-                    break Ended::Unreadable(index);
-                };
-                index = index.wrapping_add(1);
-                let Some(free) = slots.free(slot) else {
-                    break Ended::Unusual(slot, None);
-                };
-                let Some(words) = memory.slot(slot) else {
-                    break Ended::Unusual(slot, None);
-                };
-                if !kind.is_of(&words) {
-                    let Some(new) = lone.kind::<WIDE>(words.header) else {
-                        break Ended::Unusual(slot, Some(words));
-                    };
-                    kind = new;
-                }
-                let (next, data) = pointers::<WIDE>(&words);
-                if next != 0 {
-                    break Ended::Unusual(slot, Some(words));
-                }
-                let time = words.time as i64;
-                let len = kind.len;
-                let copied = match Validator::copy(memory, (&mut *buffers, publication), kind.inline, data, len) {
-                    Ok(copied) if copied.is_message => copied,
-                    refused => {
-                        let reason = refused.and_then(Copied::whole).err().unwrap_or(Reject::BadMessage);
-                        free.pass(buffers, None);
-                        break Ended::Refused(slot, words, reason);
-                    }
-                };
-                if (time as u64) < due {
-                    match copied.buffer {
-                        None => synth.short_message(kind.channel_group, copied.data, len),
-                        Some(buffer) => synth.message(kind.channel_group, buffers.copy_mut(buffer, len)),
-                    }
-                    free.pass(buffers, copied.buffer);
-                    clock.complete(&mut queues.completions, slot, time, 1, stats);
-                } else {
-                    free.hold(buffers, Header(words.header), copied.data, copied.buffer);
-                    // DONT_HOLD comes before everything that has a time.
-                    scheduler.push(if time < 0 { DONT_HOLD } else { time }, slot);
+            let ended = match self.state != State::Stop && self.assembler.is_idle() {
+                true => self.fetch_usual::<WIDE>(memory, end, stats),
+                false => Self::fetch_one(&mut self.queues.submissions, memory, end),
+            };
+            let held = self.in_flight.owned() - owned;
+            stats.note_fetched(held, self.queues.completions.waiting() - completed);
+            if let Ended::All = ended {
+                return;
+            }
+            let owned = self.in_flight.owned();
+            let goes_on = self.fetch_unusual(memory, ended, stats);
+            stats.note_fetched(self.in_flight.owned() - owned, 0);
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Not inlined: by itself it has registers enough, which spares each event ten instructions.
+    #[inline(never)]
+    fn fetch_usual<const WIDE: bool>(&mut self, memory: &impl StreamMemory, end: u32, stats: &Stats) -> Ended {
+        let Self { queues, validator, in_flight, scheduler, synth, clock, .. } = self;
+        // What is held now is not due, so no event can overtake one that is held within this loop.
+        let next = scheduler.next().map_or(i64::MAX, |(time, _)| time);
+        let due = clock.reached.min(next.max(0) as u64);
+        let publication = in_flight.publication();
+        let (mut slots, buffers) = in_flight.split();
+        let mut index = queues.submissions.fetched;
+        let ended = loop {
+            if index == end {
+                break Ended::All;
+            }
+            let Some(slot) = memory.submission(index) else {
+                break Ended::Unreadable(index);
+            };
+            index = index.wrapping_add(1);
+            let Some(free) = slots.free(slot) else {
+                break Ended::Unusual(slot, None);
+            };
+            let Some(words) = memory.slot(slot) else {
+                break Ended::Unusual(slot, None);
+            };
+            let (next, data) = pointers::<WIDE>(&words);
+            let Some(kind) = validator.kind::<WIDE>(words.header).filter(|_| next == 0) else {
+                break Ended::Unusual(slot, Some(words));
+            };
+            let time = words.time as i64;
+            let copied = match Validator::copy(memory, (&mut *buffers, publication), kind.inline, data, kind.len) {
+                Ok(copied) if copied.is_message => copied,
+                refused => {
+                    let reason = refused.and_then(Copied::whole).err().unwrap_or(Reject::BadMessage);
+                    free.pass(buffers, None);
+                    break Ended::Refused(slot, words, reason);
                 }
             };
-            queues.submissions.fetched = index;
-            if let Ended::All = ended {
-                break;
+            if (time as u64) < due {
+                match copied.buffer {
+                    None => synth.short_message(kind.channel_group, copied.data, kind.len),
+                    Some(buffer) => synth.message(kind.channel_group, buffers.copy_mut(buffer, kind.len)),
+                }
+                free.pass(buffers, copied.buffer);
+                clock.complete(&mut queues.completions, slot, time, 1, stats);
+            } else {
+                free.hold(buffers, Header(words.header), copied.data, copied.buffer);
+                // DONT_HOLD comes before everything that has a time.
+                scheduler.push(if time < 0 { DONT_HOLD } else { time }, slot);
             }
-            unusual += u32::from(!matches!(ended, Ended::Unreadable(_)));
-            let before = self.in_flight.owned();
-            let goes_on = self.fetch_unusual(memory, ended, stats);
-            unusual_held += self.in_flight.owned() - before;
-            if !goes_on {
-                break;
-            }
+        };
+        queues.submissions.fetched = index;
+        ended
+    }
+
+    /// Fetches an entry alone.
+    #[cold]
+    fn fetch_one(submissions: &mut SubmissionQueue, memory: &impl StreamMemory, end: u32) -> Ended {
+        if submissions.fetched == end {
+            return Ended::All;
         }
-        let held = self.in_flight.owned() - owned;
-        if held > 0 {
-            stats.take_slots(held.into());
-        }
-        let presented = self.queues.submissions.fetched.wrapping_sub(first) - unusual - (held - unusual_held);
-        if presented > 0 {
-            stats.present_at_once(presented.into(), presented);
-        }
+        let index = submissions.fetched;
+        let Some(slot) = memory.submission(index) else {
+            return Ended::Unreadable(index);
+        };
+        submissions.fetched = index.wrapping_add(1);
+        Ended::Unusual(slot, None)
     }
 
     /// What follows on a submission that is no event by itself, whole and right; false if nothing can be fetched any
@@ -320,6 +324,7 @@ impl RenderStream {
             Some(true) => {}
         }
         let Self { validator, in_flight, assembler, .. } = self;
+        let words = words.or_else(|| memory.slot(head));
         let outcome = Taking { memory, validator, in_flight, assembler }.take(head, words);
         for _ in 0..self.assembler.take_abandoned() {
             stats.rejected.add(1);
@@ -350,21 +355,13 @@ impl RenderStream {
     }
 
     /// Publishes what is completed. False if that has to wait until the completion ring is back.
-    #[inline(always)]
     pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
-        if !self.queues.has_news() {
-            return true;
-        }
-        let published = self.queues.publish(section);
-        if published {
-            self.in_flight.published();
-        }
-        published
+        self.queues.publish(section, &mut self.in_flight)
     }
 
     /// Has so many channel groups; what waits for those that are gone is not heard.
     pub(crate) fn set_groups(&mut self, groups: u16) {
-        self.validator.channel_groups = groups;
+        self.validator.set_groups(groups);
         self.synth.set_groups(groups);
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct Layout {
 }
 
 /// Where the parts of a stream are in this process, for as long as the maps stay as they are.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Translation {
     generation: u64,
     /// The generation in which the places may be accessed, or [`NEVER`]: some part is not wholly inside one map, or not
@@ -102,7 +102,7 @@ impl Translation {
 /// The parts of a stream that is shared whole, in one piece each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'m> {
-    places: Places,
+    places: &'m Places,
     memory: PhantomData<&'m GuestMemory>,
 }
 
@@ -137,12 +137,15 @@ impl StreamMemory for View<'_> {
 
     #[inline(always)]
     fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
-        for (index, words) in (0..).map(|number| index.wrapping_add(number)).zip(entries) {
-            let entry = (index & self.places.completion_mask) as usize;
-            for (number, word) in words.iter().enumerate() {
-                // SAFETY: as in `submission`; the map of this ring is writable.
-                unsafe { self.places.completions.add(entry * 2 + number).write_volatile(word.to_le()) };
-            }
+        let Places { completions, completion_mask, .. } = *self.places;
+        for (number, [first, second]) in entries.iter().enumerate() {
+            let entry = (index as usize + number) & completion_mask as usize;
+            // SAFETY: as in `submission`; the map of this ring is writable, and an entry has two words.
+            let place = unsafe { completions.add(entry * 2) };
+            // SAFETY: as above.
+            unsafe { place.write_volatile(first.to_le()) };
+            // SAFETY: as above.
+            unsafe { place.add(1).write_volatile(second.to_le()) };
         }
         Some(())
     }
@@ -259,12 +262,12 @@ impl GuestMemory {
     /// A view of what [`Self::translate`] has translated; `None` if that was before the latest change of the maps, or a
     /// part is not accessible in one piece.
     #[inline]
-    pub(crate) fn view<'m>(&'m self, translation: &Translation) -> Option<View<'m>> {
+    pub(crate) fn view<'m>(&'m self, translation: &'m Translation) -> Option<View<'m>> {
         // Only `translate` has set it, with places of that generation.
         if translation.valid_in != self.generation {
             return None;
         }
-        Some(View { places: translation.places, memory: PhantomData })
+        Some(View { places: &translation.places, memory: PhantomData })
     }
 
     /// Whether the maps, or the right to use them, have changed since.

@@ -65,7 +65,7 @@ impl Core {
             return false;
         }
         if let Request::Open(_) | Request::Close = request {
-            section.clear_words(index);
+            section.clear_stream(index);
         }
         section.answer(index, result.map_err(|fault| Refusal::of(fault, request.register())));
         true

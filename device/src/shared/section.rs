@@ -257,24 +257,27 @@ impl<'s> Section<'s> {
     }
 
     /// The parts of a stream, where all of them are shared and in one piece.
-    #[inline]
-    pub(crate) fn view(&self, translation: &Translation) -> Option<View<'_>> {
-        self.inner.memory.view(translation)
+    #[inline(always)]
+    pub(crate) fn view(&self, index: usize) -> Option<View<'_>> {
+        self.inner.memory.view(self.inner.translations.get(index)?)
     }
 
     /// Translates the parts of a stream anew if the maps have changed since; says whether they had.
-    #[inline]
-    pub(crate) fn renew(&self, translation: &mut Translation, config: &StreamConfig) -> bool {
-        let stale = self.inner.memory.is_stale(translation);
+    #[inline(always)]
+    pub(crate) fn renew(&mut self, index: usize, config: &StreamConfig) -> bool {
+        let stale = self.inner.translations.get(index).is_some_and(|known| self.inner.memory.is_stale(known));
         if stale {
-            self.translate(translation, config);
+            self.translate(index, config);
         }
         stale
     }
 
     #[cold]
-    fn translate(&self, translation: &mut Translation, config: &StreamConfig) {
-        *translation = self.inner.memory.translate(&config.layout(), self.inner.bus_master);
+    fn translate(&mut self, index: usize, config: &StreamConfig) {
+        let translation = self.inner.memory.translate(&config.layout(), self.inner.bus_master);
+        if let Some(known) = self.inner.translations.get_mut(index) {
+            *known = translation;
+        }
     }
 
     /// Counts and tells of a submission that was refused.
@@ -283,8 +286,12 @@ impl<'s> Section<'s> {
         self.shared.log.rejected(index, slot, reason);
     }
 
-    /// Zeroes the words of a stream that is created or closed: one that was here before may have left some.
-    pub(crate) fn clear_words(&mut self, index: usize) {
+    /// Zeroes the words of a stream that is created or closed, and forgets where its parts were: one that was here
+    /// before may have left some.
+    pub(crate) fn clear_stream(&mut self, index: usize) {
+        if let Some(known) = self.inner.translations.get_mut(index) {
+            *known = Translation::STALE;
+        }
         for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
             self.inner.page.store_u32(doorbell::at(index, word), 0, Ordering::Relaxed);
         }

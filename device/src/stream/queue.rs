@@ -3,7 +3,8 @@
 //! Fed by the engine with the tails that it polls, and by the stream with completions; feeds the stream with slot
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
-use crate::dma::{Pieces, StreamMemory, Translation};
+use super::in_flight::InFlight;
+use crate::dma::{Pieces, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use dmus_interface::protocol::card::{self, Poll};
 use dmus_interface::regs::Fault;
@@ -50,6 +51,12 @@ pub(crate) struct CompletionQueue {
 }
 
 impl CompletionQueue {
+    /// How many wait to be published.
+    #[inline(always)]
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.len() as u32
+    }
+
     #[inline(always)]
     pub(crate) fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
         self.waiting.push(Completion::words(head, status, flags, time.0));
@@ -80,7 +87,6 @@ pub(crate) struct Queues {
     /// The number of the stream.
     pub(crate) stream: usize,
     pub(crate) config: StreamConfig,
-    pub(crate) translation: Translation,
     pub(crate) submissions: SubmissionQueue,
     pub(crate) completions: CompletionQueue,
     notices: Vec<Notice>,
@@ -95,7 +101,6 @@ impl Queues {
         Self {
             stream,
             config,
-            translation: Translation::STALE,
             submissions: SubmissionQueue { fetched: 0, tail: 0, entries: config.submission_entries },
             completions: CompletionQueue {
                 waiting: Vec::with_capacity(config.slots as usize + SECTION as usize),
@@ -166,17 +171,17 @@ impl Queues {
 
     /// Translates the stream's parts anew if the maps have changed.
     #[inline(always)]
-    pub(crate) fn renew(&mut self, section: &Section<'_>) {
-        if section.renew(&mut self.translation, &self.config) {
+    pub(crate) fn renew(&mut self, section: &mut Section<'_>) {
+        if section.renew(self.stream, &self.config) {
             // What was away may be back.
             self.away = None;
         }
     }
 
     /// How the stream's parts can be reached.
-    pub(crate) fn reach(&mut self, section: &Section<'_>) -> Reach {
+    pub(crate) fn reach(&mut self, section: &mut Section<'_>) -> Reach {
         self.renew(section);
-        match section.view(&self.translation) {
+        match section.view(self.stream) {
             Some(_) => Reach::Whole,
             None => self.reach_pieces(section),
         }
@@ -217,13 +222,17 @@ impl Queues {
         !self.completions.waiting.is_empty() || !self.notices.is_empty()
     }
 
-    /// Publishes what is completed, and raises the vector when the driver asked for one of these completions; then
-    /// tells of mistakes. False if that has to wait until the completion ring is back.
-    #[inline]
-    pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
+    /// Publishes what is completed, whose slots are the driver's from there on, and raises the vector when the driver
+    /// asked for one of these completions; then tells of mistakes. False if that has to wait until the completion ring
+    /// is back.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
+        if !self.has_news() {
+            return true;
+        }
         let waiting = self.completions.waiting.len();
         if waiting > 0 {
-            let written = match section.view(&self.translation) {
+            let written = match section.view(self.stream) {
                 Some(view) => view.complete(self.completions.published, &self.completions.waiting),
                 None => match self.publish_pieces(section) {
                     Some(written) => written,
@@ -239,6 +248,7 @@ impl Queues {
         if !self.notices.is_empty() {
             self.publish_notices(section);
         }
+        in_flight.published();
         true
     }
 

@@ -2,7 +2,7 @@
 //! refused.
 //!
 //! Fed by a stream with the words of a slot, which were read once; feeds it with what the event is. An event by itself
-//! that is one whole message, which nearly every one is, passes [`Lone`]; what does not is judged rule by rule, the
+//! that is one whole message, which nearly every one is, is of some [`Kind`]; what does not is judged rule by rule, the
 //! same copy, by [`Validator::judge`]. [`Validator::copy`] copies and judges the data of both. Chains, packages and
 //! fragments go on in `chain`.
 
@@ -38,7 +38,9 @@ pub(crate) struct Validator {
     pool_base: u64,
     stride: u64,
     slots: u32,
-    pub(crate) channel_groups: u16,
+    channel_groups: u16,
+    /// Of the last event by itself.
+    kind: Kind,
 }
 
 const fn width<const WIDE: bool>() -> PointerWidth {
@@ -54,31 +56,9 @@ pub(crate) fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
     }
 }
 
-/// What an event by itself has to look like that is complete and has bytes of its own: all that [`Validator::judge`]
-/// asks for, and neither chain, package nor fragment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lone {
-    /// What is in the [`FIXED`] bits.
-    fixed: u64,
-    channel_groups: u16,
-}
-
-impl Lone {
-    /// What such an event is by its first word, else `None`. Events with 8-byte pointers are `WIDE`.
-    #[inline(always)]
-    pub(crate) fn kind<const WIDE: bool>(self, header: u64) -> Option<Kind> {
-        let first = Header(header);
-        if header & FIXED != self.fixed || first.channel_group() >= self.channel_groups {
-            return None;
-        }
-        let len = first.len();
-        let inline = (len <= width::<WIDE>().bytes()).then(|| ShortForm::of_length(len));
-        Some(Kind { header, channel_group: first.channel_group(), len, inline })
-    }
-}
-
-/// Events by themselves with the same first word: the rules about it are judged once for all that come in a row, which
-/// spares each 14 instructions (`bench ring`, "due at once").
+/// Events by themselves with the same first word that are complete and have bytes of their own: all that
+/// [`Validator::judge`] asks for, and neither chain, package nor fragment. The rules about the word are judged once for
+/// all that come in a row, which spares each 14 instructions (`bench ring`, "due at once").
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
     header: u64,
@@ -90,13 +70,7 @@ pub(crate) struct Kind {
 
 impl Kind {
     /// No message is of this kind, and no event has its first word that would pass.
-    pub(crate) const NONE: Self = Self { header: u64::MAX, channel_group: 0, len: 0, inline: Some(&ShortForm::NONE) };
-
-    /// Whether an event is of this kind.
-    #[inline(always)]
-    pub(crate) fn is_of(&self, words: &SlotWords) -> bool {
-        words.header == self.header
-    }
+    const NONE: Self = Self { header: u64::MAX, channel_group: 0, len: 0, inline: Some(&ShortForm::NONE) };
 }
 
 impl Validator {
@@ -107,14 +81,31 @@ impl Validator {
             stride: config.stride.into(),
             slots: config.slots,
             channel_groups,
+            kind: Kind::NONE,
         }
     }
 
-    /// The short form of the rules for events by themselves; unless `any` does, no event passes.
+    /// Judges the first word of an event; what is not complete and by itself is of no kind. Events with 8-byte pointers
+    /// are `WIDE`.
     #[inline(always)]
-    pub(crate) fn lone<const WIDE: bool>(&self, any: bool) -> Lone {
-        let plain = (width::<WIDE>().event_size() as u64) << 8;
-        Lone { fixed: if any { plain } else { u64::MAX }, channel_groups: self.channel_groups }
+    pub(crate) fn kind<const WIDE: bool>(&mut self, header: u64) -> Option<&Kind> {
+        if header != self.kind.header {
+            let first = Header(header);
+            let complete = (width::<WIDE>().event_size() as u64) << 8;
+            if header & FIXED != complete || first.channel_group() >= self.channel_groups {
+                return None;
+            }
+            let len = first.len();
+            let inline = (len <= width::<WIDE>().bytes()).then(|| ShortForm::of_length(len));
+            self.kind = Kind { header, channel_group: first.channel_group(), len, inline };
+        }
+        Some(&self.kind)
+    }
+
+    /// Has so many channel groups.
+    pub(crate) fn set_groups(&mut self, channel_groups: u16) {
+        self.channel_groups = channel_groups;
+        self.kind = Kind::NONE;
     }
 
     /// Copies what uData leads to, the only time that it is looked at, and judges whether it is one whole message.
