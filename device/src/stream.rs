@@ -132,9 +132,11 @@ impl RenderStream {
                 self.synth.reset();
                 self.silent = true;
                 self.assembler.abandon();
+                let owned = self.in_flight.owned();
                 while let Some((_, head)) = self.scheduler.pop() {
                     self.discard(head, stats);
                 }
+                stats.in_flight.sub(u64::from(owned - self.in_flight.owned()));
             }
             State::Acquire | State::Pause => {}
         }
@@ -344,14 +346,8 @@ impl RenderStream {
 
     fn discard(&mut self, head: u32, stats: &Stats) {
         stats.discarded.add(u64::from(self.in_flight.messages(head, |_, _| {})));
-        self.release(head, stats);
-        self.queues.completions.complete(head, Status::Discarded, 0, RefTime::ZERO);
-    }
-
-    fn release(&mut self, head: u32, stats: &Stats) {
-        let owned = self.in_flight.owned();
         self.in_flight.release(head);
-        stats.in_flight.sub(u64::from(owned - self.in_flight.owned()));
+        self.queues.completions.complete(head, Status::Discarded, 0, RefTime::ZERO);
     }
 
     /// Publishes what is completed. False if that has to wait until the completion ring is back.

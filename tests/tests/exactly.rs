@@ -286,6 +286,7 @@ fn stop_discards_what_is_held_before_it_reads_back_and_silences() -> anyhow::Res
     // In STOP, what it is given is discarded too.
     s.submit(0, s.inline(0, &NOTE), seconds(1));
     assert_eq!(s.completion()?.status, Status::Discarded);
+    assert_eq!(stats.in_flight.get(), 0);
     s.grant(seconds(2));
     s.reach(seconds(2))?;
     drop(platform);
