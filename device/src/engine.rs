@@ -111,6 +111,14 @@ impl Library {
     }
 }
 
+/// What a fetch found.
+struct Fetched {
+    /// Something was submitted.
+    worked: bool,
+    /// Some stream holds an event that waits for its time.
+    held: bool,
+}
+
 /// What a turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -200,16 +208,16 @@ impl Core {
         // Before the page is polled: what was submitted before a request is there before it is carried out.
         section.take_requests(&mut self.requests);
         let poll = self.poll(&mut section);
-        let Some(mut worked) = self.fetch(&mut section, poll) else {
+        let Some(Fetched { mut worked, mut held }) = self.fetch(&mut section, poll) else {
             return Turn::Worked;
         };
         if self.requests.any && self.may_answer() {
-            worked = true;
+            (worked, held) = (true, true);
             if !self.answer_requests(&mut section) {
                 return Turn::Worked;
             }
         }
-        if self.has_to_render() {
+        if (held || self.clock.ahead() > 0) && self.has_to_render() {
             let frames = section.unlocked(|| self.render(shared));
             worked |= frames > 0;
             if !section.is_of(self.epoch) {
@@ -249,16 +257,16 @@ impl Core {
     }
 
     /// Loads each stream's tail, fetches up to there and publishes what that completes: nothing is rendered before what
-    /// is granted is fetched. Says whether there was anything; `None` if a reset has made the turn void, or a ring is
-    /// away for a moment.
+    /// is granted is fetched. `None` if a reset has made the turn void, or a ring is away for a moment.
     #[inline(always)]
-    fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<bool> {
-        let (mut worked, mut left) = (false, false);
+    fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
+        let (mut worked, mut held, mut left) = (false, false, false);
         for stream in &mut self.streams.render {
             if stream.queues.poll(poll, section) {
                 worked = true;
                 left |= !stream.fetch(section);
             }
+            held |= stream.has_held();
         }
         for stream in &mut self.streams.capture {
             if stream.queues.poll(poll, section) {
@@ -266,7 +274,7 @@ impl Core {
                 left |= !stream.exchange(section);
             }
         }
-        (!left || self.fetch_rest(section)).then_some(worked)
+        (!left || self.fetch_rest(section)).then_some(Fetched { worked, held: held | left })
     }
 
     /// Goes on fetching, section by section. False as in [`Self::fetch`].
@@ -319,16 +327,14 @@ impl Core {
         frames.min(BLOCK as u64) as usize
     }
 
-    /// Whether there are samples to render, or events to present before the next one.
-    #[inline(always)]
+    /// Whether there are samples to render, or events to present before the next one, and both may be.
+    #[inline(never)]
     fn has_to_render(&mut self) -> bool {
         let due = self.clock.due_here();
         let any_due = self.streams.render.iter().any(|stream| stream.is_due(due));
-        (any_due || self.clock.ahead() > 0) && self.can_render(any_due)
-    }
-
-    #[inline(never)]
-    fn can_render(&mut self, any_due: bool) -> bool {
+        if !any_due && self.clock.ahead() == 0 {
+            return false;
+        }
         self.output.look();
         !self.is_stalled() && (any_due || self.frames() > 0)
     }

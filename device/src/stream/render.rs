@@ -24,6 +24,12 @@ pub(crate) struct Span {
 }
 
 impl RenderStream {
+    /// Whether an event waits for its time.
+    #[inline]
+    pub(crate) fn has_held(&self) -> bool {
+        !self.scheduler.is_empty()
+    }
+
     /// Whether an event waits that is due at master time `due` or before.
     #[inline]
     pub(crate) fn is_due(&self, due: RefTime) -> bool {

@@ -66,6 +66,13 @@ impl<T: Copy + Ord + Default> Scheduler<T> {
         self.push(time, item);
     }
 
+    /// Whether there is none.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        // What is in order goes last.
+        self.first == self.end
+    }
+
     /// The next event and its time.
     #[inline(always)]
     pub(crate) fn next(&self) -> Option<(i64, T)> {
@@ -132,6 +139,7 @@ mod tests {
                     prop_assert_eq!(scheduler.next(), expected);
                     prop_assert_eq!(scheduler.pop(), expected);
                 }
+                prop_assert_eq!(scheduler.is_empty(), model.is_empty());
             }
             model.sort();
             for expected in model {
