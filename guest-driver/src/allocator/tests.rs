@@ -13,6 +13,8 @@ use dmus_interface::time::RefTime;
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
+mod capture;
+
 const SLOTS: u32 = 16;
 const BUFFERS: u32 = 6;
 const BUFFER_SIZE: usize = 32;
@@ -41,7 +43,11 @@ struct FakeCard {
 
 impl FakeCard {
     fn complete(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16) {
-        let entry = Completion { slot: slot.into(), status: status.into(), flags: 0.into(), time: 0.into() };
+        self.complete_with(allocator, slot, status, 0);
+    }
+
+    fn complete_with(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16, flags: u16) {
+        let entry = Completion { slot: slot.into(), status: status.into(), flags: flags.into(), time: 0.into() };
         let place = (self.head % SLOTS) as usize * COMPLETION_SIZE;
         allocator.queue.completions.memory.memory.write(place, entry.as_bytes());
         self.publish(allocator, self.head.wrapping_add(1));
@@ -263,9 +269,14 @@ fn a_buffer_that_comes_home_goes_out_again_with_its_slot() {
 }
 
 fn last_submitted(allocator: &Allocator<'_>) -> u32 {
-    let entry = allocator.queue.tail().wrapping_sub(1) % SLOTS;
+    submitted(allocator, allocator.queue.tail().wrapping_sub(1))
+}
+
+/// The slot in entry number `index` of the submission ring.
+fn submitted(allocator: &Allocator<'_>, index: u32) -> u32 {
     let mut slot = [0; 4];
-    assert!(allocator.queue.submissions.memory.memory.read(entry as usize * SUBMISSION_SIZE, &mut slot));
+    let place = (index % SLOTS) as usize * SUBMISSION_SIZE;
+    assert!(allocator.queue.submissions.memory.memory.read(place, &mut slot));
     u32::from_le_bytes(slot)
 }
 
