@@ -8,11 +8,11 @@
 use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
 use crate::queue::Queue;
 use crate::shadow::{FreeList, NONE, SlotRefs, SlotState};
-use crate::{Buffer, DriverError, Message};
+use crate::{Buffer, DriverError, Message, StreamConfig};
 use alloc::boxed::Box;
 use core::cell::Cell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::ring::{COMPLETION_SIZE, Reject, SUBMISSION_SIZE, Slot, Status};
+use dmus_interface::ring::{Reject, Slot, Status};
 
 /// How submissions ended, in messages: members of a chain or package count one each, a fragmented SysEx one in all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,30 +59,6 @@ pub struct Rejection {
     pub reason: Option<Reject>,
 }
 
-/// Sizes of an allocator.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    pub(crate) stream: usize,
-    pub(crate) width: PointerWidth,
-    pub(crate) slots: u32,
-    pub(crate) buffers: u32,
-    pub(crate) buffer_size: usize,
-    /// Entries of both rings.
-    pub(crate) entries: u32,
-}
-
-impl Shape {
-    /// Bytes and alignment of pool, buffers, submission ring and completion ring.
-    pub(crate) fn sizes(&self) -> [(usize, usize); 4] {
-        [
-            (self.slots as usize * Pool::STRIDE, Pool::STRIDE),
-            (self.buffers as usize * self.buffer_size, 8),
-            (self.entries as usize * SUBMISSION_SIZE, 8),
-            (self.entries as usize * COMPLETION_SIZE, COMPLETION_SIZE),
-        ]
-    }
-}
-
 /// A slot that the caller owns, in a state with at most a buffer, which is the caller's too. The shadow may still say
 /// that it is submitted; the caller sets it.
 pub(crate) struct FreeSlot<'m> {
@@ -95,23 +71,30 @@ pub(crate) struct FreeSlot<'m> {
 }
 
 impl<'c> Allocator<'c> {
-    /// An allocator in memory of the [`Shape::sizes`]; `None` if that has no room for the rings.
-    pub(crate) fn new(page: DoorbellPage<'c>, shape: Shape, memory: [DmaMemory; 4]) -> Option<Self> {
+    /// The allocator of stream number `stream` in memory of the [`StreamConfig::sizes`]; `None` if that has no room for
+    /// the rings.
+    pub(crate) fn new(
+        page: DoorbellPage<'c>,
+        stream: usize,
+        width: PointerWidth,
+        config: StreamConfig,
+        memory: [DmaMemory; 4],
+    ) -> Option<Self> {
         let [pool, buffers, submissions, completions] = memory;
-        let submissions = Ring::new(submissions, shape.entries)?;
-        let completions = Ring::new(completions, shape.entries)?;
+        let submissions = Ring::new(submissions, config.entries())?;
+        let completions = Ring::new(completions, config.entries())?;
         Some(Self {
-            pool: Pool::new(pool, shape.slots),
+            pool: Pool::new(pool, config.slots),
             buffers,
-            queue: Queue::new(page, shape.stream, submissions, completions),
-            width: shape.width,
-            inline_limit: shape.width.bytes(),
-            data_place: DataPlace::of(shape.width),
-            header: (shape.width.event_size() as u64) << 8,
-            buffer_size: shape.buffer_size,
-            refs: (0..shape.slots).map(|_| Cell::new(SlotRefs::NONE)).collect(),
-            free_slots: FreeList::full(shape.slots),
-            free_buffers: FreeList::full(shape.buffers),
+            queue: Queue::new(page, stream, submissions, completions),
+            width,
+            inline_limit: width.bytes(),
+            data_place: DataPlace::of(width),
+            header: (width.event_size() as u64) << 8,
+            buffer_size: config.buffer_size as usize,
+            refs: (0..config.slots).map(|_| Cell::new(SlotRefs::NONE)).collect(),
+            free_slots: FreeList::full(config.slots),
+            free_buffers: FreeList::full(config.buffers),
             ended: Default::default(),
             rejection: Cell::new(None),
         })

@@ -3,10 +3,9 @@
 //! Fed by the three thin streams ([`crate::RenderStream`], [`crate::CaptureStream`], [`crate::WaveStream`]), which say
 //! what a message is; feeds the card's stream registers, the queue and the doorbell page.
 
-use crate::allocator::{Allocator, Shape};
 use crate::card::ANSWER_LIMIT;
 use crate::dma::{DmaMemory, DoorbellPage, Pool};
-use crate::{Card, DriverError, Message, Platform, PlatformError};
+use crate::{Allocator, Card, DriverError, Message, Platform, PlatformError};
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -16,6 +15,7 @@ use dmus_interface::pci::STREAMS;
 use dmus_interface::protocol::{Page, driver};
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use dmus_interface::time::RefTime;
 
 /// Sizes of a stream.
@@ -36,6 +36,22 @@ impl Default for StreamConfig {
 }
 
 impl StreamConfig {
+    /// Entries of both rings: at least as many as slots.
+    pub(crate) fn entries(&self) -> u32 {
+        self.slots.next_power_of_two()
+    }
+
+    /// Bytes and alignment of pool, buffers, submission ring and completion ring.
+    pub(crate) fn sizes(&self) -> [(usize, usize); 4] {
+        let entries = self.entries() as usize;
+        [
+            (self.slots as usize * Pool::STRIDE, Pool::STRIDE),
+            (self.buffers as usize * self.buffer_size as usize, 8),
+            (entries * SUBMISSION_SIZE, 8),
+            (entries * COMPLETION_SIZE, COMPLETION_SIZE),
+        ]
+    }
+
     fn check(self, kind: Type) -> Result<(), DriverError> {
         Err(DriverError::BadConfig(if !(1..=stream::MAX_SLOTS).contains(&self.slots) {
             "the pool takes 1 to 4,096 slots"
@@ -76,18 +92,10 @@ impl<'c, P: Platform> StreamCore<'c, P> {
         if card.read(stream::at(index, stream::TYPE)) != stream::CLOSED {
             return Err(DriverError::Refused(Fault::NotStopped));
         }
-        let shape = Shape {
-            stream: index,
-            width: card.pointer_width(),
-            slots: config.slots,
-            buffers: config.buffers,
-            buffer_size: config.buffer_size as usize,
-            entries: config.slots.next_power_of_two(),
-        };
         let page = DoorbellPage::new(card.platform.doorbell())
             .ok_or(PlatformError::Device("its doorbell page is less than 4 KiB"))?;
-        let memory = allocate(card, shape.sizes())?;
-        let allocator = Allocator::new(page, shape, memory)
+        let memory = allocate(card, config.sizes())?;
+        let allocator = Allocator::new(page, index, card.pointer_width(), config, memory)
             .ok_or(PlatformError::Device("it gives less DMA memory than it is asked for"))?;
         // The card keeps counting across streams in one block.
         let answered = page.load_u32(doorbell::at(index, doorbell::TRANSITIONS), Ordering::Relaxed);
@@ -167,7 +175,7 @@ impl<'c, P: Platform> StreamCore<'c, P> {
         for (register, iova) in registers.into_iter().zip(self.allocator.iovas()) {
             self.card.write64(self.register(register), iova);
         }
-        let entries = self.config.slots.next_power_of_two();
+        let entries = self.config.entries();
         for (register, value) in [
             (stream::SLOT_COUNT, self.config.slots),
             (stream::SLOT_STRIDE, Pool::STRIDE as u32),

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use dmus_interface::doorbell;
 use dmus_interface::event::{Event, INCOMPLETE, PACKAGE};
 use dmus_interface::protocol::Page;
-use dmus_interface::ring::{Completion, Slot};
+use dmus_interface::ring::{COMPLETION_SIZE, Completion, SUBMISSION_SIZE, Slot};
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -23,10 +23,11 @@ const BUFFER_IOVA: u64 = 0x20_000;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
     let page = DoorbellPage::new(Box::leak(Box::new(leak(4096, 0).memory))).expect("a page");
-    let shape = Shape { stream: 0, width, slots: SLOTS, buffers: BUFFERS, buffer_size: BUFFER_SIZE, entries: SLOTS };
+    let config = StreamConfig { slots: SLOTS, buffers: BUFFERS, buffer_size: BUFFER_SIZE as u32 };
     let iovas = [POOL_IOVA, BUFFER_IOVA, 0x28_000, 0x30_000];
-    let mut memories = shape.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
-    Allocator::new(page, shape, core::array::from_fn(|_| memories.next().expect("four"))).expect("an allocator")
+    let mut memories = config.sizes().into_iter().zip(iovas).map(|((len, _), iova)| leak(len, iova));
+    Allocator::new(page, 0, width, config, core::array::from_fn(|_| memories.next().expect("four")))
+        .expect("an allocator")
 }
 
 /// What the stream does when it submits.

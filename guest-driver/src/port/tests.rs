@@ -1,5 +1,4 @@
 use super::*;
-use crate::allocator::Shape;
 use crate::dma::DoorbellPage;
 use crate::dma::heap::leak;
 use crate::{Allocator, StreamConfig};
@@ -17,11 +16,10 @@ const SLOTS: usize = 16;
 
 fn allocator(width: PointerWidth) -> Allocator<'static> {
     let page = DoorbellPage::new(Box::leak(Box::new(leak(4096, 0).memory))).expect("a page");
-    let StreamConfig { buffers, buffer_size, .. } = StreamConfig::default();
-    let buffer_size = buffer_size as usize;
-    let shape = Shape { stream: 0, width, slots: SLOTS as u32, buffers, buffer_size, entries: SLOTS as u32 };
-    let mut memories = shape.sizes().into_iter().zip(1u64..).map(|((len, _), area)| leak(len, area << 16));
-    Allocator::new(page, shape, core::array::from_fn(|_| memories.next().expect("four"))).expect("an allocator")
+    let config = StreamConfig { slots: SLOTS as u32, ..StreamConfig::default() };
+    let mut memories = config.sizes().into_iter().zip(1u64..).map(|((len, _), area)| leak(len, area << 16));
+    Allocator::new(page, 0, width, config, core::array::from_fn(|_| memories.next().expect("four")))
+        .expect("an allocator")
 }
 
 /// A message at a time, told from others by its key.
