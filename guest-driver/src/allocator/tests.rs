@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 mod capture;
+mod messages;
 
 const SLOTS: u32 = 16;
 const BUFFERS: u32 = 6;
