@@ -425,6 +425,7 @@ impl Core {
         self.streams.inputs.reset();
         self.streams.monitor.clear();
         self.requests = Requests::default();
+        self.sleeper.forget_tails();
         self.clock = Clock::new(self.clock.mode());
     }
 }

@@ -132,6 +132,7 @@ impl RenderStream {
                 self.synth.reset();
                 self.silent = true;
                 self.assembler.abandon();
+                self.report_unfinished(stats);
                 let owned = self.in_flight.owned();
                 while let Some((_, head)) = self.scheduler.pop() {
                     self.discard(head, stats);
@@ -328,10 +329,7 @@ impl RenderStream {
         let Self { validator, in_flight, assembler, .. } = self;
         let words = words.or_else(|| memory.slot(head));
         let outcome = Taking { memory, validator, in_flight, assembler }.take(head, words);
-        for _ in 0..self.assembler.take_abandoned() {
-            stats.rejected.add(1);
-            self.queues.fault(Fault::UnfinishedMessage, head);
-        }
+        self.report_unfinished(stats);
         match outcome {
             Outcome::Accepted { .. } if self.state == State::Stop => self.discard(head, stats),
             // DONT_HOLD comes before everything that has a time.
@@ -341,6 +339,14 @@ impl RenderStream {
                 stats.rejected.add(messages.into());
                 self.queues.reject(head, reason);
             }
+        }
+    }
+
+    /// Tells of a message whose other fragments do not come any more.
+    fn report_unfinished(&mut self, stats: &Stats) {
+        if let Some(slot) = self.assembler.take_abandoned() {
+            stats.rejected.add(1);
+            self.queues.fault(Fault::UnfinishedMessage, slot);
         }
     }
 

@@ -97,6 +97,13 @@ impl Direct {
         Ok(self.card.borrow_mut().map(map)?)
     }
 
+    /// Maps all memory once more, `above` where it is, for reading only.
+    pub fn map_read_only(&self, above: u64) -> anyhow::Result<()> {
+        let file = Some(self.ram.file.try_clone()?);
+        let map = DmaMap { iova: RAM_IOVA + above, size: RAM as u64, offset: 0, file, writable: false };
+        Ok(self.card.borrow_mut().map(map)?)
+    }
+
     /// Turns the engine until it has nothing more to do.
     pub fn settle(&self) {
         while self.turn() == Turn::Worked {}

@@ -3,10 +3,11 @@
 
 use dmus_card::ClockMode;
 use dmus_driver::Platform;
+use dmus_interface::command::{Opcode, Status as Answered};
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::regs::stream::{self, State};
-use dmus_interface::regs::{self, Fault, control};
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::regs::{self, Fault, Register, control};
 use dmus_interface::ring::{Reject, Status};
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
@@ -118,8 +119,44 @@ fn bus_master_off_ends_all_access() -> anyhow::Result<()> {
     s.reach(seconds(1))?;
     assert!(s.is_drained());
     assert_eq!(hosted.stats.presented.get(), 0, "the event was read");
+    assert_eq!(s.transition(stream::STATE, State::Run as u32)?, Some(Fault::Halted));
+    let answer = s.command(Opcode::GetMasterClock, (0, 0), (s.buffer_iova(0), 8))?;
+    assert_eq!(answer, Some(Answered::NotMapped), "a command that could not tell its result");
     s.set_state(State::Stop)?;
     assert_eq!(s.transition(stream::TYPE, stream::CLOSED)?, None);
     assert_eq!(s.transition(stream::TYPE, 0)?, Some(Fault::NotEnabled), "created");
+    Ok(())
+}
+
+#[test]
+fn memory_that_the_card_has_to_write_to_may_not_be_read_only() -> anyhow::Result<()> {
+    const ABOVE: u64 = 0x8000_0000;
+    let platform = Direct::new()?;
+    platform.map_read_only(ABOVE)?;
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    let refused = |kind: Type, register: Register, iova: u64| -> anyhow::Result<()> {
+        s.write64(register, iova + ABOVE);
+        assert_eq!(s.transition(stream::TYPE, kind.value())?, Some(Fault::NotWritable), "{}", register.name);
+        let detail = platform.read32(regs::FAULT_DETAIL.offset);
+        assert_eq!(detail, stream::at(0, register).offset, "{}", register.name);
+        assert_eq!(s.take_fault(), Some(Fault::NotWritable));
+        s.write64(register, iova);
+        Ok(())
+    };
+    refused(Type::Render, stream::COMPLETION_BASE, s.completions.iova)?;
+    refused(Type::Capture { cooked: true }, stream::POOL_BASE, s.pool.iova)?;
+    refused(Type::Capture { cooked: true }, stream::BUFFER_BASE, s.buffers.iova)?;
+    // What the card only reads may be there.
+    for (register, iova) in [
+        (stream::POOL_BASE, s.pool.iova),
+        (stream::BUFFER_BASE, s.buffers.iova),
+        (stream::SUBMISSION_BASE, s.submissions.iova),
+    ] {
+        s.write64(register, iova + ABOVE);
+    }
+    s.create()?;
+    s.set_state(State::Run)?;
+    s.submit(0, s.inline(0, &NOTE), seconds(1));
+    assert_eq!(s.completion()?.status, Status::Presented);
     Ok(())
 }

@@ -49,6 +49,18 @@ impl Sleeper {
     pub(super) fn worked(&mut self) {
         self.quiet_since = None;
     }
+
+    /// The tail of a stream is zeroed: the same value may be reported again.
+    pub(super) fn forget_tail(&mut self, index: usize) {
+        if let Some(reported) = self.reported.get_mut(index) {
+            *reported = 0;
+        }
+    }
+
+    /// As [`Self::forget_tail`], for all streams.
+    pub(super) fn forget_tails(&mut self) {
+        self.reported = [0; STREAMS];
+    }
 }
 
 impl Core {

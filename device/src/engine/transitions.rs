@@ -66,6 +66,7 @@ impl Core {
         }
         if let Request::Open(_) | Request::Close = request {
             section.clear_stream(index);
+            self.sleeper.forget_tail(index);
         }
         section.answer(index, result.map_err(|fault| Refusal::of(fault, request.register())));
         true

@@ -37,13 +37,15 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Assembler {
     assembly: Assembly,
-    /// Messages that were left unfinished since this was last asked.
-    abandoned: u32,
+    /// The slot that the last fragment was in.
+    last: u32,
+    /// That of a message which was left unfinished since this was last asked.
+    abandoned: Option<u32>,
 }
 
 impl Assembler {
     pub(super) fn new() -> Self {
-        Self { assembly: Assembly::Idle, abandoned: 0 }
+        Self { assembly: Assembly::Idle, last: NONE, abandoned: None }
     }
 
     /// Whether no message waits for its other fragments.
@@ -52,14 +54,14 @@ impl Assembler {
         matches!(self.assembly, Assembly::Idle)
     }
 
-    pub(super) fn take_abandoned(&mut self) -> u32 {
-        std::mem::take(&mut self.abandoned)
+    pub(super) fn take_abandoned(&mut self) -> Option<u32> {
+        self.abandoned.take()
     }
 
     /// Gives up a message whose fragments have not all come.
     pub(super) fn abandon(&mut self) {
         if let Assembly::Collecting(_) = std::mem::replace(&mut self.assembly, Assembly::Idle) {
-            self.abandoned += 1;
+            self.abandoned = Some(self.last);
         }
     }
 
@@ -177,6 +179,7 @@ impl<M: StreamMemory> Taking<'_, M> {
             }
             Ok(bytes) => {
                 self.assembler.assembly = Assembly::Collecting(bytes);
+                self.assembler.last = slot;
                 Ok(Outcome::Copied)
             }
             Err(reason) => {

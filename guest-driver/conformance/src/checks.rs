@@ -6,6 +6,7 @@ mod bad_streams;
 mod capture;
 mod downloads;
 mod events;
+mod faults;
 mod port;
 mod properties;
 mod states;
@@ -27,6 +28,7 @@ pub(crate) fn all<P: Platform>() -> Vec<Check<P>> {
         downloads::checks(),
         bad_events::checks(),
         bad_streams::checks(),
+        faults::checks(),
     ];
     parts.into_iter().flatten().collect()
 }

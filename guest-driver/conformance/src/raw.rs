@@ -9,6 +9,7 @@ use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 use dmus_driver::Platform;
 use dmus_driver::dma::DmaMemory;
+use dmus_interface::command::{self, Opcode};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, PointerWidth};
 use dmus_interface::protocol::Page as _;
@@ -129,6 +130,33 @@ impl<'p, P: Platform> RawStream<'p, P> {
         let answer = self.transition(stream::TYPE, Type::Render.value())?;
         ensure!(answer.is_none(), "refused: {answer:?}");
         Ok(())
+    }
+
+    /// The same where a stream was before: its indices begin at 0.
+    pub fn create_anew(&self) -> anyhow::Result<()> {
+        self.tail.set(0);
+        self.consumed.set(0);
+        self.create()
+    }
+
+    /// Starts a command with a request and room for a result (IOVA and bytes), and gives how it ended.
+    pub fn command(
+        &self,
+        opcode: Opcode,
+        (request, bytes): (u64, u32),
+        (result, room): (u64, u32),
+    ) -> anyhow::Result<Option<command::Status>> {
+        let word = |word| self.platform.doorbell().load_u32(word, Ordering::Acquire);
+        let before = word(doorbell::COMMANDS);
+        for (register, value) in [(regs::COMMAND_REQUEST, request), (regs::COMMAND_RESULT, result)] {
+            self.write_global(register, value as u32);
+            self.platform.write32(register.offset + 4, (value >> 32) as u32);
+        }
+        self.write_global(regs::COMMAND_REQUEST_SIZE, bytes);
+        self.write_global(regs::COMMAND_RESULT_ROOM, room);
+        self.write_global(regs::COMMAND, opcode as u32);
+        self.until("the answer to a command", || word(doorbell::COMMANDS) != before)?;
+        Ok(command::Status::decode(word(doorbell::COMMAND_STATUS)))
     }
 
     /// Sets the state, which must be accepted.

@@ -22,7 +22,7 @@ checks! {
     a_chain_plays_together: "pNextEvt leads to the next event of a chain of identically time-stamped events: they are \
         played together, in the chain's order.",
     a_package_plays_together: "usFlags PACKAGE: uData is pPackageEvt, a chain of events that are handled together, \
-        atomically.",
+        atomically, at the time of the event with the flag.",
     packages_in_packages_play_in_their_order: "Packages may be nested, and chains have packages in them; all of it is \
         handled as one event.",
     the_package_flag_comes_before_cb_event: "Whether uData is a package is told by usFlags first, and by cbEvent only \
@@ -149,8 +149,9 @@ fn a_chain_plays_together<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
 
 fn a_package_plays_together<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let mut desk = Desk::open(card)?;
-    let mut inner = message(&desk.render, ms(3), &mark(1))?;
-    inner.chain(message(&desk.render, ms(3), &mark(2))?)?;
+    // The times of the events inside are not looked at.
+    let mut inner = message(&desk.render, ms(1), &mark(1))?;
+    inner.chain(message(&desk.render, ms(9), &mark(2))?)?;
     let mut package = desk.render.allocator().get_message()?;
     package.set_time(ms(3));
     package.package(inner)?;

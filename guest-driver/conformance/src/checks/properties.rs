@@ -5,6 +5,7 @@ use anyhow::ensure;
 use dmus_driver::{CaptureStream, Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::command::Status;
 use dmus_interface::property::{PortParams, caps, effect, port, priority, stats};
+use dmus_interface::regs;
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::Reject;
 use dmus_interface::time::RefTime;
@@ -102,8 +103,11 @@ fn channel_groups_are_set_for_each_stream<P: Platform>(card: &Card<P>) -> anyhow
     let mut mailbox = Mailbox::open(card)?;
     let (stream, _other) = (RenderStream::open(card, 0, SIZES)?, RenderStream::open(card, 1, SIZES)?);
     let usual = mailbox.channel_groups(1)?;
+    let register = || card.platform().read32(regs::CHANNEL_GROUPS.offset);
+    ensure!(register() == usual, "a stream has {usual} at first, and CHANNEL_GROUPS says {}", register());
     mailbox.set_channel_groups(0, 100)?;
     ensure!((mailbox.channel_groups(0)?, mailbox.channel_groups(1)?) == (100, usual));
+    ensure!(register() == usual, "CHANNEL_GROUPS is what every stream begins with");
     stream.set_state(State::Run)?;
     for (group, refused) in [(99, 0), (100, 1), (99, 1)] {
         put(&stream, group, &NOTE)?;
