@@ -23,7 +23,7 @@
 //! A request must have just the size of its structure, a result's room at least so many bytes. Streams must be open
 //! render streams.
 
-/// Most bytes of a request.
+/// Most bytes of a request. A longer one is [`Status::BadSize`].
 pub const MAX_REQUEST: u32 = 32 << 20;
 
 /// Flag in an opcode: sets a property.
@@ -40,8 +40,8 @@ pub enum Opcode {
     PortParameters = 0x02,
     /// KSPROPERTY_SYNTH_CHANNELGROUPS: groups of 16 channels.
     GetChannelGroups = 0x03,
-    /// 1 to the capabilities' most. Events of groups that are gone are refused from then on, and the notes of these
-    /// groups end at once.
+    /// 1 to the capabilities' most, for this stream until it is closed; [`crate::regs::CHANNEL_GROUPS`] stays as it
+    /// is. Events of groups that are gone are refused from then on, and the notes of these groups end at once.
     SetChannelGroups = 0x03 | SET,
     /// KSPROPERTY_SYNTH_VOICEPRIORITY of a channel.
     GetVoicePriority = 0x04,
@@ -120,7 +120,8 @@ pub enum Status {
     /// No such command: an unknown property, or one that cannot be set or read (STATUS_INVALID_DEVICE_REQUEST).
     #[error("no such command, or a property that cannot be set or read")]
     InvalidRequest = 0x10,
-    /// The request has another size than its structure: SIZE bytes, or is longer than [`MAX_REQUEST`].
+    /// The request has another size than its structure, which has SIZE bytes (the least, of a download), or it is
+    /// longer than [`MAX_REQUEST`].
     #[error("the request has the wrong size")]
     BadSize = 0x11,
     /// The result's room is too small: SIZE bytes are needed (STATUS_BUFFER_TOO_SMALL). Nothing was done.
@@ -129,7 +130,7 @@ pub enum Status {
     /// A value out of range; DETAIL is its byte offset in the request (STATUS_INVALID_PARAMETER).
     #[error("a value is out of range")]
     InvalidParameter = 0x13,
-    /// Request or result are not in memory that the card may read or write.
+    /// Request or result are not in memory that the card may read or write, or bus-master is off. Nothing was done.
     #[error("request or result outside the memory that the guest shares with the card")]
     NotMapped = 0x14,
     /// The stream is closed, or none that renders.

@@ -56,10 +56,14 @@
 //!
 //! A render event holds one complete MIDI message (no running status), or with [`event::INCOMPLETE`] a fragment of a
 //! SysEx message that goes on in the stream's next submission. Fragments complete when copied; the message plays at the
-//! time of its last one, and may be 64 KiB long ([`event::MAX_MESSAGE`]). A chain ([`event::Event::next`]) or package
-//! ([`event::PACKAGE`]) is one submission and one completion; it is applied atomically, and rejected as a whole.
-//! Members of a chain have one time stamp; the time of a package is its head's. Counters count messages. Real-time
-//! messages may stand between fragments; any other status byte leaves the message before it unfinished.
+//! time of its last one, and may be 64 KiB long ([`event::MAX_MESSAGE`]). A real-time message (0xF8 to 0xFF) may stand
+//! between two fragments, as a submission of its own: it plays at its own time, and the SysEx message goes on after it.
+//! Any other message, chain or package there, and STOP, leaves the SysEx message unfinished: its bytes are dropped, and
+//! [`regs::Fault::UnfinishedMessage`] says so (with STOP, before its answer).
+//!
+//! A chain ([`event::Event::next`]) or package ([`event::PACKAGE`]) is one submission and one completion; it is applied
+//! atomically, and rejected as a whole. Members of a chain have one time stamp. The time of a package is that of its
+//! head, the event with the flag; times inside a package are not looked at. Counters count messages.
 //!
 //! # Capture
 //!
@@ -129,7 +133,10 @@
 //!
 //! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags),
 //! [`regs::Fault`] for the rest (in [`regs::FAULT`], with the control vector; [`regs::FAULT_DETAIL`] says what it was
-//! about). Nothing that a guest does stops the card. Guest memory is shared through memfds that allow sealing.
+//! about). Nothing that a guest does stops the card.
+//!
+//! Guest memory that is a memfd must allow sealing (`MFD_ALLOW_SEALING`): the card seals it against shrinking when it
+//! is mapped, and does not map what it cannot seal, since an access beyond its new end would end the card.
 //!
 //! A stream whose tail ran over, or one of whose rings went away, is *halted*: it fetches nothing more. What it had
 //! taken completes in time or is discarded by STOP, as far as the completion ring can still be written. RUN, PAUSE and

@@ -79,7 +79,8 @@ pub const CONTROL: Register = register(0x010, 4, Access::ReadWrite, "CONTROL");
 pub const POINTER_WIDTH: Register = register(0x014, 4, Access::ReadWrite, "POINTER_WIDTH");
 /// Sample rate of the card, in Hz.
 pub const SAMPLE_RATE: Register = register(0x018, 4, Access::Read, "SAMPLE_RATE");
-/// Channel groups (sets of 16 MIDI channels) in each render stream, numbered from 0.
+/// Channel groups (sets of 16 MIDI channels) that each render stream has when it is created, numbered from 0. Constant:
+/// [`SetChannelGroups`](crate::command::Opcode::SetChannelGroups) and `PortParameters` change those of one stream.
 pub const CHANNEL_GROUPS: Register = register(0x01C, 4, Access::Read, "CHANNEL_GROUPS");
 /// The first [`Fault`] since this register was last written (any value clears it), or 0.
 pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
@@ -91,11 +92,16 @@ pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
 /// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted | the offset of TYPE or STATE |
 /// | about a configuration: BadPool, BadBuffers, BadRing, BadValue | the offset of the register that is wrong |
 /// | about an area: NotMapped, NotWritable, Overlap | the offset of the register with its base |
-/// | about a submission: BadSlot, SlotInFlight, UnfinishedMessage | stream << 16 \| low half of the slot number |
+/// | about a submission: BadSlot, SlotInFlight | stream << 16 \| low half of the slot number |
+/// | UnfinishedMessage | stream << 16 \| the slot of the last fragment that came |
 /// | about a ring: TailOverrun, ClosedStream | stream << 16 \| low half of the tail |
-/// | RingFault | stream << 16 \| number of the entry |
+/// | RingFault | stream << 16 \| the entry: its index modulo the size of its ring |
 /// | CaptureOverrun | stream << 16 |
 /// | GrantBackward | 0 |
+///
+/// Of several registers or areas that are wrong it names the first, in the order SLOT_COUNT, SLOT_STRIDE, POOL_BASE,
+/// BUFFER_SIZE, BUFFER_COUNT, BUFFER_BASE, SUBMISSION_SIZE, COMPLETION_SIZE, SUBMISSION_BASE, COMPLETION_BASE; of two
+/// areas of one stream that overlap, the later in this order.
 pub const FAULT_DETAIL: Register = register(0x024, 4, Access::Read, "FAULT_DETAIL");
 /// Faults since reset, wrapping.
 pub const FAULT_COUNT: Register = register(0x028, 4, Access::Read, "FAULT_COUNT");
@@ -171,7 +177,8 @@ pub mod stream {
     pub const TYPE: Register = register(0x00, 4, Access::ReadWrite, "TYPE");
     /// State ([`State`]); reads back the state in force. Answered as a transition.
     pub const STATE: Register = register(0x04, 4, Access::ReadWrite, "STATE");
-    /// IOVA of the event pool, aligned to the slot stride.
+    /// IOVA of the event pool, aligned to the slot stride. With 4-byte pointers, pool and buffer area end at 4 GiB at
+    /// the latest; rings may be anywhere.
     pub const POOL_BASE: Register = register(0x08, 8, Access::ReadWrite, "POOL_BASE");
     /// Slots in the pool, 1 to [`MAX_SLOTS`].
     pub const SLOT_COUNT: Register = register(0x10, 4, Access::ReadWrite, "SLOT_COUNT");
@@ -403,8 +410,8 @@ pub enum Fault {
     /// The submission tail ran more than the ring's size ahead of what the card took. The stream is halted.
     #[error("submission tail ahead of the ring by more than its size")]
     TailOverrun = 14,
-    /// A ring entry could not be read or written any more: unmapped, or bus-master is off. The stream is halted. The
-    /// card waits up to a second for a client that does nothing but change maps.
+    /// A ring entry could not be read or written any more: unmapped, or bus-master is off. The stream is halted. While
+    /// the client does nothing but change its maps, the card first waits up to a second for the ring to come back.
     #[error("ring access outside the memory that the guest shares with the card")]
     RingFault = 15,
     /// Ring entry that is no slot number.
@@ -413,7 +420,7 @@ pub enum Fault {
     /// Ring entry whose slot belongs to the card already.
     #[error("slot submitted while the card still owns it")]
     SlotInFlight = 17,
-    /// A SysEx message in fragments was left unfinished.
+    /// A SysEx message in fragments was left unfinished, by what was submitted after it or by STOP.
     #[error("SysEx message in fragments left unfinished")]
     UnfinishedMessage = 18,
     /// Something captured (MIDI, or the audio of a wave sink) had no posted slot for too long, in realtime: the oldest
@@ -426,7 +433,8 @@ pub enum Fault {
     /// The pool, the buffers or a ring shares memory with another of them, or with an open stream.
     #[error("pool, buffers or ring overlapping another of them, or those of an open stream")]
     Overlap = 21,
-    /// Memory that the card has to write to is mapped for reading only.
+    /// Memory that the card has to write to is mapped for reading only: the completion ring, and the pool and buffers
+    /// of a stream that captures.
     #[error("completion ring, or what is captured into, in memory that the card may not write to")]
     NotWritable = 22,
     /// The stream stands still after [`Fault::TailOverrun`] or [`Fault::RingFault`]: it can be stopped and closed, and

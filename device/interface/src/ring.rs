@@ -21,9 +21,8 @@ pub struct Completion {
     pub status: U16,
     /// With [`Status::Rejected`] the [`Reject`] reason, else 0.
     pub flags: U16,
-    /// [`Status::Presented`]: the event's time stamp, or with [`crate::event::DONT_HOLD`] the stream time of its
-    /// sample.
-    /// [`Status::Late`]: how late, 100 ns. Else 0.
+    /// [`Status::Presented`]: the time of the event, as it was submitted or captured; with [`crate::event::DONT_HOLD`]
+    /// the stream time of the sample at which it was applied. [`Status::Late`]: how late, 100 ns. Else 0.
     pub time: I64,
 }
 
