@@ -13,6 +13,11 @@
 
 extern crate alloc;
 
+// The example of the manual is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The list of a module: `name: "statement"`, where the name is that of the function that checks it.
 macro_rules! checks {
     ($($name:ident: $statement:literal,)*) => {

@@ -39,6 +39,11 @@
 
 extern crate alloc;
 
+// The example of the manual is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod chunk;
 mod condition;
 pub mod connection;

@@ -8,6 +8,11 @@
 
 extern crate alloc;
 
+// The example of the manual is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod tempo;
 mod write;
 
