@@ -14,8 +14,8 @@ use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::{HostedCard, MemorySink};
-use dmus_tests::plain::PlainHost;
 use dmus_tests::songs;
+use dmus_tests::unshared::UnsharedHost;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ fn a_downloaded_collection_sounds_as_the_same_one_built_in() -> anyhow::Result<(
     play_with(hosted.connect()?, &collection, &song)?;
     assert!(hosted.finish()?.samples() == expected, "the audio differs");
     // And the same through memory that the card has to ask for.
-    let host = PlainHost::start(Duration::from_secs(10))?;
+    let host = UnsharedHost::start(Duration::from_secs(10))?;
     play_with(host.connect()?, &collection, &song)?;
     assert!(host.finish()?.samples() == expected, "the audio differs over unshared memory");
     Ok(())

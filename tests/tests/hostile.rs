@@ -85,8 +85,8 @@ fn a_card_that_lies_gets_no_slot_twice_and_no_panic_out_of_the_driver() -> anyho
     let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
     let script = proptest::collection::vec(any::<u8>(), 0..400);
     let result = runner.run(&script, |script| {
-        dmus_tests::liar::capture(&script).map_err(|error| TestCaseError::fail(error.to_string()))?;
-        dmus_tests::liar::drive(&script).map_err(|error| TestCaseError::fail(error.to_string()))
+        dmus_tests::fake_device::capture(&script).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        dmus_tests::fake_device::drive(&script).map_err(|error| TestCaseError::fail(error.to_string()))
     });
     result.map_err(|error| anyhow::anyhow!("{error}"))
 }

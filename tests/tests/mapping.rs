@@ -1,4 +1,4 @@
-//! Pages that are unmapped, moved and mapped again while the card plays: see `dmus_tests::moving`.
+//! Pages that are unmapped, moved and mapped again while the card plays: see `dmus_tests::remapping`.
 
 use dmus_card::ClockMode;
 use dmus_card::transport::Transport;
@@ -10,13 +10,13 @@ use dmus_tests::attack::next_driver_plays;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::memory::{RAM, RAM_IOVA};
-use dmus_tests::moving::Moving;
+use dmus_tests::remapping::Remapping;
 use std::sync::Arc;
 
 fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> {
     let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
     let platform = hosted.connect()?;
-    let tally = Moving::new(&platform, Arc::clone(&hosted.stats), seed)?.run(rounds)?;
+    let tally = Remapping::new(&platform, Arc::clone(&hosted.stats), seed)?.run(rounds)?;
     println!("{transport:?}: {tally:?}");
     // Everything that is to be shown has happened often.
     assert!(tally.presented > rounds * 20 && tally.refused > rounds / 2, "{tally:?}");

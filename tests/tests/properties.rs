@@ -12,8 +12,8 @@ use dmus_interface::time::RefTime;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::memory::RAM_IOVA;
-use dmus_tests::plain::PlainHost;
 use dmus_tests::raw::Bus;
+use dmus_tests::unshared::UnsharedHost;
 use std::time::{Duration, Instant};
 
 fn status<T: std::fmt::Debug>(result: Result<T, DriverError>) -> Option<Status> {
@@ -77,7 +77,7 @@ fn the_card_tells_what_it_can_through_any_memory() -> anyhow::Result<()> {
     drop(card);
     hosted.finish()?;
 
-    let host = PlainHost::start(Duration::from_secs(10))?;
+    let host = UnsharedHost::start(Duration::from_secs(10))?;
     let card = Card::open(host.connect()?, PointerWidth::Eight)?;
     answered(&mut Mailbox::open(&card)?)?;
     drop(card);

@@ -9,7 +9,7 @@ use dmus_driver::{Card, Platform};
 use dmus_interface::event::PointerWidth;
 use dmus_tests::loopback::{HostedCard, Loopback};
 use dmus_tests::memory::Ram;
-use dmus_tests::plain::PlainHost;
+use dmus_tests::unshared::UnsharedHost;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn every_statement_holds_in_process_with_4_byte_pointers() -> anyhow::Result<()>
 
 #[test]
 fn every_statement_holds_in_memory_that_the_card_reaches_by_messages_only() -> anyhow::Result<()> {
-    let host = PlainHost::start_with(Duration::from_secs(10), vec![Input::Loopback])?;
+    let host = UnsharedHost::start_with(Duration::from_secs(10), vec![Input::Loopback])?;
     for width in [PointerWidth::Eight, PointerWidth::Four] {
         run(host.connect()?, |platform| &platform.ram, width)?;
     }

@@ -16,9 +16,9 @@ use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_song::Song;
 use dmus_tests::loopback::MemorySink;
 use dmus_tests::memory::{RAM, RAM_IOVA};
-use dmus_tests::plain::{Answer, Plain, PlainHost, Request, Seen};
 use dmus_tests::raw::{BUFFER_SIZE, Bus, Completed, RawStream, STRIDE, seconds};
 use dmus_tests::songs;
+use dmus_tests::unshared::{Answer, Request, Seen, UnsharedClient, UnsharedHost};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,8 @@ fn offline(song: &Song) -> Vec<i16> {
 }
 
 /// Plays in virtual time and gives the audio; everything must be presented on time and come home.
-fn play_all(song: &Song, width: PointerWidth, arrange: impl Fn(&Plain)) -> anyhow::Result<Vec<i16>> {
-    let host = PlainHost::start(PATIENT)?;
+fn play_all(song: &Song, width: PointerWidth, arrange: impl Fn(&UnsharedClient)) -> anyhow::Result<Vec<i16>> {
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     arrange(&client);
     let stats = Arc::clone(&host.stats);
@@ -76,7 +76,7 @@ fn a_song_in_plain_memory_sounds_as_it_is_rendered_offline() -> anyhow::Result<(
 #[test]
 fn what_a_wave_sink_brings_into_plain_memory_is_what_the_card_renders() -> anyhow::Result<()> {
     let song = Song::parse(&songs::busy(500))?;
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let mut heard = vec![];
     {
         let card = Card::open(host.connect()?, PointerWidth::Four)?;
@@ -105,7 +105,7 @@ fn a_song_captured_into_plain_memory_is_the_song() -> anyhow::Result<()> {
     for (width, cooked, buffer_size) in
         [(PointerWidth::Eight, true, 256), (PointerWidth::Four, true, 64), (PointerWidth::Eight, false, 64)]
     {
-        let host = PlainHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
+        let host = UnsharedHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
         let stats = Arc::clone(&host.stats);
         let card = Card::open(host.connect()?, width)?;
         {
@@ -130,7 +130,7 @@ fn a_song_captured_into_plain_memory_is_the_song() -> anyhow::Result<()> {
 #[test]
 fn what_cannot_be_written_into_plain_memory_waits_for_the_next_slot() -> anyhow::Result<()> {
     let song = Song::parse(&songs::file([(10, SYSEX.to_vec()), (10, NOTE.to_vec())]))?;
-    let host = PlainHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
+    let host = UnsharedHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
     let client = host.connect()?;
     for answer in [Answer::Error(19), Answer::Short, Answer::Long, Answer::OtherPlace, Answer::OtherCount] {
         for part in PARTS {
@@ -191,7 +191,7 @@ fn memory_that_is_shared_in_part_sounds_the_same() -> anyhow::Result<()> {
     let expected = offline(&song);
     // The first pages have pool, buffers and rings.
     for shared in [[true, false], [false, true]] {
-        let arrange = |client: &Plain| {
+        let arrange = |client: &UnsharedClient| {
             client.unmap(RAM_IOVA, RAM as u64);
             for page in 0..8 {
                 let at = page * PAGE;
@@ -217,7 +217,7 @@ fn presented(completed: Completed) {
 }
 
 /// A new client can play, and a stream of the old one's leaves nothing behind.
-fn next_client_plays(host: &PlainHost) -> anyhow::Result<()> {
+fn next_client_plays(host: &UnsharedHost) -> anyhow::Result<()> {
     let client = host.connect()?;
     let stream = RawStream::running(&client, PointerWidth::Eight)?;
     stream.submit(3, stream.long(0, 2, &SYSEX), seconds(1));
@@ -228,7 +228,7 @@ fn next_client_plays(host: &PlainHost) -> anyhow::Result<()> {
 
 #[test]
 fn memory_may_be_shared_and_unshared_while_it_plays() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     let stream = RawStream::running(&client, PointerWidth::Eight)?;
     for round in 0..200u32 {
@@ -254,7 +254,7 @@ fn memory_may_be_shared_and_unshared_while_it_plays() -> anyhow::Result<()> {
 
 #[test]
 fn memory_outside_every_map_is_never_asked_for() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     // So that a page has slots 0 to 31, and the next one the others.
     client.ram.allocate(PAGE as usize - 32 * STRIDE as usize, 64)?;
@@ -300,7 +300,7 @@ enum Part {
 
 const PARTS: [Part; 4] = [Part::Entry, Part::Slot, Part::Buffer, Part::Completion];
 
-fn place(stream: &RawStream<'_, Plain>, part: Part) -> (u64, usize) {
+fn place(stream: &RawStream<'_, UnsharedClient>, part: Part) -> (u64, usize) {
     let memory = match part {
         Part::Entry => &stream.submissions,
         Part::Slot => &stream.pool,
@@ -311,14 +311,14 @@ fn place(stream: &RawStream<'_, Plain>, part: Part) -> (u64, usize) {
 }
 
 /// Accesses to one part are answered so, all others as they should be.
-fn behave(client: &Plain, stream: &RawStream<'_, Plain>, part: Part, answer: Answer) {
+fn behave(client: &UnsharedClient, stream: &RawStream<'_, UnsharedClient>, part: Part, answer: Answer) {
     let (iova, len) = place(stream, part);
     client.behave(move |request| if request.touches(iova, len) { answer } else { Answer::Serve });
 }
 
 #[test]
 fn wrong_answers_cost_the_event_or_the_stream_and_nothing_else() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     for answer in [Answer::Error(19), Answer::Short, Answer::Long, Answer::OtherPlace, Answer::OtherCount] {
         for part in PARTS {
@@ -350,7 +350,7 @@ fn wrong_answers_cost_the_event_or_the_stream_and_nothing_else() -> anyhow::Resu
 
 #[test]
 fn an_answer_that_never_comes_is_a_ring_fault_and_holds_nobody_up() -> anyhow::Result<()> {
-    let host = PlainHost::start(Duration::from_millis(300))?;
+    let host = UnsharedHost::start(Duration::from_millis(300))?;
     let client = host.connect()?;
     for part in PARTS {
         client.ram.restart();
@@ -374,7 +374,7 @@ fn an_answer_that_never_comes_is_a_ring_fault_and_holds_nobody_up() -> anyhow::R
 
 #[test]
 fn a_client_may_leave_in_the_middle_of_anything() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     for part in PARTS {
         for held in [true, false] {
             let client = host.connect()?;
@@ -404,7 +404,7 @@ enum End {
 
 #[test]
 fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     for end in [End::Reset, End::GuestReset, End::FunctionReset, End::Unmap, End::BusMasterOff] {
         for part in PARTS {
@@ -462,7 +462,7 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() 
 
 #[test]
 fn what_is_asked_for_in_the_middle_of_a_command_is_not_passed_over() -> anyhow::Result<()> {
-    let host = PlainHost::start(PATIENT)?;
+    let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;
     let stream = RawStream::prepare(&client, PointerWidth::Eight)?;
     stream.create()?;

@@ -69,7 +69,7 @@ struct Submission {
 }
 
 /// See the module.
-pub struct Moving<'p> {
+pub struct Remapping<'p> {
     platform: &'p Loopback,
     stats: Arc<Stats>,
     stream: RawStream<'p, Loopback>,
@@ -92,7 +92,7 @@ pub struct Moving<'p> {
     tally: Tally,
 }
 
-impl<'p> Moving<'p> {
+impl<'p> Remapping<'p> {
     /// Takes all memory of the platform, maps the pages and begins to play.
     pub fn new(platform: &'p Loopback, stats: Arc<Stats>, seed: u64) -> anyhow::Result<Self> {
         platform.unmap();

@@ -1,4 +1,4 @@
-//! A card that lies: registers, page and completions as a script of bytes says.
+//! A fake device that lies: registers, page and completions as a script of bytes says.
 //!
 //! Fed by generated tests and by fuzzing; feeds the driver, which must answer with a typed error or recover by reset,
 //! never with a panic, a hang, or a slot or buffer that is given out twice.
@@ -23,15 +23,15 @@ const CONFIG: StreamConfig = StreamConfig { slots: 16, buffers: 4, buffer_size: 
 /// Where the driver's completion ring lies in the RAM: behind pool, buffers and submission ring.
 const COMPLETIONS: usize = 16 * 64 + 4 * 64 + 16 * 4;
 
-/// The card.
-struct Liar {
+/// See the module.
+struct FakeDevice {
     script: RefCell<Vec<u8>>,
     page: Page,
     ram: Ram,
     now: Cell<Duration>,
 }
 
-impl Liar {
+impl FakeDevice {
     fn new(script: &[u8]) -> anyhow::Result<Self> {
         let file = memfd_create("page", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, 4096)?;
@@ -75,7 +75,7 @@ impl Liar {
     }
 }
 
-impl Platform for Liar {
+impl Platform for FakeDevice {
     fn read32(&self, offset: u32) -> u32 {
         match self.next() {
             0..=200 if offset == regs::MAGIC.offset => regs::MAGIC_VALUE,
@@ -126,9 +126,9 @@ impl Platform for Liar {
 
 /// Drives a capture stream against the script. Fails only if the driver does not keep its own.
 pub fn capture(script: &[u8]) -> anyhow::Result<()> {
-    let liar = Liar::new(script)?;
+    let device = FakeDevice::new(script)?;
     let _ = (|| -> Result<(), DriverError> {
-        let card = Card::open(liar, PointerWidth::Eight)?;
+        let card = Card::open(device, PointerWidth::Eight)?;
         let stream = CaptureStream::open(&card, 0, CONFIG, card.platform().next() & 1 == 0)?;
         let mut sink = CaptureSink::default();
         let _ = stream.set_state(State::Run);
@@ -149,10 +149,10 @@ pub fn capture(script: &[u8]) -> anyhow::Result<()> {
 
 /// Drives a stream against the script. Fails only if the driver does not keep its own.
 pub fn drive(script: &[u8]) -> anyhow::Result<()> {
-    let liar = Liar::new(script)?;
+    let device = FakeDevice::new(script)?;
     // An error is an answer; what counts is what the driver has afterwards.
     let _ = (|| -> Result<(), DriverError> {
-        let card = Card::open(liar, PointerWidth::Eight)?;
+        let card = Card::open(device, PointerWidth::Eight)?;
         let stream = RenderStream::open(&card, 0, CONFIG)?;
         let _ = stream.set_state(State::Run);
         for round in 0..24u8 {
@@ -172,7 +172,7 @@ pub fn drive(script: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn send(stream: &RenderStream<'_, Liar>, shape: u8) -> Result<(), DriverError> {
+fn send(stream: &RenderStream<'_, FakeDevice>, shape: u8) -> Result<(), DriverError> {
     let allocator = stream.allocator();
     let mut message = allocator.get_message()?;
     message.set_data(&[0x55; 60][..usize::from(shape % 61)])?;

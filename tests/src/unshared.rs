@@ -1,4 +1,4 @@
-//! A client with plain memory: the card gets no descriptor of it, and has to ask for every byte.
+//! A client with unshared memory: the card gets no descriptor of it, and has to ask for every byte.
 //!
 //! Fed by tests with a driver's accesses, and with how to answer the card; feeds a card's server in this process. A
 //! thread of its own receives, so that the card is answered whatever the driver does. Everything has a time limit.
@@ -54,7 +54,7 @@ mod command {
 }
 
 /// A card that serves one client after the other.
-pub struct PlainHost {
+pub struct UnsharedHost {
     /// Its audio.
     pub audio: MemorySink,
     /// Its counters.
@@ -64,7 +64,7 @@ pub struct PlainHost {
     engine: Option<EngineHandle>,
 }
 
-impl PlainHost {
+impl UnsharedHost {
     /// Starts a card of virtual time that waits for so long for its client's memory.
     pub fn start(memory: Duration) -> anyhow::Result<Self> {
         Self::start_with(memory, Vec::new())
@@ -90,10 +90,10 @@ impl PlainHost {
     }
 
     /// Connects a client that has mapped all its memory, without a descriptor.
-    pub fn connect(&self) -> anyhow::Result<Plain> {
+    pub fn connect(&self) -> anyhow::Result<UnsharedClient> {
         let (ours, theirs) = UnixStream::pair()?;
         self.clients.as_ref().context("finished")?.send(theirs)?;
-        let client = Plain::new(ours)?;
+        let client = UnsharedClient::new(ours)?;
         client.map(RAM_IOVA, RAM as u64, None);
         Ok(client)
     }
@@ -155,7 +155,7 @@ pub enum Answer {
     OtherPlace,
     /// With another count.
     OtherCount,
-    /// Not now: [`Plain::answer_held`] does it.
+    /// Not now: [`UnsharedClient::answer_held`] does it.
     Hold,
     /// By leaving.
     Leave,
@@ -289,7 +289,7 @@ struct Reply {
 }
 
 /// The client, as a driver's platform.
-pub struct Plain {
+pub struct UnsharedClient {
     /// Its memory.
     pub ram: Ram,
     peer: Arc<Peer>,
@@ -301,7 +301,7 @@ pub struct Plain {
     started: Instant,
 }
 
-impl Plain {
+impl UnsharedClient {
     fn new(socket: UnixStream) -> anyhow::Result<Self> {
         socket.set_write_timeout(Some(PATIENCE))?;
         let ram = Ram::new()?;
@@ -404,7 +404,7 @@ impl Plain {
     }
 }
 
-impl Drop for Plain {
+impl Drop for UnsharedClient {
     fn drop(&mut self) {
         // Fails if the server has gone already.
         let _ = self.peer.socket.shutdown(Shutdown::Both);
@@ -425,7 +425,7 @@ fn access(offset: u64, region: u32, count: usize) -> Vec<u8> {
     bytes
 }
 
-impl Platform for Plain {
+impl Platform for UnsharedClient {
     fn read32(&self, offset: u32) -> u32 {
         let mut bytes = [0; 4];
         self.read_bar0(offset.into(), &mut bytes);
@@ -464,7 +464,7 @@ impl Platform for Plain {
     }
 }
 
-impl Bus for Plain {
+impl Bus for UnsharedClient {
     fn read_bar0(&self, offset: u64, bytes: &mut [u8]) {
         let payload = self.must(command::REGION_READ, &access(offset, REGISTER_BAR.into(), bytes.len()), None);
         assert_eq!(payload.len(), 16 + bytes.len(), "bytes of a register");
