@@ -71,7 +71,7 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
     }
 
     /// Slots and buffers that are free.
-    pub fn at_home(&self) -> (usize, usize) {
+    pub fn free_slots_and_buffers(&self) -> (usize, usize) {
         (self.core.allocator.free_slots(), self.core.allocator.free_buffers())
     }
 

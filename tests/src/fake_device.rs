@@ -141,7 +141,7 @@ pub fn capture(script: &[u8]) -> anyhow::Result<()> {
         }
         let _ = card.reset();
         let _ = stream.restore();
-        assert_eq!(stream.at_home(), (CONFIG.slots as usize, CONFIG.buffers as usize));
+        assert_eq!(stream.free_slots_and_buffers(), (CONFIG.slots as usize, CONFIG.buffers as usize));
         Ok(())
     })();
     Ok(())

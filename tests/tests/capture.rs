@@ -123,7 +123,7 @@ fn a_song_captured_is_the_song() -> anyhow::Result<()> {
             assert!(got == expected, "{} of {} messages, cooked: {cooked}", got.len(), expected.len());
             stream.set_state(State::Stop)?;
             assert!(stream.receive()?.is_none());
-            assert_eq!(stream.at_home(), (64, 16));
+            assert_eq!(stream.free_slots_and_buffers(), (64, 16));
             assert_eq!(hosted.stats.faults.get() + hosted.stats.capture_overruns.get(), 0);
         }
     }
@@ -383,7 +383,7 @@ fn after_a_reset_in_the_middle_the_song_begins_anew_and_nothing_was_written() ->
         assert!(got[..] == contents(&song)[..got.len()] && got.len() >= messages, "{} messages", got.len());
         card.reset()?;
         stream.restore()?;
-        assert_eq!(stream.at_home(), (64, 16));
+        assert_eq!(stream.free_slots_and_buffers(), (64, 16));
     }
     Ok(())
 }
@@ -424,7 +424,7 @@ fn each_lie_about_a_captured_event_is_a_typed_error_and_loses_no_slot() -> anyho
         assert_eq!(stream.receive()?.map(|event| event.to_vec()), Some(vec![0x90, 2, 1]));
         stream.set_state(State::Stop)?;
         while stream.receive()?.is_some() {}
-        assert_eq!(stream.at_home(), (2, 2));
+        assert_eq!(stream.free_slots_and_buffers(), (2, 2));
     }
     Ok(())
 }
@@ -455,7 +455,7 @@ fn the_buffer_stays_the_one_that_was_posted_whatever_comes_back() -> anyhow::Res
     assert_eq!(stream.receive()?.map(|event| event.to_vec()), Some(long));
     stream.set_state(State::Stop)?;
     assert!(stream.receive()?.is_none());
-    assert_eq!(stream.at_home(), (3, 3));
+    assert_eq!(stream.free_slots_and_buffers(), (3, 3));
     Ok(())
 }
 

@@ -295,8 +295,8 @@ fn nothing_is_lost_in_a_flood_nor_between_two_programs_and_what_a_killed_one_lef
     assert_eq!(number(&alsa, "submitted")?, expected, "{alsa}");
     assert_eq!(number(&alsa, "presented")? + number(&alsa, "late")?, expected, "{alsa}");
     assert_eq!((number(&alsa, "overruns")?, number(&alsa, "rejected")?), (0, 0), "{alsa}");
-    assert_eq!(number(&alsa, "slots")?, number(&alsa, "slots_home")?, "{alsa}");
-    assert_eq!(number(&alsa, "buffers")?, number(&alsa, "buffers_home")?, "{alsa}");
+    assert_eq!(number(&alsa, "slots")?, number(&alsa, "slots_free")?, "{alsa}");
+    assert_eq!(number(&alsa, "buffers")?, number(&alsa, "buffers_free")?, "{alsa}");
     let dump = text(seen, "helddump")?;
     for end in ["Control change          3, controller 64, value 0", "Note off                0, note 11,"] {
         assert!(dump.contains(end), "{end} is missing");
@@ -317,7 +317,7 @@ fn a_signal_ends_a_song_and_killed_programs_leave_a_card_that_works() -> anyhow:
     let seen = realtime()?;
     let stopped = text(seen, "stopped")?;
     assert!(stopped.contains("dmus: error: interrupted") && stopped.contains("status 130"), "{stopped}");
-    assert_eq!(number(&stopped, "slots")?, number(&stopped, "slots_home")?, "{stopped}");
+    assert_eq!(number(&stopped, "slots")?, number(&stopped, "slots_free")?, "{stopped}");
     assert!(text(seen, "selftest")?.contains("dmus: selftest passed"));
     Ok(())
 }
@@ -378,7 +378,7 @@ fn the_wave_sink_brings_what_the_offline_renderer_makes() -> anyhow::Result<()> 
     assert!(seen.get("wave.wav") == Some(&std::fs::read(dir.path().join("song.wav"))?));
     for name in ["wave", "silence"] {
         let said = text(seen, name)?;
-        assert_eq!((number(&said, "lost")?, number(&said, "slots_home")?), (0, 256), "{said}");
+        assert_eq!((number(&said, "lost")?, number(&said, "slots_free")?), (0, 256), "{said}");
     }
     // A resampler holds back what it cannot know yet.
     let frames = number(&text(seen, "silence")?, "frames")?;

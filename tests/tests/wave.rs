@@ -81,7 +81,11 @@ fn heard(format: WaveFormat, width: PointerWidth, seconds: i64, drift: i32) -> a
             periods.push((period.time(), period.byte_position(), period.to_vec()));
         }
         wave.set_state(State::Stop)?;
-        ensure!(wave.receive()?.is_none() && wave.at_home() == (8, 4), "{:?}", wave.at_home());
+        ensure!(
+            wave.receive()?.is_none() && wave.free_slots_and_buffers() == (8, 4),
+            "{:?}",
+            wave.free_slots_and_buffers()
+        );
         render.allocator().reclaim()?;
         let counts: Counts = render.allocator().counts();
         ensure!(counts.presented == seconds as u64 * 20 && counts.late == 0, "{counts:?}");
@@ -178,7 +182,7 @@ fn after_a_reset_a_wave_sink_begins_anew() -> anyhow::Result<()> {
         assert_eq!((periods.len() as i64, periods[0].0, periods[0].1), (until / 20, RefTime(0), 0));
         card.reset()?;
         wave.restore()?;
-        assert_eq!((wave.state(), wave.at_home()), (Some(State::Stop), (8, 4)));
+        assert_eq!((wave.state(), wave.free_slots_and_buffers()), (Some(State::Stop), (8, 4)));
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ macro_rules! checks {
 }
 
 mod checks;
-mod desk;
+mod fixture;
 pub mod raw;
 
 use alloc::vec::Vec;
@@ -103,7 +103,7 @@ pub fn unsuitable<P: Platform>(card: &Card<P>) -> anyhow::Result<Option<&'static
     if !card.is_virtual() {
         return Ok(Some("its clock is not virtual"));
     }
-    let hears = desk::hears_itself_alone(card);
+    let alone = fixture::captures_only_what_it_presents(card);
     card.reset()?;
-    Ok((!hears?).then_some("its MIDI input is not the loopback alone"))
+    Ok((!alone?).then_some("its MIDI input is not the loopback alone"))
 }

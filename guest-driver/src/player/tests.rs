@@ -180,7 +180,7 @@ fn a_recording_ends_on_time_however_fast_events_come() {
     assert!((100..120).contains(&recorded.messages), "{recorded:?}");
     assert_eq!((recorded.lost, recorded.bytes), (0, 3 * recorded.messages));
     assert!((RefTime(100 * STEP)..RefTime(120 * STEP)).contains(&last), "{last:?}");
-    assert_eq!(stream.at_home(), (4, 4));
+    assert_eq!(stream.free_slots_and_buffers(), (4, 4));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_player_with_a_listener_asks_whether_to_go_on_while_periods_keep_coming() {
     play_through(&stream, &wave, notes(10), RefTime(i64::MAX), listener, impatience()).expect("played");
     // A pool in each turn, and what is there at PAUSE and STOP.
     assert!(periods <= 5 * CONFIG.slots, "{periods} periods");
-    assert_eq!(wave.at_home(), (4, 4));
+    assert_eq!(wave.free_slots_and_buffers(), (4, 4));
 }
 
 #[test]

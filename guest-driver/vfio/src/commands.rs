@@ -109,8 +109,8 @@ pub(crate) fn say_played<'s, 'c: 's>(
 ) {
     let sum = |count: &dyn Fn(&RenderStream<'_, VfioPlatform>) -> u64| streams.clone().map(count).sum::<u64>();
     say(format_args!(
-        "played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_home={} buffers={} \
-            buffers_home={}",
+        "played submitted={} presented={} late={} rejected={} discarded={} slots={} slots_free={} buffers={} \
+            buffers_free={}",
         sum(&|stream| stream.allocator().counts().submitted),
         sum(&|stream| stream.allocator().counts().presented),
         sum(&|stream| stream.allocator().counts().late),

@@ -142,7 +142,7 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
     let allocator = stream.allocator();
     println!(
         "dmus: played submitted={} presented={} late={} rejected={} discarded={} \
-         slots={} slots_home={} buffers={} buffers_home={} width={}",
+         slots={} slots_free={} buffers={} buffers_free={} width={}",
         counts.submitted,
         counts.presented,
         counts.late,
@@ -181,7 +181,7 @@ fn play_through(
     let listener = |period: &[u8]| speaker.play(period);
     let played = dmus_driver::play_through(stream, &wave, song.messages(), song.duration(), listener, progress)?;
     speaker.finish()?;
-    anyhow::ensure!(wave.at_home() == (16, 16), "slots of the wave sink did not come home");
+    anyhow::ensure!(wave.free_slots_and_buffers() == (16, 16), "slots of the wave sink did not come home");
     Ok(played.counts)
 }
 
@@ -197,10 +197,10 @@ fn record(width: PointerWidth, until: RefTime) -> anyhow::Result<()> {
         println!();
     };
     let recorded = dmus_driver::record(&card, &stream, until, show, progress)?;
-    let (slots_home, buffers_home) = stream.at_home();
+    let (slots_free, buffers_free) = stream.free_slots_and_buffers();
     println!(
         "dmus: recorded messages={} bytes={} lost={} \
-         slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home} width={}",
+         slots={} slots_free={slots_free} buffers={} buffers_free={buffers_free} width={}",
         recorded.messages,
         recorded.bytes,
         recorded.lost,

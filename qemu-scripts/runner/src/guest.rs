@@ -67,8 +67,8 @@ impl GuestReport {
 
     /// Whether everything that it lent to the card is home, by both sides' counts.
     pub(crate) fn all_home(&self, card: &serde_json::Value) -> bool {
-        self.number("slots_home") == self.number("slots")
-            && self.number("buffers_home") == self.number("buffers")
+        self.number("slots_free") == self.number("slots")
+            && self.number("buffers_free") == self.number("buffers")
             && card["in_flight"].as_u64() == Some(0)
     }
 

@@ -1,6 +1,6 @@
 //! Events that are wrong: each is refused with its reason, and the rest of the stream is unharmed.
 
-use crate::desk::{Desk, NOTE, mark, message, ms};
+use crate::fixture::{Fixture, NOTE, mark, message, ms};
 use crate::raw::{BUFFER_SIZE, RawStream, SLOTS, seconds};
 use alloc::vec::Vec;
 use anyhow::ensure;
@@ -27,10 +27,10 @@ checks! {
     packages_are_checked_like_chains: "A package is a chain of events; one that is empty, leaves the pool or has \
         itself inside is rejected as a whole.",
     packages_nested_without_end_are_rejected: "Packages are nested to a bounded depth; deeper ones are rejected, and \
-        all of their events come home.",
+        all of their events are recycled.",
     fragments_are_judged_as_one_message: "INCOMPLETE fragments are judged as the one message that they are.",
-    slots_that_are_none_or_in_flight_are_faults: "An event is the hardware's from PutMessage until it comes home; one \
-        that is put twice, or is no slot of the pool, is reported.",
+    slots_that_are_none_or_in_flight_are_faults: "An event is the hardware's from PutMessage until it is completed; \
+        one that is put twice, or is no slot of the pool, is reported.",
     a_tail_beyond_the_ring_is_a_fault: "More events than the ring holds are reported, and stop their stream alone.",
     times_at_the_ends_of_their_range_are_held_or_played: "Any time stamp has a defined result: the largest are held, \
         those with bit 63 set play at once.",
@@ -122,7 +122,7 @@ fn data_that_disagrees_with_cb_event_is_rejected<P: Platform>(card: &Card<P>) ->
     }
     rejected(card, Reject::BadMessage, |s| s.long(0, 0, &[0x90; 20]))?;
     // A good SysEx message of 12 bytes, of which cbEvent says less or more.
-    let sysex = crate::desk::sysex(12);
+    let sysex = crate::fixture::sysex(12);
     for event_bytes in [9, 11, 13, 200] {
         rejected(card, Reject::BadMessage, |s| Event { event_bytes, ..s.long(0, 0, &sysex) })?;
     }
@@ -143,7 +143,7 @@ fn pointers_to_anything_but_a_buffer_are_rejected<P: Platform>(card: &Card<P>) -
 }
 
 fn a_buffer_belongs_to_one_event_in_flight<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let sysex = crate::desk::sysex(11);
+    let sysex = crate::fixture::sysex(11);
     with_running(card, |s| {
         s.submit(0, s.long(FAR, 3, &sysex), 0);
         s.submit(1, s.long(FAR, 3, &sysex), 0);
@@ -216,24 +216,24 @@ fn packages_nested_without_end_are_rejected<P: Platform>(card: &Card<P>) -> anyh
         }
         s.event(0, 0, Data::Package(s.slot_iova(1)))
     })?;
-    // The same through the driver: as deep as may be plays, one deeper comes home.
+    // The same through the driver: as deep as may be plays, one deeper is recycled.
     card.reset()?;
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     for (number, depth) in [(1, dmus_interface::event::MAX_DEPTH), (2, dmus_interface::event::MAX_DEPTH + 1)] {
-        let mut nested = message(&desk.render, RefTime(0), &mark(number))?;
+        let mut nested = message(&fixture.render, RefTime(0), &mark(number))?;
         for _ in 0..depth {
-            let mut package = desk.render.allocator().get_message()?;
+            let mut package = fixture.render.allocator().get_message()?;
             package.package(nested)?;
             nested = package;
         }
-        desk.render.put_message(nested)?;
+        fixture.render.put_message(nested)?;
     }
-    desk.render.flush();
-    let heard = desk.hear(ms(1))?;
-    ensure!(crate::desk::bytes(&heard) == [mark(1)]);
-    let reason = desk.render.allocator().last_rejection().and_then(|rejection| rejection.reason);
+    fixture.render.flush();
+    let captured = fixture.capture_until(ms(1))?;
+    ensure!(crate::fixture::bytes(&captured) == [mark(1)]);
+    let reason = fixture.render.allocator().last_rejection().and_then(|rejection| rejection.reason);
     ensure!(reason == Some(Reject::TooDeep), "{reason:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn fragments_are_judged_as_one_message<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
@@ -364,7 +364,7 @@ fn a_slot_for_the_other_direction_is_rejected<P: Platform>(card: &Card<P>) -> an
             s.set_state(State::Acquire)?;
             let wrong = [
                 (Reject::NotEmpty, s.inline(0, &NOTE)),
-                (Reject::NotEmpty, s.long(0, 1, &crate::desk::sysex(20))),
+                (Reject::NotEmpty, s.long(0, 1, &crate::fixture::sysex(20))),
                 (Reject::NotEmpty, s.event(0, 0, Data::Package(s.slot_iova(9)))),
                 (Reject::BadBuffer, s.event(0, 0, Data::Inline([0; 8]))),
                 (Reject::BadStructSize, Event { struct_size: 1, ..s.event(0, 0, Data::Inline([0; 8])) }),
@@ -375,7 +375,7 @@ fn a_slot_for_the_other_direction_is_rejected<P: Platform>(card: &Card<P>) -> an
                 let is = (done.slot, done.status, done.reason);
                 ensure!(is == (slot, Status::Rejected, Some(reason)), "{kind:?}: {done:?}");
             }
-            // A good one waits, and STOP sends it home.
+            // A good one waits, and STOP discards it.
             s.submit(9, s.event(0, 0, Data::Inline(s.buffer_iova(2).to_le_bytes())), 0);
             s.set_state(State::Stop)?;
             let done = s.completion()?;
@@ -390,26 +390,26 @@ fn a_slot_for_the_other_direction_is_rejected<P: Platform>(card: &Card<P>) -> an
 }
 
 fn the_port_driver_keeps_on_after_a_rejection<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
-    ensure!(desk.render.allocator().last_rejection().is_none());
-    let bad = message(&desk.render, ms(1), &[0x90, 60])?;
+    let mut fixture = Fixture::open(card)?;
+    ensure!(fixture.render.allocator().last_rejection().is_none());
+    let bad = message(&fixture.render, ms(1), &[0x90, 60])?;
     let slot = bad.slot();
-    desk.put(ms(1), &mark(1))?;
-    desk.render.put_message(bad)?;
-    desk.put(ms(1), &mark(2))?;
-    let mut heard = desk.hear(ms(2))?;
-    let refused = desk.render.allocator().last_rejection();
+    fixture.put(ms(1), &mark(1))?;
+    fixture.render.put_message(bad)?;
+    fixture.put(ms(1), &mark(2))?;
+    let mut captured = fixture.capture_until(ms(2))?;
+    let refused = fixture.render.allocator().last_rejection();
     ensure!(refused.is_some_and(|is| (is.slot, is.reason) == (slot, Some(Reject::BadMessage))), "{refused:?}");
-    let mut group = message(&desk.render, ms(1), &NOTE)?;
+    let mut group = message(&fixture.render, ms(1), &NOTE)?;
     group.set_channel_group(u16::MAX);
     let other = group.slot();
-    desk.render.put_message(group)?;
-    desk.put(ms(3), &mark(3))?;
-    heard.extend(desk.hear(ms(4))?);
-    let refused = desk.render.allocator().last_rejection();
+    fixture.render.put_message(group)?;
+    fixture.put(ms(3), &mark(3))?;
+    captured.extend(fixture.capture_until(ms(4))?);
+    let refused = fixture.render.allocator().last_rejection();
     ensure!(refused.is_some_and(|is| (is.slot, is.reason) == (other, Some(Reject::BadChannelGroup))), "{refused:?}");
-    ensure!(crate::desk::bytes(&heard) == [mark(1), mark(2), mark(3)]);
-    let counts = desk.render.allocator().counts();
+    ensure!(crate::fixture::bytes(&captured) == [mark(1), mark(2), mark(3)]);
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.rejected, counts.submitted) == (3, 2, 5), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }

@@ -1,6 +1,6 @@
 //! Streams that are wrong: registers, rings, pools, types and transitions that have a typed refusal.
 
-use crate::desk::{NOTE, SIZES, message, ms, reach};
+use crate::fixture::{NOTE, SIZES, message, ms, reach};
 use crate::raw::{RawStream, SLOTS, STRIDE};
 use anyhow::ensure;
 use core::sync::atomic::Ordering;

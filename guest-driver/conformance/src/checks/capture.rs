@@ -1,6 +1,6 @@
 //! The capture path: hardware bytes, events, the capture sink, the packer.
 
-use crate::desk::{Desk, SIZES, bytes, hear, mark, ms, sysex, timed};
+use crate::fixture::{Fixture, SIZES, bytes, capture_until, mark, ms, sysex, timed};
 use alloc::vec;
 use alloc::vec::Vec;
 use anyhow::ensure;
@@ -31,28 +31,28 @@ checks! {
 }
 
 fn captured_messages_are_complete_and_time_stamped<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let long = sysex(200);
     let messages: [(i64, &[u8]); 5] =
         [(3, &[0x90, 60, 0]), (12_345, &[0xC1, 5]), (12_345, &long), (99_999, &[0xF8]), (100_000, &[0xE2, 1, 2])];
     for (time, bytes) in messages {
-        desk.put(RefTime(time), bytes)?;
+        fixture.put(RefTime(time), bytes)?;
     }
-    let heard = desk.hear(ms(20))?;
+    let captured = fixture.capture_until(ms(20))?;
     let expected: Vec<_> = messages.into_iter().map(|(time, bytes)| (RefTime(time), bytes)).collect();
-    ensure!(timed(&heard) == expected);
-    ensure!(heard.iter().all(|heard| !heard.incomplete));
+    ensure!(timed(&captured) == expected);
+    ensure!(captured.iter().all(|captured| !captured.incomplete));
     Ok(())
 }
 
 fn a_captured_event_says_where_it_comes_from<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let mut position = 0;
     for (number, len) in (1..).zip([3, 2, 40, 9, 8, 5, 4]) {
-        desk.put(ms(number), &sysex(len))?;
-        let heard = desk.hear(ms(number))?;
+        fixture.put(ms(number), &sysex(len))?;
+        let captured = fixture.capture_until(ms(number))?;
         // The loopback is input number 0.
-        ensure!((heard[0].group, heard[0].position) == (0, position), "{heard:?}");
+        ensure!((captured[0].group, captured[0].position) == (0, position), "{captured:?}");
         position += len as u64;
     }
     Ok(())
@@ -68,23 +68,24 @@ fn long_sysex_comes_in_incomplete_events<P: Platform>(card: &Card<P>) -> anyhow:
     render.send(ms(1), 0, &long)?;
     render.send(ms(2), 0, &mark(1))?;
     render.flush();
-    let heard = hear(card, &capture, ms(3))?;
-    let parts: Vec<_> = heard.iter().map(|heard| (heard.bytes.len(), heard.incomplete, heard.position)).collect();
+    let captured = capture_until(card, &capture, ms(3))?;
+    let parts: Vec<_> =
+        captured.iter().map(|captured| (captured.bytes.len(), captured.incomplete, captured.position)).collect();
     ensure!(parts == [(64, true, 0), (64, true, 64), (64, true, 128), (8, false, 192), (3, false, 200)]);
-    ensure!(bytes(&heard[..4]).concat() == long);
-    ensure!(heard[..4].iter().all(|heard| heard.time == ms(1)), "{heard:?}");
+    ensure!(bytes(&captured[..4]).concat() == long);
+    ensure!(captured[..4].iter().all(|captured| captured.time == ms(1)), "{captured:?}");
     Ok(())
 }
 
 fn only_data_beyond_the_pointer_size_needs_a_buffer<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     // The driver holds what the card wrote against the pointer size: data that is elsewhere would be an error, or other
     // bytes.
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     for (number, len) in (1..).zip(2..20) {
         let bytes = sysex(len);
-        desk.put(ms(number), &bytes)?;
-        let heard = desk.hear(ms(number))?;
-        ensure!(timed(&heard) == [(ms(number), &bytes[..])], "{len} bytes");
+        fixture.put(ms(number), &bytes)?;
+        let captured = fixture.capture_until(ms(number))?;
+        ensure!(timed(&captured) == [(ms(number), &bytes[..])], "{len} bytes");
     }
     Ok(())
 }
@@ -99,11 +100,11 @@ fn uncooked_events_are_raw_bytes<P: Platform>(card: &Card<P>) -> anyhow::Result<
         render.send(ms(number), 0, bytes)?;
     }
     render.flush();
-    let heard = hear(card, &capture, ms(10))?;
-    ensure!(heard.iter().all(|heard| heard.incomplete), "{heard:?}");
-    let pieces: Vec<_> = heard.iter().map(|heard| (heard.position, &heard.bytes[..])).collect();
+    let captured = capture_until(card, &capture, ms(10))?;
+    ensure!(captured.iter().all(|captured| captured.incomplete), "{captured:?}");
+    let pieces: Vec<_> = captured.iter().map(|captured| (captured.position, &captured.bytes[..])).collect();
     let parsed = parse(&render, &pieces)?;
-    ensure!(bytes(&heard).concat() == messages.concat());
+    ensure!(bytes(&captured).concat() == messages.concat());
     ensure!(parsed == messages);
     Ok(())
 }
@@ -163,27 +164,29 @@ fn nothing_captured_is_lost_for_want_of_slots<P: Platform>(card: &Card<P>) -> an
         render.send(ms(i64::from(number / 8)), 0, &mark(number))?;
     }
     render.flush();
-    let heard = hear(card, &capture, ms(10))?;
+    let captured = capture_until(card, &capture, ms(10))?;
     let expected: Vec<_> = (0..SIZES.slots as u8).map(mark).collect();
-    ensure!(bytes(&heard) == expected.iter().map(|bytes| &bytes[..]).collect::<Vec<_>>());
+    ensure!(bytes(&captured) == expected.iter().map(|bytes| &bytes[..]).collect::<Vec<_>>());
     Ok(())
 }
 
 fn captured_messages_are_packed_for_the_application<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let long = sysex(100);
     let messages: [(i64, &[u8]); 4] = [(5, &[0x93, 60, 0]), (6, &[0xC1, 5]), (6, &long), (7, &[0xE2, 1, 2])];
     for (time, bytes) in messages {
-        desk.put(ms(time), bytes)?;
+        fixture.put(ms(time), bytes)?;
     }
-    let heard = desk.hear(ms(10))?;
+    let captured = fixture.capture_until(ms(10))?;
     let mut memory = [0; 512];
     let mut buffer = PortBuffer::new(&mut memory);
-    for heard in &heard {
-        match heard.bytes[..] {
-            [a, b] => buffer.pack_structured(heard.time, heard.group.into(), u32::from_le_bytes([a, b, 0, 0]))?,
-            [a, b, c] => buffer.pack_structured(heard.time, heard.group.into(), u32::from_le_bytes([a, b, c, 0]))?,
-            _ => buffer.pack_unstructured(heard.time, heard.group.into(), &heard.bytes)?,
+    for captured in &captured {
+        match captured.bytes[..] {
+            [a, b] => buffer.pack_structured(captured.time, captured.group.into(), u32::from_le_bytes([a, b, 0, 0]))?,
+            [a, b, c] => {
+                buffer.pack_structured(captured.time, captured.group.into(), u32::from_le_bytes([a, b, c, 0]))?
+            }
+            _ => buffer.pack_unstructured(captured.time, captured.group.into(), &captured.bytes)?,
         }
     }
     ensure!(buffer.get_start_time() == ms(5));

@@ -1,6 +1,6 @@
 //! KSPROPSETID_Synth_Dls, through the mailbox: what is downloaded, shared, unloaded, and refused.
 
-use crate::desk::{SIZES, ms, reach};
+use crate::fixture::{SIZES, ms, reach};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -101,7 +101,7 @@ fn an_unload_waits_for_the_last_note<P: Platform>(card: &Card<P>) -> anyhow::Res
     ensure!(mailbox.unloads() == 0, "gone, while a note plays it");
     stream.send(ms(0), 0, &[0xB0, 120, 0])?;
     pass(&stream)?;
-    crate::desk::until(card, "the end of the unload", || Ok(mailbox.unloads() == 1))?;
+    crate::fixture::until(card, "the end of the unload", || Ok(mailbox.unloads() == 1))?;
     ensure!(peak(&mut mailbox, 0, &stream)? == own && own != loaded, "a later note found it");
     Ok(())
 }
@@ -123,7 +123,7 @@ fn an_instrument_keeps_its_wave<P: Platform>(card: &Card<P>) -> anyhow::Result<(
         ensure!(mailbox.compact()? < all);
         ensure!(mailbox.unload(handle)?, "nothing plays it");
     }
-    crate::desk::until(card, "the end of the wave", || Ok(mailbox.unloads() >= 1))?;
+    crate::fixture::until(card, "the end of the wave", || Ok(mailbox.unloads() >= 1))?;
     ensure!(mailbox.compact()? == all, "{} of {all} bytes are free", mailbox.compact()?);
     Ok(())
 }
@@ -170,7 +170,7 @@ fn compacting_interrupts_nothing_that_plays<P: Platform>(card: &Card<P>) -> anyh
         for step in 1..=5 {
             let end = ms(step * 40 + 1);
             card.grant(end);
-            crate::desk::until(card, "the granted time", || {
+            crate::fixture::until(card, "the granted time", || {
                 let there = card.get_time() >= end;
                 while let Some(period) = sink.receive()? {
                     sound.extend_from_slice(&period.to_vec());
@@ -187,7 +187,7 @@ fn compacting_interrupts_nothing_that_plays<P: Platform>(card: &Card<P>) -> anyh
     };
     let (still, moved) = (play(false)?, play(true)?);
     ensure!(still.len() == 38_400 && still.iter().any(|byte| *byte != 0));
-    ensure!(still == moved, "the move is heard");
+    ensure!(still == moved, "the move is captured");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Events on their way to the hardware: time, order, chains, packages, SysEx, channel groups.
 //!
-//! What is presented is heard through the loopback.
+//! What is presented is captured through the loopback.
 
-use crate::desk::{Desk, NOTE, SIZES, bytes, hear, mark, message, ms, reach, sysex, timed, until};
+use crate::fixture::{Fixture, NOTE, SIZES, bytes, capture_until, mark, message, ms, reach, sysex, timed, until};
 use alloc::vec::Vec;
 use anyhow::ensure;
 use dmus_driver::{CaptureStream, Card, Mailbox, Platform, RenderStream, StreamConfig};
@@ -46,137 +46,137 @@ checks! {
 const SAMPLE: RefTime = RefTime(250);
 
 fn an_event_is_presented_at_its_time<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let times = [RefTime(1), RefTime(10_001), RefTime(123_457), RefTime(1_234_567)];
     for (number, time) in (1..).zip(times) {
-        desk.put(time, &mark(number))?;
+        fixture.put(time, &mark(number))?;
     }
     // Not a unit of time before.
-    let early = desk.hear(RefTime(123_456))?;
+    let early = fixture.capture_until(RefTime(123_456))?;
     ensure!(timed(&early) == [(times[0], &mark(1)[..]), (times[1], &mark(2)[..])]);
-    ensure!(desk.render.allocator().counts().presented == 2);
-    let rest = desk.hear(RefTime(1_234_567))?;
+    ensure!(fixture.render.allocator().counts().presented == 2);
+    let rest = fixture.capture_until(RefTime(1_234_567))?;
     ensure!(timed(&rest) == [(times[2], &mark(3)[..]), (times[3], &mark(4)[..])]);
-    let counts = desk.render.allocator().counts();
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.late) == (4, 0), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn ties_play_in_the_order_in_which_they_were_put<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 4, ..SIZES };
-    let mut desk = Desk::with(card, config)?;
+    let mut fixture = Fixture::with(card, config)?;
     let (at, count) = (ms(5), 50u8);
-    let mut heard = Vec::new();
+    let mut captured = Vec::new();
     for first in (0..count).step_by(4) {
         let numbers = first..count.min(first + 4);
         for number in numbers.clone() {
-            desk.put(at, &mark(number))?;
+            fixture.put(at, &mark(number))?;
         }
-        // Time stands at their time until the pool is home, and they are on time nevertheless.
-        heard.extend(desk.hear(at)?);
-        until(card, "the pool's coming home", || {
-            desk.render.allocator().reclaim()?;
-            Ok(desk.render.allocator().in_flight() == 0)
+        // Time stands at their time until the pool is free, and they are on time nevertheless.
+        captured.extend(fixture.capture_until(at)?);
+        until(card, "a free pool", || {
+            fixture.render.allocator().reclaim()?;
+            Ok(fixture.render.allocator().in_flight() == 0)
         })?;
     }
-    heard.extend(desk.hear(ms(6))?);
+    captured.extend(fixture.capture_until(ms(6))?);
     let expected: Vec<_> = (0..count).map(mark).collect();
-    ensure!(timed(&heard) == expected.iter().map(|bytes| (at, &bytes[..])).collect::<Vec<_>>());
-    let counts = desk.render.allocator().counts();
+    ensure!(timed(&captured) == expected.iter().map(|bytes| (at, &bytes[..])).collect::<Vec<_>>());
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.late) == (count.into(), 0), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn events_play_by_their_times_alone<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     for number in [5, 1, 4, 2, 3, 0] {
-        desk.put(ms(i64::from(number) + 1), &mark(number))?;
+        fixture.put(ms(i64::from(number) + 1), &mark(number))?;
     }
-    let heard = desk.hear(ms(10))?;
+    let captured = fixture.capture_until(ms(10))?;
     let expected: Vec<_> = (0..6).map(|number| (ms(i64::from(number) + 1), mark(number))).collect();
-    ensure!(timed(&heard) == expected.iter().map(|(time, bytes)| (*time, &bytes[..])).collect::<Vec<_>>());
-    desk.expect_home()
+    ensure!(timed(&captured) == expected.iter().map(|(time, bytes)| (*time, &bytes[..])).collect::<Vec<_>>());
+    fixture.expect_all_free()
 }
 
 fn the_past_plays_at_once_and_late<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
-    desk.put(ms(10), &mark(1))?;
-    let mut heard = desk.hear(ms(20))?;
-    desk.put(ms(5), &mark(2))?;
-    desk.put(ms(21), &mark(3))?;
-    heard.extend(desk.hear(ms(30))?);
-    ensure!(bytes(&heard) == [mark(1), mark(2), mark(3)]);
+    let mut fixture = Fixture::open(card)?;
+    fixture.put(ms(10), &mark(1))?;
+    let mut captured = fixture.capture_until(ms(20))?;
+    fixture.put(ms(5), &mark(2))?;
+    fixture.put(ms(21), &mark(3))?;
+    captured.extend(fixture.capture_until(ms(30))?);
+    ensure!(bytes(&captured) == [mark(1), mark(2), mark(3)]);
     // Nor does its coming late move it back: time goes on as it went.
-    ensure!(heard[1].time > ms(20).saturating_sub(SAMPLE) && heard[2].time == ms(21), "{heard:?}");
-    let counts = desk.render.allocator().counts();
+    ensure!(captured[1].time > ms(20).saturating_sub(SAMPLE) && captured[2].time == ms(21), "{captured:?}");
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.late) == (2, 1), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn what_is_not_to_be_held_plays_at_once<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
-    desk.put(ms(10), &mark(1))?;
-    let mut heard = desk.hear(ms(5))?;
-    let mut at_once = message(&desk.render, RefTime::ZERO, &mark(2))?;
+    let mut fixture = Fixture::open(card)?;
+    fixture.put(ms(10), &mark(1))?;
+    let mut captured = fixture.capture_until(ms(5))?;
+    let mut at_once = message(&fixture.render, RefTime::ZERO, &mark(2))?;
     at_once.play_at_once();
-    desk.render.put_message(at_once)?;
-    heard.extend(desk.hear(ms(20))?);
-    ensure!(bytes(&heard) == [mark(2), mark(1)]);
-    let at = heard[0].time;
-    ensure!(at > ms(5).saturating_sub(SAMPLE) && at < ms(6) && heard[1].time == ms(10), "{heard:?}");
-    let counts = desk.render.allocator().counts();
+    fixture.render.put_message(at_once)?;
+    captured.extend(fixture.capture_until(ms(20))?);
+    ensure!(bytes(&captured) == [mark(2), mark(1)]);
+    let at = captured[0].time;
+    ensure!(at > ms(5).saturating_sub(SAMPLE) && at < ms(6) && captured[1].time == ms(10), "{captured:?}");
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.late) == (2, 0), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn a_chain_plays_together<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let long = sysex(40);
     // What is put before and behind stays there.
-    desk.put(ms(3), &mark(0))?;
-    let mut chain = message(&desk.render, ms(3), &mark(1))?;
-    chain.chain(message(&desk.render, ms(3), &long)?)?;
-    chain.chain(message(&desk.render, ms(3), &mark(3))?)?;
-    desk.render.put_message(chain)?;
-    desk.put(ms(3), &mark(4))?;
-    ensure!(desk.render.allocator().in_flight() == 3, "a chain is one submission");
-    let heard = desk.hear(ms(4))?;
-    ensure!(bytes(&heard) == [&mark(0)[..], &mark(1), &long, &mark(3), &mark(4)]);
-    ensure!(heard.iter().all(|heard| heard.time == ms(3)), "{heard:?}");
-    ensure!(desk.render.allocator().counts().presented == 5, "each member counts");
-    desk.expect_home()
+    fixture.put(ms(3), &mark(0))?;
+    let mut chain = message(&fixture.render, ms(3), &mark(1))?;
+    chain.chain(message(&fixture.render, ms(3), &long)?)?;
+    chain.chain(message(&fixture.render, ms(3), &mark(3))?)?;
+    fixture.render.put_message(chain)?;
+    fixture.put(ms(3), &mark(4))?;
+    ensure!(fixture.render.allocator().in_flight() == 3, "a chain is one submission");
+    let captured = fixture.capture_until(ms(4))?;
+    ensure!(bytes(&captured) == [&mark(0)[..], &mark(1), &long, &mark(3), &mark(4)]);
+    ensure!(captured.iter().all(|captured| captured.time == ms(3)), "{captured:?}");
+    ensure!(fixture.render.allocator().counts().presented == 5, "each member counts");
+    fixture.expect_all_free()
 }
 
 fn a_package_plays_together<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     // The times of the events inside are not looked at.
-    let mut inner = message(&desk.render, ms(1), &mark(1))?;
-    inner.chain(message(&desk.render, ms(9), &mark(2))?)?;
-    let mut package = desk.render.allocator().get_message()?;
+    let mut inner = message(&fixture.render, ms(1), &mark(1))?;
+    inner.chain(message(&fixture.render, ms(9), &mark(2))?)?;
+    let mut package = fixture.render.allocator().get_message()?;
     package.set_time(ms(3));
     package.package(inner)?;
-    desk.put(ms(3), &mark(0))?;
-    desk.render.put_message(package)?;
-    desk.put(ms(3), &mark(3))?;
-    ensure!(desk.render.allocator().in_flight() == 3, "a package is one submission");
-    let heard = desk.hear(ms(4))?;
-    ensure!(bytes(&heard) == [mark(0), mark(1), mark(2), mark(3)]);
-    ensure!(heard.iter().all(|heard| heard.time == ms(3)), "{heard:?}");
-    ensure!(desk.render.allocator().counts().presented == 4, "each member counts, and the package is none");
-    desk.expect_home()
+    fixture.put(ms(3), &mark(0))?;
+    fixture.render.put_message(package)?;
+    fixture.put(ms(3), &mark(3))?;
+    ensure!(fixture.render.allocator().in_flight() == 3, "a package is one submission");
+    let captured = fixture.capture_until(ms(4))?;
+    ensure!(bytes(&captured) == [mark(0), mark(1), mark(2), mark(3)]);
+    ensure!(captured.iter().all(|captured| captured.time == ms(3)), "{captured:?}");
+    ensure!(fixture.render.allocator().counts().presented == 4, "each member counts, and the package is none");
+    fixture.expect_all_free()
 }
 
 fn packages_in_packages_play_in_their_order<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let long = sysex(20);
     {
         let package = |inner| -> anyhow::Result<_> {
-            let mut package = desk.render.allocator().get_message()?;
+            let mut package = fixture.render.allocator().get_message()?;
             package.set_time(ms(2));
             package.package(inner)?;
             Ok(package)
         };
-        let event = |bytes: &[u8]| message(&desk.render, ms(2), bytes);
+        let event = |bytes: &[u8]| message(&fixture.render, ms(2), bytes);
         // [1, [2, long], [[4]]], 5
         let mut second = event(&mark(2))?;
         second.chain(event(&long)?)?;
@@ -185,15 +185,15 @@ fn packages_in_packages_play_in_their_order<P: Platform>(card: &Card<P>) -> anyh
         members.chain(package(package(event(&mark(4))?)?)?)?;
         let mut head = package(members)?;
         head.chain(event(&mark(5))?)?;
-        desk.render.put_message(head)?;
+        fixture.render.put_message(head)?;
     }
-    desk.render.flush();
-    ensure!(desk.render.allocator().in_flight() == 1);
-    let heard = desk.hear(ms(3))?;
-    ensure!(bytes(&heard) == [&mark(1)[..], &mark(2), &long, &mark(4), &mark(5)]);
-    ensure!(heard.iter().all(|heard| heard.time == ms(2)), "{heard:?}");
-    ensure!(desk.render.allocator().counts().presented == 5);
-    desk.expect_home()
+    fixture.render.flush();
+    ensure!(fixture.render.allocator().in_flight() == 1);
+    let captured = fixture.capture_until(ms(3))?;
+    ensure!(bytes(&captured) == [&mark(1)[..], &mark(2), &long, &mark(4), &mark(5)]);
+    ensure!(captured.iter().all(|captured| captured.time == ms(2)), "{captured:?}");
+    ensure!(fixture.render.allocator().counts().presented == 5);
+    fixture.expect_all_free()
 }
 
 fn the_package_flag_comes_before_cb_event<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
@@ -212,65 +212,65 @@ fn the_package_flag_comes_before_cb_event<P: Platform>(card: &Card<P>) -> anyhow
 }
 
 fn data_up_to_the_pointer_size_is_in_the_event<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
+    let mut fixture = Fixture::open(card)?;
     let pointer = card.pointer_width().bytes();
     let buffers = SIZES.buffers as usize;
     for (number, len) in (1i64..).zip(2..pointer + 4) {
         let bytes = sysex(len);
-        let event = message(&desk.render, ms(number), &bytes)?;
+        let event = message(&fixture.render, ms(number), &bytes)?;
         ensure!(usize::from(event.event_bytes()) == len, "cbEvent is {} of {len} bytes", event.event_bytes());
-        let taken = buffers - desk.render.allocator().free_buffers();
+        let taken = buffers - fixture.render.allocator().free_buffers();
         ensure!(taken == usize::from(len > pointer), "{len} bytes take {taken} buffers");
-        desk.render.put_message(event)?;
-        let heard = desk.hear(ms(number))?;
-        ensure!(timed(&heard) == [(ms(number), &bytes[..])]);
-        desk.expect_home()?;
+        fixture.render.put_message(event)?;
+        let captured = fixture.capture_until(ms(number))?;
+        ensure!(timed(&captured) == [(ms(number), &bytes[..])]);
+        fixture.expect_all_free()?;
     }
     Ok(())
 }
 
 fn sysex_comes_through_whole<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
-    let size = desk.render.allocator().get_buffer_size();
+    let mut fixture = Fixture::open(card)?;
+    let size = fixture.render.allocator().get_buffer_size();
     for (number, len) in (1i64..).zip([2, 3, 17, size - 1, size]) {
         let bytes = sysex(len);
-        desk.put(ms(number), &bytes)?;
-        let heard = desk.hear(ms(number))?;
-        ensure!(timed(&heard) == [(ms(number), &bytes[..])], "{len} bytes");
+        fixture.put(ms(number), &bytes)?;
+        let captured = fixture.capture_until(ms(number))?;
+        ensure!(timed(&captured) == [(ms(number), &bytes[..])], "{len} bytes");
     }
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn an_incomplete_message_goes_on_in_the_next_event<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };
-    let mut desk = Desk::with(card, config)?;
+    let mut fixture = Fixture::with(card, config)?;
     let bytes = sysex(1000);
     ensure!(bytes.len() > config.slots as usize * config.buffer_size as usize);
     let mut sent = 0;
     until(card, "room for all fragments", || {
-        desk.render.allocator().reclaim()?;
-        sent = desk.render.put_bytes(ms(2), &bytes, sent)?;
-        desk.render.flush();
+        fixture.render.allocator().reclaim()?;
+        sent = fixture.render.put_bytes(ms(2), &bytes, sent)?;
+        fixture.render.flush();
         Ok(sent == bytes.len())
     })?;
-    desk.put(ms(3), &mark(1))?;
-    let heard = desk.hear(ms(4))?;
-    ensure!(timed(&heard) == [(ms(2), &bytes[..]), (ms(3), &mark(1)[..])]);
-    let counts = desk.render.allocator().counts();
+    fixture.put(ms(3), &mark(1))?;
+    let captured = fixture.capture_until(ms(4))?;
+    ensure!(timed(&captured) == [(ms(2), &bytes[..]), (ms(3), &mark(1)[..])]);
+    let counts = fixture.render.allocator().counts();
     ensure!((counts.presented, counts.submitted) == (2, 2), "{counts:?}");
-    desk.expect_home()
+    fixture.expect_all_free()
 }
 
 fn real_time_messages_stand_between_fragments<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let mut desk = Desk::open(card)?;
-    let mut first = message(&desk.render, ms(1), &[0xF0, 0x7D])?;
+    let mut fixture = Fixture::open(card)?;
+    let mut first = message(&fixture.render, ms(1), &[0xF0, 0x7D])?;
     first.set_incomplete();
-    desk.render.put_message(first)?;
-    desk.put(ms(2), &[0xF8])?;
-    desk.put(ms(3), &[5, 0xF7])?;
-    let heard = desk.hear(ms(4))?;
-    ensure!(timed(&heard) == [(ms(2), &[0xF8][..]), (ms(3), &[0xF0, 0x7D, 5, 0xF7])]);
-    desk.expect_home()
+    fixture.render.put_message(first)?;
+    fixture.put(ms(2), &[0xF8])?;
+    fixture.put(ms(3), &[5, 0xF7])?;
+    let captured = fixture.capture_until(ms(4))?;
+    ensure!(timed(&captured) == [(ms(2), &[0xF8][..]), (ms(3), &[0xF0, 0x7D, 5, 0xF7])]);
+    fixture.expect_all_free()
 }
 
 fn each_channel_group_is_a_set_of_sixteen_channels<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
@@ -329,7 +329,7 @@ fn the_card_changes_nothing_in_an_event_that_it_renders<P: Platform>(card: &Card
 }
 
 fn messages_of_every_kind_come_through_two_streams<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    // Two streams that render at once: each has its pool and rings, and the sum is heard.
+    // Two streams that render at once: each has its pool and rings, and the sum is captured.
     let config = SIZES;
     let streams = [RenderStream::open(card, 0, config)?, RenderStream::open(card, 2, config)?];
     let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..config }, true)?;
@@ -354,14 +354,14 @@ fn messages_of_every_kind_come_through_two_streams<P: Platform>(card: &Card<P>) 
         stream.put_message(message(stream, ms(number), bytes)?)?;
         stream.flush();
     }
-    let heard = hear(card, &capture, ms(20))?;
-    ensure!(bytes(&heard) == messages);
-    ensure!((1..).zip(&heard).all(|(number, heard)| heard.time == ms(number)), "{heard:?}");
+    let captured = capture_until(card, &capture, ms(20))?;
+    ensure!(bytes(&captured) == messages);
+    ensure!((1..).zip(&captured).all(|(number, captured)| captured.time == ms(number)), "{captured:?}");
     for stream in &streams {
         stream.allocator().reclaim()?;
         ensure!(stream.allocator().counts().presented == 5);
         stream.set_state(State::Stop)?;
-        crate::desk::expect_home(stream, config)?;
+        crate::fixture::expect_all_free(stream, config)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::bad_events::with_running;
 use super::bad_streams::with_prepared;
-use crate::desk::{NOTE, ms};
+use crate::fixture::{NOTE, ms};
 use crate::raw::{BUFFER_SIZE, RawStream, SLOTS, STRIDE, seconds};
 use anyhow::ensure;
 use core::cell::Cell;
@@ -18,7 +18,7 @@ use dmus_interface::ring::Status;
 
 checks! {
     a_tail_beyond_a_busy_ring_of_any_size_is_a_fault: "More events than the ring holds are reported whatever its size, \
-        also right after one has come home: none is played twice.",
+        also right after one was completed: none is played twice.",
     a_stream_that_stands_still_says_so: "A stream that a wrong tail has halted refuses every state but STOP; what it \
         had taken plays or is discarded, and it can be created anew.",
     a_state_takes_effect_when_the_grant_is_reached: "SetState and properties take effect at one defined time: in \
@@ -33,8 +33,8 @@ checks! {
         is looked at.",
     a_message_left_unfinished_is_reported: "A SysEx message whose INCOMPLETE events are not followed by its end is \
         reported, by whatever comes instead: another message, a chain, STOP; a real-time message is none of them.",
-    a_completion_has_the_time_stamp: "An event that was presented comes home with its own time; one that was not held, \
-        with that of its sample.",
+    a_completion_has_the_time_stamp: "An event that was presented is completed with its own time; one that was not \
+        held, with that of its sample.",
 }
 
 /// At no time that comes.
@@ -59,7 +59,7 @@ fn a_tail_beyond_a_busy_ring_of_any_size_is_a_fault<P: Platform>(card: &Card<P>)
             s.set_state(State::Run)?;
             s.submit(0, s.inline(0, &NOTE), ms(1).0);
             ensure!(s.completion()?.status == Status::Presented);
-            // Each entry of the ring is 0, the slot that has just come home: it would be presented again.
+            // Each entry of the ring is 0, the slot that was just completed: it would be presented again.
             let tail = 1 + entries + 5;
             s.publish_tail(tail);
             expect(s, Fault::TailOverrun, tail)?;

@@ -1,6 +1,8 @@
 //! The port side: packed buffers, the filter graph, the sequencer, service from interrupts, and the master clock.
 
-use crate::desk::{Desk, LIMIT, SIZES, bytes, expect_home, hear, mark, message, ms, reach, sysex, until};
+use crate::fixture::{
+    Fixture, LIMIT, SIZES, bytes, capture_until, expect_all_free, mark, message, ms, reach, sysex, until,
+};
 use alloc::vec::Vec;
 use anyhow::{Context, ensure};
 use core::cell::{Cell, RefCell};
@@ -20,7 +22,7 @@ checks! {
     what_does_not_fit_a_buffer_is_refused: "PackStructured takes whole messages only; what does not fit is refused, \
         and the buffer stays as it was.",
     a_buffer_plays_through_the_graph: "The render path: unpacker, GetMessage, sequencer, PutMessage to the hardware \
-        when SchedulePreFetch says so, and home.",
+        when SchedulePreFetch says so, and recycled.",
     without_an_output_events_go_to_the_allocator: "With no ConnectOutput, and after DisconnectOutput, PutMessage goes \
         straight to the allocator.",
     filters_pass_change_and_drop_events: "PutMessage passes an event to the next filter, which may change it or \
@@ -33,7 +35,7 @@ checks! {
         sequencer.",
     the_sequencer_holds_outside_run: "In PAUSE events are held in the graph, too, and presentation time does not \
         advance.",
-    stop_sends_home_what_the_graph_holds: "In STOP what is held, wherever in the graph, is discarded to the \
+    stop_discards_what_the_graph_holds: "In STOP what is held, wherever in the graph, is discarded to the \
         allocator, and presentation time is reset.",
     notify_services_a_group_or_all: "Notify schedules service of its group; without a group, of the miniport's and \
         every stream's. Interrupts before a service are served by one.",
@@ -135,22 +137,22 @@ fn captured_events_pass_through_filters<P: Platform>(card: &Card<P>) -> anyhow::
     ensure!(position.0.get() == (3 + 3 + 40 + 3, 4), "{:?}", position.0.get());
     // Three are the application's still; the others are posted again, and the end of the graph is where all are
     // recycled.
-    ensure!(capture.at_home() == (0, 0), "{:?}", capture.at_home());
+    ensure!(capture.free_slots_and_buffers() == (0, 0), "{:?}", capture.free_slots_and_buffers());
     keeper.0.borrow_mut().clear();
-    ensure!(capture.at_home() == (3, 3), "{:?}", capture.at_home());
+    ensure!(capture.free_slots_and_buffers() == (3, 3), "{:?}", capture.free_slots_and_buffers());
     port.request_service()?;
-    ensure!(capture.at_home() == (0, 0), "{:?} were not posted again", capture.at_home());
+    ensure!(capture.free_slots_and_buffers() == (0, 0), "{:?} were not posted again", capture.free_slots_and_buffers());
     port.disconnect_output(&filter)?;
     render.put_message(message(&render, ms(6), &mark(1))?)?;
     render.flush();
     reach(card, ms(7))?;
     port.set_state(State::Stop)?;
     ensure!(position.0.get().1 == 5 && keeper.0.borrow().is_empty());
-    ensure!(capture.at_home() == (8, 8), "{:?}", capture.at_home());
+    ensure!(capture.free_slots_and_buffers() == (8, 8), "{:?}", capture.free_slots_and_buffers());
     Ok(())
 }
 
-/// A render stream with its graph of port and sequencer in RUN, and what hears it.
+/// A render stream with its graph of port and sequencer in RUN, and a capture stream that receives what they present.
 macro_rules! graph {
     ($card:ident, $config:expr, $stream:ident, $sequencer:ident, $port:ident) => {
         let $stream = RenderStream::open($card, 0, $config)?;
@@ -162,7 +164,7 @@ macro_rules! graph {
     };
 }
 
-fn ears<P: Platform>(card: &Card<P>) -> anyhow::Result<CaptureStream<'_, P>> {
+fn sizes<P: Platform>(card: &Card<P>) -> anyhow::Result<CaptureStream<'_, P>> {
     let capture = CaptureStream::open(card, 1, StreamConfig { buffers: 32, ..SIZES }, true)?;
     capture.set_state(State::Run)?;
     Ok(capture)
@@ -170,7 +172,7 @@ fn ears<P: Platform>(card: &Card<P>) -> anyhow::Result<CaptureStream<'_, P>> {
 
 fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 4, buffers: 2, buffer_size: 64 };
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     graph!(card, config, stream, sequencer, port);
     let long = sysex(150);
     // Two seconds, more than prefetch and pool hold.
@@ -183,20 +185,20 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
         buffer.pack_unstructured(*time, 0, bytes)?;
     }
     let mut unpacker = Unpacker::new(buffer.bytes(), buffer.get_start_time())?;
-    let (mut heard, end) = (Vec::new(), ms(2100));
+    let (mut captured, end) = (Vec::new(), ms(2100));
     until(card, "the end of the buffer", || {
         let all = port.play_buffer(&mut unpacker)?;
         port.request_service()?;
         port.grant(unpacker.next_time().unwrap_or(end));
         let there = all && port.now() >= end;
         while let Some(event) = capture.receive()? {
-            heard.push((event.time(), event.to_vec()));
+            captured.push((event.time(), event.to_vec()));
         }
         Ok(there)
     })?;
-    ensure!(heard == messages);
-    // The last of them may have come home since the last service.
-    expect_home(&stream, config)?;
+    ensure!(captured == messages);
+    // The last of them may have been completed since the last service.
+    expect_all_free(&stream, config)?;
     let counts = stream.allocator().counts();
     ensure!((counts.presented, counts.late) == (40, 0), "{counts:?}");
     ensure!(sequencer.held() == 0);
@@ -204,7 +206,7 @@ fn a_buffer_plays_through_the_graph<P: Platform>(card: &Card<P>) -> anyhow::Resu
 }
 
 fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let port = RenderPort::new(&stream);
     let put = |number| -> anyhow::Result<()> { Ok(port.put_message(message(&stream, ms(1), &mark(number))?)?) };
@@ -221,9 +223,9 @@ fn without_an_output_events_go_to_the_allocator<P: Platform>(card: &Card<P>) -> 
     ensure!(stream.allocator().free_slots() == SIZES.slots as usize - 1);
     port.request_service()?;
     // What went before still plays.
-    let heard = hear(card, &capture, ms(2))?;
-    ensure!(bytes(&heard) == [mark(2)]);
-    expect_home(&stream, SIZES)
+    let captured = capture_until(card, &capture, ms(2))?;
+    ensure!(bytes(&captured) == [mark(2)]);
+    expect_all_free(&stream, SIZES)
 }
 
 /// Adds one to the last byte of short messages, and drops those in which it becomes 10.
@@ -247,7 +249,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Filter<'g, 'm> {
 }
 
 fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [Filter(Output::new()), Filter(Output::new())];
     let port = RenderPort::new(&stream);
@@ -265,13 +267,13 @@ fn filters_pass_change_and_drop_events<P: Platform>(card: &Card<P>) -> anyhow::R
     chain.chain(message(&stream, ms(2), &mark(40))?)?;
     port.put_message(chain)?;
     port.request_service()?;
-    let heard = hear(card, &capture, ms(3))?;
-    ensure!(bytes(&heard) == [&mark(3)[..], &mark(22), &mark(32), &long, &mark(42)]);
-    expect_home(&stream, SIZES)
+    let captured = capture_until(card, &capture, ms(3))?;
+    ensure!(bytes(&captured) == [&mark(3)[..], &mark(22), &mark(32), &long, &mark(42)]);
+    expect_all_free(&stream, SIZES)
 }
 
 fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     let prefetch = stream.prefetch();
     let near = prefetch.saturating_sub(ms(1));
@@ -280,19 +282,19 @@ fn the_sequencer_holds_beyond_the_prefetch<P: Platform>(card: &Card<P>) -> anyho
         port.put_message(message(&stream, time, &mark(number))?)?;
     }
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (3, 1), "{} are held", sequencer.held());
-    let heard = hear(card, &capture, ms(50))?;
+    let captured = capture_until(card, &capture, ms(50))?;
     port.request_service()?;
-    ensure!(heard.is_empty() && sequencer.held() == 3);
-    hear(card, &capture, ms(101))?;
+    ensure!(captured.is_empty() && sequencer.held() == 3);
+    capture_until(card, &capture, ms(101))?;
     port.request_service()?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (0, 4));
-    let heard = hear(card, &capture, far.saturating_add(ms(1)))?;
-    ensure!(bytes(&heard) == [mark(1), mark(2), mark(3), mark(4)]);
-    expect_home(&stream, SIZES)
+    let captured = capture_until(card, &capture, far.saturating_add(ms(1)))?;
+    ensure!(bytes(&captured) == [mark(1), mark(2), mark(3), mark(4)]);
+    expect_all_free(&stream, SIZES)
 }
 
 fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     port.put_message(message(&stream, RefTime::from_secs(3600), &mark(1))?)?;
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
@@ -300,13 +302,13 @@ fn the_sequencer_does_not_hold_what_it_must_not<P: Platform>(card: &Card<P>) -> 
     port.put_message(at_once)?;
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (1, 1));
     port.request_service()?;
-    let heard = hear(card, &capture, ms(1))?;
-    ensure!(bytes(&heard) == [mark(2)]);
+    let captured = capture_until(card, &capture, ms(1))?;
+    ensure!(bytes(&captured) == [mark(2)]);
     Ok(())
 }
 
 fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     graph!(card, SIZES, stream, sequencer, port);
     reach(card, ms(5))?;
     port.set_state(State::Pause)?;
@@ -314,19 +316,19 @@ fn the_sequencer_holds_outside_run<P: Platform>(card: &Card<P>) -> anyhow::Resul
     let mut at_once = message(&stream, RefTime::ZERO, &mark(2))?;
     at_once.play_at_once();
     port.put_message(at_once)?;
-    let heard = hear(card, &capture, ms(50))?;
+    let captured = capture_until(card, &capture, ms(50))?;
     port.request_service()?;
-    ensure!(heard.is_empty() && port.now() == ms(5), "stream time is {}", port.now());
+    ensure!(captured.is_empty() && port.now() == ms(5), "stream time is {}", port.now());
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (2, 0));
     port.set_state(State::Run)?;
     ensure!(port.now() == ms(5), "stream time goes on at {}", port.now());
-    let heard = hear(card, &capture, ms(60))?;
-    ensure!(bytes(&heard) == [mark(2), mark(1)]);
-    ensure!(heard[1].time == ms(51), "{heard:?}");
-    expect_home(&stream, SIZES)
+    let captured = capture_until(card, &capture, ms(60))?;
+    ensure!(bytes(&captured) == [mark(2), mark(1)]);
+    ensure!(captured[1].time == ms(51), "{captured:?}");
+    expect_all_free(&stream, SIZES)
 }
 
-fn stop_sends_home_what_the_graph_holds<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
+fn stop_discards_what_the_graph_holds<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     graph!(card, SIZES, stream, sequencer, port);
     let far = stream.prefetch().saturating_add(ms(100));
     for time in [ms(50), far, far] {
@@ -337,11 +339,11 @@ fn stop_sends_home_what_the_graph_holds<P: Platform>(card: &Card<P>) -> anyhow::
     ensure!((sequencer.held(), stream.allocator().in_flight()) == (2, 1));
     port.set_state(State::Stop)?;
     ensure!(sequencer.held() == 0 && port.now() == RefTime::ZERO);
-    expect_home(&stream, SIZES)?;
+    expect_all_free(&stream, SIZES)?;
     let counts = stream.allocator().counts();
     ensure!((counts.presented, counts.discarded) == (0, 1), "{counts:?}");
     port.put_message(message(&stream, ms(1), &mark(1))?)?;
-    expect_home(&stream, SIZES)
+    expect_all_free(&stream, SIZES)
 }
 
 /// Counts its services.
@@ -420,7 +422,7 @@ impl<'g, 'm> Mxf<'g, 'm> for Waiting<'g, 'm> {
 }
 
 fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let capture = ears(card)?;
+    let capture = sizes(card)?;
     let stream = RenderStream::open(card, 0, SIZES)?;
     let filters = [(); 2].map(|()| Waiting { held: Cell::new(None), output: Output::new() });
     let port = RenderPort::new(&stream);
@@ -429,15 +431,15 @@ fn a_service_reaches_every_filter<P: Platform>(card: &Card<P>) -> anyhow::Result
     port.connect_output(&filters[0])?;
     port.set_state(State::Run)?;
     port.put_message(message(&stream, ms(5), &mark(1))?)?;
-    ensure!(hear(card, &capture, ms(4))?.is_empty());
+    ensure!(capture_until(card, &capture, ms(4))?.is_empty());
     port.request_service()?;
     ensure!(stream.allocator().in_flight() == 0, "serviced before it was due");
-    ensure!(hear(card, &capture, ms(5))?.is_empty());
+    ensure!(capture_until(card, &capture, ms(5))?.is_empty());
     // One service takes it through both, and shows it to the card.
     port.request_service()?;
-    ensure!(bytes(&hear(card, &capture, ms(6))?) == [mark(1)]);
+    ensure!(bytes(&capture_until(card, &capture, ms(6))?) == [mark(1)]);
     port.request_service()?;
-    expect_home(&stream, SIZES)
+    expect_all_free(&stream, SIZES)
 }
 
 fn service_may_be_asked_for_before_there_are_streams<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
@@ -476,7 +478,7 @@ fn each_stream_interrupts_with_its_own_vector<P: Platform>(card: &Card<P>) -> an
 }
 
 fn the_master_clock_tells_the_reference_time<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
-    let desk = Desk::open(card)?;
+    let fixture = Fixture::open(card)?;
     let mut last = card.get_time();
     for time in [RefTime(1), RefTime(9_999), ms(1), ms(100)] {
         reach(card, time)?;
@@ -487,6 +489,6 @@ fn the_master_clock_tells_the_reference_time<P: Platform>(card: &Card<P>) -> any
     // A grant that goes back is none.
     card.grant(ms(50));
     ensure!(card.get_time() == ms(100));
-    drop(desk);
+    drop(fixture);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! KSPROPSETID_Synth and KSPROPSETID_SynthClock, through the mailbox.
 
-use crate::desk::{SIZES, message, ms, reach};
+use crate::fixture::{SIZES, message, ms, reach};
 use anyhow::ensure;
 use dmus_driver::{CaptureStream, Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::command::Status;
@@ -50,7 +50,7 @@ fn put<P: Platform>(stream: &RenderStream<'_, P>, group: u16, bytes: &[u8]) -> a
     Ok(())
 }
 
-/// Lets time pass, and takes home what it ends.
+/// Lets time pass, and reclaims what it ends.
 fn pass<P: Platform>(stream: &RenderStream<'_, P>, time: RefTime) -> anyhow::Result<()> {
     reach(stream.card(), stream.card().get_time().saturating_add(time))?;
     Ok(stream.allocator().reclaim()?)
@@ -232,7 +232,7 @@ fn peaks<P: Platform>(card: &Card<P>, volume: i32, boost: i32) -> anyhow::Result
     stream.flush();
     let (mut largest, end) = (0, ms(300));
     card.grant(end);
-    crate::desk::until(card, "the granted time", || {
+    crate::fixture::until(card, "the granted time", || {
         let there = card.get_time() >= end;
         while let Some(period) = wave.receive()? {
             let bytes = period.to_vec();

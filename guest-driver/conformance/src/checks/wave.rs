@@ -1,6 +1,6 @@
 //! The wave sink (ISynthSinkDMus): PCM, positions, and the sample clock.
 
-use crate::desk::{LIMIT, NOTE, SIZES, ms, until};
+use crate::fixture::{LIMIT, NOTE, SIZES, ms, until};
 use alloc::vec::Vec;
 use anyhow::ensure;
 use dmus_driver::{Card, Platform, RenderStream, StreamConfig, WaveStream};
@@ -64,7 +64,11 @@ fn periods_continue_one_another<P: Platform>(card: &Card<P>) -> anyhow::Result<(
     let expected: Vec<_> = (0..10).map(|n| (n * 20, n as u64 * u64::from(PERIOD), PERIOD as usize)).collect();
     ensure!(sizes(&periods) == expected);
     wave.set_state(State::Stop)?;
-    ensure!(wave.receive()?.is_none() && wave.at_home() == (8, 4), "only {:?} came home", wave.at_home());
+    ensure!(
+        wave.receive()?.is_none() && wave.free_slots_and_buffers() == (8, 4),
+        "only {:?} are free",
+        wave.free_slots_and_buffers()
+    );
     Ok(())
 }
 
@@ -115,7 +119,7 @@ fn render_streams_are_summed<P: Platform>(card: &Card<P>) -> anyhow::Result<()> 
     let sum = one.iter().zip(&other).map(|(one, other)| one.saturating_add(*other));
     let wrong = sum.zip(&both).position(|(sum, both)| sum.abs_diff(*both) > 1);
     ensure!(wrong.is_none(), "sample {wrong:?} is not the sum");
-    // Nor does a stream hear what another is told.
+    // Two of the same would show nothing.
     ensure!(one != other);
     Ok(())
 }
@@ -129,20 +133,20 @@ fn stop_silences_and_pause_stands<P: Platform>(card: &Card<P>) -> anyhow::Result
         render.set_state(State::Run)?;
         render.send(ms(1), 0, &NOTE)?;
         render.flush();
-        let mut heard = sound(card, &wave, ms(61))?;
+        let mut captured = sound(card, &wave, ms(61))?;
         if pause {
             // Both stand, so that what comes after is what would have come.
             render.set_state(State::Pause)?;
             wave.set_state(State::Pause)?;
-            heard.extend(sound(card, &wave, ms(161))?);
+            captured.extend(sound(card, &wave, ms(161))?);
             wave.set_state(State::Run)?;
             render.set_state(State::Run)?;
-            heard.extend(sound(card, &wave, ms(221))?);
+            captured.extend(sound(card, &wave, ms(221))?);
         } else {
-            heard.extend(sound(card, &wave, ms(121))?);
+            captured.extend(sound(card, &wave, ms(121))?);
         }
-        ensure!(heard.len() >= 9600, "{} samples", heard.len());
-        heard.truncate(9600);
+        ensure!(captured.len() >= 9600, "{} samples", captured.len());
+        captured.truncate(9600);
         if !pause {
             let now = card.get_time();
             render.set_state(State::Stop)?;
@@ -151,7 +155,7 @@ fn stop_silences_and_pause_stands<P: Platform>(card: &Card<P>) -> anyhow::Result
             let after = sound(card, &wave, now.saturating_add(ms(101)))?;
             ensure!(!after.is_empty() && after.iter().all(|sample| *sample == 0), "STOP left sound");
         }
-        Ok(heard)
+        Ok(captured)
     };
     let (through, paused) = (play(false)?, play(true)?);
     ensure!(through.iter().any(|sample| sample.unsigned_abs() > 200), "nobody hears a note");
@@ -261,7 +265,7 @@ fn the_latency_clock_is_ahead_by_a_constant<P: Platform>(card: &Card<P>) -> anyh
     stream.set_state(State::Run)?;
     let mut ahead = None;
     for step in 0..5 {
-        crate::desk::reach(card, ms(step * 7))?;
+        crate::fixture::reach(card, ms(step * 7))?;
         let now = card.get_latency_time().saturating_sub(card.get_time());
         ensure!(now > RefTime::ZERO && now == *ahead.get_or_insert(now), "{now} ahead of the master clock");
     }

@@ -60,9 +60,9 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     let timed = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
     let file = TimeBase::default().write(timed).map_err(|error| Failure::Unusable(error.to_string()))?;
     std::fs::write(&args.output, file).with_context(|| format!("cannot write {}", args.output.display()))?;
-    let (slots_home, buffers_home) = stream.at_home();
+    let (slots_free, buffers_free) = stream.free_slots_and_buffers();
     say(format_args!(
-        "recorded messages={} bytes={} lost={} slots={} slots_home={slots_home} buffers={} buffers_home={buffers_home}",
+        "recorded messages={} bytes={} lost={} slots={} slots_free={slots_free} buffers={} buffers_free={buffers_free}",
         recorded.messages, recorded.bytes, recorded.lost, config.slots, config.buffers,
     ));
     anyhow::ensure!(kept.get() <= LIMIT, "the recording reached {LIMIT} bytes; the file has it up to there");

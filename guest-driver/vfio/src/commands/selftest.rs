@@ -112,10 +112,14 @@ fn captures(device: Option<&str>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 16, buffers: 16, buffer_size: 64 };
     let stream = CaptureStream::open(&card, 1, config, true)?;
     stream.set_state(State::Acquire)?;
-    ensure!(stream.at_home() == (0, 0), "{:?} were not posted", stream.at_home());
+    ensure!(stream.free_slots_and_buffers() == (0, 0), "{:?} were not posted", stream.free_slots_and_buffers());
     stream.set_state(State::Stop)?;
     while stream.receive()?.is_some() {}
-    ensure!(stream.at_home() == (16, 16), "only {:?} came home of 16 slots and buffers", stream.at_home());
+    ensure!(
+        stream.free_slots_and_buffers() == (16, 16),
+        "only {:?} are free of 16 slots and buffers",
+        stream.free_slots_and_buffers()
+    );
     Ok(())
 }
 

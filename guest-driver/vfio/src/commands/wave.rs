@@ -101,9 +101,9 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     file.take(&wave)?;
     wave.set_state(State::Stop)?;
     while wave.receive()?.is_some() {}
-    let (slots_home, buffers_home) = wave.at_home();
+    let (slots_free, buffers_free) = wave.free_slots_and_buffers();
     say(format_args!(
-        "wave frames={} lost={} slots={PERIODS} slots_home={slots_home} buffers={PERIODS} buffers_home={buffers_home}",
+        "wave frames={} lost={} slots={PERIODS} slots_free={slots_free} buffers={PERIODS} buffers_free={buffers_free}",
         file.frames, file.lost
     ));
     file.finish()?;

@@ -119,7 +119,7 @@ mod tests {
         // One message, half a second in.
         let bytes = b"MThd\0\0\0\x06\0\0\0\x01\0\x60MTrk\0\0\0\x08\x60\x90\x3C\x64\0\xFF\x2F\0".to_vec();
         let song = NamedSong { name: String::new(), song: Song::parse(&bytes)?, bytes };
-        let good = "recorded messages=1 bytes=3 lost=0 slots=2 slots_home=2 buffers=2 buffers_home=2";
+        let good = "recorded messages=1 bytes=3 lost=0 slots=2 slots_free=2 buffers=2 buffers_free=2";
         let card = json!({ "in_flight": 0 });
         let fault = |lines: &[&str]| {
             let mut guest = GuestReport::new();
@@ -135,7 +135,7 @@ mod tests {
             (&["captured 5000000 903c64", "captured 5000000 903c64", good], "2 of 1 messages came"),
             (&["captured 5000000 903c64", &good.replace("messages=1", "messages=2")], "the serial line lost"),
             (&["captured 5000000 903c64", &good.replace("lost=0", "lost=1")], "the card lost"),
-            (&["captured 5000000 903c64", &good.replace("slots_home=2", "slots_home=1")], "not every slot"),
+            (&["captured 5000000 903c64", &good.replace("slots_free=2", "slots_free=1")], "not every slot"),
             (&["captured 5000000 903c64"], "the serial line lost"),
         ] {
             assert!(fault(lines).contains(complaint), "{lines:?}: {}", fault(lines));

@@ -1,4 +1,5 @@
-//! What the checks have in common: a render stream with a capture stream that hears it, time, and waits with a limit.
+//! What the checks have in common: a render stream with a capture stream that receives what it presents, time, and
+//! waits with a limit.
 //!
 //! Fed by checks; feeds the driver.
 
@@ -13,10 +14,10 @@ use dmus_interface::time::RefTime;
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// A middle-sized stream.
 pub(crate) const SIZES: StreamConfig = StreamConfig { slots: 32, buffers: 8, buffer_size: 256 };
-/// A note that is heard.
+/// A note that is captured.
 pub(crate) const NOTE: [u8; 3] = [0x90, 60, 100];
 
-/// A message that nobody hears and everybody can tell from another.
+/// A message without a sound, told from others by its number.
 pub(crate) fn mark(number: u8) -> [u8; 3] {
     [0xB0, 20, number & 0x7F]
 }
@@ -37,7 +38,7 @@ pub(crate) const fn ms(ms: i64) -> RefTime {
 
 /// Something that was captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct Captured {
     pub(crate) time: RefTime,
     pub(crate) bytes: Vec<u8>,
     pub(crate) incomplete: bool,
@@ -45,14 +46,14 @@ pub(crate) struct Heard {
     pub(crate) group: u16,
 }
 
-/// What was heard without the particulars.
-pub(crate) fn timed(heard: &[Heard]) -> Vec<(RefTime, &[u8])> {
-    heard.iter().map(|heard| (heard.time, &heard.bytes[..])).collect()
+/// What was captured without the particulars.
+pub(crate) fn timed(captured: &[Captured]) -> Vec<(RefTime, &[u8])> {
+    captured.iter().map(|captured| (captured.time, &captured.bytes[..])).collect()
 }
 
 /// The bytes alone.
-pub(crate) fn bytes(heard: &[Heard]) -> Vec<&[u8]> {
-    heard.iter().map(|heard| &heard.bytes[..]).collect()
+pub(crate) fn bytes(captured: &[Captured]) -> Vec<&[u8]> {
+    captured.iter().map(|captured| &captured.bytes[..]).collect()
 }
 
 /// Waits for something that is the card's to do.
@@ -77,17 +78,17 @@ pub(crate) fn reach<P: Platform>(card: &Card<P>, time: RefTime) -> anyhow::Resul
 }
 
 /// Grants time, and takes what is captured until then.
-pub(crate) fn hear<P: Platform>(
+pub(crate) fn capture_until<P: Platform>(
     card: &Card<P>,
     stream: &CaptureStream<'_, P>,
     time: RefTime,
-) -> anyhow::Result<Vec<Heard>> {
-    let mut heard = Vec::new();
+) -> anyhow::Result<Vec<Captured>> {
+    let mut captured = Vec::new();
     card.grant(time);
     until(card, "the granted time", || {
         let there = card.get_time() >= time;
         while let Some(event) = stream.receive()? {
-            heard.push(Heard {
+            captured.push(Captured {
                 time: event.time(),
                 bytes: event.to_vec(),
                 incomplete: event.is_incomplete(),
@@ -97,7 +98,7 @@ pub(crate) fn hear<P: Platform>(
         }
         Ok(there)
     })?;
-    Ok(heard)
+    Ok(captured)
 }
 
 /// A message with data.
@@ -112,24 +113,24 @@ pub(crate) fn message<'m, P: Platform>(
     Ok(message)
 }
 
-/// Everything of a stream is home.
-pub(crate) fn expect_home<P: Platform>(stream: &RenderStream<'_, P>, config: StreamConfig) -> anyhow::Result<()> {
+/// Every slot and buffer of a stream is free.
+pub(crate) fn expect_all_free<P: Platform>(stream: &RenderStream<'_, P>, config: StreamConfig) -> anyhow::Result<()> {
     let allocator = stream.allocator();
     allocator.reclaim()?;
-    let home = (allocator.free_slots(), allocator.free_buffers());
-    ensure!(home == (config.slots as usize, config.buffers as usize), "only {home:?} came home of {config:?}");
+    let free = (allocator.free_slots(), allocator.free_buffers());
+    ensure!(free == (config.slots as usize, config.buffers as usize), "only {free:?} are free of {config:?}");
     Ok(())
 }
 
-/// A render stream, and a capture stream that hears what it presents.
-pub(crate) struct Desk<'c, P: Platform> {
+/// A render stream, and a capture stream that receives what it presents.
+pub(crate) struct Fixture<'c, P: Platform> {
     pub(crate) card: &'c Card<P>,
     pub(crate) render: RenderStream<'c, P>,
     pub(crate) capture: CaptureStream<'c, P>,
     config: StreamConfig,
 }
 
-impl<'c, P: Platform> Desk<'c, P> {
+impl<'c, P: Platform> Fixture<'c, P> {
     /// Both in RUN, their times at zero.
     pub(crate) fn open(card: &'c Card<P>) -> anyhow::Result<Self> {
         Self::with(card, SIZES)
@@ -138,8 +139,8 @@ impl<'c, P: Platform> Desk<'c, P> {
     /// The same with a render stream of other sizes.
     pub(crate) fn with(card: &'c Card<P>, config: StreamConfig) -> anyhow::Result<Self> {
         let render = RenderStream::open(card, 0, config)?;
-        let ears = StreamConfig { slots: 32, buffers: 32, buffer_size: 2048 };
-        let capture = CaptureStream::open(card, 1, ears, true)?;
+        let sizes = StreamConfig { slots: 32, buffers: 32, buffer_size: 2048 };
+        let capture = CaptureStream::open(card, 1, sizes, true)?;
         // First, so that it misses nothing.
         capture.set_state(State::Run)?;
         render.set_state(State::Run)?;
@@ -154,23 +155,23 @@ impl<'c, P: Platform> Desk<'c, P> {
     }
 
     /// Submits what was put, and gives what is presented until a master time.
-    pub(crate) fn hear(&mut self, time: RefTime) -> anyhow::Result<Vec<Heard>> {
+    pub(crate) fn capture_until(&mut self, time: RefTime) -> anyhow::Result<Vec<Captured>> {
         self.render.flush();
-        let heard = hear(self.card, &self.capture, time)?;
+        let captured = capture_until(self.card, &self.capture, time)?;
         self.render.allocator().reclaim()?;
-        Ok(heard)
+        Ok(captured)
     }
 
-    /// The render stream has everything home.
-    pub(crate) fn expect_home(&self) -> anyhow::Result<()> {
-        expect_home(&self.render, self.config)
+    /// Every slot and buffer of the render stream is free.
+    pub(crate) fn expect_all_free(&self) -> anyhow::Result<()> {
+        expect_all_free(&self.render, self.config)
     }
 }
 
 /// Whether what is rendered is captured, once, and nothing else is.
-pub(crate) fn hears_itself_alone<P: Platform>(card: &Card<P>) -> anyhow::Result<bool> {
-    let mut desk = Desk::open(card)?;
-    desk.put(ms(1), &mark(1))?;
-    let heard = desk.hear(RefTime::from_secs(1))?;
-    Ok(timed(&heard) == [(ms(1), &mark(1)[..])])
+pub(crate) fn captures_only_what_it_presents<P: Platform>(card: &Card<P>) -> anyhow::Result<bool> {
+    let mut fixture = Fixture::open(card)?;
+    fixture.put(ms(1), &mark(1))?;
+    let captured = fixture.capture_until(RefTime::from_secs(1))?;
+    Ok(timed(&captured) == [(ms(1), &mark(1)[..])])
 }
