@@ -105,7 +105,7 @@ impl Direct {
     }
 
     /// Turns the engine until it has nothing more to do.
-    pub fn settle(&self) {
+    pub fn run_until_idle(&self) {
         while self.turn() == Turn::Worked {}
     }
 

@@ -1,7 +1,7 @@
 //! The soak: events without end through a small pool, in every shape, with state changes and resets in between.
 //!
 //! Fed by a number of events; feeds the driver and the card, in one thread and always in the same order. It ends with
-//! every slot and buffer home, every message accounted for on both sides, and no more memory than it began with.
+//! every slot and buffer free, every message accounted for on both sides, and no more memory than it began with.
 
 use crate::direct::Direct;
 use anyhow::{Context, ensure};
@@ -61,7 +61,7 @@ pub fn run(events: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<Report>
         // A sample now and then, so that time moves but the synthesizer is not what is measured.
         now = now.saturating_add(RefTime(if random.below(64) == 0 { 209 } else { 0 }));
         card.grant(now);
-        card.platform().settle();
+        card.platform().run_until_idle();
         allocator.reclaim()?;
         idle = if allocator.counts().submitted > sent { 0 } else { idle + 1 };
         ensure!(idle < 10_000, "nothing moves any more: {:?}", allocator.counts());
@@ -89,8 +89,8 @@ pub fn run(events: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<Report>
     allocator.reclaim()?;
     let counts = allocator.counts();
     let growth = resident_bytes()?.saturating_sub(resident.unwrap_or(u64::MAX));
-    ensure!(allocator.free_slots() == CONFIG.slots as usize, "{} slots are home", allocator.free_slots());
-    ensure!(allocator.free_buffers() == CONFIG.buffers as usize, "{} buffers are home", allocator.free_buffers());
+    ensure!(allocator.free_slots() == CONFIG.slots as usize, "{} slots are free", allocator.free_slots());
+    ensure!(allocator.free_buffers() == CONFIG.buffers as usize, "{} buffers are free", allocator.free_buffers());
     let ended = counts.presented + counts.late + counts.discarded + counts.rejected;
     ensure!(ended == counts.submitted && counts.rejected == 0, "{counts:?}");
     let stats = &card.platform().stats;

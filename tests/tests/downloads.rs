@@ -89,13 +89,13 @@ fn instrument(program: u8) -> dmus_card::collection::Instrument {
     dmus_card::collection::Instrument { program, regions: vec![Region::of(0)], ..Default::default() }
 }
 
-struct Desk<'c> {
+struct Fixture<'c> {
     mailbox: Mailbox<'c, Direct>,
     stream: RenderStream<'c, Direct>,
     now: RefTime,
 }
 
-impl<'c> Desk<'c> {
+impl<'c> Fixture<'c> {
     fn new(card: &'c Card<Direct>) -> anyhow::Result<Self> {
         let stream = RenderStream::open(card, 0, StreamConfig::default())?;
         stream.set_state(State::Run)?;
@@ -116,7 +116,7 @@ impl<'c> Desk<'c> {
         self.now = self.now.saturating_add(RefTime(1_000_000));
         let until = self.stream.time_base().saturating_add(self.now);
         self.stream.card().grant(until);
-        self.stream.card().platform().settle();
+        self.stream.card().platform().run_until_idle();
         assert!(self.stream.card().get_time() >= until);
         self.stream.allocator().reclaim()?;
         Ok(())
@@ -140,46 +140,46 @@ impl<'c> Desk<'c> {
 #[test]
 fn what_is_unloaded_goes_when_the_last_note_and_the_last_reference_are_gone() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
-    let mut desk = Desk::new(&card)?;
-    let all = desk.mailbox.compact()?;
-    let own = desk.peak(40)?;
-    let wave_handle = desk.mailbox.download(&wave_chunk(1, &wave(4000)))?;
+    let mut fixture = Fixture::new(&card)?;
+    let all = fixture.mailbox.compact()?;
+    let own = fixture.peak(40)?;
+    let wave_handle = fixture.mailbox.download(&wave_chunk(1, &wave(4000)))?;
     let ids = BTreeMap::from([(0, 1)]);
     let waves = [wave(4000)];
-    let handle = desk.mailbox.download(&instrument_chunk(2, &instrument(40), &waves, &ids))?;
-    let second = desk.mailbox.download(&instrument_chunk(3, &instrument(41), &waves, &ids))?;
-    assert_ne!(desk.peak(40)?, own, "a download comes before the card's own");
+    let handle = fixture.mailbox.download(&instrument_chunk(2, &instrument(40), &waves, &ids))?;
+    let second = fixture.mailbox.download(&instrument_chunk(3, &instrument(41), &waves, &ids))?;
+    assert_ne!(fixture.peak(40)?, own, "a download comes before the card's own");
     // The second instrument shares the first one's samples.
-    let used = all - desk.mailbox.compact()?;
+    let used = all - fixture.mailbox.compact()?;
     assert!((16_000..30_000).contains(&used), "{used} bytes");
     // The note that still sounds keeps the instrument, and both keep the wave.
-    assert!(!desk.mailbox.unload(handle)?);
-    assert!(!desk.mailbox.unload(wave_handle)?);
+    assert!(!fixture.mailbox.unload(handle)?);
+    assert!(!fixture.mailbox.unload(wave_handle)?);
     for gone in [handle, wave_handle, 77] {
-        let again = desk.mailbox.unload(gone);
+        let again = fixture.mailbox.unload(gone);
         assert!(matches!(again, Err(DriverError::Command { status: Status::UnknownHandle, .. })), "{again:?}");
     }
-    assert_eq!(desk.mailbox.unloads(), 0);
+    assert_eq!(fixture.mailbox.unloads(), 0);
     // A new note is played by the card's own; the old one goes on.
-    desk.send(&[0x90, 64, 100])?;
-    desk.pass()?;
-    assert_eq!(desk.mailbox.unloads(), 0);
-    desk.send(&[0xB0, 120, 0])?;
-    desk.pass()?;
-    assert_eq!(desk.mailbox.unloads(), 1, "the instrument is gone");
-    assert_eq!(desk.peak(40)?, own);
+    fixture.send(&[0x90, 64, 100])?;
+    fixture.pass()?;
+    assert_eq!(fixture.mailbox.unloads(), 0);
+    fixture.send(&[0xB0, 120, 0])?;
+    fixture.pass()?;
+    assert_eq!(fixture.mailbox.unloads(), 1, "the instrument is gone");
+    assert_eq!(fixture.peak(40)?, own);
     // No new instrument can have a wave that is on its way out; an old one still sounds.
-    let late = desk.mailbox.download(&instrument_chunk(4, &instrument(42), &waves, &ids));
+    let late = fixture.mailbox.download(&instrument_chunk(4, &instrument(42), &waves, &ids));
     assert!(matches!(late, Err(DriverError::BadDownload { problem: Problem::NoWave, .. })), "{late:?}");
-    assert!(desk.peak(41)? > -10_000);
-    desk.send(&[0xB0, 120, 0])?;
-    desk.pass()?;
-    assert!(desk.mailbox.unload(second)?, "nothing plays it");
-    desk.pass()?;
-    assert_eq!((desk.mailbox.unloads(), desk.mailbox.compact()?), (2, all), "its wave went with it");
+    assert!(fixture.peak(41)? > -10_000);
+    fixture.send(&[0xB0, 120, 0])?;
+    fixture.pass()?;
+    assert!(fixture.mailbox.unload(second)?, "nothing plays it");
+    fixture.pass()?;
+    assert_eq!((fixture.mailbox.unloads(), fixture.mailbox.compact()?), (2, all), "its wave went with it");
     // A reset forgets what is left.
-    desk.mailbox.download(&wave_chunk(1, &wave(4000)))?;
-    drop(desk);
+    fixture.mailbox.download(&wave_chunk(1, &wave(4000)))?;
+    drop(fixture);
     card.reset()?;
     assert_eq!(Mailbox::open(&card)?.compact()?, all);
     Ok(())

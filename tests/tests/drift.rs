@@ -26,7 +26,7 @@ fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
     let wave = WaveStream::open(&card, 0, config, format)?;
     // Somewhere in time, and never a whole number of samples.
     card.grant(RefTime(12_345_678));
-    card.platform().settle();
+    card.platform().run_until_idle();
     wave.set_state(State::Run)?;
     let start = wave.time_base().0;
     let actual = f64::from(rate) * (1.0 + f64::from(ppm) / 1e6);
@@ -35,7 +35,7 @@ fn errors(rate: u32, ppm: i32, seconds: i64) -> anyhow::Result<[f64; 2]> {
         let until = RefTime(start + wake * WAKE);
         card.grant(until);
         while card.get_time() < until {
-            card.platform().settle();
+            card.platform().run_until_idle();
             while let Some(period) = wave.receive()? {
                 frames = (period.byte_position() + u64::from(period.event_bytes())) / format.frame_bytes() as u64;
                 stuck = 0;

@@ -337,7 +337,7 @@ fn resets_write_nothing_to_guest_memory_and_zero_the_page() -> anyhow::Result<()
 }
 
 #[test]
-fn after_a_reset_the_driver_takes_everything_home_and_plays_on() -> anyhow::Result<()> {
+fn after_a_reset_the_driver_reclaims_everything_and_plays_on() -> anyhow::Result<()> {
     let song = Song::parse(&dmus_card::demo::song())?;
     let hosted = hosted()?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;

@@ -39,7 +39,7 @@ fn a_tail_beyond_a_small_ring_is_reported_on_a_busy_card() -> anyhow::Result<()>
             s.submit(0, s.inline(0, &NOTE), 0);
             assert_eq!(s.completion()?.status, Status::Presented);
             s.publish_tail(1 + ahead);
-            platform.settle();
+            platform.run_until_idle();
             assert_eq!(fault(&s), Some((Fault::TailOverrun, 1 + ahead)), "{size} entries, {ahead} ahead");
             assert!(s.is_drained(), "{size} entries, {ahead} ahead");
             assert_eq!(platform.stats.presented.get(), 1);
@@ -55,10 +55,10 @@ fn a_halted_stream_completes_what_it_has_and_can_be_stopped_closed_and_created_a
     for (slot, time) in [(0, seconds(1)), (1, seconds(5))] {
         s.submit(slot, s.inline(time, &NOTE), 0);
     }
-    platform.settle();
+    platform.run_until_idle();
     s.publish_tail(500);
     s.grant(seconds(2));
-    platform.settle();
+    platform.run_until_idle();
     assert_eq!(s.take_fault(), Some(Fault::TailOverrun));
     let done = s.completion()?;
     assert_eq!((done.slot, done.status, done.time), (0, Status::Presented, seconds(1)));
@@ -129,16 +129,16 @@ fn a_grant_that_moves_back_or_is_negative_is_reported_and_ignored() -> anyhow::R
     let platform = Direct::new()?;
     let s = RawStream::running(&platform, PointerWidth::Eight)?;
     s.grant(seconds(2));
-    platform.settle();
+    platform.run_until_idle();
     for wrong in [seconds(1), -1, i64::MIN] {
         s.grant(wrong);
-        platform.settle();
+        platform.run_until_idle();
         assert_eq!(fault(&s), Some((Fault::GrantBackward, 0)), "{wrong}");
         let now = s.platform.doorbell().load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
         assert_eq!(now as i64, seconds(2));
     }
     s.grant(seconds(3));
-    platform.settle();
+    platform.run_until_idle();
     assert_eq!(platform.stats.samples.get(), 3 * 48_000);
     assert_eq!(s.take_fault(), None);
     Ok(())

@@ -156,7 +156,7 @@ fn what_may_be_called_at_dispatch_level_touches_no_heap() -> anyhow::Result<()> 
             groups.service(&[(group, &port)])?;
             let until = card.get_time().saturating_add(RefTime(100_000));
             card.grant(until);
-            // The card's turns, which do not count, until it has come so far and everything that is due is home.
+            // The card's turns, which do not count, until it has come so far and everything that is due is completed.
             for _ in 0..1000 {
                 let there = card.get_time() >= until;
                 card.platform().wait(0, Duration::ZERO);

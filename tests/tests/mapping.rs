@@ -63,7 +63,7 @@ fn rings_that_come_back_before_anything_else_happens_were_never_away() -> anyhow
     }
     assert_eq!((direct.stats.samples.get(), direct.stats.faults.get()), (0, 0), "nothing is rendered without it");
     direct.map()?;
-    direct.settle();
+    direct.run_until_idle();
     stream.allocator().reclaim()?;
     let counts = stream.allocator().counts();
     assert_eq!((counts.presented, counts.late, direct.stats.faults.get()), (1, 0, 0));
@@ -71,7 +71,7 @@ fn rings_that_come_back_before_anything_else_happens_were_never_away() -> anyhow
     send(RefTime::from_secs(3))?;
     direct.unmap();
     direct.read32(regs::MAGIC.offset);
-    direct.settle();
+    direct.run_until_idle();
     assert_eq!(direct.stats.faults.get(), 1);
     direct.map()?;
     card.reset()?;

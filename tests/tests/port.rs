@@ -218,7 +218,7 @@ fn a_graph_that_is_cut_while_it_plays_loses_nothing() -> anyhow::Result<()> {
     filter.connect_output(&sequencer)?;
     port.grant(seconds(0.5));
     service_until(&port, &card, || port.now() == seconds(0.5))?;
-    // Behind it: what it gives on from here goes home.
+    // Behind it: what it gives on from here is recycled.
     let flying = u64::from(stream.allocator().in_flight()) + stream.allocator().counts().presented;
     assert!((10..40).contains(&flying) && sequencer.held() as u64 + flying == 40, "{flying}");
     sequencer.disconnect_output(&stream)?;

@@ -292,7 +292,7 @@ fn running_statistics_say_what_was_played_and_what_it_cost() -> anyhow::Result<(
         send(&stream, RefTime(10_000_000), group, &[0xC0 | channel, 16])?;
         send(&stream, RefTime(10_000_000), group, &[0x90 | channel, 40 + (note % 40) as u8, 30])?;
         if note % 32 == 31 {
-            card.platform().settle();
+            card.platform().run_until_idle();
             stream.allocator().reclaim()?;
         }
     }
@@ -398,7 +398,7 @@ fn raw(platform: &Direct, opcode: u32, registers: [u64; 5], commands: &mut u32) 
     start(platform, opcode, registers);
     *commands += 1;
     for _ in 0..100 {
-        platform.settle();
+        platform.run_until_idle();
         if let Some(answer) = driver::command(platform.doorbell(), *commands) {
             return Ok(answer);
         }
@@ -458,15 +458,15 @@ fn wrong_commands_are_answered_with_what_is_wrong_and_do_nothing() -> anyhow::Re
     start(&platform, caps, [here, 0, here, 512, 0]);
     start(&platform, caps, [here, 0, here, 512, 0]);
     assert_eq!(platform.read32(regs::FAULT.offset), Fault::CommandBusy as u32);
-    platform.settle();
+    platform.run_until_idle();
     assert!(driver::command(platform.doorbell(), n + 1).is_some_and(|answer| answer.status == 0));
-    platform.settle();
+    platform.run_until_idle();
     assert!(driver::command(platform.doorbell(), n + 2).is_none());
 
     // A reset makes void what was asked before it.
     start(&platform, caps, [here, 0, here, 512, 0]);
     platform.write32(regs::CONTROL.offset, control::RESET);
-    platform.settle();
+    platform.run_until_idle();
     assert!(driver::command(platform.doorbell(), 0).is_some_and(|answer| answer == Answer::default()));
     Ok(())
 }

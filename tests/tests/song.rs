@@ -16,7 +16,7 @@ fn offline(song: &Song) -> Vec<i16> {
     sink.samples()
 }
 
-/// Plays in virtual time and gives the audio; everything must be presented on time and come home.
+/// Plays in virtual time and gives the audio; everything must be presented on time and returned.
 fn play_all(transport: Transport, song: &Song, width: PointerWidth) -> anyhow::Result<Vec<i16>> {
     let config = StreamConfig::default();
     let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;

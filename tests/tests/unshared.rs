@@ -37,7 +37,7 @@ fn offline(song: &Song) -> Vec<i16> {
     sink.samples()
 }
 
-/// Plays in virtual time and gives the audio; everything must be presented on time and come home.
+/// Plays in virtual time and gives the audio; everything must be presented on time and returned.
 fn play_all(song: &Song, width: PointerWidth, arrange: impl Fn(&UnsharedClient)) -> anyhow::Result<Vec<i16>> {
     let host = UnsharedHost::start(PATIENT)?;
     let client = host.connect()?;

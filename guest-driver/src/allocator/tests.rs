@@ -126,9 +126,9 @@ fn events_are_written_as_the_data_sheet_lays_them_out() {
 }
 
 /// DDI: PutMessage recycles the event, and with it the buffer that uData points to if cbEvent exceeds the pointer size
-/// and it is no package; chains and packages go home as a whole.
+/// and it is no package; chains and packages are recycled as a whole.
 #[test]
-fn cb_event_against_the_pointer_size_decides_what_goes_home() {
+fn cb_event_against_the_pointer_size_decides_what_is_recycled() {
     for (width, inline) in [(PointerWidth::Eight, 8), (PointerWidth::Four, 4)] {
         let allocator = allocator(width);
         for len in 1..=BUFFER_SIZE {
@@ -139,7 +139,7 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
             assert_eq!(allocator.put_message(message), Ok(()));
             assert_eq!(allocator.free_buffers(), BUFFERS as usize);
         }
-        // Few bytes in a buffer travel in the event, and the buffer goes home alone.
+        // Few bytes in a buffer travel in the event, and the buffer is recycled alone.
         let buffer = allocator.get_buffer().expect("a buffer");
         buffer.write(0, &[5, 6]).expect("bytes");
         let mut message = allocator.get_message().expect("a message");
@@ -150,7 +150,7 @@ fn cb_event_against_the_pointer_size_decides_what_goes_home() {
 }
 
 /// DDI: GetBufferSize is constant for the allocator's life; an event takes no more than that, and no second buffer, and
-/// what is refused goes home.
+/// what is refused is recycled.
 #[test]
 fn what_would_lose_or_mix_up_memory_is_an_error() {
     let (one, other) = (allocator(PointerWidth::Eight), allocator(PointerWidth::Eight));
@@ -170,7 +170,7 @@ fn what_would_lose_or_mix_up_memory_is_an_error() {
     }
 }
 
-/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes home a
+/// DDI: GetMessage and GetBuffer return a status, and do not block, when there is nothing left; PutBuffer takes back a
 /// buffer that was never attached to an event.
 #[test]
 fn an_empty_pool_says_so() {
@@ -238,13 +238,13 @@ fn lies_of_the_card_are_typed_errors_and_recycle_nothing() {
     card.publish(&jumped, 1 << 31);
     assert_eq!(jumped.get_message().map(|_| ()), Ok(()), "idle slots need no card");
     assert_eq!(jumped.reclaim(), Err(DriverError::HeadJump { published: 1 << 31, in_flight: 1 }));
-    // A reset brings everything home all the same.
+    // A reset returns everything all the same.
     jumped.reclaim_after_reset();
     assert_eq!(jumped.free_slots(), 16);
 }
 
 #[test]
-fn a_buffer_that_comes_home_goes_out_again_with_its_slot() {
+fn a_recycled_buffer_goes_out_again_with_its_slot() {
     let allocator = allocator(PointerWidth::Eight);
     let mut card = FakeCard { head: 0 };
     let others: Vec<_> = (0..SLOTS - BUFFERS).map(|_| allocator.get_message().expect("a message")).collect();
@@ -335,7 +335,7 @@ proptest! {
         let mut card = FakeCard { head: 0 };
         let mut held: Vec<(Message<'_>, Owned)> = vec![];
         let mut flying: VecDeque<(u32, Owned)> = VecDeque::new();
-        // Completed, and not yet taken home.
+        // Completed, and not yet reclaimed.
         let mut done: VecDeque<Owned> = VecDeque::new();
         let mut buffers: Vec<Buffer<'_>> = vec![];
         for step in steps {
@@ -377,7 +377,7 @@ proptest! {
                     let a = a % held.len();
                     let (outer, owned) = &mut held[a];
                     let done = if package { outer.package(inner) } else { outer.chain(inner) };
-                    // A refused message has gone home on its own.
+                    // A refused message has been recycled already.
                     if done.is_ok() {
                         owned.slots.extend(inner_owned.slots);
                         owned.buffers += inner_owned.buffers;

@@ -70,7 +70,7 @@ fn per_second(mut batch: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<u
     }
 }
 
-/// Submits a batch, once the one before the last has come home.
+/// Submits a batch, once the one before the last is completed.
 fn ours(stream: &RenderStream<'_, Platform>) -> anyhow::Result<()> {
     let allocator = stream.allocator();
     let deadline = time::now_ns() + PATIENCE;

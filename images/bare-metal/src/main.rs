@@ -181,7 +181,7 @@ fn play_through(
     let listener = |period: &[u8]| speaker.play(period);
     let played = dmus_driver::play_through(stream, &wave, song.messages(), song.duration(), listener, progress)?;
     speaker.finish()?;
-    anyhow::ensure!(wave.free_slots_and_buffers() == (16, 16), "slots of the wave sink did not come home");
+    anyhow::ensure!(wave.free_slots_and_buffers() == (16, 16), "slots of the wave sink were not returned");
     Ok(played.counts)
 }
 

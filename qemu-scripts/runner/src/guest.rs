@@ -65,8 +65,8 @@ impl GuestReport {
         self.summary.as_ref()?.get(name).copied()
     }
 
-    /// Whether everything that it lent to the card is home, by both sides' counts.
-    pub(crate) fn all_home(&self, card: &serde_json::Value) -> bool {
+    /// Whether everything that it lent to the card is returned, by both sides' counts.
+    pub(crate) fn all_returned(&self, card: &serde_json::Value) -> bool {
         self.number("slots_free") == self.number("slots")
             && self.number("buffers_free") == self.number("buffers")
             && card["in_flight"].as_u64() == Some(0)

@@ -119,18 +119,18 @@ impl Driver {
         self.queue.should_notify()
     }
 
-    /// Takes all used buffers home; says how many.
+    /// Takes all used buffers back; says how many.
     pub(crate) fn reclaim(&mut self) -> anyhow::Result<u64> {
-        let mut home = 0;
+        let mut done = 0;
         while let Some(token) = self.queue.peek_used() {
             let (index, len) = self.carried[usize::from(token) % ENTRIES];
             let buffer = self.buffer(index, len);
             // SAFETY: the very buffer that `add` gave this token for.
             unsafe { self.queue.pop_used(token, &[buffer], &mut []) }?;
             self.free.push(index);
-            home += 1;
+            done += 1;
         }
-        Ok(home)
+        Ok(done)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an event costs from GetMessage to its slot's coming home, driver and card, beside what the virtqueue crates
+//! What an event costs from GetMessage until its slot is free again, driver and card, beside what the virtqueue crates
 //! and a bare ring take.
 //!
 //! Fed by `qemu-scripts/bench ring`; feeds its table and JSON. Instructions are counted by callgrind running this
@@ -42,7 +42,7 @@ fn payload(bytes: usize) -> Vec<u8> {
     data
 }
 
-/// Keeps [`WINDOW`] events in flight to another thread; `send` sends so many, `reclaim` says how many came home.
+/// Keeps [`WINDOW`] events in flight to another thread; `send` sends so many, `reclaim` says how many were completed.
 fn windowed(
     events: u64,
     mut send: impl FnMut(u64) -> anyhow::Result<()>,
@@ -50,20 +50,20 @@ fn windowed(
 ) -> anyhow::Result<Duration> {
     // The other thread has to begin, or to wake, first.
     const WARM_UP: u64 = 2000;
-    let (mut sent, mut home, mut idle) = (0, 0, 0);
+    let (mut sent, mut done, mut idle) = (0, 0, 0);
     let mut started = Instant::now();
-    while home < WARM_UP + events {
-        let room = (WINDOW - (sent - home)).min(WARM_UP + events - sent);
+    while done < WARM_UP + events {
+        let room = (WINDOW - (sent - done)).min(WARM_UP + events - sent);
         if room > 0 {
             send(room)?;
             sent += room;
         }
-        let before = home;
-        home += reclaim()?;
-        if before < WARM_UP && home >= WARM_UP {
+        let before = done;
+        done += reclaim()?;
+        if before < WARM_UP && done >= WARM_UP {
             started = Instant::now();
         }
-        if home == before {
+        if done == before {
             idle += 1;
             ensure!(idle < PATIENCE, "the other thread does not answer");
             std::hint::spin_loop();

@@ -61,7 +61,7 @@ fn due(
                 send(stream, number)?;
             }
             stream.flush();
-            // What is completed comes home as the next messages.
+            // Completed slots are the next free slots.
             engine.turn();
         }
         allocator.reclaim()?;
@@ -82,11 +82,11 @@ pub(crate) fn ahead(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
     // Once with a look before the grant: if the events are not held, something else is counted.
     let [time, grant] = next_sample(&mut sample);
     send_at(&stream, time, &data, batch)?;
-    settle(&mut engine);
+    run_until_idle(&mut engine);
     stream.allocator().reclaim()?;
     ensure!(u64::from(stream.allocator().in_flight()) == batch, "events ahead of the grant were not held");
     card.grant(grant);
-    settle(&mut engine);
+    run_until_idle(&mut engine);
     stream.allocator().reclaim()?;
 
     Ok(Box::new(move |events| {
@@ -97,7 +97,7 @@ pub(crate) fn ahead(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
             let [time, grant] = next_sample(&mut sample);
             send_at(&stream, time, &data, batch)?;
             card.grant(grant);
-            settle(&mut engine);
+            run_until_idle(&mut engine);
         }
         allocator.reclaim()?;
         let taken = started.elapsed();
@@ -116,7 +116,7 @@ pub(crate) fn empty(batch: u64) -> anyhow::Result<Lane> {
         for _ in 0..events / batch {
             let [_, grant] = next_sample(&mut sample);
             card.grant(grant);
-            settle(&mut engine);
+            run_until_idle(&mut engine);
         }
         Ok(started.elapsed())
     }))
@@ -133,7 +133,7 @@ fn next_sample(sample: &mut u64) -> [RefTime; 2] {
 /// Turns until there is nothing more to do, as the engine's thread does. One piece of code for all, so that what is
 /// taken off is the same as what is counted.
 #[inline(never)]
-fn settle(engine: &mut Engine) {
+fn run_until_idle(engine: &mut Engine) {
     while engine.turn() == Turn::Worked {}
 }
 

@@ -92,15 +92,15 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             send(&stream, message);
         }
         card.grant(RefTime(20_000));
-        card.platform().settle();
+        card.platform().run_until_idle();
         let first = handles.remove(0);
         let pending =
             handles.into_iter().chain([first]).filter(|handle| !mailbox.unload(*handle).expect("known")).count();
         mailbox.compact().expect("a size");
         card.grant(RefTime(40_000));
-        card.platform().settle();
+        card.platform().run_until_idle();
         stream.set_state(State::Stop).expect("it stops");
-        card.platform().settle();
+        card.platform().run_until_idle();
         assert_eq!(mailbox.unloads() as usize, pending);
         assert_eq!(mailbox.compact().expect("a size"), all);
     });

@@ -20,6 +20,9 @@ fn main() -> anyhow::Result<()> {
     })?;
     let seconds = started.elapsed().as_secs_f64();
     println!("{report:?}");
-    println!("{:.2} million events a second over {seconds:.0} s; everything is home", events as f64 / seconds / 1e6);
+    println!(
+        "{:.2} million events a second over {seconds:.0} s; everything is returned",
+        events as f64 / seconds / 1e6
+    );
     Ok(())
 }

@@ -10,7 +10,7 @@ fn pass<'m>(message: Message<'m>, output: &Output<'_, 'm>) -> Result<(), DriverE
 
 /// DDI: with no ConnectOutput, PutMessage goes straight to the allocator
 #[test]
-fn what_has_nowhere_to_go_goes_home() {
+fn what_has_nowhere_to_go_is_recycled() {
     let allocator = allocator(PointerWidth::Eight);
     let filter = Filter::new(pass);
     filter.put_message(note(&allocator, 0, 1)).expect("put");
@@ -42,7 +42,7 @@ fn messages_pass_along_the_connected_filters() {
 
 /// DDI: after DisconnectOutput the output goes to the allocator, until ConnectOutput is called again
 #[test]
-fn a_disconnected_filter_sends_home() {
+fn a_disconnected_filter_recycles() {
     let allocator = allocator(PointerWidth::Eight);
     let hardware = Hardware::default();
     let filter = Filter::new(pass);
@@ -76,7 +76,7 @@ fn wrong_connections_are_errors() {
 
 /// DDI: a filter consumes an event by giving it to the allocator, and what fails on its way is not lost either
 #[test]
-fn what_a_filter_drops_or_fails_for_goes_home() {
+fn what_a_filter_drops_or_fails_for_is_recycled() {
     let allocator = allocator(PointerWidth::Eight);
     let hardware = Hardware::default();
     let filter = Filter::new(|mut message: Message<'_>, output: &Output<'_, '_>| match keys(&mut message)[0] {

@@ -84,7 +84,7 @@ fn acquire_and_pause_hold_everything() {
 
 /// DDI: in STOP, what is held and what is given is discarded to the allocator
 #[test]
-fn stop_sends_home_what_is_held_and_what_comes() {
+fn stop_discards_what_is_held_and_what_comes() {
     let allocator = allocator(PointerWidth::Eight);
     let hardware = Hardware::default();
     let sequencer = Sequencer::new(&allocator, PREFETCH);

@@ -68,7 +68,7 @@ fn plays(device: Option<&str>, width: PointerWidth) -> anyhow::Result<()> {
     plays_on(&open(device, width)?)
 }
 
-/// Short and long messages, more than the pool has slots; all come home.
+/// Short and long messages, more than the pool has slots; all are returned.
 fn plays_on(card: &Card<impl Platform>) -> anyhow::Result<()> {
     let config = StreamConfig { slots: 16, buffers: 4, buffer_size: 64 };
     let stream = RenderStream::open(card, 0, config)?;
@@ -78,13 +78,13 @@ fn plays_on(card: &Card<impl Platform>) -> anyhow::Result<()> {
     let timed = messages.zip(0..).map(|(bytes, n)| dmus_song::TimedMessage { time: RefTime(n * 100_000), bytes });
     let counts = dmus_driver::play(&stream, timed, end, |_| ())?.counts;
     ensure!(counts.presented + counts.late == 40 && counts.submitted == 40, "{counts:?}");
-    expect_home(&stream, config)
+    expect_all_free(&stream, config)
 }
 
-fn expect_home(stream: &RenderStream<'_, impl Platform>, config: StreamConfig) -> anyhow::Result<()> {
+fn expect_all_free(stream: &RenderStream<'_, impl Platform>, config: StreamConfig) -> anyhow::Result<()> {
     let allocator = stream.allocator();
-    let home = (allocator.free_slots(), allocator.free_buffers());
-    ensure!(home == (config.slots as usize, config.buffers as usize), "only {home:?} came home of {config:?}");
+    let free = (allocator.free_slots(), allocator.free_buffers());
+    ensure!(free == (config.slots as usize, config.buffers as usize), "only {free:?} are free of {config:?}");
     Ok(())
 }
 
@@ -153,7 +153,7 @@ fn strays(device: Option<&str>, width: PointerWidth) -> anyhow::Result<()> {
     ensure!(counts.rejected == 1 && counts.presented + counts.late == 1, "{counts:?}");
     ensure!(refused == expected, "the card refused {refused:?} instead of {expected:?}");
     stream.set_state(State::Stop)?;
-    expect_home(&stream, config)
+    expect_all_free(&stream, config)
 }
 
 /// A platform whose streams have their buffers in a mapping of their own.

@@ -163,13 +163,13 @@ fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()
     Err(Failure::new(Exit::Guest, format!("what the guest heard is not what the card rendered: {wrong}")).into())
 }
 
-/// Everything submitted was presented on time, and everything is home, on both sides.
+/// Everything submitted was presented on time, and everything is returned, on both sides.
 fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
     let messages = Some(song.song.len() as u64);
     let agreed = guest.number("submitted") == messages
         && card["presented"].as_u64() == messages
         && guest.number("presented").zip(guest.number("late")).map(|(on_time, late)| on_time + late) == messages
-        && guest.all_home(card);
+        && guest.all_returned(card);
     if agreed {
         return Ok(());
     }

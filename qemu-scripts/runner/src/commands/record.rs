@@ -93,7 +93,7 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
     })
 }
 
-/// The guest got the song, each message at its time, and everything is home.
+/// The guest got the song, each message at its time, and everything is returned.
 fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
     let same = |(got, message): (&(i64, Vec<u8>), TimedMessage<'_>)| got.0 == message.time.0 && got.1 == message.bytes;
     let count = guest.captured.len();
@@ -102,7 +102,7 @@ fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<
         None if count != song.song.len() => format!("{count} of {} messages came", song.song.len()),
         None if guest.number("messages") != Some(count as u64) => "the serial line lost some of what came".into(),
         None if guest.number("lost") != Some(0) => "the card lost some".into(),
-        None if !guest.all_home(card) => "not every slot and buffer came home".into(),
+        None if !guest.all_returned(card) => "not every slot and buffer was returned".into(),
         None => return Ok(()),
     };
     let message = format!("the recording is not the song: {wrong} (guest {:?}, card {card})", guest.summary);

@@ -117,12 +117,12 @@ impl<'c> Playback<'c> {
         Ok(())
     }
 
-    /// Sleeps until half of what is in flight has come home, or the limit has passed. False only if the limit passed.
+    /// Sleeps until half of what is in flight is completed, or the limit has passed. False only if the limit passed.
     pub(super) fn wait(&self, limit: Duration) -> bool {
         self.stream.wait(self.stream.allocator().in_flight().div_ceil(2), limit)
     }
 
-    /// Takes home what is played; whether all is.
+    /// Reclaims what is played; whether all is.
     pub(super) fn is_drained(&mut self) -> Result<bool, DriverError> {
         self.catch_up()?;
         Ok(!self.waits() && self.stream.allocator().in_flight() == 0)

@@ -48,23 +48,23 @@ fn heard(width: PointerWidth, alone: bool, streams: usize) -> anyhow::Result<Vec
     let stream = RenderStream::open(&card, streams, StreamConfig::default())?;
     stream.set_state(State::Run)?;
     let direct = card.platform();
-    direct.settle();
+    direct.run_until_idle();
     for message in MESSAGES {
         stream.send(RefTime::ZERO, 0, message)?;
         if alone {
             stream.flush();
-            direct.settle();
+            direct.run_until_idle();
             assert!(stream.allocator().has_completions(), "{message:02x?} was not presented at once");
         }
     }
     stream.flush();
-    direct.settle();
+    direct.run_until_idle();
     stream.allocator().reclaim()?;
     assert_eq!(stream.allocator().counts().presented, MESSAGES.len() as u64);
     assert_eq!(direct.stats.presented.get(), MESSAGES.len() as u64);
     assert_eq!(direct.stats.peak_in_flight.get(), if alone { 1 } else { MESSAGES.len() as u64 });
     card.grant(RefTime::from_secs(1));
-    direct.settle();
+    direct.run_until_idle();
     drop((stream, others));
     let heard = std::mem::take(&mut *kept.0.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(heard)
@@ -83,11 +83,11 @@ fn events_that_come_alone_sound_as_those_that_come_together() -> anyhow::Result<
 }
 
 #[test]
-fn a_lone_event_raises_the_vector_that_was_asked_for() -> anyhow::Result<()> {
+fn a_single_event_raises_the_vector_that_was_asked_for() -> anyhow::Result<()> {
     let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
     let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
     stream.set_state(State::Run)?;
-    card.platform().settle();
+    card.platform().run_until_idle();
     for message in MESSAGES {
         // What was raised before is taken; there is nothing to wait for.
         while stream.wait(1, Duration::ZERO) {}
