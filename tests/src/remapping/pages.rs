@@ -1,7 +1,7 @@
 //! The pages of guest memory under a stream, which are mapped, unmapped and copied to other frames of a file.
 //!
-//! Fed by [`super::Remapping`] with what the driver writes; feeds the card's maps. A page that has moved leaves a decoy in
-//! its old frame, which must stay as it was left.
+//! Fed by [`super::Remapping`] with what the driver writes; feeds the card's maps. A page that has moved leaves a decoy
+//! in its old frame, which must stay as it was left.
 
 use super::{COMPLETIONS, PAGE, PAGES};
 use crate::loopback::Loopback;
