@@ -4,6 +4,8 @@
 //! never a Rust reference to such memory: each access is atomic or volatile and checked against the bounds, and what
 //! was read is judged only as a private copy.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
+
 mod access;
 mod guest;
 mod sysex;

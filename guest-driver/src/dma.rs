@@ -3,7 +3,7 @@
 //! Fed by a platform, which maps or allocates it; feeds the rings, the pool and the doorbell page. There is never a
 //! Rust reference to such memory: each access is volatile or atomic, and checked against the bounds.
 
-#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
 use crate::shadow::SlotState;
 use alloc::boxed::Box;

@@ -3,7 +3,7 @@
 //! Fed by the allocator with slot numbers, and by the card with completions; feeds the doorbell page, and the allocator
 //! with raw entries.
 
-#![warn(clippy::cast_possible_truncation)]
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
 use crate::DriverError;
 use crate::dma::{DoorbellPage, Ring};

@@ -4,6 +4,8 @@
 //! written by the card. An index counts up without bound (wrapping at 2^32); the entry is at index modulo the ring's
 //! size.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
+
 use zerocopy::little_endian::{I64, U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -30,7 +32,7 @@ impl Completion {
     /// The entry as two little-endian words.
     #[inline]
     pub const fn words(slot: u32, status: Status, flags: u16, time: i64) -> [u64; 2] {
-        [slot as u64 | (status as u64) << 32 | (flags as u64) << 48, time as u64]
+        [slot as u64 | (status as u64) << 32 | (flags as u64) << 48, time.cast_unsigned()]
     }
 }
 
@@ -194,7 +196,7 @@ mod tests {
             ahead in -1000i32..101_000,
         ) {
             let event = old.wrapping_add_signed(ahead);
-            let among = ahead >= 0 && (ahead as u32) < count;
+            let among = ahead >= 0 && ahead.cast_unsigned() < count;
             prop_assert_eq!(passes(event, old, old.wrapping_add(count)), among);
         }
     }

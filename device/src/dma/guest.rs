@@ -109,7 +109,8 @@ impl GuestMemory {
             let here = iova.checked_add(done as u64).ok_or(NotMapped { iova })?;
             let map = self.at(here).filter(|m| m.writable || !write).ok_or(NotMapped { iova: here })?;
             let piece = (len - done).min(usize::try_from(map.end() - here).unwrap_or(usize::MAX));
-            if !visit(map.memory.as_ref(), (here - map.iova) as usize, done..done + piece) {
+            let offset = usize::try_from(here - map.iova).map_err(|_| NotMapped { iova: here })?;
+            if !visit(map.memory.as_ref(), offset, done..done + piece) {
                 return Err(NotMapped { iova: here });
             }
             done += piece;
@@ -130,7 +131,7 @@ impl GuestMemory {
     /// The memory of a range that one map covers, and the offset in it: nearly every access.
     pub(super) fn whole(&self, iova: u64, len: usize, write: bool) -> Option<(&SharedMemory, usize)> {
         let map = self.at(iova).filter(|m| m.end() - iova >= len as u64 && (m.writable || !write))?;
-        Some((map.memory.as_ref()?, (iova - map.iova) as usize))
+        Some((map.memory.as_ref()?, usize::try_from(iova - map.iova).ok()?))
     }
 
     /// Copies guest memory out, once.

@@ -152,7 +152,7 @@ impl StreamMemory for View<'_> {
 }
 
 /// Bytes between two slots that are rather read than asked around: a message to the client costs more.
-const GAP: u64 = 1024;
+const GAP: usize = 1024;
 /// Bytes of buffers that are read ahead at most.
 const MAX_AHEAD: usize = 256 << 10;
 
@@ -183,8 +183,8 @@ impl<'a> Pieces<'a> {
         let size = config.width.event_size();
         let mut ranges: Vec<(u64, usize)> = Vec::new();
         for iova in slots.iter().map(|slot| config.slot_iova(*slot)) {
-            match ranges.last_mut().map(|last| (iova - last.0, last)) {
-                Some((distance, last)) if distance <= last.1 as u64 + GAP => last.1 = distance as usize + size,
+            match ranges.last_mut().map(|last| (usize::try_from(iova - last.0), last)) {
+                Some((Ok(distance), last)) if distance <= last.1 + GAP => last.1 = distance + size,
                 _ => ranges.push((iova, size)),
             }
         }
@@ -241,8 +241,8 @@ impl StreamMemory for Pieces<'_> {
         let bytes: Vec<u8> = entries.as_flattened().iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut rest = &bytes[..];
         let first = index & (size - 1);
-        for (iova, len) in ring_ranges(self.config.completion_base, COMPLETION_SIZE, first, entries.len() as u32, size)
-        {
+        let count = u32::try_from(entries.len()).ok()?;
+        for (iova, len) in ring_ranges(self.config.completion_base, COMPLETION_SIZE, first, count, size) {
             let (here, behind) = rest.split_at(len);
             self.access.write(iova, here).ok()?;
             rest = behind;

@@ -4,6 +4,8 @@
 //! [`Mix`]. The code here runs anywhere; `avx2` does the same sums in the same order, eight at once, and so gives the
 //! same bits.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
@@ -18,7 +20,20 @@ const FRACTION_SCALE: f32 = 1.0 / (1u32 << 31) as f32;
 /// What a centred voice sends is as loud as what it plays on one side.
 const SEND_SCALE: f32 = core::f32::consts::FRAC_1_SQRT_2;
 
+/// Where a silent lane begins, ends and turns, and the most that a lane moves on in one sample.
+const SILENT_START: i32 = word(GUARD);
+const SILENT_END: i32 = word(SILENCE);
+const SILENT_TURN: i32 = word(MAX_STEP + 1);
+const LONGEST_STEP: i32 = word(MAX_STEP);
+
 type Lane = [f32; LANES];
+
+/// A constant of the pool as a lane holds it: positions in the pool have 31 bits.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "checked, when it is compiled")]
+const fn word(samples: usize) -> i32 {
+    assert!(samples <= i32::MAX.cast_unsigned() as usize);
+    samples as i32
+}
 
 /// How samples are found between those of a wave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,12 +160,12 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) const SILENT: Self = Self {
-        at: [GUARD as i32; LANES],
+        at: [SILENT_START; LANES],
         fraction: [0; LANES],
         step: [0; LANES],
         step_fraction: [0; LANES],
-        end: [SILENCE as i32; LANES],
-        turn: [(MAX_STEP + 1) as i32; LANES],
+        end: [SILENT_END; LANES],
+        turn: [SILENT_TURN; LANES],
         wet: [0; LANES],
         b: [0.0; LANES],
         a1: [0.0; LANES],
@@ -176,9 +191,9 @@ impl Group {
         self.stop(lane);
         self.active |= 1 << lane;
         self.channel[lane] = channel;
-        self.at[lane] = sound.base as i32;
-        self.end[lane] = sound.end as i32;
-        self.turn[lane] = sound.turn as i32;
+        self.at[lane] = sound.base.cast_signed();
+        self.end[lane] = sound.end.cast_signed();
+        self.turn[lane] = sound.turn.cast_signed();
     }
 
     /// The gains from which a lane's first ramp starts.
@@ -191,10 +206,10 @@ impl Group {
         self.active &= !(1 << lane);
         self.filtered &= !(1 << lane);
         self.channel[lane] = u32::MAX;
-        self.at[lane] = GUARD as i32;
+        self.at[lane] = SILENT_START;
         self.fraction[lane] = 0;
-        self.end[lane] = SILENCE as i32;
-        self.turn[lane] = (MAX_STEP + 1) as i32;
+        self.end[lane] = SILENT_END;
+        self.turn[lane] = SILENT_TURN;
         self.wet[lane] = 0;
         self.set_step(lane, 0);
         self.set_sends(lane, (0.0, 0.0));
@@ -213,7 +228,7 @@ impl Group {
     pub(crate) fn set_step(&mut self, lane: usize, step: u64) {
         let step = step.min((MAX_STEP as u64) << 32);
         self.step[lane] = (step >> 32) as i32;
-        self.step_fraction[lane] = (step as u32 >> 1) as i32;
+        self.step_fraction[lane] = ((step & 0xFFFF_FFFF) as u32 >> 1).cast_signed();
     }
 
     /// Runs at the rate of another lane.
@@ -275,34 +290,35 @@ impl Group {
             return;
         }
         let (start, length) = sound.looped;
-        let mut place = (self.at[lane] as u32).saturating_sub(sound.base);
+        let mut place = self.at[lane].cast_unsigned().saturating_sub(sound.base);
         if length > 0 && place >= start {
             place = start + (place - start) % length;
         }
-        self.at[lane] = (tail.base + place).min(tail.end - 1) as i32;
-        self.end[lane] = tail.end as i32;
-        self.turn[lane] = tail.turn as i32;
+        self.at[lane] = (tail.base + place).min(tail.end - 1).cast_signed();
+        self.end[lane] = tail.end.cast_signed();
+        self.turn[lane] = tail.turn.cast_signed();
     }
 
     /// Goes on in sounds that have moved, sorted by where they ended.
     pub(crate) fn move_along(&mut self, moved: &[Moved]) {
         for lane in 0..LANES {
-            let end = self.end[lane] as u32;
+            let end = self.end[lane].cast_unsigned();
             let Ok(found) = moved.binary_search_by_key(&end, |moved| moved.from.end) else {
                 continue;
             };
             let Moved { from, to } = moved[found];
             if !self.exhausted(lane) {
-                self.at[lane] = (self.at[lane] as u32).wrapping_sub(from.base).wrapping_add(to.base) as i32;
+                self.at[lane] =
+                    self.at[lane].cast_unsigned().wrapping_sub(from.base).wrapping_add(to.base).cast_signed();
             }
-            self.end[lane] = to.end as i32;
-            self.turn[lane] = to.turn as i32;
+            self.end[lane] = to.end.cast_signed();
+            self.turn[lane] = to.turn.cast_signed();
         }
     }
 
     /// A wave without a loop has been played to its end.
     pub(crate) fn exhausted(&self, lane: usize) -> bool {
-        self.at[lane] < SILENCE as i32
+        self.at[lane] < SILENT_END
     }
 
     /// Adds the next `samples` (at most a period, never across a tick) of all lanes to the mix, with their sends or
@@ -343,7 +359,7 @@ impl Group {
         for row in 0..samples {
             let mut fetched = [0.0; LANES];
             for (lane, x) in fetched.iter_mut().enumerate() {
-                let at = self.at[lane] as usize;
+                let at = self.at[lane].cast_unsigned() as usize;
                 let near: [i16; 4] = match pool.get(at.wrapping_sub(1)..at.wrapping_add(3)) {
                     Some(&[a, b, c, d]) => [a, b, c, d],
                     _ => [0; 4],
@@ -361,9 +377,9 @@ impl Group {
                 };
             }
             for lane in 0..LANES {
-                let sum = self.fraction[lane] as u32 + self.step_fraction[lane] as u32;
-                self.fraction[lane] = (sum & FRACTION) as i32;
-                let at = self.at[lane] + (self.step[lane] + (sum >> 31) as i32);
+                let sum = self.fraction[lane].cast_unsigned() + self.step_fraction[lane].cast_unsigned();
+                self.fraction[lane] = (sum & FRACTION).cast_signed();
+                let at = self.at[lane] + (self.step[lane] + (sum >> 31).cast_signed());
                 self.at[lane] = if at >= self.end[lane] { at - self.turn[lane] } else { at };
             }
             for (lane, mut x) in fetched.into_iter().enumerate() {

@@ -3,8 +3,8 @@
 //! Fed as `lanes` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are
 //! the same.
 
-use super::{FRACTION, FRACTION_SCALE, Group, LANES, Lane, Mix, SEND_SCALE};
-use crate::bank::{GUARD, MAX_STEP};
+use super::{FRACTION, FRACTION_SCALE, Group, LANES, LONGEST_STEP, Lane, Mix, SEND_SCALE, SILENT_TURN};
+use crate::bank::GUARD;
 use core::arch::x86_64::*;
 
 /// Proof that the processor has AVX2.
@@ -89,8 +89,8 @@ fn stays_inside(group: &Group, pool: &[i16]) -> bool {
         _mm256_cmpgt_epi32(at, _mm256_sub_epi32(end, _mm256_set1_epi32(1))),
         _mm256_cmpgt_epi32(end, _mm256_set1_epi32(last)),
         _mm256_cmpgt_epi32(zero, step),
-        _mm256_cmpgt_epi32(step, _mm256_set1_epi32(MAX_STEP as i32)),
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(MAX_STEP as i32 + 1), turn),
+        _mm256_cmpgt_epi32(step, _mm256_set1_epi32(LONGEST_STEP)),
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(SILENT_TURN), turn),
         _mm256_cmpgt_epi32(_mm256_add_epi32(turn, _mm256_set1_epi32(1)), end),
         _mm256_cmpgt_epi32(zero, fractions),
     ];
@@ -113,7 +113,7 @@ fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
     let [half, three_halves] = [0.5, 1.5].map(|x| _mm256_set1_ps(x));
     let scale = _mm256_set1_ps(FRACTION_SCALE);
     let send_scale = _mm256_set1_ps(SEND_SCALE);
-    let fraction_bits = _mm256_set1_epi32(FRACTION as i32);
+    let fraction_bits = _mm256_set1_epi32(FRACTION.cast_signed());
     let (mut at, mut fraction) = (load_words(&group.at), load_words(&group.fraction));
     let (step, step_fraction) = (load_words(&group.step), load_words(&group.step_fraction));
     let last = _mm256_sub_epi32(load_words(&group.end), _mm256_set1_epi32(1));
