@@ -3,7 +3,7 @@
 use dmus_card::ClockMode;
 use dmus_driver::Platform;
 use dmus_interface::doorbell;
-use dmus_interface::event::PointerWidth;
+use dmus_interface::event::{Event, INCOMPLETE, PointerWidth};
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault, Register};
@@ -154,5 +154,32 @@ fn a_tail_stored_for_a_closed_stream_is_reported_when_a_stream_is_created_there(
     assert_eq!(s.word(doorbell::SUBMISSION_TAIL), 0, "creating a stream zeroes its words");
     s.set_state(State::Run)?;
     assert!(s.is_drained());
+    Ok(())
+}
+
+#[test]
+fn a_message_left_unfinished_is_rejected_once_and_the_fault_names_its_last_fragment() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    let begin = |slot, bytes: &[u8]| -> anyhow::Result<()> {
+        s.submit(slot, Event { flags: INCOMPLETE, ..s.inline(0, bytes) }, 0);
+        assert_eq!(s.completion()?.status, Status::Copied);
+        Ok(())
+    };
+    begin(3, &[0xF0, 0x7D])?;
+    begin(4, &[1])?;
+    s.submit(5, s.inline(0, &NOTE), 0);
+    assert_eq!(s.completion()?.status, Status::Presented);
+    assert_eq!(fault(&s), Some((Fault::UnfinishedMessage, 4)));
+    assert_eq!(platform.stats.rejected.get(), 1);
+    begin(6, &[0xF0, 0x7D])?;
+    s.set_state(State::Stop)?;
+    assert_eq!(fault(&s), Some((Fault::UnfinishedMessage, 6)));
+    assert_eq!(platform.stats.rejected.get(), 2);
+    // The next message begins anew.
+    s.set_state(State::Run)?;
+    s.submit(7, s.inline(0, &NOTE), 0);
+    assert_eq!(s.completion()?.status, Status::Presented);
+    assert_eq!((fault(&s), platform.stats.rejected.get()), (None, 2));
     Ok(())
 }
