@@ -173,24 +173,31 @@ impl RenderStream {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
-        self.queues.renew(section);
         let fetched = match section.view(self.queues.stream) {
             Some(view) => {
                 self.fetch_events::<WIDE>(&view, section.shared().stats());
                 true
             }
-            None => self.fetch_pieces::<WIDE>(section),
+            None => self.fetch_elsewhere::<WIDE>(section),
         };
         fetched && self.queues.publish(section, &mut self.in_flight) && self.queues.submissions.pending() == 0
     }
 
+    /// The maps have changed, or the stream is not shared whole.
     #[cold]
     #[inline(never)]
-    fn fetch_pieces<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
-        if self.queues.reach(section) == Reach::Away {
-            return false;
+    fn fetch_elsewhere<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
+        match self.queues.reach(section) {
+            Reach::Away => return false,
+            Reach::Whole => {
+                if let Some(view) = section.view(self.queues.stream) {
+                    self.fetch_events::<WIDE>(&view, section.shared().stats());
+                }
+                return true;
+            }
+            Reach::Pieces => {}
         }
         let (shared, epoch) = (section.shared(), section.epoch());
         section.unlocked(|| {

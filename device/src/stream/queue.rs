@@ -169,18 +169,12 @@ impl Queues {
         self.completions.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
     }
 
-    /// Translates the stream's parts anew if the maps have changed.
-    #[inline(always)]
-    pub(crate) fn renew(&mut self, section: &mut Section<'_>) {
+    /// How the stream's parts can be reached; they are translated anew if the maps have changed.
+    pub(crate) fn reach(&mut self, section: &mut Section<'_>) -> Reach {
         if section.renew(self.stream, &self.config) {
             // What was away may be back.
             self.away = None;
         }
-    }
-
-    /// How the stream's parts can be reached.
-    pub(crate) fn reach(&mut self, section: &mut Section<'_>) -> Reach {
-        self.renew(section);
         match section.view(self.stream) {
             Some(_) => Reach::Whole,
             None => self.reach_pieces(section),
