@@ -3,8 +3,10 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::SIGXFSZ;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// A DirectMusic-capable PCI sound card for QEMU, over vfio-user.
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
+    // At a limit of the size of files, a write fails as on a full disk.
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        tracing::warn!("a file that grows too large will end the card: {error}");
+    }
     let result = match Cli::parse().command {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Render(args) => commands::render::run(&args),

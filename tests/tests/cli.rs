@@ -51,6 +51,18 @@ fn render_writes_exactly_the_song_and_three_seconds() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_limit_of_the_size_of_files_is_an_error_like_a_full_disk() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    write(dir.path(), "song.mid", &songs::busy(500))?;
+    let mut limited = std::process::Command::new("bash");
+    limited.args(["-c", "ulimit -f 64; exec \"$0\" \"$@\""]).arg(card(&[], dir.path())?.get_program());
+    let done = run(limited.args(["render", "song.mid", "-o", "out.wav"]).current_dir(dir.path()))?;
+    assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+    assert!(said(&done).contains("File too large") && said(&done).contains("out.wav"), "{}", said(&done));
+    Ok(())
+}
+
+#[test]
 fn a_bank_replaces_what_it_has_and_a_bad_one_is_refused() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     write(dir.path(), "song.mid", &songs::busy(200))?;
