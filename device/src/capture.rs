@@ -21,6 +21,7 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
+use inputs::Heard;
 use pending::{Captured, Pending};
 use std::collections::VecDeque;
 use wave::Wave;
@@ -170,13 +171,16 @@ impl CaptureStream {
     }
 
     /// Takes what an input received at a master time.
-    pub(crate) fn hear(&mut self, input: u16, master: RefTime, bytes: &[u8]) {
+    pub(crate) fn hear(&mut self, input: u16, master: RefTime, heard: Heard<'_>) {
         let time = self.timeline.at(self.state, master);
         if let Waiting::Midi(pending) = &mut self.waiting
             && matches!(self.state, State::Run | State::Pause)
             && !self.queues.is_halted()
         {
-            pending.hear(input, time, bytes);
+            match heard {
+                Heard::Bytes(bytes) => pending.hear(input, time, bytes),
+                Heard::End => pending.end(input),
+            }
         }
     }
 

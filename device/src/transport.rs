@@ -8,12 +8,14 @@ mod vfio_user;
 use crate::device::Device;
 use crate::pci::Card;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Clients that may wait while another is served.
@@ -34,7 +36,7 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
         return vfio_user::serve(listener, card, once);
     }
     loop {
-        let (stream, _) = listener.accept()?;
+        let stream = accept(&listener)?;
         match server::serve_connection(stream, card) {
             Ok(()) => tracing::info!("the client has gone"),
             Err(error) => tracing::warn!("the client was lost: {error}"),
@@ -42,6 +44,31 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
         card.disconnect();
         if once {
             return Ok(());
+        }
+    }
+}
+
+/// How long to wait for descriptors or memory before the next look.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Accepts the next connection. Where descriptors or memory have run out, whoever connects waits until there are some
+/// again: the one before may be about to free them.
+pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    let mut said = false;
+    loop {
+        let error = match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) => error,
+        };
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::INTR | Errno::CONNABORTED) => {}
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!("a connection waits: {error}; it is accepted once there is room");
+                }
+                std::thread::sleep(BACK_OFF);
+            }
+            _ => return Err(error),
         }
     }
 }

@@ -475,8 +475,13 @@ fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
         let card = Card::open(Loopback::new(&socket)?, PointerWidth::Eight)?;
         let stream = CaptureStream::open(&card, 0, StreamConfig::default(), true)?;
         stream.set_state(State::Run)?;
-        for (group, key) in [(0, 1), (0, 2), (1, 3)] {
+        for (group, key) in [(0, 1), (0, 2), (1, 3), (0, 4)] {
             match group {
+                0 if key == 4 => {
+                    // One that goes in the middle of a message, and one that goes on with it.
+                    UnixStream::connect(dir.path().join("midi.sock"))?.write_all(&[0x90])?;
+                    UnixStream::connect(dir.path().join("midi.sock"))?.write_all(&[60, 127, 0x90, key, 1])?;
+                }
                 0 => UnixStream::connect(dir.path().join("midi.sock"))?.write_all(&[0x90, key, 1])?,
                 _ => pipe.write_all(&[0x90, key, 1])?,
             }
@@ -496,6 +501,6 @@ fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
     assert_eq!(done.status.code(), Some(130), "{}", programs::said(&done));
     assert!(!socket.exists() && !dir.path().join("midi.sock").exists());
     let counters: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
-    assert_eq!((&counters["captured"], &counters["capture_overruns"]), (&3.into(), &0.into()));
+    assert_eq!((&counters["captured"], &counters["capture_overruns"]), (&4.into(), &0.into()));
     Ok(())
 }

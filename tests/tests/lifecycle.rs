@@ -5,7 +5,13 @@ use dmus_interface::ring::Status;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, until};
 use dmus_tests::raw::{RawStream, seconds};
+use rustix::process::{Resource, Rlimit};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 const ROUNDS: usize = 1000;
 
@@ -17,6 +23,41 @@ fn holdings(pid: u32) -> anyhow::Result<[usize; 3]> {
     Ok([entries("fd")?, maps.lines().filter(|line| line.contains("memfd:")).count(), entries("task")?])
 }
 
+/// Whether the card has said something with these words.
+fn has_said(log: &Path, words: &str) -> bool {
+    std::fs::read_to_string(log).is_ok_and(|said| said.contains(words))
+}
+
+/// Neither the client's socket nor a MIDI input is lost when descriptors run out for a while.
+#[test]
+fn who_connects_while_descriptors_have_run_out_is_served_once_there_are_some() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let [socket, midi, log] = ["card.sock", "midi.sock", "log"].map(|name| dir.path().join(name));
+    let mut command = Command::new("bash");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>log"]).arg(programs::card()?.get_program());
+    command.args(["serve", "--clock", "realtime", "--socket", "card.sock", "--midi-in", "unix:midi.sock"]);
+    let card = Running::start(command.current_dir(dir.path()))?;
+    until("the sockets", LIMIT, || socket.exists() && midi.exists() && has_said(&log, "listening"))?;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(card.id())?);
+    let limit = |current| Rlimit { current: Some(current), maximum: Some(4096) };
+
+    rustix::process::prlimit(pid, Resource::Nofile, limit(0))?;
+    // The kernel sets a descriptor aside before it waits for a connection: these two are accepted still.
+    drop([UnixStream::connect(&midi)?, UnixStream::connect(&socket)?]);
+    until("two complaints", LIMIT, || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        said.matches("a connection waits: Too many open files").count() == 2
+    })?;
+    let sender = UnixStream::connect(&midi)?;
+    let before = holdings(card.id())?[0];
+    rustix::process::prlimit(pid, Resource::Nofile, limit(1024))?;
+    let client = Loopback::new(&socket)?;
+    until("both are accepted", LIMIT, || holdings(card.id()).is_ok_and(|[open, ..]| open >= before + 2))?;
+    drop((client, sender));
+    assert!(!has_said(&log, "a MIDI input ends"));
+    Ok(())
+}
+
 #[test]
 fn a_thousand_clients_that_leave_while_playing_leave_nothing_behind() -> anyhow::Result<()> {
     for transport in ["own", "crate"] {
@@ -24,7 +65,7 @@ fn a_thousand_clients_that_leave_while_playing_leave_nothing_behind() -> anyhow:
         let socket = dir.path().join("card.sock");
         let arguments = ["serve", "--clock", "virtual", "--transport", transport, "--socket"];
         let mut card = Running::start(programs::card()?.args(arguments).arg(&socket).env("DMUS_LOG", "off"))?;
-        until("the socket", Duration::from_secs(20), || socket.exists())?;
+        until("the socket", LIMIT, || socket.exists())?;
         let mut before = None;
         for round in 0..ROUNDS {
             let platform = Loopback::new(&socket)?;

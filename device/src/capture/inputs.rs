@@ -5,6 +5,7 @@
 
 use crate::shared::Shared;
 use crate::stream::Monitor;
+use crate::transport;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use std::io::{self, Read};
@@ -39,8 +40,23 @@ enum Source {
     },
     /// A live input before its thread runs.
     Idle(Input),
-    Live(Receiver<Box<[u8]>>),
+    Live(Receiver<Piece>),
     Loopback,
+}
+
+/// What a live input's thread passes on.
+enum Piece {
+    Bytes(Box<[u8]>),
+    /// The sender has gone.
+    End,
+}
+
+/// What an input has for the capture streams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Heard<'b> {
+    Bytes(&'b [u8]),
+    /// Whoever sent has gone: what was left unfinished belongs to nothing that follows.
+    End,
 }
 
 /// All inputs of a card.
@@ -113,13 +129,17 @@ impl Inputs {
 
     /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master
     /// time.
-    pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, &[u8])) -> bool {
+    pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) -> bool {
         let next = self.next_time().filter(|time| *time <= now);
         for (number, source) in (0..).zip(&mut self.sources) {
             match source {
                 Source::Live(bytes) => {
-                    if let Ok(bytes) = bytes.try_recv() {
-                        hear(number, now, &bytes);
+                    if let Ok(piece) = bytes.try_recv() {
+                        let heard = match &piece {
+                            Piece::Bytes(bytes) => Heard::Bytes(bytes),
+                            Piece::End => Heard::End,
+                        };
+                        hear(number, now, heard);
                         return true;
                     }
                 }
@@ -130,7 +150,7 @@ impl Inputs {
                         && time(message.time) == Some(due)
                     {
                         *place += 1;
-                        hear(number, due, message.bytes);
+                        hear(number, due, Heard::Bytes(message.bytes));
                         return true;
                     }
                 }
@@ -141,27 +161,26 @@ impl Inputs {
     }
 
     /// Shows what the render streams presented to `hear`, by time, once for each input that hears it.
-    pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut hear: impl FnMut(u16, RefTime, &[u8])) {
+    pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) {
         monitor.sort_by_key(|(time, _)| *time);
         for (time, bytes) in monitor.drain(..) {
             for (number, source) in (0..).zip(&self.sources) {
                 if matches!(source, Source::Loopback) {
-                    hear(number, time, &bytes);
+                    hear(number, time, Heard::Bytes(&bytes));
                 }
             }
         }
     }
 }
 
-fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, shared: &Shared) {
+fn listen(listener: &UnixListener, sender: &SyncSender<Piece>, shared: &Shared) {
     loop {
-        match listener.accept() {
-            Ok((mut client, _)) => {
+        match transport::accept(listener) {
+            Ok(mut client) => {
                 if !forward(&mut client, sender, shared) {
                     return;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 tracing::error!("a MIDI input ends, it cannot accept connections: {error}");
                 return;
@@ -170,23 +189,26 @@ fn listen(listener: &UnixListener, sender: &SyncSender<Box<[u8]>>, shared: &Shar
     }
 }
 
-/// Passes bytes on until their end; false if nobody takes them any more.
-fn forward(bytes: &mut dyn Read, sender: &SyncSender<Box<[u8]>>, shared: &Shared) -> bool {
-    let mut piece = [0; PIECE];
+/// Passes bytes on until their end, and that; false if nobody takes them any more.
+fn forward(bytes: &mut dyn Read, sender: &SyncSender<Piece>, shared: &Shared) -> bool {
+    let mut read = [0; PIECE];
     loop {
-        match bytes.read(&mut piece) {
-            Ok(0) => return true,
-            Ok(len) => {
-                if sender.send(piece[..len].into()).is_err() {
-                    return false;
-                }
-                shared.section().wake();
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        let piece = match bytes.read(&mut read) {
+            Ok(0) => Piece::End,
+            Ok(len) => Piece::Bytes(read[..len].into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
                 tracing::warn!("a MIDI input's sender is gone: {error}");
-                return true;
+                Piece::End
             }
+        };
+        let is_end = matches!(piece, Piece::End);
+        if sender.send(piece).is_err() {
+            return false;
+        }
+        shared.section().wake();
+        if is_end {
+            return true;
         }
     }
 }

@@ -123,6 +123,13 @@ impl Pending {
         Some(event)
     }
 
+    /// Whoever sent on an input has gone: the message that has begun is given up, and no running status is left.
+    pub(super) fn end(&mut self, input: u16) {
+        if let Some(cooker) = self.cookers.get_mut(usize::from(input)) {
+            *cooker = Cooker::default();
+        }
+    }
+
     /// The inputs are not heard for a while: messages that have begun are given up.
     pub(super) fn cut(&mut self) {
         self.cookers.clear();

@@ -5,7 +5,7 @@
 
 use super::{Core, Streams};
 use crate::capture::CaptureStream;
-use crate::capture::inputs::Inputs;
+use crate::capture::inputs::{Heard, Inputs};
 use crate::shared::Section;
 use crate::stream::RenderStream;
 use dmus_interface::time::RefTime;
@@ -48,15 +48,15 @@ impl Core {
         let now = self.clock.master_time();
         let is_virtual = self.clock.is_virtual();
         let Streams { capture, inputs, monitor, .. } = &mut self.streams;
-        inputs.take_monitored(monitor, |input, time, bytes| {
-            capture.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+        inputs.take_monitored(monitor, |input, time, heard| {
+            capture.iter_mut().for_each(|stream| stream.hear(input, time, heard));
         });
         let mut worked = false;
         // Bounded, as everything in a turn.
         for _ in 0..MESSAGES {
             let stalled = is_virtual && capture.iter().any(CaptureStream::is_stalled);
-            let hear = |input, time, bytes: &[u8]| {
-                capture.iter_mut().for_each(|stream| stream.hear(input, time, bytes));
+            let hear = |input, time, heard: Heard<'_>| {
+                capture.iter_mut().for_each(|stream| stream.hear(input, time, heard));
             };
             if stalled || !inputs.take_one(now, hear) {
                 break;
