@@ -69,7 +69,8 @@ impl GuestMemory {
         let end = map.offset.checked_add(map.size).ok_or_else(too_large)?;
         pin_size(file)?;
         // Beyond the end of the file an access would be a bus error.
-        if file.metadata()?.len() < end {
+        let size = rustix::fs::fstat(file)?.st_size;
+        if u64::try_from(size).unwrap_or(0) < end {
             return Err(too_large());
         }
         let mut options = MmapOptions::new();

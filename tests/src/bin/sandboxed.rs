@@ -7,6 +7,7 @@
 use anyhow::{Context, bail, ensure};
 use memmap2::MmapMut;
 use nix::sys::ptrace;
+use rustix::fs::AtFlags;
 use rustix::process::{Pid, getppid, test_kill_process};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let what = arguments.next().context("what is to be tried?")?;
     let dir = arguments.next().context("in which directory?")?;
     let mut open = File::create(Path::new(&dir).join("open"))?;
+    let directory = File::open(&dir)?;
     let (sender, receiver) = channel::<()>();
     let path = Path::new(&dir).join("file");
     let before = std::thread::spawn(move || receiver.recv().map(|()| File::open(path).map(drop)));
@@ -33,13 +35,17 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     // What the card needs still works.
     open.write_all(b"open")?;
-    ensure!(open.metadata()?.len() == 4, "the size of an open file");
+    ensure!(rustix::fs::fstat(&open)?.st_size == 4, "the size of an open file");
     std::thread::spawn(|| vec![1; 1 << 24].len()).join().ok().context("a thread")?;
 
     let outcome = match what.as_str() {
         "open in a thread from before" => {
             sender.send(())?;
             before.join().ok().context("a thread")??
+        }
+        // Relative to a descriptor, with the flag that an empty path needs.
+        "ask for a file's size by a flag" => {
+            rustix::fs::statat(&directory, "file", AtFlags::EMPTY_PATH).map(drop).map_err(io::Error::from)
         }
         _ => attempt(&what, Path::new(&dir), parent)?,
     };
