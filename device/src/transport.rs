@@ -7,19 +7,24 @@ mod vfio_user;
 
 use crate::device::Device;
 use crate::pci::Card;
-use rustix::fs::Mode;
+use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
+use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Clients that may wait while another is served.
 const BACKLOG: i32 = 128;
+
+/// How long others may take to find out whether a socket is stale, and how often to look.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+const LOCK_STEP: Duration = Duration::from_millis(5);
 
 /// Which server speaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,20 +109,41 @@ pub enum SocketError {
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let shown = || path.display().to_string();
     let failed = |error| SocketError::Io { path: shown(), error };
+    // Two that find the same stale socket would otherwise each remove it, and one of them the other's new one.
+    let _turn = lock_directory(path).map_err(failed)?;
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(SocketError::NotASocket(shown()));
         }
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                tracing::info!("removing the stale socket {}", path.display());
-                std::fs::remove_file(path).map_err(failed)?;
-            }
-            _ => return Err(SocketError::InUse(shown())),
-        },
+        Ok(_) if is_stale(path).map_err(failed)? => {
+            tracing::info!("removing the stale socket {}", path.display());
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        Ok(_) => return Err(SocketError::InUse(shown())),
         Err(_) => {}
     }
     bind(path).map_err(|errno| failed(errno.into()))
+}
+
+/// Locks the directory of a path against others that look for a stale socket there, until the file is closed.
+fn lock_directory(path: &Path) -> io::Result<File> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = File::open(directory)?;
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_STEP),
+            result => return result.map(|()| file).map_err(io::Error::from),
+        }
+    }
+}
+
+/// Whether nobody has the socket at a path any more. It is asked with a socket of another type, which the kernel
+/// refuses before whoever listens there hears of it: a card that serves one client only must not take this for that
+/// one.
+fn is_stale(path: &Path) -> io::Result<bool> {
+    let refusal = UnixDatagram::unbound()?.connect(path).err();
+    Ok(refusal.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 /// The socket has its mode before it has a name. A umask instead would be the whole process's for that moment, and its
@@ -164,7 +190,6 @@ mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::UnixDatagram;
 
     #[test]
     fn stale_sockets_are_replaced_and_live_ones_and_files_are_not() {
@@ -181,6 +206,47 @@ mod tests {
         assert!(matches!(listen(&file), Err(SocketError::NotASocket(_))));
         assert_eq!(std::fs::read(&file).expect("still there"), b"x");
         assert!(matches!(listen(&dir.path().join("no/dir")), Err(SocketError::Io { .. })));
+    }
+
+    #[test]
+    fn a_listener_hears_nothing_of_a_second_card_and_a_full_one_does_not_hold_it_up() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("card.sock");
+        let first = listen(&path).expect("a socket");
+        first.set_nonblocking(true).expect("a socket");
+        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+        assert_eq!(first.accept().expect_err("nobody").kind(), io::ErrorKind::WouldBlock);
+        let address = SocketAddrUnix::new(&path).expect("an address");
+        let waiting: Vec<_> = (0..=BACKLOG + 1)
+            .map_while(|_| {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket");
+                rustix::net::connect(&client, &address).ok().map(|()| client)
+            })
+            .collect();
+        assert_eq!(waiting.len(), BACKLOG as usize + 1, "now it is full");
+        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
+    }
+
+    #[test]
+    fn of_many_that_find_a_stale_socket_one_listens() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("card.sock");
+        for _ in 0..300 {
+            drop(listen(&path).expect("a socket"));
+            let barrier = std::sync::Barrier::new(4);
+            let listeners = std::thread::scope(|scope| {
+                let one = || {
+                    barrier.wait();
+                    listen(&path).ok()
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+                let found = threads.into_iter().map(|thread| thread.join().expect("a thread"));
+                found.collect::<Vec<_>>()
+            });
+            assert_eq!(listeners.iter().flatten().count(), 1);
+            UnixStream::connect(&path).expect("it listens there");
+        }
     }
 
     #[test]
