@@ -62,6 +62,8 @@ pub trait RemoteMemory: Debug + Send + Sync {
     fn fetch(&self, ranges: &[(u64, usize)], out: &mut [u8], gate: Gate<'_>) -> Result<(), RemoteError>;
     /// Copies in. Waits until the client has done it, for a limited time.
     fn store(&self, iova: u64, bytes: &[u8], gate: Gate<'_>) -> Result<(), RemoteError>;
+    /// Nothing is asked for any more, and who waits for an answer does not go on waiting.
+    fn close(&self);
 }
 
 /// Why an access to the client's memory failed. Some of it may have been carried out.

@@ -323,11 +323,16 @@ impl Shared {
         self.remapping.load(Ordering::Relaxed) && since.elapsed() < REMAP_LIMIT
     }
 
-    /// Ends the engine.
+    /// Ends the engine, which does not wait for an answer that a client owes.
     pub(crate) fn shut_down(&self) {
         let mut section = self.section();
         section.inner.shutdown = true;
         section.wake();
+        let client = section.client();
+        drop(section);
+        if let Some(client) = client {
+            client.close();
+        }
     }
 
     /// Connects or disconnects a vector; its eventfd must never block the card.

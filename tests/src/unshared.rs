@@ -98,6 +98,12 @@ impl UnsharedHost {
         Ok(client)
     }
 
+    /// Ends the card's engine while a client may be connected.
+    pub fn end_engine(&mut self) -> anyhow::Result<()> {
+        self.engine.take().context("it has ended")?.finish()?;
+        Ok(())
+    }
+
     /// Waits until the last client's leaving is handled and all audio is written. The client must be gone.
     pub fn finish(mut self) -> anyhow::Result<MemorySink> {
         drop(self.clients.take());

@@ -392,6 +392,26 @@ fn a_client_may_leave_in_the_middle_of_anything() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a client owes does not hold up the card's end either.
+#[test]
+fn the_card_ends_while_an_answer_is_due() -> anyhow::Result<()> {
+    for part in PARTS {
+        // Longer than any test may take.
+        let mut host = UnsharedHost::start(Duration::from_secs(3600))?;
+        let client = host.connect()?;
+        let stream = RawStream::running(&client, PointerWidth::Eight)?;
+        behave(&client, &stream, part, Answer::Hold);
+        let before = client.seen().len();
+        stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+        let (iova, len) = place(&stream, part);
+        client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(host.end_engine()));
+        end.recv_timeout(PATIENT)??;
+    }
+    Ok(())
+}
+
 /// What takes the card's right to access memory away.
 #[derive(Clone, Copy, Debug)]
 enum End {

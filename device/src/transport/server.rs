@@ -16,7 +16,7 @@ mod version;
 
 pub use client_memory::{ClientMemory, ClientMemoryError};
 
-use crate::device::Device;
+use crate::device::{Device, RemoteMemory};
 use inbox::{Inbox, Message};
 use link::Link;
 use maps::Maps;

@@ -323,12 +323,6 @@ impl ClientMemory {
         self.0.changed.notify_all();
         known
     }
-
-    /// The connection is over: everyone who waits learns it.
-    pub(super) fn close(&self) {
-        self.exchange().closed = true;
-        self.0.changed.notify_all();
-    }
 }
 
 impl RemoteMemory for ClientMemory {
@@ -338,6 +332,11 @@ impl RemoteMemory for ClientMemory {
 
     fn store(&self, iova: u64, bytes: &[u8], gate: Gate<'_>) -> Result<(), RemoteError> {
         self.access(&[(iova, bytes.len())], Data::Write(bytes), gate).map_err(RemoteError::from)
+    }
+
+    fn close(&self) {
+        self.exchange().closed = true;
+        self.0.changed.notify_all();
     }
 }
 
