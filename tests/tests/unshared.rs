@@ -316,6 +316,14 @@ fn behave(client: &UnsharedClient, stream: &RawStream<'_, UnsharedClient>, part:
     client.behave(move |request| if request.touches(iova, len) { answer } else { Answer::Serve });
 }
 
+/// Submits an event, and waits until the card has asked for that part of the stream.
+fn submit_and_await(client: &UnsharedClient, stream: &RawStream<'_, UnsharedClient>, part: Part) -> anyhow::Result<()> {
+    let before = client.seen().len();
+    stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
+    let (iova, len) = place(stream, part);
+    client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))
+}
+
 #[test]
 fn wrong_answers_cost_the_event_or_the_stream_and_nothing_else() -> anyhow::Result<()> {
     let host = UnsharedHost::start(PATIENT)?;
@@ -356,10 +364,7 @@ fn an_answer_that_never_comes_is_a_ring_fault_and_holds_nobody_up() -> anyhow::R
         client.ram.restart();
         let stream = RawStream::running(&client, PointerWidth::Eight)?;
         behave(&client, &stream, part, Answer::Hold);
-        let before = client.seen().len();
-        stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
-        let (iova, len) = place(&stream, part);
-        client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+        submit_and_await(&client, &stream, part)?;
         // The transport goes on meanwhile.
         assert_eq!(client.read32(regs::MAGIC.offset), regs::MAGIC_VALUE);
         stream.until("a fault", || client.read32(regs::FAULT.offset) != 0)?;
@@ -380,10 +385,7 @@ fn a_client_may_leave_in_the_middle_of_anything() -> anyhow::Result<()> {
             let client = host.connect()?;
             let stream = RawStream::running(&client, PointerWidth::Eight)?;
             behave(&client, &stream, part, if held { Answer::Hold } else { Answer::Leave });
-            let before = client.seen().len();
-            stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
-            let (iova, len) = place(&stream, part);
-            client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+            submit_and_await(&client, &stream, part)?;
             drop(client);
             next_client_plays(&host)?;
         }
@@ -401,10 +403,7 @@ fn the_card_ends_while_an_answer_is_due() -> anyhow::Result<()> {
         let client = host.connect()?;
         let stream = RawStream::running(&client, PointerWidth::Eight)?;
         behave(&client, &stream, part, Answer::Hold);
-        let before = client.seen().len();
-        stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
-        let (iova, len) = place(&stream, part);
-        client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
+        submit_and_await(&client, &stream, part)?;
         let (ended, end) = std::sync::mpsc::channel();
         std::thread::spawn(move || ended.send(host.end_engine()));
         end.recv_timeout(PATIENT)??;
