@@ -17,7 +17,7 @@ use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -177,6 +177,15 @@ impl Loopback {
     }
 }
 
+/// Waits until a vector has fired, and empties its counter; false if the limit passed.
+pub(crate) fn await_vector(eventfd: impl AsFd, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).ok();
+    let fired = matches!(poll(&mut [PollFd::new(&eventfd, PollFlags::IN)], limit.as_ref()), Ok(1));
+    // An empty one is not an error here.
+    let _ = rustix::io::read(eventfd, &mut [0; 8]);
+    fired
+}
+
 impl Platform for Loopback {
     fn read32(&self, offset: u32) -> u32 {
         let mut bytes = [0; 4];
@@ -201,15 +210,7 @@ impl Platform for Loopback {
     }
 
     fn wait(&self, vector: u16, limit: Duration) -> bool {
-        let Some(fd) = self.vectors.get(usize::from(vector)) else {
-            return false;
-        };
-        let limit = Timespec::try_from(limit).ok();
-        let mut fds = [PollFd::new(fd, PollFlags::IN)];
-        let fired = matches!(poll(&mut fds, limit.as_ref()), Ok(1));
-        // Empties the counter; an empty one is not an error here.
-        let _ = rustix::io::read(fd, &mut [0; 8]);
-        fired
+        self.vectors.get(usize::from(vector)).is_some_and(|fd| await_vector(fd, limit))
     }
 
     fn now(&self) -> Duration {

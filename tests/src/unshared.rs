@@ -3,7 +3,7 @@
 //! Fed by tests with a driver's accesses, and with how to answer the card; feeds a card's server in this process. A
 //! thread of its own receives, so that the card is answered whatever the driver does. Everything has a time limit.
 
-use crate::loopback::MemorySink;
+use crate::loopback::{MemorySink, await_vector};
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::{Context, ensure};
@@ -17,7 +17,7 @@ use dmus_card::transport::server::{Connection, Limits};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::{BAR_SIZE, DOORBELL_BAR, REGISTER_BAR, VECTORS};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -455,14 +455,7 @@ impl Platform for UnsharedClient {
     }
 
     fn wait(&self, vector: u16, limit: Duration) -> bool {
-        let Some(fd) = self.vectors.get(usize::from(vector)) else {
-            return false;
-        };
-        let limit = Timespec::try_from(limit).ok();
-        let fired = matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], limit.as_ref()), Ok(1));
-        // Empties the counter; an empty one is not an error here.
-        let _ = rustix::io::read(fd, &mut [0; 8]);
-        fired
+        self.vectors.get(usize::from(vector)).is_some_and(|fd| await_vector(fd, limit))
     }
 
     fn now(&self) -> Duration {
