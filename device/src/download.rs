@@ -78,8 +78,8 @@ pub(crate) struct Downloads {
     /// Handles by the ids of chunks; not of those that are being unloaded.
     ids: HashMap<u32, u32>,
     unloading: Vec<u32>,
-    /// Unloads carried out, and not told of.
-    finished: u32,
+    /// Unloads whose end nobody was told of: those that are pending, and those that have been carried out since.
+    untold: u32,
     last: u32,
     /// What instruments take besides samples.
     bytes: usize,
@@ -259,12 +259,13 @@ impl Downloads {
         }
         self.ids.remove(&id);
         self.unloading.push(handle);
+        self.untold += 1;
         Ok(())
     }
 
     /// Whether [`Self::collect`] may have something to do, or has something to tell.
     pub(crate) fn is_unloading(&self) -> bool {
-        !self.unloading.is_empty() || self.finished > 0
+        self.untold > 0
     }
 
     /// Regions of instruments that are being unloaded.
@@ -286,7 +287,6 @@ impl Downloads {
 
     /// Frees what is being unloaded and not needed any more, given the regions of which that cannot be said.
     pub(crate) fn collect(&mut self, bank: &mut Bank, playing: &[Range<usize>]) {
-        let before = self.unloading.len();
         let mut waves = Vec::new();
         for handle in std::mem::take(&mut self.unloading) {
             match self.entries.get(&handle) {
@@ -311,19 +311,24 @@ impl Downloads {
                 _ => self.unloading.push(handle),
             }
         }
-        self.finished += (before - self.unloading.len()) as u32;
     }
 
     /// Whether a handle is gone, which is told by this.
     pub(crate) fn take_gone(&mut self, handle: u32) -> bool {
         let gone = !self.entries.contains_key(&handle);
-        self.finished -= u32::from(gone && self.finished > 0);
+        self.untold -= u32::from(gone && self.finished() > 0);
         gone
     }
 
     /// How many downloads are gone that nobody was told of, and are by this.
     pub(crate) fn take_finished(&mut self) -> u32 {
-        std::mem::take(&mut self.finished)
+        let finished = self.finished();
+        self.untold -= finished;
+        finished
+    }
+
+    fn finished(&self) -> u32 {
+        self.untold - self.unloading.len() as u32
     }
 
     /// Forgets everything.

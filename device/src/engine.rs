@@ -260,21 +260,37 @@ impl Core {
     /// is granted is fetched. `None` if a reset has made the turn void, or a ring is away for a moment.
     #[inline(always)]
     fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
-        let (mut worked, mut held, mut left) = (false, false, false);
+        let (mut worked, mut held) = (false, false);
         for stream in &mut self.streams.render {
             if stream.queues.poll(poll, section) {
                 worked = true;
-                left |= !stream.fetch(section);
+                if !stream.fetch(section) {
+                    return self.fetch_all(section, poll);
+                }
             }
             held |= stream.has_held();
         }
         for stream in &mut self.streams.capture {
             if stream.queues.poll(poll, section) {
                 worked = true;
-                left |= !stream.exchange(section);
+                if !stream.exchange(section) {
+                    return self.fetch_all(section, poll);
+                }
             }
         }
-        (!left || self.fetch_rest(section)).then_some(Fetched { worked, held: held | left })
+        Some(Fetched { worked, held })
+    }
+
+    /// The same, of more than one section can fetch.
+    #[cold]
+    fn fetch_all(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
+        for stream in &mut self.streams.render {
+            stream.queues.poll(poll, section);
+        }
+        for stream in &mut self.streams.capture {
+            stream.queues.poll(poll, section);
+        }
+        self.fetch_rest(section).then_some(Fetched { worked: true, held: true })
     }
 
     /// Goes on fetching, section by section. False as in [`Self::fetch`].

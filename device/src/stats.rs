@@ -26,7 +26,7 @@ pub struct Stats {
     pub captured: Counter,
     /// Captured events dropped for want of posted slots.
     pub capture_overruns: Counter,
-    /// Most slots that the card owned at once.
+    /// Most slots of a stream that the card owned at once.
     pub peak_in_flight: Counter,
     /// Slots of the largest pool.
     pub pool_slots: Counter,
@@ -94,20 +94,6 @@ impl Stats {
     fn note_first(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.first_presented.set(now.as_nanos() as u64);
-    }
-
-    /// Slots that the card took over in a section: those that it holds, and those whose message was presented at once.
-    #[inline]
-    pub(crate) fn note_fetched(&self, held: u32, presented: u32) {
-        let (held, presented) = (u64::from(held), u64::from(presented));
-        let in_flight = self.in_flight.get() + held;
-        self.peak_in_flight.raise_to(in_flight + presented);
-        if held > 0 {
-            self.in_flight.set(in_flight);
-        }
-        if presented > 0 {
-            self.note_presented(presented);
-        }
     }
 
     /// Messages that were presented so late.

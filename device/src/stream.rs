@@ -28,8 +28,8 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
-use in_flight::{Header, InFlight, Message};
-use queue::{CompletionQueue, Queues, Reach, SECTION, SubmissionQueue, Timeline};
+use in_flight::{InFlight, Message};
+use queue::{CompletionQueue, Queues, Reach, SECTION, Timeline};
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
 use std::time::Duration;
@@ -66,15 +66,13 @@ impl StreamClock {
     }
 }
 
-/// How a run of usual events ended.
-enum Ended {
-    /// With as many as there were to fetch.
-    All,
-    /// At a submission that is not by itself, whole and free: its slot, and its words if they were read.
-    Unusual(u32, Option<SlotWords>),
-    /// At an event by itself whose data is not what it should be.
-    Refused(u32, SlotWords, Reject),
-    /// At an entry of the ring that cannot be read.
+/// What ended a run of usual events.
+enum Unusual {
+    /// A submission that is not by itself, whole and free: its slot, and its words if they were read.
+    Submission(u32, Option<SlotWords>),
+    /// An event by itself whose data is not what it should be.
+    Refused(u32, Reject),
+    /// An entry of the ring that cannot be read.
     Unreadable(u32),
 }
 
@@ -88,6 +86,13 @@ pub(crate) struct RenderStream {
     assembler: Assembler,
     in_flight: InFlight,
     scheduler: Scheduler<u32>,
+    /// What ended the last run of usual events, if something did. Here rather than returned, which would take an event
+    /// registers.
+    unusual: Option<Unusual>,
+    /// Slots owned, as they were last counted.
+    counted: u32,
+    /// Most of them at once.
+    most: u32,
     pub(crate) synth: Synth,
     /// Time that rendering has taken since the last change to RUN.
     pub(crate) busy: Duration,
@@ -108,6 +113,9 @@ impl RenderStream {
             assembler: Assembler::new(),
             in_flight: InFlight::new(&config, true),
             scheduler: Scheduler::with_capacity(config.slots as usize),
+            unusual: None,
+            counted: 0,
+            most: 0,
             synth,
             busy: Duration::ZERO,
             silent: true,
@@ -133,11 +141,9 @@ impl RenderStream {
                 self.silent = true;
                 self.assembler.abandon();
                 self.report_unfinished(stats);
-                let owned = self.in_flight.owned();
                 while let Some((_, head)) = self.scheduler.pop() {
                     self.discard(head, stats);
                 }
-                stats.in_flight.sub(u64::from(owned - self.in_flight.owned()));
             }
             State::Acquire | State::Pause => {}
         }
@@ -175,14 +181,16 @@ impl RenderStream {
 
     #[inline(always)]
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
-        let fetched = match section.view(self.queues.stream) {
-            Some(view) => {
-                self.fetch_events::<WIDE>(&view, section.shared().stats());
-                true
-            }
-            None => self.fetch_elsewhere::<WIDE>(section),
+        let stats = section.shared().stats();
+        let Some(view) = section.view(self.queues.stream) else {
+            let fetched = self.fetch_elsewhere::<WIDE>(section);
+            return fetched && self.publish(section) && self.queues.submissions.pending() == 0;
         };
-        fetched && self.queues.publish(section, &mut self.in_flight) && self.queues.submissions.pending() == 0
+        self.fetch_events::<WIDE>(&view, stats);
+        self.count_owned(stats);
+        let written = self.queues.completions.write(&view);
+        self.queues.announce(section, &mut self.in_flight, written);
+        self.queues.submissions.pending() == 0
     }
 
     /// The maps have changed, or the stream is not shared whole.
@@ -210,27 +218,24 @@ impl RenderStream {
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
-    /// in one loop, which costs 62 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
+    /// in one loop, which costs 61 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
     /// moment.
     #[inline(always)]
     fn fetch_events<const WIDE: bool>(&mut self, memory: &impl StreamMemory, stats: &Stats) {
         let end = self.queues.submissions.fetched.wrapping_add(self.queues.submissions.pending().min(SECTION));
         loop {
-            let (completed, owned) = (self.queues.completions.waiting(), self.in_flight.owned());
             // In STOP all is discarded, and between fragments all may be part of a message.
-            let ended = match self.state != State::Stop && self.assembler.is_idle() {
-                true => self.fetch_usual::<WIDE>(memory, end, stats),
-                false => Self::fetch_one(&mut self.queues.submissions, memory, end),
-            };
-            let held = self.in_flight.owned() - owned;
-            stats.note_fetched(held, self.queues.completions.waiting() - completed);
-            if let Ended::All = ended {
-                return;
+            if self.state != State::Stop && self.assembler.is_idle() {
+                let completed = self.queues.completions.waiting();
+                self.fetch_usual::<WIDE>(memory, end, stats);
+                let presented = self.queues.completions.waiting() - completed;
+                if presented > 0 {
+                    stats.note_presented(presented.into());
+                }
+            } else {
+                self.fetch_one(memory, end);
             }
-            let owned = self.in_flight.owned();
-            let goes_on = self.fetch_unusual(memory, ended, stats);
-            stats.note_fetched(self.in_flight.owned() - owned, 0);
-            if !goes_on {
+            if self.unusual.is_none() || !self.fetch_unusual(memory, stats) {
                 return;
             }
         }
@@ -238,31 +243,32 @@ impl RenderStream {
 
     /// Not inlined: by itself it has registers enough, which spares each event ten instructions.
     #[inline(never)]
-    fn fetch_usual<const WIDE: bool>(&mut self, memory: &impl StreamMemory, end: u32, stats: &Stats) -> Ended {
-        let Self { queues, validator, in_flight, scheduler, synth, clock, .. } = self;
+    fn fetch_usual<const WIDE: bool>(&mut self, memory: &impl StreamMemory, end: u32, stats: &Stats) {
+        let Self { queues, validator, in_flight, scheduler, synth, clock, unusual, .. } = self;
         // What is held now is not due, so no event can overtake one that is held within this loop.
         let next = scheduler.next().map_or(i64::MAX, |(time, _)| time);
         let due = clock.reached.min(next.max(0) as u64);
         let publication = in_flight.publication();
         let (mut slots, buffers) = in_flight.split();
         let mut index = queues.submissions.fetched;
-        let ended = loop {
-            if index == end {
-                break Ended::All;
-            }
+        while index != end {
             let Some(slot) = memory.submission(index) else {
-                break Ended::Unreadable(index);
+                *unusual = Some(Unusual::Unreadable(index));
+                break;
             };
             index = index.wrapping_add(1);
             let Some(free) = slots.free(slot) else {
-                break Ended::Unusual(slot, None);
+                *unusual = Some(Unusual::Submission(slot, None));
+                break;
             };
             let Some(words) = memory.slot(slot) else {
-                break Ended::Unusual(slot, None);
+                *unusual = Some(Unusual::Submission(slot, None));
+                break;
             };
             let (next, data) = pointers::<WIDE>(&words);
             let Some(kind) = validator.kind::<WIDE>(words.header).filter(|_| next == 0) else {
-                break Ended::Unusual(slot, Some(words));
+                *unusual = Some(Unusual::Submission(slot, Some(words)));
+                break;
             };
             let time = words.time as i64;
             let copied = match Validator::copy(memory, (&mut *buffers, publication), kind.inline, data, kind.len) {
@@ -270,7 +276,8 @@ impl RenderStream {
                 refused => {
                     let reason = refused.and_then(Copied::whole).err().unwrap_or(Reject::BadMessage);
                     free.pass(buffers, None);
-                    break Ended::Refused(slot, words, reason);
+                    *unusual = Some(Unusual::Refused(slot, reason));
+                    break;
                 }
             };
             if (time as u64) < due {
@@ -281,39 +288,36 @@ impl RenderStream {
                 free.pass(buffers, copied.buffer);
                 clock.complete(&mut queues.completions, slot, time, 1, stats);
             } else {
-                free.hold(buffers, Header(words.header), copied.data, copied.buffer);
+                free.hold(buffers, kind.header, copied.data, copied.buffer);
                 // DONT_HOLD comes before everything that has a time.
                 scheduler.push(if time < 0 { DONT_HOLD } else { time }, slot);
             }
-        };
+        }
         queues.submissions.fetched = index;
-        ended
     }
 
-    /// Fetches an entry alone.
+    /// Fetches an entry alone, whatever it is of.
     #[cold]
-    fn fetch_one(submissions: &mut SubmissionQueue, memory: &impl StreamMemory, end: u32) -> Ended {
-        let Some(index) = (submissions.fetched != end).then(|| submissions.take()).flatten() else {
-            return Ended::All;
-        };
-        memory.submission(index).map_or(Ended::Unreadable(index), |slot| Ended::Unusual(slot, None))
+    fn fetch_one(&mut self, memory: &impl StreamMemory, end: u32) {
+        let submissions = &mut self.queues.submissions;
+        self.unusual = (submissions.fetched != end).then(|| submissions.take()).flatten().map(|index| {
+            memory.submission(index).map_or(Unusual::Unreadable(index), |slot| Unusual::Submission(slot, None))
+        });
     }
 
     /// What follows on a submission that is no event by itself, whole and right; false if nothing can be fetched any
     /// more.
     #[cold]
     #[inline(never)]
-    fn fetch_unusual(&mut self, memory: &impl StreamMemory, ended: Ended, stats: &Stats) -> bool {
-        match ended {
-            Ended::All => {}
-            Ended::Unusual(slot, words) => self.take(memory, slot, words, stats),
-            Ended::Refused(slot, words, reason) => {
-                // The rules about fields come first: an event without bytes is empty rather than no message.
-                let reason = self.validator.judge(&self.validator.decode(&words)).err().unwrap_or(reason);
+    fn fetch_unusual(&mut self, memory: &impl StreamMemory, stats: &Stats) -> bool {
+        match self.unusual.take() {
+            None => {}
+            Some(Unusual::Submission(slot, words)) => self.take(memory, slot, words, stats),
+            Some(Unusual::Refused(slot, reason)) => {
                 stats.rejected.add(1);
                 self.queues.reject(slot, reason);
             }
-            Ended::Unreadable(index) => {
+            Some(Unusual::Unreadable(index)) => {
                 self.queues.unreadable(index);
                 return false;
             }
@@ -360,7 +364,23 @@ impl RenderStream {
 
     /// Publishes what is completed. False if that has to wait until the completion ring is back.
     pub(crate) fn publish(&mut self, section: &mut Section<'_>) -> bool {
+        self.count_owned(section.shared().stats());
         self.queues.publish(section, &mut self.in_flight)
+    }
+
+    /// Counts the slots that the card owns, before those that are completed go home.
+    #[inline(always)]
+    fn count_owned(&mut self, stats: &Stats) {
+        let owned = self.in_flight.owned();
+        if owned != self.counted {
+            stats.in_flight.set(stats.in_flight.get() - u64::from(self.counted) + u64::from(owned));
+            self.counted = owned;
+        }
+        let with_completed = owned + self.queues.completions.waiting();
+        if with_completed > self.most {
+            self.most = with_completed;
+            stats.peak_in_flight.raise_to(with_completed.into());
+        }
     }
 
     /// Has so many channel groups; what waits for those that are gone is not heard.
@@ -371,7 +391,7 @@ impl RenderStream {
 
     /// Gives up everything at once, as a reset does: nothing is published.
     pub(crate) fn abandon(self, stats: &Stats) -> Synth {
-        stats.in_flight.sub(u64::from(self.in_flight.owned()));
+        stats.in_flight.sub(u64::from(self.counted));
         self.synth
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct SubmissionQueue {
     pub(super) fetched: u32,
     /// The tail up to which to fetch, as it was last polled.
     tail: u32,
-    entries: u32,
+    /// How far the tail may be ahead: the entries of the ring, and 0 once the stream stands still.
+    room: u32,
 }
 
 impl SubmissionQueue {
@@ -61,6 +62,12 @@ impl CompletionQueue {
     pub(crate) fn complete(&mut self, head: u32, status: Status, flags: u16, time: RefTime) {
         self.waiting.push(Completion::words(head, status, flags, time.0));
     }
+
+    /// Writes what waits into the ring; `None` if the ring cannot be written.
+    #[inline(always)]
+    pub(super) fn write(&self, memory: &impl StreamMemory) -> Option<()> {
+        memory.complete(self.published, &self.waiting)
+    }
 }
 
 /// What a section tells the driver and the log besides completions.
@@ -90,8 +97,6 @@ pub(crate) struct Queues {
     pub(crate) submissions: SubmissionQueue,
     pub(crate) completions: CompletionQueue,
     notices: Vec<Notice>,
-    /// After TailOverrun or RingFault: nothing is fetched any more until the stream is created anew.
-    halted: bool,
     /// Since when a part is away, while the client may be moving it.
     away: Option<Instant>,
 }
@@ -101,14 +106,13 @@ impl Queues {
         Self {
             stream,
             config,
-            submissions: SubmissionQueue { fetched: 0, tail: 0, entries: config.submission_entries },
+            submissions: SubmissionQueue { fetched: 0, tail: 0, room: config.submission_entries },
             completions: CompletionQueue {
                 waiting: Vec::with_capacity(config.slots as usize + SECTION as usize),
                 published: 0,
                 lost: false,
             },
             notices: Vec::new(),
-            halted: false,
             away: None,
         }
     }
@@ -121,30 +125,37 @@ impl Queues {
         if pending == 0 {
             return false;
         }
-        if self.halted {
-            return false;
-        }
-        if pending > self.submissions.entries {
-            self.halt(Fault::TailOverrun, tail);
-            return true;
+        if pending > self.submissions.room {
+            return self.overrun(tail);
         }
         self.submissions.tail = tail;
         true
     }
 
-    /// Whether the driver has submitted more since the last poll.
-    pub(crate) fn tail_moved(&self, poll: Poll, section: &Section<'_>) -> bool {
-        !self.halted && poll.tail(section.page(), self.stream) != self.submissions.fetched
+    /// The tail is further ahead than the ring is long, or the stream stands still already.
+    #[cold]
+    fn overrun(&mut self, tail: u32) -> bool {
+        let goes_on = !self.is_halted();
+        if goes_on {
+            self.halt(Fault::TailOverrun, tail);
+        }
+        goes_on
     }
 
-    /// Whether the stream stands still: what it has completes or is discarded, and nothing more is fetched.
+    /// Whether the driver has submitted more since the last poll.
+    pub(crate) fn tail_moved(&self, poll: Poll, section: &Section<'_>) -> bool {
+        !self.is_halted() && poll.tail(section.page(), self.stream) != self.submissions.fetched
+    }
+
+    /// Whether the stream stands still, after TailOverrun or RingFault: what it has completes or is discarded, and
+    /// nothing more is fetched until it is created anew.
     pub(crate) fn is_halted(&self) -> bool {
-        self.halted
+        self.submissions.room == 0
     }
 
     #[cold]
     fn halt(&mut self, fault: Fault, number: u32) {
-        self.halted = true;
+        self.submissions.room = 0;
         self.submissions.tail = self.submissions.fetched;
         self.fault(fault, number);
     }
@@ -216,23 +227,30 @@ impl Queues {
         !self.completions.waiting.is_empty() || !self.notices.is_empty()
     }
 
-    /// Publishes what is completed, whose slots are the driver's from there on, and raises the vector when the driver
-    /// asked for one of these completions; then tells of mistakes. False if that has to wait until the completion ring
-    /// is back.
-    #[inline(always)]
+    /// Publishes what is completed. False if that has to wait until the completion ring is back.
+    #[inline]
     pub(crate) fn publish(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
         if !self.has_news() {
             return true;
         }
+        let written = match section.view(self.stream) {
+            _ if self.completions.waiting.is_empty() => Some(()),
+            Some(view) => self.completions.write(&view),
+            None => match self.publish_pieces(section) {
+                Some(written) => written,
+                None => return false,
+            },
+        };
+        self.announce(section, in_flight, written);
+        true
+    }
+
+    /// What waited is written into the ring, if it could be: its slots are the driver's from here on, and the vector is
+    /// raised when the driver asked for one of these completions. Then the driver is told of mistakes.
+    #[inline(always)]
+    pub(super) fn announce(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight, written: Option<()>) {
         let waiting = self.completions.waiting.len();
         if waiting > 0 {
-            let written = match section.view(self.stream) {
-                Some(view) => view.complete(self.completions.published, &self.completions.waiting),
-                None => match self.publish_pieces(section) {
-                    Some(written) => written,
-                    None => return false,
-                },
-            };
             self.completions.waiting.clear();
             match written {
                 Some(()) => self.publish_head(section, waiting as u32),
@@ -243,7 +261,6 @@ impl Queues {
             self.publish_notices(section);
         }
         in_flight.published();
-        true
     }
 
     #[inline]
@@ -266,7 +283,7 @@ impl Queues {
         let (shared, epoch) = (section.shared(), section.epoch());
         let written = section.unlocked(|| {
             let pieces = Pieces::new(shared, epoch, &self.config);
-            pieces.complete(self.completions.published, &self.completions.waiting)
+            self.completions.write(&pieces)
         });
         // What a reset has made void is published nowhere.
         section.is_of(epoch).then_some(written)

@@ -60,7 +60,7 @@ impl RenderStream {
         }
         let began = (span.frames > 0).then(Instant::now);
         let Span { now, frames } = span;
-        let (base, owned) = (self.timeline.base, self.in_flight.owned());
+        let base = self.timeline.base;
         let due = now.horizon.saturating_sub(base).0;
         // Stream time up to which events belong to the present sample, which is `done` frames into the span.
         let mut sample_end = self.clock.start;
@@ -98,7 +98,6 @@ impl RenderStream {
         }
         if presented > 0 {
             stats.note_presented(presented);
-            stats.in_flight.sub(u64::from(owned - self.in_flight.owned()));
         }
         self.busy += began.map_or(Duration::ZERO, |began| began.elapsed());
     }

@@ -61,7 +61,7 @@ pub(crate) fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
 /// all that come in a row, which spares each 14 instructions (`bench ring`, "due at once").
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
-    header: u64,
+    pub(crate) header: Header,
     pub(crate) channel_group: u16,
     pub(crate) len: usize,
     /// What their data has to look like, if it is inline.
@@ -70,7 +70,7 @@ pub(crate) struct Kind {
 
 impl Kind {
     /// No message is of this kind, and no event has its first word that would pass.
-    const NONE: Self = Self { header: u64::MAX, channel_group: 0, len: 0, inline: Some(&ShortForm::NONE) };
+    const NONE: Self = Self { header: Header(u64::MAX), channel_group: 0, len: 0, inline: Some(&ShortForm::NONE) };
 }
 
 impl Validator {
@@ -89,15 +89,15 @@ impl Validator {
     /// are `WIDE`.
     #[inline(always)]
     pub(crate) fn kind<const WIDE: bool>(&mut self, header: u64) -> Option<&Kind> {
+        let header = Header(header);
         if header != self.kind.header {
-            let first = Header(header);
             let complete = (width::<WIDE>().event_size() as u64) << 8;
-            if header & FIXED != complete || first.channel_group() >= self.channel_groups {
+            let (len, channel_group) = (header.len(), header.channel_group());
+            if header.0 & FIXED != complete || len == 0 || channel_group >= self.channel_groups {
                 return None;
             }
-            let len = first.len();
             let inline = (len <= width::<WIDE>().bytes()).then(|| ShortForm::of_length(len));
-            self.kind = Kind { header, channel_group: first.channel_group(), len, inline };
+            self.kind = Kind { header, channel_group, len, inline };
         }
         Some(&self.kind)
     }
