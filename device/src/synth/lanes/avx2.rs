@@ -73,29 +73,32 @@ fn pair(words: __m256i) -> (__m256, __m256) {
 }
 
 /// Whether no position can leave the pool, whatever the number of samples: each lies in 1..end, end and its guard lie
-/// in the pool, no step reaches further than a turn, and a turn leads to 1 or more.
+/// in the pool, no step reaches further than a turn, and a turn leads to 1 or more. Numbers are compared as they are:
+/// a sum could wrap, and let pass what it should refuse.
 #[target_feature(enable = "avx2")]
 fn stays_inside(group: &Group, pool: &[i16]) -> bool {
-    let Some(last) = pool.len().checked_sub(GUARD).and_then(|last| i32::try_from(last).ok()) else {
+    // The first end that is none, which a step must not carry past the greatest number.
+    let limit = (pool.len() + 1).checked_sub(GUARD).and_then(|limit| i32::try_from(limit).ok());
+    let Some(limit) = limit.filter(|limit| limit.checked_add(LONGEST_STEP + 1).is_some()) else {
         return false;
     };
     let (at, end, turn, step) =
         (load_words(&group.at), load_words(&group.end), load_words(&group.turn), load_words(&group.step));
     let fractions = _mm256_or_si256(load_words(&group.fraction), load_words(&group.step_fraction));
-    let zero = _mm256_setzero_si256();
-    // All ones where something is wrong. Fractions have 31 bits, which makes a carry no more than one.
-    let wrong = [
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(1), at),
-        _mm256_cmpgt_epi32(at, _mm256_sub_epi32(end, _mm256_set1_epi32(1))),
-        _mm256_cmpgt_epi32(end, _mm256_set1_epi32(last)),
-        _mm256_cmpgt_epi32(zero, step),
-        _mm256_cmpgt_epi32(step, _mm256_set1_epi32(LONGEST_STEP)),
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(SILENT_TURN), turn),
-        _mm256_cmpgt_epi32(_mm256_add_epi32(turn, _mm256_set1_epi32(1)), end),
-        _mm256_cmpgt_epi32(zero, fractions),
+    let (zero, all) = (_mm256_setzero_si256(), _mm256_set1_epi32(-1));
+    // All ones where it is so. Fractions have 31 bits, which makes a carry no more than one.
+    let right = [
+        _mm256_cmpgt_epi32(at, zero),
+        _mm256_cmpgt_epi32(end, at),
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), end),
+        _mm256_cmpgt_epi32(step, all),
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(LONGEST_STEP + 1), step),
+        _mm256_cmpgt_epi32(turn, _mm256_set1_epi32(SILENT_TURN - 1)),
+        _mm256_cmpgt_epi32(end, turn),
+        _mm256_cmpgt_epi32(fractions, all),
     ];
-    let any = wrong.into_iter().fold(zero, |any, wrong| _mm256_or_si256(any, wrong));
-    _mm256_testz_si256(any, any) != 0
+    let both = right.into_iter().fold(all, |both, right| _mm256_and_si256(both, right));
+    _mm256_movemask_epi8(both) == -1
 }
 
 #[target_feature(enable = "avx2")]
@@ -186,4 +189,54 @@ fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
     store(&mut group.w2, w2);
     store(&mut group.left, left);
     store(&mut group.right, right);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SILENT_END;
+    use super::*;
+    use crate::bank::SILENCE;
+
+    const EDGES: [i32; 10] =
+        [i32::MIN, -1, 0, 1, SILENT_TURN, SILENT_END - 1, SILENT_END, SILENT_END + 1, i32::MAX - 1, i32::MAX];
+
+    /// The rule in numbers that do not wrap.
+    fn is_inside(group: &Group, lane: usize, len: usize) -> bool {
+        let [at, end, turn, step] =
+            [&group.at, &group.end, &group.turn, &group.step].map(|words| i64::from(words[lane]));
+        let fractions = [group.fraction[lane], group.step_fraction[lane]];
+        (1..end).contains(&at)
+            && end + i64::try_from(GUARD).expect("small") <= i64::try_from(len).expect("small")
+            && (0..turn).contains(&step)
+            && step <= i64::from(LONGEST_STEP)
+            && (i64::from(SILENT_TURN)..end).contains(&turn)
+            && fractions.iter().all(|fraction| *fraction >= 0)
+    }
+
+    #[test]
+    fn no_number_at_the_edge_of_its_width_passes_for_a_position_inside() {
+        if Available::detect().is_none() {
+            return;
+        }
+        let pool = [0; SILENCE + GUARD];
+        let mut inside = 0;
+        for at in EDGES {
+            for end in EDGES {
+                for turn in EDGES {
+                    for (step, fraction) in [(0, 0), (-1, 0), (LONGEST_STEP, 5), (LONGEST_STEP + 1, 0), (1, -1)] {
+                        let mut group = Group::SILENT;
+                        let lane = inside % LANES;
+                        (group.at[lane], group.end[lane], group.turn[lane]) = (at, end, turn);
+                        (group.step[lane], group.step_fraction[lane]) = (step, fraction);
+                        let expected = is_inside(&group, lane, pool.len());
+                        // SAFETY: `detect` has found AVX2.
+                        let found = unsafe { stays_inside(&group, &pool) };
+                        assert_eq!(found, expected, "{at} {end} {turn} {step} {fraction}");
+                        inside += usize::from(found);
+                    }
+                }
+            }
+        }
+        assert!(inside > 8, "some are right");
+    }
 }
