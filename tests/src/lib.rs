@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod counting;
 pub mod direct;
 pub mod fake_device;
+pub mod hostile;
 pub mod loopback;
 pub mod machine;
 pub mod memory;

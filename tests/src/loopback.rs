@@ -17,7 +17,8 @@ use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -146,6 +147,19 @@ impl Loopback {
         // Memory space and bus master.
         this.write_config(4, &[0x06, 0x00]);
         Ok(this)
+    }
+
+    /// Lets the card signal another eventfd when it raises a vector.
+    pub fn connect_vector(&self, vector: u32, eventfd: BorrowedFd<'_>) -> anyhow::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        Ok(self.client.borrow_mut().set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[eventfd.as_raw_fd()])?)
+    }
+
+    /// The file of the doorbell page.
+    pub fn doorbell_file(&self) -> anyhow::Result<File> {
+        let client = self.client.borrow();
+        let region = client.region(DOORBELL_BAR.into()).context("no doorbell region")?;
+        Ok(region.file_offset.as_ref().context("the doorbell page cannot be mapped")?.file().try_clone()?)
     }
 
     /// Shares all memory a second time, `distance` further up.

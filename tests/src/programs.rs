@@ -101,6 +101,12 @@ impl Running {
         Ok(Self(Some(child.with_context(|| format!("{command:?}"))?)))
     }
 
+    /// As [`Running::start`], but what it says goes into a file.
+    pub fn start_logging(command: &mut Command, log: std::fs::File) -> anyhow::Result<Self> {
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        Ok(Self(Some(child.with_context(|| format!("{command:?}"))?)))
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)

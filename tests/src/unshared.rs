@@ -308,7 +308,8 @@ pub struct UnsharedClient {
 }
 
 impl UnsharedClient {
-    fn new(socket: UnixStream) -> anyhow::Result<Self> {
+    /// Over a connected socket; nothing is mapped yet.
+    pub fn new(socket: UnixStream) -> anyhow::Result<Self> {
         socket.set_write_timeout(Some(PATIENCE))?;
         let ram = Ram::new()?;
         let state = State { manner: Box::new(|_| Answer::Serve), seen: Vec::new(), held: Vec::new() };
@@ -339,8 +340,7 @@ impl UnsharedClient {
         this.page = Page::map(&File::from(page.fd.context("the doorbell page cannot be mapped")?), BAR_SIZE as usize)?;
         for vector in 0..u32::from(VECTORS) {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            // Trigger by eventfd.
-            this.call(command::SET_IRQS, &words(&[20, 0x24, 2, vector, 1]), Some(fd.as_fd()))?;
+            this.connect_vector(vector, fd.as_fd())?;
             this.vectors.push(fd);
         }
         // Memory space and bus master.
@@ -363,12 +363,24 @@ impl UnsharedClient {
         called.map(|reply| reply.payload).unwrap_or_default()
     }
 
+    /// Lets the card signal a descriptor when it raises a vector.
+    pub fn connect_vector(&self, vector: u32, descriptor: BorrowedFd<'_>) -> anyhow::Result<()> {
+        // Trigger by eventfd.
+        self.call(command::SET_IRQS, &words(&[20, 0x24, 2, vector, 1]), Some(descriptor)).map(drop)
+    }
+
     /// Lets the card have memory at `iova`: a part of the client's from an offset on, with its descriptor, or what is
     /// there without one.
     pub fn map(&self, iova: u64, size: u64, shared: Option<u64>) {
+        let mapped = self.share(iova, size, shared.map(|offset| (offset, self.ram.file.as_fd())));
+        assert!(mapped.is_ok(), "{:?}", mapped.err());
+    }
+
+    /// The same of any file, from an offset on.
+    pub fn share(&self, iova: u64, size: u64, file: Option<(u64, BorrowedFd<'_>)>) -> anyhow::Result<()> {
         let mut payload = words(&[32, 3]);
-        payload.extend([shared.unwrap_or(0), iova, size].map(u64::to_le_bytes).as_flattened());
-        self.must(command::DMA_MAP, &payload, shared.map(|_| self.ram.file.as_fd()));
+        payload.extend([file.map_or(0, |(offset, _)| offset), iova, size].map(u64::to_le_bytes).as_flattened());
+        self.call(command::DMA_MAP, &payload, file.map(|(_, file)| file)).map(drop)
     }
 
     /// Takes memory back.

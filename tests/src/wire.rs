@@ -21,8 +21,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 const HEADER: usize = 16;
 const VERSION: &[u8] = b"\0\0\x01\0{\"capabilities\":{\"max_msg_fds\":8,\"max_data_xfer_size\":65536}}\0";
 
-/// Serves one session. An odd first byte: the rest are raw bytes. An even one: the rest are messages, each a command,
-/// flags, a length and its payload, after a good VERSION; so that what lies behind the framing is reached.
+/// Serves one session. An odd first byte: the rest are raw bytes. An even one: the rest are messages, as
+/// [`speak`] sends them; so that what lies behind the framing is reached.
 pub fn session(bytes: &[u8], device: &mut dyn Device) -> anyhow::Result<()> {
     let (server, client) = UnixStream::pair()?;
     let mut answers = client.try_clone()?;
@@ -33,7 +33,7 @@ pub fn session(bytes: &[u8], device: &mut dyn Device) -> anyhow::Result<()> {
     let bytes = bytes.to_vec();
     let talk = std::thread::spawn(move || {
         let sent = match bytes.split_first() {
-            Some((kind, rest)) if kind % 2 == 0 => framed(&client, rest),
+            Some((kind, rest)) if kind % 2 == 0 => speak(&client, rest),
             _ => (&client).write_all(&bytes).map_err(anyhow::Error::from),
         };
         // The server may have hung up before all was said.
@@ -50,7 +50,8 @@ pub fn session(bytes: &[u8], device: &mut dyn Device) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn framed(client: &UnixStream, mut rest: &[u8]) -> anyhow::Result<()> {
+/// Sends bytes as messages, each a command, flags, a length and its payload, after a good VERSION.
+pub fn speak(client: &UnixStream, mut rest: &[u8]) -> anyhow::Result<()> {
     let memory = memfd_create("wire", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&memory, 1 << 16)?;
     send(client, 1, 0, VERSION, None)?;

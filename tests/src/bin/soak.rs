@@ -1,13 +1,23 @@
-//! `qemu-scripts/soak`: the soak by hand, with its speed.
+//! `qemu-scripts/soak`: the soaks by hand, with their speed.
 
 use anyhow::Context;
-use std::time::Instant;
+use dmus_tests::hostile::{self, Manner};
+use std::time::{Duration, Instant};
 
 fn main() -> anyhow::Result<()> {
-    let events = match std::env::args().nth(1) {
-        Some(number) => number.replace('_', "").parse().with_context(|| format!("{number} is no number of events"))?,
-        None => 1_000_000_000,
-    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["hostile", minutes] => clients(number(minutes)?),
+        ["events", events] => soak(number(events)?),
+        _ => anyhow::bail!("soak events NUMBER, or soak hostile MINUTES"),
+    }
+}
+
+fn number(text: &str) -> anyhow::Result<u64> {
+    text.replace('_', "").parse().with_context(|| format!("{text} is no number"))
+}
+
+fn soak(events: u64) -> anyhow::Result<()> {
     let started = Instant::now();
     let (mut shown, mut shown_events) = (started, 0);
     let report = dmus_tests::soak::run(events, |sent| {
@@ -23,6 +33,27 @@ fn main() -> anyhow::Result<()> {
     println!(
         "{:.2} million events a second over {seconds:.0} s; everything is returned",
         events as f64 / seconds / 1e6
+    );
+    Ok(())
+}
+
+fn clients(minutes: u64) -> anyhow::Result<()> {
+    let mut shown = Instant::now();
+    let report = hostile::run(None, Duration::from_secs(minutes * 60), &Manner::ALL, |rounds, worst| {
+        if shown.elapsed() >= Duration::from_secs(1) {
+            eprintln!("{rounds:>7} clients, the next one's song heard within {worst:.1?}");
+            shown = Instant::now();
+        }
+    })?;
+    for (manner, worst) in &report.worst {
+        println!("{:<14} {worst:>10.1?}", format!("{manner:?}"));
+    }
+    let hostile::Report { rounds, median, growth, end, .. } = report;
+    println!(
+        "from the end of a client to the end of the next one's song: at most as above, {median:.1?} in the median"
+    );
+    println!(
+        "{rounds} clients, each followed by one whose song had the right bytes; {growth} bytes more; ended in {end:.1?}"
     );
     Ok(())
 }
