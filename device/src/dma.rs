@@ -67,7 +67,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// The doorbell page: a memfd that the guest maps too.
+/// The doorbell page: a memfd that the guest maps too. A client keeps what it has mapped for as long as it likes, so
+/// each one is given a page of its own.
 #[derive(Debug)]
 pub(crate) struct DoorbellPage {
     memory: SharedMemory,
@@ -88,8 +89,8 @@ impl DoorbellPage {
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create("dmus-doorbell", flags)?;
         rustix::fs::ftruncate(&fd, u64::from(BAR_SIZE))?;
-        // A client that shrank it would have the card fault.
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
+        // A client that shrank it would have the card fault; one that added seals would have others not map it.
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         let map = MmapOptions::new().len(BAR_SIZE as usize).map_raw(fd.as_raw_fd())?;
         Ok(Self { memory: SharedMemory { map }, fd })
     }

@@ -7,9 +7,11 @@ pub(crate) mod config_space;
 mod stream_registers;
 
 use crate::device::{Device, DmaMap, Region, RemoteMemory};
+use crate::dma::DoorbellPage;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
+use crate::transport::BACK_OFF;
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
@@ -281,6 +283,21 @@ impl Card {
     }
 }
 
+/// A page for the next client, who waits where descriptors or memory have run out until there are some again.
+fn next_page() -> DoorbellPage {
+    let mut said = false;
+    loop {
+        match DoorbellPage::new() {
+            Ok(page) => return page,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!("the next client waits: its doorbell page cannot be made yet: {error}");
+            }
+            Err(_) => {}
+        }
+        std::thread::sleep(BACK_OFF);
+    }
+}
+
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
         self.shared.set_remapping(false);
@@ -352,6 +369,10 @@ impl Device for Card {
         self.restart();
         self.shared.section().disconnect();
         self.shared.clear_vectors();
+        // Last, when all that the client held is given back.
+        let page = next_page();
+        let old = self.shared.section().change_page(page);
+        drop(old);
     }
 
     fn doorbell_fd(&self) -> io::Result<OwnedFd> {

@@ -16,6 +16,7 @@
 //!   and an error would let them try the next. The kernel's log has the number of the call, and what was rendered is a
 //!   valid file.
 
+use dmus_interface::pci::BAR_SIZE;
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
@@ -126,7 +127,11 @@ fn allowed() -> Result<Vec<Call>, BackendError> {
     calls.push((SYS_ioctl, one_of(1, &[FIONBIO as i64])?));
     let timeouts = |option: i32| rule(vec![equal(1, SOL_SOCKET as i64)?, equal(2, i64::from(option))?]);
     calls.push((SYS_setsockopt, vec![timeouts(SO_RCVTIMEO)?, timeouts(SO_SNDTIMEO)?]));
-    // Duplicates of the doorbell page; whether guest memory is sealed; eventfds are made not to block.
+    // A doorbell page for each client, sealed, and duplicates of it; guest memory is sealed, too; eventfds are made not
+    // to block.
+    calls.push((SYS_memfd_create, one_of(1, &[i64::from(MFD_CLOEXEC | MFD_ALLOW_SEALING)])?));
+    let page = SeccompCondition::new(1, Qword, Eq, u64::from(BAR_SIZE))?;
+    calls.push((SYS_ftruncate, vec![rule(vec![page])?]));
     let commands = [F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, F_ADD_SEALS, F_GET_SEALS].map(i64::from);
     calls.push((SYS_fcntl, one_of(1, &commands)?));
 

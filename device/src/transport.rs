@@ -54,7 +54,7 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
 }
 
 /// How long to wait for descriptors or memory before the next look.
-const BACK_OFF: Duration = Duration::from_millis(100);
+pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Accepts the next connection. Where descriptors or memory have run out, whoever connects waits until there are some
 /// again: the one before may be about to free them.

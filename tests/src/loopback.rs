@@ -119,6 +119,8 @@ impl HostedCard {
 /// The driver's platform over the socket.
 pub struct Loopback {
     client: RefCell<Client>,
+    /// What the doorbell page is in.
+    pub page_file: File,
     page: Page,
     /// The memory that it shares with the card.
     pub ram: Ram,
@@ -132,7 +134,8 @@ impl Loopback {
         let mut client = Client::new(socket)?;
         let region = client.region(DOORBELL_BAR.into()).context("no doorbell region")?;
         let file = region.file_offset.as_ref().context("the doorbell page cannot be mapped")?;
-        let page = Page::map(file.file(), region.size as usize)?;
+        let page_file = file.file().try_clone()?;
+        let page = Page::map(&page_file, region.size as usize)?;
         let ram = Ram::new()?;
         client.dma_map(0, RAM_IOVA, RAM as u64, ram.file.as_raw_fd())?;
 
@@ -143,7 +146,7 @@ impl Loopback {
             client.set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[fd.as_raw_fd()])?;
             vectors.push(fd);
         }
-        let this = Self { client: RefCell::new(client), page, ram, vectors, started: Instant::now() };
+        let this = Self { client: RefCell::new(client), page_file, page, ram, vectors, started: Instant::now() };
         // Memory space and bus master.
         this.write_config(4, &[0x06, 0x00]);
         Ok(this)

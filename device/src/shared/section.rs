@@ -223,6 +223,13 @@ impl Section<'_> {
         self.inner.client = None;
         self.inner.slow_way_logged = false;
     }
+
+    /// The next client has this page, and everything begins anew with it; gives the one that was there.
+    pub(crate) fn change_page(&mut self, page: DoorbellPage) -> DoorbellPage {
+        let old = std::mem::replace(&mut self.inner.page, page);
+        self.reset();
+        old
+    }
 }
 
 /// What the engine does.

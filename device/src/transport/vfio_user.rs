@@ -21,10 +21,11 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, Serv
 
 /// Serves one client after the other on a listening socket; with `once`, only the first.
 pub(super) fn serve(listener: UnixListener, card: &mut Card, once: bool) -> io::Result<()> {
-    // The server sends it by number: it must stay open as long.
-    let page = card.doorbell_fd()?;
-    let server = Server::from_owned_fd(listener.into(), true, irqs(), regions(page.as_raw_fd()));
     loop {
+        // The server sends it by number: it must stay open as long. Each client has another.
+        let page = card.doorbell_fd()?;
+        let listener = listener.try_clone()?;
+        let server = Server::from_owned_fd(listener.into(), true, irqs(), regions(page.as_raw_fd()));
         let mut backend = Backend { card };
         // The crate panics on some malformed messages: that client is lost, the card is not.
         match catch_unwind(AssertUnwindSafe(|| server.run(&mut backend))) {
