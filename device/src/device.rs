@@ -4,6 +4,8 @@
 //! accesses.
 
 use dmus_interface::pci::{DOORBELL_BAR, MSIX_BAR, REGISTER_BAR};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -75,6 +77,28 @@ pub enum RemoteError {
     Lost,
 }
 
+/// An eventfd of the client's, to signal an interrupt with. The client has it too, and may do with its counter and its
+/// flags what it likes.
+#[derive(Debug)]
+pub struct Eventfd(File);
+
+impl Eventfd {
+    /// Takes a descriptor that is an eventfd with room in its counter, and no other.
+    pub fn new(file: File) -> Option<Self> {
+        // The kernel does not say what an anonymous inode is of. Of those that have one, an eventfd can be written to
+        // now; a timerfd, signalfd, epoll, inotify or pidfd never can.
+        let anonymous = fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Unknown);
+        let writable = || poll(&mut [PollFd::new(&file, PollFlags::OUT)], Some(&Timespec::default())) == Ok(1);
+        (anonymous && writable()).then_some(Self(file))
+    }
+
+    /// Adds 1 to the counter. While that is full, it blocks, until the client makes room or a signal comes.
+    pub fn signal(&self) -> io::Result<()> {
+        rustix::io::write(&self.0, &1u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
 /// A PCI function. What needs the system can fail; else a device answers nonsense as hardware does, and records it.
 pub trait Device {
     /// Reads `data.len()` bytes.
@@ -88,7 +112,7 @@ pub trait Device {
     /// Takes all maps that overlap the range back. On return the card does not touch them any more.
     fn unmap(&mut self, iova: u64, size: u64);
     /// Connects an interrupt vector to an eventfd, or disconnects it.
-    fn set_vector(&mut self, vector: u16, eventfd: Option<File>);
+    fn set_vector(&mut self, vector: u16, eventfd: Option<Eventfd>);
     /// Function reset.
     fn reset(&mut self);
     /// The client has gone: reset, and forget its memory and interrupts.

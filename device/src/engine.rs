@@ -18,7 +18,7 @@ use crate::capture::inputs::Inputs;
 use crate::clock::Clock;
 use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
-use crate::shared::{Clocks, Requests, Section, Shared};
+use crate::shared::{Clocks, EngineThread, Requests, Section, Shared, accept_kicks, allow_kicks};
 use crate::sink::{Sink, SinkError};
 use crate::stream::{Monitor, RenderStream, Span};
 use crate::synth::Synth;
@@ -31,7 +31,6 @@ use output::Output;
 use sleep::Sleeper;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
@@ -40,10 +39,7 @@ const SHORTEST_BLOCK: u64 = 96;
 
 /// The running engine.
 #[derive(Debug)]
-pub struct EngineHandle {
-    shared: Arc<Shared>,
-    thread: JoinHandle<Result<(), SinkError>>,
-}
+pub struct EngineHandle(Arc<Shared>);
 
 /// Why the engine ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +55,10 @@ pub enum EngineError {
 impl EngineHandle {
     /// Ends the thread and completes the output.
     pub fn finish(self) -> Result<(), EngineError> {
-        self.shared.shut_down();
-        match self.thread.join() {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(EngineError::Panicked),
+        match self.0.shut_down().map(EngineThread::join) {
+            None => Ok(()),
+            Some(Ok(result)) => Ok(result?),
+            Some(Err(_)) => Err(EngineError::Panicked),
         }
     }
 }
@@ -170,11 +166,13 @@ impl Engine {
     pub fn spawn(mut self) -> std::io::Result<EngineHandle> {
         let shared = Arc::clone(&self.shared);
         self.core.streams.inputs.start(&shared)?;
-        let thread = std::thread::Builder::new().name("engine".into()).spawn(move || self.run())?;
-        Ok(EngineHandle { shared, thread })
+        allow_kicks()?;
+        shared.set_engine(std::thread::Builder::new().name("engine".into()).spawn(move || self.run())?);
+        Ok(EngineHandle(shared))
     }
 
     fn run(&mut self) -> Result<(), SinkError> {
+        accept_kicks();
         // The default slack would double the shortest sleep.
         if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
             tracing::debug!("timer slack stays: {error}");
@@ -196,7 +194,7 @@ impl Engine {
 
 impl Core {
     fn turn(&mut self, shared: &Shared) -> Turn {
-        let mut section = shared.section();
+        let mut section = shared.engine_section();
         if section.take_wake() {
             if section.is_ending() {
                 return Turn::Shutdown;

@@ -6,7 +6,7 @@
 pub(crate) mod config_space;
 mod stream_registers;
 
-use crate::device::{Device, DmaMap, Region, RemoteMemory};
+use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
@@ -19,7 +19,6 @@ use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Access, Fault, Found, Register, control, feature};
 use dmus_interface::time::RefTime;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -356,7 +355,7 @@ impl Device for Card {
         self.shared.stats().unmaps.add(1);
     }
 
-    fn set_vector(&mut self, vector: u16, eventfd: Option<File>) {
+    fn set_vector(&mut self, vector: u16, eventfd: Option<Eventfd>) {
         self.shared.set_vector(vector, eventfd);
     }
 
@@ -366,9 +365,10 @@ impl Device for Card {
     }
 
     fn disconnect(&mut self) {
+        // First, since it may have made the engine wait.
+        self.shared.clear_vectors();
         self.restart();
         self.shared.section().disconnect();
-        self.shared.clear_vectors();
         // Last, when all that the client held is given back.
         let page = next_page();
         let old = self.shared.section().change_page(page);

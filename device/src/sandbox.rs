@@ -127,13 +127,14 @@ fn allowed() -> Result<Vec<Call>, BackendError> {
     calls.push((SYS_ioctl, one_of(1, &[FIONBIO as i64])?));
     let timeouts = |option: i32| rule(vec![equal(1, SOL_SOCKET as i64)?, equal(2, i64::from(option))?]);
     calls.push((SYS_setsockopt, vec![timeouts(SO_RCVTIMEO)?, timeouts(SO_SNDTIMEO)?]));
-    // A doorbell page for each client, sealed, and duplicates of it; guest memory is sealed, too; eventfds are made not
-    // to block.
+    // A doorbell page for each client, sealed, and duplicates of it; guest memory is sealed, too.
     calls.push((SYS_memfd_create, one_of(1, &[i64::from(MFD_CLOEXEC | MFD_ALLOW_SEALING)])?));
     let page = SeccompCondition::new(1, Qword, Eq, u64::from(BAR_SIZE))?;
     calls.push((SYS_ftruncate, vec![rule(vec![page])?]));
-    let commands = [F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_SETFL, F_ADD_SEALS, F_GET_SEALS].map(i64::from);
+    let commands = [F_DUPFD_CLOEXEC, F_GETFD, F_ADD_SEALS, F_GET_SEALS].map(i64::from);
     calls.push((SYS_fcntl, one_of(1, &commands)?));
+    // Whether a client's descriptors are eventfds.
+    calls.push((SYS_ppoll, vec![]));
 
     // Guest memory and the heap. Nothing becomes executable.
     calls.extend(plain(&[SYS_brk, SYS_munmap, SYS_mremap]));

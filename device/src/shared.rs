@@ -6,22 +6,24 @@
 //! off. No lock is held across rendering, nor across a write to a descriptor that a client gave. There is at most one
 //! request a stream and one command, which bounds by construction what a guest can pile up.
 
+mod interrupts;
 mod section;
 
-use crate::device::RemoteMemory;
+use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::log::Log;
 use crate::stats::Stats;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::pci::{STREAMS, VECTORS};
+use dmus_interface::pci::STREAMS;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
 use dmus_interface::time::RefTime;
 use dmus_interface::wave::WaveFormat;
+use interrupts::Interrupts;
+pub(crate) use interrupts::{EngineThread, accept_kicks, allow_kicks};
 use parking_lot::{Condvar, Mutex};
 pub(crate) use section::Section;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -196,6 +198,8 @@ struct Inner {
     unloads: u32,
     clocks: Clocks,
     fault: FaultRecord,
+    /// A bit for each vector that the transport leaves to the engine to raise.
+    vectors: u32,
     /// Something happened that a sleeping engine must look at.
     woken: bool,
     shutdown: bool,
@@ -212,44 +216,8 @@ impl Inner {
         self.unloads = 0;
         self.clocks = Clocks::default();
         self.fault = FaultRecord::default();
+        self.vectors = 0;
         self.page.zero();
-    }
-}
-
-/// The eventfds of the interrupt vectors. They have a lock of their own, which is not held while one is written to
-/// either.
-#[derive(Debug)]
-struct Interrupts(Mutex<[Option<Arc<File>>; VECTORS as usize]>);
-
-impl Interrupts {
-    fn set(&self, vector: u16, eventfd: Option<File>) {
-        if let Some(file) = &eventfd {
-            let flags = rustix::fs::fcntl_getfl(file).unwrap_or(rustix::fs::OFlags::empty());
-            if let Err(error) = rustix::fs::fcntl_setfl(file, flags | rustix::fs::OFlags::NONBLOCK) {
-                tracing::warn!(
-                    "interrupt vector {vector} is left out, its descriptor cannot be made non-blocking: {error}"
-                );
-                return;
-            }
-        }
-        if let Some(place) = self.0.lock().get_mut(usize::from(vector)) {
-            *place = eventfd.map(Arc::new);
-        }
-    }
-
-    /// Raises the vectors whose bits are set.
-    fn raise(&self, vectors: u32, stats: &Stats) {
-        for vector in 0..VECTORS as usize {
-            if vectors & 1 << vector == 0 {
-                continue;
-            }
-            let eventfd = self.0.lock().get(vector).cloned().flatten();
-            if let Some(eventfd) = eventfd {
-                stats.interrupts.add(1);
-                // Non-blocking: a full counter means that the interrupt is pending anyway.
-                let _ = (&*eventfd).write(&1u64.to_ne_bytes());
-            }
-        }
     }
 }
 
@@ -282,13 +250,14 @@ impl Shared {
             unloads: 0,
             clocks: Clocks::default(),
             fault: FaultRecord::default(),
+            vectors: 0,
             woken: false,
             shutdown: false,
         };
         Ok(Self {
             inner: Mutex::new(inner),
             wake: Condvar::new(),
-            interrupts: Interrupts(Mutex::new([const { None }; VECTORS as usize])),
+            interrupts: Interrupts::new(),
             remapping: AtomicBool::new(false),
             stats: Arc::default(),
             log: Log::default(),
@@ -299,10 +268,16 @@ impl Shared {
         &self.stats
     }
 
-    /// Begins a section.
+    /// Begins a section. Vectors that are raised in it are left to the engine.
     #[inline]
     pub(crate) fn section(&self) -> Section<'_> {
-        Section { shared: self, inner: self.inner.lock(), vectors: 0 }
+        Section::new(self, false)
+    }
+
+    /// Begins a section of the engine's, which raises vectors itself.
+    #[inline]
+    pub(crate) fn engine_section(&self) -> Section<'_> {
+        Section::new(self, true)
     }
 
     /// Begins a section of an epoch; none once a reset or the end of the process has made it void.
@@ -323,8 +298,14 @@ impl Shared {
         self.remapping.load(Ordering::Relaxed) && since.elapsed() < REMAP_LIMIT
     }
 
-    /// Ends the engine, which does not wait for an answer that a client owes.
-    pub(crate) fn shut_down(&self) {
+    /// The engine has a thread of its own from now on.
+    pub(crate) fn set_engine(&self, engine: EngineThread) {
+        self.interrupts.set_engine(engine);
+    }
+
+    /// Ends the engine, which waits neither for an answer that a client owes nor in a write to an eventfd; gives its
+    /// thread, if it has one.
+    pub(crate) fn shut_down(&self) -> Option<EngineThread> {
         let mut section = self.section();
         section.inner.shutdown = true;
         section.wake();
@@ -333,14 +314,17 @@ impl Shared {
         if let Some(client) = client {
             client.close();
         }
+        self.interrupts.close();
+        self.interrupts.take_engine()
     }
 
-    /// Connects or disconnects a vector; its eventfd must never block the card.
-    pub(crate) fn set_vector(&self, vector: u16, eventfd: Option<File>) {
+    /// Connects or disconnects a vector.
+    pub(crate) fn set_vector(&self, vector: u16, eventfd: Option<Eventfd>) {
         self.interrupts.set(vector, eventfd);
     }
 
+    /// Disconnects all vectors. On return nothing is written to their eventfds any more.
     pub(crate) fn clear_vectors(&self) {
-        *self.interrupts.0.lock() = [const { None }; VECTORS as usize];
+        self.interrupts.clear();
     }
 }

@@ -8,7 +8,7 @@ use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
-use dmus_card::device::{Device, DmaMap, Region};
+use dmus_card::device::{Device, DmaMap, Eventfd, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::pci::Card;
 use dmus_card::sink::{NullSink, Sink};
@@ -77,7 +77,7 @@ impl Direct {
         let mut vectors = Vec::new();
         for vector in 0..dmus_interface::pci::VECTORS {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            card.set_vector(vector, Some(fd.try_clone().context("eventfd")?.into()));
+            card.set_vector(vector, Eventfd::new(fd.try_clone().context("eventfd")?.into()));
             vectors.push(fd);
         }
         card.write(Region::Config, 4, &[0x06, 0x00]);

@@ -142,8 +142,7 @@ impl Loopback {
         let mut vectors = Vec::new();
         for vector in 0..u32::from(VECTORS) {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-            client.set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[fd.as_raw_fd()])?;
+            connect_vector(&mut client, vector, &fd)?;
             vectors.push(fd);
         }
         let this = Self { client: RefCell::new(client), page_file, page, ram, vectors, started: Instant::now() };
@@ -152,10 +151,9 @@ impl Loopback {
         Ok(this)
     }
 
-    /// Lets the card signal another eventfd when it raises a vector.
-    pub fn connect_vector(&self, vector: u32, eventfd: BorrowedFd<'_>) -> anyhow::Result<()> {
-        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        Ok(self.client.borrow_mut().set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[eventfd.as_raw_fd()])?)
+    /// Has the card signal a vector to this descriptor instead.
+    pub fn set_vector(&self, vector: u32, fd: impl AsFd) -> anyhow::Result<()> {
+        connect_vector(&mut self.client.borrow_mut(), vector, fd)
     }
 
     /// The file of the doorbell page.
@@ -192,6 +190,11 @@ impl Loopback {
         let mapped = self.client.borrow_mut().dma_map(offset, iova, len, self.ram.file.as_raw_fd());
         assert!(mapped.is_ok(), "map: {mapped:?}");
     }
+}
+
+fn connect_vector(client: &mut Client, vector: u32, fd: impl AsFd) -> anyhow::Result<()> {
+    let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+    Ok(client.set_irqs(VFIO_PCI_MSIX_IRQ_INDEX, flags, vector, 1, &[fd.as_fd().as_raw_fd()])?)
 }
 
 /// Waits until a vector has fired, and empties its counter; false if the limit passed.

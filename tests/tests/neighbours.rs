@@ -1,22 +1,30 @@
 //! What one client does with the descriptors that it shares with the card never reaches the next one.
 
+use anyhow::Context;
 use dmus_driver::Platform;
 use dmus_driver::dma::SharedMemory;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::pci::BAR_SIZE;
+use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use dmus_interface::protocol::Page as _;
+use dmus_interface::regs;
+use dmus_interface::ring::Status;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::memory::Page;
-use dmus_tests::programs::{self, Running, until};
+use dmus_tests::programs::{self, Running, signal, until};
 use dmus_tests::raw::{RawStream, seconds};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_secs(20);
+/// From the end of a client until the next one has played.
+const PROMISE: Duration = Duration::from_secs(1);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 
 fn serve(dir: &Path, transport: &str) -> anyhow::Result<(Running, PathBuf)> {
@@ -25,6 +33,78 @@ fn serve(dir: &Path, transport: &str) -> anyhow::Result<(Running, PathBuf)> {
     let card = Running::start(programs::card()?.args(arguments).arg(&socket).env("DMUS_LOG", "off"))?;
     until("the socket", SHORT, || socket.exists())?;
     Ok((card, socket))
+}
+
+/// What a client does, which waits for the card without a limit of its own: the end of the card ends it then.
+fn limited<T: Send + 'static>(act: impl FnOnce() -> anyhow::Result<T> + Send + 'static) -> anyhow::Result<T> {
+    let (done, outcome) = channel();
+    std::thread::spawn(move || done.send(act()));
+    outcome.recv_timeout(SHORT).context("a client waits for the card")?
+}
+
+fn client_plays(socket: &Path) -> anyhow::Result<()> {
+    let client = Loopback::new(socket)?;
+    let stream = RawStream::running(&client, PointerWidth::Eight)?;
+    stream.submit(0, stream.inline(0, &NOTE), 1000);
+    anyhow::ensure!(stream.completion()?.status == Status::Presented);
+    Ok(())
+}
+
+/// Whether the card's engine is in a write, as the kernel says.
+fn engine_writes(card: u32) -> bool {
+    const WRITE: &str = "1 ";
+    let tasks = std::fs::read_dir(format!("/proc/{card}/task")).into_iter().flatten().flatten();
+    let read = |task: &Path, name| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+    let mut engines = tasks.map(|task| task.path()).filter(|task| read(task, "comm") == "engine\n");
+    engines.any(|task| read(&task, "syscall").starts_with(WRITE))
+}
+
+/// A client that has the engine wait for room in an eventfd, and the eventfd, in which it will never make any.
+fn client_that_blocks(card: u32, socket: &Path) -> anyhow::Result<(Loopback, OwnedFd)> {
+    let client = Loopback::new(socket)?;
+    let eventfd = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let stream = RawStream::running(&client, PointerWidth::Eight)?;
+    for vector in 0..VECTORS {
+        client.set_vector(vector.into(), &eventfd)?;
+    }
+    rustix::io::write(&eventfd, &(u64::MAX - 1).to_ne_bytes())?;
+    stream.submit(0, stream.inline(0, &NOTE), 1000);
+    until("the engine waits", SHORT, || engine_writes(card))?;
+    // The client is served all the same, and what it does wrong would be an interrupt, too.
+    client.write32(regs::MAGIC.offset, 0);
+    assert_eq!(client.read32(regs::FAULT_COUNT.offset), 1);
+    Ok((client, eventfd))
+}
+
+#[test]
+fn an_interrupt_that_blocks_ends_with_its_client() -> anyhow::Result<()> {
+    for transport in ["own", "crate"] {
+        let dir = tempfile::tempdir()?;
+        let (card, socket) = serve(dir.path(), transport)?;
+        for _ in 0..20 {
+            let (id, path) = (card.id(), socket.clone());
+            let (client, _eventfd) = limited(move || client_that_blocks(id, &path))?;
+            let gone = Instant::now();
+            drop(client);
+            let path = socket.clone();
+            limited(move || client_plays(&path))?;
+            let took = gone.elapsed();
+            assert!(took < PROMISE, "the next client played after {took:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupt_that_blocks_does_not_hold_up_the_end() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut card, socket) = serve(dir.path(), "own")?;
+    let id = card.id();
+    let (_client, _eventfd) = limited(move || client_that_blocks(id, &socket))?;
+    signal(card.id(), "TERM");
+    until("the end", SHORT, || card.status().is_some())?;
+    assert_eq!(card.status().and_then(|status| status.code()), Some(130));
+    Ok(())
 }
 
 #[test]

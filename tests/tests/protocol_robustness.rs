@@ -9,12 +9,11 @@
 mod common;
 
 use common::*;
-use dmus_card::device::{Device, DmaMap, Region, RemoteMemory};
+use dmus_card::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use dmus_card::transport::server::{ClientMemoryError, Connection, Limits, serve_connection};
 use dmus_tests::counting::{ALLOCATIONS, Counting, LIVE, PEAK};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -71,7 +70,7 @@ impl Device for Strict {
         assert!(size > 0 && iova.checked_add(size - 1).is_some());
     }
 
-    fn set_vector(&mut self, vector: u16, _: Option<File>) {
+    fn set_vector(&mut self, vector: u16, _: Option<Eventfd>) {
         assert!(vector < 9);
     }
 

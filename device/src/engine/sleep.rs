@@ -77,7 +77,7 @@ impl Core {
         self.log_stall();
         let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
         let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
-        let mut section = shared.section();
+        let mut section = shared.engine_section();
         if quiet < WATCH || runs {
             section.sleep(Some(step));
             return;

@@ -19,25 +19,32 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A section: the lock is held. Vectors that are raised in it are written to once it is over.
+/// A section: the lock is held. Vectors that are raised in it are written to once it is over, by the engine.
 pub(crate) struct Section<'s> {
-    pub(super) shared: &'s Shared,
+    shared: &'s Shared,
     pub(super) inner: MutexGuard<'s, Inner>,
     /// A bit for each vector to raise.
-    pub(super) vectors: u32,
+    vectors: u32,
+    /// It is the engine's.
+    raises: bool,
 }
 
 impl Drop for Section<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.vectors != 0 {
-            self.unlocked(|| ());
+            self.give_vectors();
         }
     }
 }
 
 /// What both sides do.
 impl<'s> Section<'s> {
+    #[inline]
+    pub(super) fn new(shared: &'s Shared, raises: bool) -> Self {
+        Self { shared, inner: shared.inner.lock(), vectors: 0, raises }
+    }
+
     pub(crate) fn shared(&self) -> &'s Shared {
         self.shared
     }
@@ -51,6 +58,17 @@ impl<'s> Section<'s> {
     #[inline]
     pub(crate) fn is_of(&self, epoch: u64) -> bool {
         self.inner.epoch == epoch && !self.inner.shutdown
+    }
+
+    /// Raises what is to be raised, or leaves it to the engine.
+    #[cold]
+    fn give_vectors(&mut self) {
+        if self.raises {
+            self.unlocked(|| ());
+        } else {
+            self.inner.vectors |= std::mem::take(&mut self.vectors);
+            self.wake();
+        }
     }
 
     /// Leaves the section for a while; says what `work` does. The other side may have changed anything meanwhile.
@@ -238,14 +256,21 @@ impl<'s> Section<'s> {
         self.inner.shutdown
     }
 
-    /// Whether the engine was woken since it last asked.
+    /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.
     #[inline]
     pub(crate) fn take_wake(&mut self) -> bool {
-        self.inner.woken && std::mem::take(&mut self.inner.woken)
+        let woken = self.inner.woken && std::mem::take(&mut self.inner.woken);
+        if woken {
+            self.vectors |= std::mem::take(&mut self.inner.vectors);
+        }
+        woken
     }
 
-    /// Sleeps until woken, or for `limit`.
+    /// Sleeps until woken, or for `limit`. What is to be raised is raised before.
     pub(crate) fn sleep(&mut self, limit: Option<Duration>) {
+        if self.vectors != 0 {
+            self.give_vectors();
+        }
         let wake = &self.shared.wake;
         match limit {
             Some(limit) => {

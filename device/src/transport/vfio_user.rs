@@ -3,7 +3,7 @@
 //! Fed by a client (QEMU) through a listening socket; feeds the [`Card`] through [`Device`]. No call of the backend
 //! fails: that crate would answer an error with errno 0, or out of turn.
 
-use crate::device::{Device, DmaMap, Region};
+use crate::device::{Device, DmaMap, Eventfd, Region};
 use crate::pci::Card;
 use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use std::fs::File;
@@ -150,7 +150,13 @@ impl ServerBackend for Backend<'_> {
         // Vectors beyond the descriptors that came are disconnected.
         let mut fds = fds.into_iter();
         for vector in vectors {
-            self.card.set_vector(vector as u16, fds.next());
+            let file = fds.next();
+            let came = file.is_some();
+            let eventfd = file.and_then(Eventfd::new);
+            if came && eventfd.is_none() {
+                tracing::warn!("interrupt vector {vector} is left out: it can be an eventfd only, with room in it");
+            }
+            self.card.set_vector(vector as u16, eventfd);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
-use dmus_card::device::{Device, DmaMap, Region, RemoteMemory};
+use dmus_card::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use dmus_card::transport::server::{ClientMemory, Connection, Limits, ServeError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -77,7 +77,7 @@ pub enum Call {
 pub struct Record {
     pub calls: Vec<Call>,
     pub files: Vec<File>,
-    pub eventfds: Vec<(u16, Option<File>)>,
+    pub eventfds: Vec<(u16, Option<Eventfd>)>,
     /// What `map` fails with.
     pub map_error: Option<i32>,
     /// Panic in the next reset.
@@ -139,7 +139,7 @@ impl Device for Recorder {
         record.calls.push(Call::Unmap(iova, size));
     }
 
-    fn set_vector(&mut self, vector: u16, eventfd: Option<File>) {
+    fn set_vector(&mut self, vector: u16, eventfd: Option<Eventfd>) {
         let mut record = self.record.lock().unwrap();
         record.calls.push(Call::Vector(vector, eventfd.is_some()));
         record.eventfds.retain(|(old, _)| *old != vector);

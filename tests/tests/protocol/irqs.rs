@@ -1,8 +1,13 @@
 //! DEVICE_SET_IRQS.
 
 use crate::common::*;
-use rustix::io::{read, write};
+use rustix::event::epoll;
+use rustix::fs::inotify;
+use rustix::io::read;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 const NONE: u32 = 1;
 const BOOL: u32 = 2;
@@ -19,10 +24,33 @@ fn one_vector_is_connected_to_the_eventfd_that_came() {
     client.call_fds(SET_IRQS, &irqs(EVENTFD | TRIGGER, MSIX, 3, 1), &[mine.as_fd()]).expect_ok();
     assert_eq!(client.calls(), [Call::Vector(3, true)]);
     let record = client.device.record.lock().unwrap();
-    write(record.eventfds[0].1.as_ref().unwrap(), &1u64.to_ne_bytes()).unwrap();
+    record.eventfds[0].1.as_ref().unwrap().signal().unwrap();
     let mut count = [0; 8];
     read(&mine, &mut count).unwrap();
     assert_eq!(u64::from_ne_bytes(count), 1);
+}
+
+#[test]
+fn only_an_eventfd_with_room_in_it_becomes_a_vector() {
+    let mut client = Client::new();
+    let full = event();
+    rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (socket, _other) = UnixStream::pair().unwrap();
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).unwrap();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let file = tempfile::tempfile().unwrap().into();
+    let device = std::fs::File::options().write(true).open("/dev/null").unwrap().into();
+    let mine = event();
+    for wrong in [full, reader, writer, socket.into(), timer, epoll, inotify, process, memory(4096), file, device] {
+        client.call_fds(SET_IRQS, &irqs(EVENTFD | TRIGGER, MSIX, 0, 1), &[wrong.as_fd()]).expect_error(EINVAL);
+        // None of several, if one of them is wrong.
+        let fds = [mine.as_fd(), wrong.as_fd()];
+        client.call_fds(SET_IRQS, &irqs(EVENTFD | TRIGGER, MSIX, 0, 2), &fds).expect_error(EINVAL);
+    }
+    assert_eq!(client.calls(), []);
 }
 
 #[test]
@@ -33,8 +61,8 @@ fn a_range_of_vectors_takes_a_descriptor_each_in_order() {
     client.call_fds(SET_IRQS, &irqs(EVENTFD | TRIGGER, MSIX, 0, 9), &fds).expect_ok();
     let expected: Vec<_> = (0..9).map(|vector| Call::Vector(vector, true)).collect();
     assert_eq!(client.calls(), expected);
-    for (vector, file) in &client.device.record.lock().unwrap().eventfds {
-        write(file.as_ref().unwrap(), &(u64::from(*vector) + 1).to_ne_bytes()).unwrap();
+    for (vector, eventfd) in &client.device.record.lock().unwrap().eventfds {
+        (0..=*vector).for_each(|_| eventfd.as_ref().unwrap().signal().unwrap());
     }
     for (vector, event) in events.iter().enumerate() {
         let mut count = [0; 8];

@@ -4,7 +4,7 @@
 
 use super::inbox::Fds;
 use super::protocol::{Refusal, require, u32_at};
-use crate::device::Device;
+use crate::device::{Device, Eventfd};
 use dmus_interface::pci::VECTORS;
 use rustix::io::Errno;
 
@@ -72,7 +72,9 @@ pub(super) fn set(device: &mut dyn Device, payload: &[u8], fds: &mut Fds) -> Res
         return Err(Refusal::new(Errno::NOTSUP, "MSI-X vectors can be connected to eventfds, nothing else"));
     }
     require(fds.len() == 0 || fds.len() == count as usize, "not one descriptor for each vector, and not none")?;
-    let mut files = fds.drain();
-    (start..end).for_each(|vector| device.set_vector(vector as u16, files.next()));
+    let eventfds: Option<Vec<_>> = fds.drain().map(Eventfd::new).collect();
+    let mut eventfds =
+        eventfds.ok_or(Refusal::invalid("a vector can be an eventfd only, with room in it"))?.into_iter();
+    (start..end).for_each(|vector| device.set_vector(vector as u16, eventfds.next()));
     Ok(())
 }
