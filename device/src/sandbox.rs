@@ -133,8 +133,8 @@ fn allowed() -> Result<Vec<Call>, BackendError> {
     calls.push((SYS_ftruncate, vec![rule(vec![page])?]));
     let commands = [F_DUPFD_CLOEXEC, F_GETFD, F_ADD_SEALS, F_GET_SEALS].map(i64::from);
     calls.push((SYS_fcntl, one_of(1, &commands)?));
-    // Whether a client's descriptors are eventfds.
-    calls.push((SYS_ppoll, vec![]));
+    // Whether a client's descriptors are what they should be: eventfds, and memory that stays.
+    calls.extend(plain(&[SYS_ppoll, SYS_fstatfs]));
 
     // Guest memory and the heap. Nothing becomes executable.
     calls.extend(plain(&[SYS_brk, SYS_munmap, SYS_mremap]));

@@ -354,7 +354,7 @@ fn full_vectors(socket: &Path) -> anyhow::Result<Left> {
         filled
     };
     for (number, vector) in vectors.iter().enumerate() {
-        platform.connect_vector(number as u32, vector.as_fd())?;
+        platform.set_vector(number as u32, vector)?;
         fill(vector)?;
     }
     let ours: Vec<OwnedFd> = vectors.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
@@ -392,7 +392,7 @@ fn wrong_vectors(socket: &Path) -> anyhow::Result<Left> {
 fn keep_page(socket: &Path) -> anyhow::Result<Left> {
     let platform = Loopback::new(socket)?;
     notes_at_once(&platform, 1)?;
-    let page = platform.doorbell_file()?;
+    let page = platform.page_file.try_clone()?;
     let kept = Page::map(&page, 4096)?;
     // Refused where the page is sealed against it.
     let _ = fcntl_add_seals(&page, SealFlags::FUTURE_WRITE);

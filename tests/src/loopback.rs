@@ -18,7 +18,7 @@ use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -154,13 +154,6 @@ impl Loopback {
     /// Has the card signal a vector to this descriptor instead.
     pub fn set_vector(&self, vector: u32, fd: impl AsFd) -> anyhow::Result<()> {
         connect_vector(&mut self.client.borrow_mut(), vector, fd)
-    }
-
-    /// The file of the doorbell page.
-    pub fn doorbell_file(&self) -> anyhow::Result<File> {
-        let client = self.client.borrow();
-        let region = client.region(DOORBELL_BAR.into()).context("no doorbell region")?;
-        Ok(region.file_offset.as_ref().context("the doorbell page cannot be mapped")?.file().try_clone()?)
     }
 
     /// Shares all memory a second time, `distance` further up.

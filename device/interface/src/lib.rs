@@ -135,8 +135,9 @@
 //! [`regs::Fault`] for the rest (in [`regs::FAULT`], with the control vector; [`regs::FAULT_DETAIL`] says what it was
 //! about). Nothing that a guest does stops the card.
 //!
-//! Guest memory that is a memfd must allow sealing (`MFD_ALLOW_SEALING`): the card seals it against shrinking when it
-//! is mapped, and does not map what it cannot seal, since an access beyond its new end would end the card.
+//! Guest memory should be a memfd that allows sealing (`MFD_ALLOW_SEALING`), not in huge pages: the card seals it
+//! against shrinking when it is mapped. What else a client shares is not mapped, since its pages could go away under
+//! the card, and is asked for by messages.
 //!
 //! A stream whose tail ran over, or one of whose rings went away, is *halted*: it fetches nothing more. What it had
 //! taken completes in time or is discarded by STOP, as far as the completion ring can still be written. RUN, PAUSE and

@@ -2,10 +2,12 @@
 //!
 //! Fed by the transport with maps; feeds whoever reads or writes by address, and the views of streams with places.
 
-use super::SharedMemory;
+use super::{SHARE_HINT, SharedMemory};
 use crate::device::DmaMap;
 use memmap2::MmapOptions;
-use rustix::fs::SealFlags;
+use rustix::fs::{FsWord, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs};
+use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 
 /// An address that no map covers, or not with that access.
@@ -20,7 +22,7 @@ struct Map {
     iova: u64,
     size: u64,
     writable: bool,
-    /// `None`: the client did not share it.
+    /// `None`: the client did not share it, or in a way that could end the card.
     memory: Option<SharedMemory>,
 }
 
@@ -36,10 +38,12 @@ pub(crate) struct GuestMemory {
     maps: Vec<Map>,
     /// Changes with every map: what was translated before is void.
     pub(super) generation: u64,
+    /// The log says already that this client shares memory which cannot be mapped.
+    logged: bool,
 }
 
 impl GuestMemory {
-    /// Adds a map. Overlapping, empty and overflowing ones are refused.
+    /// Adds a map. Overlapping, empty and overflowing ones are refused. What could end the card counts as not shared.
     pub(crate) fn map(&mut self, map: DmaMap) -> io::Result<()> {
         let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let Some(end) = map.iova.checked_add(map.size) else {
@@ -55,7 +59,7 @@ impl GuestMemory {
             return invalid("the range overlaps another map");
         }
         let memory = match &map.file {
-            Some(file) => Some(Self::open(&map, file)?),
+            Some(file) => self.open(&map, file)?,
             None => None,
         };
         self.generation += 1;
@@ -63,20 +67,25 @@ impl GuestMemory {
         Ok(())
     }
 
-    fn open(map: &DmaMap, file: &std::fs::File) -> io::Result<SharedMemory> {
+    fn open(&mut self, map: &DmaMap, file: &File) -> io::Result<Option<SharedMemory>> {
         let too_large = || io::Error::new(io::ErrorKind::InvalidInput, "the range does not fit the file");
         let len = usize::try_from(map.size).map_err(|_| too_large())?;
         let end = map.offset.checked_add(map.size).ok_or_else(too_large)?;
-        pin_size(file)?;
+        if let Err(error) = seal(file) {
+            if !std::mem::replace(&mut self.logged, true) {
+                tracing::warn!("the guest's memory is not mapped: {error}; {SHARE_HINT}");
+            }
+            return Ok(None);
+        }
         // Beyond the end of the file an access would be a bus error.
-        let size = rustix::fs::fstat(file)?.st_size;
+        let size = fstat(file)?.st_size;
         if u64::try_from(size).unwrap_or(0) < end {
             return Err(too_large());
         }
         let mut options = MmapOptions::new();
         options.offset(map.offset).len(len);
         let map = if map.writable { options.map_raw(file)? } else { options.map_raw_read_only(file)? };
-        Ok(SharedMemory { map })
+        Ok(Some(SharedMemory { map }))
     }
 
     /// Removes every map that overlaps the range.
@@ -89,6 +98,7 @@ impl GuestMemory {
     pub(crate) fn clear(&mut self) {
         self.generation += 1;
         self.maps.clear();
+        self.logged = false;
     }
 
     fn at(&self, iova: u64) -> Option<&Map> {
@@ -159,17 +169,33 @@ impl GuestMemory {
     }
 }
 
-/// Sees to it that a memfd cannot shrink: an access beyond its new end would be a bus error, and the end of the card.
-/// Ordinary files have no seals, and are trusted with their size.
-fn pin_size(file: &std::fs::File) -> io::Result<()> {
-    let cannot = |_| {
-        let why = "it could shrink, and cannot be sealed: leave QEMU's memory-backend-memfd at seal=on";
-        io::Error::new(io::ErrorKind::PermissionDenied, why)
-    };
-    match rustix::fs::fcntl_get_seals(file) {
-        Ok(seals) if seals.contains(SealFlags::SHRINK) => Ok(()),
-        Ok(_) => rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK).map_err(cannot),
-        Err(_) => Ok(()),
+/// What says that an access to memory can be a bus error, which would be the end of the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum BusError {
+    #[error("it is a file of a kind that can shrink while it is mapped")]
+    Shrinks,
+    #[error("it is in huge pages, and of one that is given back there may be no other")]
+    HugePages,
+    #[error("it can shrink while it is mapped, and the seal against that is refused ({0})")]
+    Unsealed(Errno),
+}
+
+/// Sees to it that no access to mapped memory is a bus error: it is a memfd that is sealed against shrinking. A hole
+/// that is punched into one reads as zeros.
+fn seal(file: &File) -> Result<(), BusError> {
+    let file_system = fstatfs(file).map_err(BusError::Unsealed)?.f_type;
+    check_kind(file_system)?;
+    // Files of tmpfs that are no memfds have a seal against seals.
+    let sealed = fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    if sealed { Ok(()) } else { fcntl_add_seals(file, SealFlags::SHRINK).map_err(BusError::Unsealed) }
+}
+
+/// Memfds are files of tmpfs, or of hugetlbfs.
+fn check_kind(file_system: FsWord) -> Result<(), BusError> {
+    match file_system {
+        libc::TMPFS_MAGIC => Ok(()),
+        libc::HUGETLBFS_MAGIC => Err(BusError::HugePages),
+        _ => Err(BusError::Shrinks),
     }
 }
 
@@ -177,7 +203,6 @@ fn pin_size(file: &std::fs::File) -> io::Result<()> {
 mod tests {
     use super::super::{Layout, SlotWords, StreamMemory, Translation};
     use super::*;
-    use std::fs::File;
 
     fn memfd(size: u64) -> File {
         sealable(size, rustix::fs::MemfdFlags::ALLOW_SEALING)
@@ -294,12 +319,35 @@ mod tests {
         let file = memfd(8192);
         memory.map(map(0x1000, 8192, 0, &file, true)).expect("map");
         assert!(rustix::fs::ftruncate(&file, 0).is_err());
-        let unsealable = sealable(8192, rustix::fs::MemfdFlags::empty());
-        let refused = memory.map(map(0x9000, 8192, 0, &unsealable, true));
-        assert_eq!(refused.map_err(|error| error.kind()), Err(io::ErrorKind::PermissionDenied));
-        let ordinary = tempfile::tempfile().expect("file");
-        ordinary.set_len(8192).expect("size");
-        memory.map(map(0x9000, 8192, 0, &ordinary, true)).expect("an ordinary file");
+        // What is punched out of it reads as zeros.
+        memory.write(0x1000, &[1; 8192]).expect("write");
+        let hole = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, hole, 0, 8192).expect("a hole");
+        let mut back = [1; 8192];
+        memory.read(0x1000, &mut back).expect("read");
+        assert_eq!(back, [0; 8192]);
+    }
+
+    #[test]
+    fn memory_that_may_end_in_a_bus_error_is_not_mapped() {
+        use rustix::fs::MemfdFlags;
+        let unsealable = sealable(8192, MemfdFlags::empty());
+        let in_tmpfs = tempfile::tempfile_in("/dev/shm").expect("file");
+        let huge = sealable(2 << 20, MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
+        let ordinary = File::open(std::env::current_exe().expect("this program")).expect("file");
+        for (file, error) in [
+            (&unsealable, BusError::Unsealed(Errno::PERM)),
+            (&in_tmpfs, BusError::Unsealed(Errno::PERM)),
+            (&huge, BusError::HugePages),
+            (&ordinary, BusError::Shrinks),
+        ] {
+            assert_eq!(seal(file), Err(error));
+            let mut memory = GuestMemory::default();
+            memory.map(map(0x1000, 4096, 0, file, false)).expect("map");
+            assert!(memory.allows(0x1000, 4096, false) && !memory.covers(0x1000, 1, false));
+        }
+        // Where the kernel makes no memfd in huge pages, a file of hugetlbfs would look so.
+        assert_eq!(check_kind(libc::HUGETLBFS_MAGIC), Err(BusError::HugePages));
     }
 
     #[test]
