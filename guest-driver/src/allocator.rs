@@ -5,10 +5,10 @@
 //! recycled with a message follows from cbEvent: more bytes than a pointer has, and no package, means that uData refers
 //! to a buffer.
 
-use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Pool, Ring, SlotPlace};
+use crate::dma::{DataPlace, DmaMemory, DoorbellPage, Part, Pool, Ring, SlotPlace};
 use crate::queue::Queue;
 use crate::shadow::{FreeList, NONE, SlotRefs, SlotState};
-use crate::{Buffer, DriverError, Message, StreamConfig};
+use crate::{Buffer, DriverError, Message, Platform, StreamConfig};
 use alloc::boxed::Box;
 use core::cell::Cell;
 use dmus_interface::event::PointerWidth;
@@ -32,8 +32,8 @@ pub struct Counts {
 /// A stream's allocator.
 #[derive(Debug)]
 pub struct Allocator<'c> {
-    pub(crate) pool: Pool,
-    pub(crate) buffers: DmaMemory,
+    pub(crate) pool: Pool<'c>,
+    pub(crate) buffers: Part<'c>,
     pub(crate) queue: Queue<'c>,
     pub(crate) width: PointerWidth,
     /// Bytes that fit in an event, and where they are.
@@ -85,7 +85,7 @@ impl<'c> Allocator<'c> {
         let completions = Ring::new(completions, config.entries())?;
         Some(Self {
             pool: Pool::new(pool, config.slots),
-            buffers,
+            buffers: Part::new(buffers),
             queue: Queue::new(page, stream, submissions, completions),
             width,
             inline_limit: width.bytes(),
@@ -100,17 +100,19 @@ impl<'c> Allocator<'c> {
         })
     }
 
-    /// Takes the memory out, to free it; nothing works afterwards.
-    pub(crate) fn take_memory(&mut self) -> [DmaMemory; 4] {
-        let Queue { submissions, completions, .. } = &mut self.queue;
-        [&mut self.pool.memory, &mut self.buffers, &mut submissions.memory, &mut completions.memory]
-            .map(|memory| core::mem::replace(memory, DmaMemory::NONE))
+    /// The card is done with the memory, which goes back to where it came from when this is dropped. Otherwise it is
+    /// lost: the card may still write to it.
+    pub(crate) fn return_to(&mut self, platform: &'c dyn Platform) {
+        self.pool.return_to(platform);
+        self.buffers.return_to(platform);
+        self.queue.submissions.return_to(platform);
+        self.queue.completions.return_to(platform);
     }
 
     /// The device's addresses of pool, buffers, submission ring and completion ring.
     pub(crate) fn iovas(&self) -> [u64; 4] {
         let Queue { submissions, completions, .. } = &self.queue;
-        [&self.pool.memory, &self.buffers, &submissions.memory, &completions.memory].map(|memory| memory.iova)
+        [self.pool.iova(0), self.buffers.iova, submissions.iova(), completions.iova()]
     }
 
     /// `GetMessage`: a fresh event, all zero but cbStruct.
@@ -180,7 +182,7 @@ impl<'c> Allocator<'c> {
 
     /// Slots in the pool.
     pub fn slots(&self) -> usize {
-        self.pool.shadow.len()
+        self.pool.shadow().len()
     }
 
     /// Slots that are free, as far as completions were taken.
@@ -201,7 +203,7 @@ impl<'c> Allocator<'c> {
     /// How submissions ended so far. Looks at every slot.
     pub fn counts(&self) -> Counts {
         let ended = |status: Status| self.ended[status as usize - 1].get();
-        let in_flight = self.pool.shadow.iter().map(Cell::get).filter(|state| state.is_submitted());
+        let in_flight = self.pool.shadow().iter().map(Cell::get).filter(|state| state.is_submitted());
         Counts {
             submitted: self.ended.iter().map(Cell::get).sum::<u64>()
                 + in_flight.map(|state| u64::from(state.messages())).sum::<u64>(),
@@ -281,7 +283,7 @@ impl<'c> Allocator<'c> {
 
     /// Recycles what the card held when it was reset: it may not touch it any more, and publishes nothing.
     pub(crate) fn reclaim_after_reset(&self) {
-        for (slot, shadow) in (0..).zip(&self.pool.shadow) {
+        for (slot, shadow) in (0..).zip(self.pool.shadow()) {
             let state = shadow.get();
             if state.is_submitted() {
                 self.count(Status::Discarded, state.messages());
@@ -331,7 +333,7 @@ impl<'c> Allocator<'c> {
     }
 
     pub(crate) fn state(&self, slot: u32) -> &Cell<SlotState> {
-        &self.pool.shadow[slot as usize]
+        &self.pool.shadow()[slot as usize]
     }
 
     pub(crate) fn refs(&self, slot: u32) -> &Cell<SlotRefs> {

@@ -5,10 +5,13 @@
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
+use crate::Platform;
 use crate::shadow::SlotState;
 use alloc::boxed::Box;
 use core::cell::Cell;
+use core::fmt::{self, Debug, Formatter};
 use core::marker::PhantomData;
+use core::ops::Deref;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dmus_interface::event::PointerWidth;
@@ -197,21 +200,73 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// The event pool: slots of eight words, each with its state in the private shadow.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    pub(crate) memory: DmaMemory,
-    pub(crate) shadow: Box<[Cell<SlotState>]>,
+/// A part of a stream's memory. Whoever accesses it unchecked owns it: it goes back only when its owner is dropped.
+pub(crate) struct Part<'c> {
+    dma: DmaMemory,
+    /// Where it goes back to. Nowhere, while the card may still write to it.
+    platform: Option<&'c dyn Platform>,
 }
 
-impl Pool {
+impl<'c> Part<'c> {
+    pub(crate) fn new(dma: DmaMemory) -> Self {
+        Self { dma, platform: None }
+    }
+
+    /// The card is done with it: it goes back to where it came from with its owner.
+    pub(crate) fn return_to(&mut self, platform: &'c dyn Platform) {
+        self.platform = Some(platform);
+    }
+}
+
+impl Deref for Part<'_> {
+    type Target = DmaMemory;
+
+    #[inline]
+    fn deref(&self) -> &DmaMemory {
+        &self.dma
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        if let Some(platform) = self.platform {
+            platform.dma_free(core::mem::replace(&mut self.dma, DmaMemory::NONE));
+        }
+    }
+}
+
+impl Debug for Part<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        self.dma.fmt(formatter)
+    }
+}
+
+/// The event pool: slots of eight words, each with its state in the private shadow.
+#[derive(Debug)]
+pub(crate) struct Pool<'c> {
+    memory: Part<'c>,
+    shadow: Box<[Cell<SlotState>]>,
+}
+
+impl<'c> Pool<'c> {
     /// Distance of the slots: the smallest that the card takes.
     pub(crate) const STRIDE: usize = 64;
 
     /// The pool in memory that has room for it, else as many slots as there is room for.
     pub(crate) fn new(memory: DmaMemory, slots: u32) -> Self {
         let room = memory.memory.len() / Self::STRIDE;
-        Self { shadow: (0..room.min(slots as usize)).map(|_| Cell::new(SlotState::FREE)).collect(), memory }
+        let shadow = (0..room.min(slots as usize)).map(|_| Cell::new(SlotState::FREE)).collect();
+        Self { shadow, memory: Part::new(memory) }
+    }
+
+    pub(crate) fn return_to(&mut self, platform: &'c dyn Platform) {
+        self.memory.return_to(platform);
+    }
+
+    /// The states of all slots.
+    #[inline]
+    pub(crate) fn shadow(&self) -> &[Cell<SlotState>] {
+        &self.shadow
     }
 
     /// A slot of the pool, and its state; `None` for a number that is no slot's.
@@ -244,7 +299,7 @@ impl Pool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotPlace<'m> {
     base: NonNull<u64>,
-    memory: PhantomData<&'m Pool>,
+    memory: PhantomData<&'m Pool<'m>>,
 }
 
 impl SlotPlace<'_> {
@@ -298,17 +353,32 @@ impl DataPlace {
 
 /// A ring whose entries are of `ENTRY` bytes, 4 or more, and a power of two in number.
 #[derive(Debug)]
-pub(crate) struct Ring<const ENTRY: usize> {
-    pub(crate) memory: DmaMemory,
+pub(crate) struct Ring<'c, const ENTRY: usize> {
+    memory: Part<'c>,
     mask: u32,
 }
 
-impl<const ENTRY: usize> Ring<ENTRY> {
+impl<'c, const ENTRY: usize> Ring<'c, ENTRY> {
     /// The ring in memory that has room for it; `None` if it has not.
     pub(crate) fn new(memory: DmaMemory, entries: u32) -> Option<Self> {
         const { assert!(ENTRY.is_multiple_of(4)) };
         let fits = entries.is_power_of_two() && memory.memory.len() / ENTRY >= entries as usize;
-        fits.then_some(Self { mask: entries.wrapping_sub(1), memory })
+        fits.then(|| Self { mask: entries.wrapping_sub(1), memory: Part::new(memory) })
+    }
+
+    pub(crate) fn return_to(&mut self, platform: &'c dyn Platform) {
+        self.memory.return_to(platform);
+    }
+
+    /// The device's address of its first entry.
+    pub(crate) fn iova(&self) -> u64 {
+        self.memory.iova
+    }
+
+    /// Its memory, as tests and the card see it.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &SharedMemory {
+        &self.memory.memory
     }
 
     fn place(&self, index: u32) -> *mut u8 {

@@ -17,8 +17,8 @@ pub(crate) struct Queue<'c> {
     pub(crate) page: DoorbellPage<'c>,
     /// The stream's number.
     stream: usize,
-    pub(crate) submissions: Ring<SUBMISSION_SIZE>,
-    pub(crate) completions: Ring<COMPLETION_SIZE>,
+    pub(crate) submissions: Ring<'c, SUBMISSION_SIZE>,
+    pub(crate) completions: Ring<'c, COMPLETION_SIZE>,
     /// Slots submitted so far.
     tail: Cell<u32>,
     /// The tail that the card was last shown.
@@ -34,8 +34,8 @@ impl<'c> Queue<'c> {
     pub(crate) fn new(
         page: DoorbellPage<'c>,
         stream: usize,
-        submissions: Ring<SUBMISSION_SIZE>,
-        completions: Ring<COMPLETION_SIZE>,
+        submissions: Ring<'c, SUBMISSION_SIZE>,
+        completions: Ring<'c, COMPLETION_SIZE>,
     ) -> Self {
         let [tail, published, consumed, head] = Default::default();
         Self { page, stream, submissions, completions, tail, published, consumed, head }

@@ -218,9 +218,7 @@ impl<P: Platform> Drop for StreamCore<'_, P> {
             none || self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
         // A card that has not closed the stream may still write: such memory is lost rather than reused.
         if closed {
-            for memory in self.allocator.take_memory() {
-                self.card.platform.dma_free(memory);
-            }
+            self.allocator.return_to(&self.card.platform);
         }
     }
 }

@@ -51,7 +51,7 @@ impl FakeCard {
     fn complete_with(&mut self, allocator: &Allocator<'_>, slot: u32, status: u16, flags: u16) {
         let entry = Completion { slot: slot.into(), status: status.into(), flags: flags.into(), time: 0.into() };
         let place = (self.head % SLOTS) as usize * COMPLETION_SIZE;
-        allocator.queue.completions.memory.memory.write(place, entry.as_bytes());
+        allocator.queue.completions.memory().write(place, entry.as_bytes());
         self.publish(allocator, self.head.wrapping_add(1));
     }
 
@@ -63,7 +63,7 @@ impl FakeCard {
 
 fn slot_bytes(allocator: &Allocator<'_>, slot: Slot) -> [u8; 40] {
     let mut bytes = [0; 40];
-    allocator.pool.memory.memory.read(slot.0 as usize * 64, &mut bytes);
+    allocator.pool.read(slot.0, 0, &mut bytes);
     bytes
 }
 
@@ -278,7 +278,7 @@ fn last_submitted(allocator: &Allocator<'_>) -> u32 {
 fn submitted(allocator: &Allocator<'_>, index: u32) -> u32 {
     let mut slot = [0; 4];
     let place = (index % SLOTS) as usize * SUBMISSION_SIZE;
-    assert!(allocator.queue.submissions.memory.memory.read(place, &mut slot));
+    assert!(allocator.queue.submissions.memory().read(place, &mut slot));
     u32::from_le_bytes(slot)
 }
 
@@ -418,7 +418,7 @@ proptest! {
                     if let Some((slot, owned)) = flying.remove(f) {
                         // The device may write whatever it likes there.
                         for slot in &owned.slots {
-                            allocator.pool.memory.memory.write(*slot as usize * 64, &[0xFF; 40]);
+                            allocator.pool.write(*slot, 0, &[0xFF; 40]);
                         }
                         card.complete(&allocator, slot, 1);
                         done.push_back(owned);

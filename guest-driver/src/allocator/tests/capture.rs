@@ -30,7 +30,7 @@ fn filled(allocator: &Allocator<'_>, slot: u32, bytes: &[u8]) -> Event {
 impl FakeCard {
     fn capture(&mut self, allocator: &Allocator<'_>, slot: u32, event: &Event) {
         let (bytes, len) = event.encode(allocator.width);
-        allocator.pool.memory.memory.write(slot as usize * 64, &bytes[..len]);
+        allocator.pool.write(slot, 0, &bytes[..len]);
         self.complete(allocator, slot, Status::Presented as u16);
     }
 }
