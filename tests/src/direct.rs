@@ -138,7 +138,7 @@ impl Platform for Direct {
     }
 
     fn doorbell(&self) -> &SharedMemory {
-        &self.page.shared
+        self.page.shared()
     }
 
     fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {

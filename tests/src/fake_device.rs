@@ -51,7 +51,7 @@ impl FakeDevice {
     /// Does something that a card may do, or may not.
     fn act(&self) {
         let at = |word| doorbell::at(0, word);
-        let page = &self.page.shared;
+        let page = self.page.shared();
         let bump =
             |word| page.store_u32(word, page.load_u32(word, Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         match self.next() % 10 {
@@ -92,8 +92,8 @@ impl Platform for FakeDevice {
             // Mostly the honest answer, or there would be no stream to lie to.
             0..=230 if answered.contains(&offset) => {
                 let word = doorbell::at(0, doorbell::TRANSITIONS);
-                let count = self.page.shared.load_u32(word, Ordering::Relaxed);
-                self.page.shared.store_u32(word, count.wrapping_add(1), Ordering::Release);
+                let count = self.page.shared().load_u32(word, Ordering::Relaxed);
+                self.page.shared().store_u32(word, count.wrapping_add(1), Ordering::Release);
             }
             0..=240 => {}
             _ => self.act(),
@@ -101,7 +101,7 @@ impl Platform for FakeDevice {
     }
 
     fn doorbell(&self) -> &SharedMemory {
-        &self.page.shared
+        self.page.shared()
     }
 
     fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {

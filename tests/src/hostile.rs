@@ -34,8 +34,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the next client may have to wait, whatever the one before did.
-const PROMISE: Duration = Duration::from_secs(1);
 /// How long anything may take before the soak gives up.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The song of a good client.
@@ -90,6 +88,25 @@ impl Manner {
     ];
 }
 
+/// How long to go on.
+#[derive(Clone, Copy, Debug)]
+pub enum Extent {
+    /// So many clients, each followed by a good one.
+    Rounds(u64),
+    /// So long.
+    Time(Duration),
+}
+
+impl Extent {
+    /// How much of it is done, as a part of 1.
+    fn done(self, rounds: u64, passed: Duration) -> f64 {
+        match self {
+            Self::Rounds(all) => rounds as f64 / all as f64,
+            Self::Time(all) => passed.as_secs_f64() / all.as_secs_f64(),
+        }
+    }
+}
+
 /// How a soak went.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -141,30 +158,25 @@ impl Drop for Left {
     }
 }
 
-/// Runs so many rounds, or as many as fit into a time. `progress` is told how many are done, and the worst wait so far.
-pub fn run(
-    rounds: Option<u64>,
-    time: Duration,
-    manners: &[Manner],
-    mut progress: impl FnMut(u64, Duration),
-) -> anyhow::Result<Report> {
+/// Runs. The next client, and the end of the card, may take as long as `promise`. `progress` is told how many rounds are
+/// done, and the longest wait so far.
+pub fn run(extent: Extent, promise: Duration, mut progress: impl FnMut(u64, Duration)) -> anyhow::Result<Report> {
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("card.sock");
     let log = File::create(directory.path().join("card.log"))?;
     let mut command = programs::card()?;
     let arguments = ["serve", "--clock", "virtual", "--midi-in", "loopback", "--socket", "card.sock"];
     let mut card = Running::start_logging(command.args(arguments).current_dir(directory.path()), log)?;
-    until("the socket", LIMIT, || socket.exists())?;
+    until("the socket", LIMIT, || UnixStream::connect(&socket).is_ok())?;
 
     let expected = play(&socket)?;
     ensure!(expected.iter().any(|byte| *byte != 0), "the song is silent");
     let mut random = Random(0x2545_F491_4F6C_DD1D);
-    let mut report =
-        Report { worst: manners.iter().map(|manner| (*manner, Duration::ZERO)).collect(), ..Report::default() };
+    let mut report = Report { worst: Manner::ALL.map(|manner| (manner, Duration::ZERO)).into(), ..Report::default() };
     let (started, mut waits, mut before) = (Instant::now(), Vec::new(), None);
-    while rounds.map_or(started.elapsed() < time, |rounds| report.rounds < rounds) {
-        let number = random.below(manners.len() as u64) as usize;
-        let manner = manners[number];
+    while extent.done(report.rounds, started.elapsed()) < 1.0 {
+        let number = random.below(Manner::ALL.len() as u64) as usize;
+        let manner = Manner::ALL[number];
         let context = |what: &str| {
             format!("{what} {manner:?}, round {}; the card's log:\n{}", report.rounds, tail(directory.path()))
         };
@@ -174,14 +186,12 @@ pub fn run(
         let wait = gone.elapsed();
         ensure!(card.status().is_none(), "{}", context("the card ended after"));
         ensure!(heard == expected, "{}", context("another song after"));
-        ensure!(wait <= PROMISE, "{}", context(&format!("the next client waited {wait:?} after")));
+        ensure!(wait <= promise, "{}", context(&format!("the next client waited {wait:?} after")));
         drop(left);
         report.rounds += 1;
         report.worst[number].1 = report.worst[number].1.max(wait);
         waits.push(wait);
-        if before.is_none()
-            && (started.elapsed() > time / 10 || rounds.is_some_and(|rounds| report.rounds >= rounds / 10))
-        {
+        if before.is_none() && extent.done(report.rounds, started.elapsed()) > 0.1 {
             before = Some(resources(card.id())?);
         }
         progress(report.rounds, waits.iter().copied().max().unwrap_or_default());
@@ -201,7 +211,7 @@ pub fn run(
     programs::signal(card.id(), "TERM");
     until("the end of the card", LIMIT, || card.status().is_some())?;
     report.end = ended.elapsed();
-    ensure!(report.end <= PROMISE, "the card took {:?} to end", report.end);
+    ensure!(report.end <= promise, "the card took {:?} to end", report.end);
     drop(last);
     Ok(report)
 }
@@ -364,11 +374,14 @@ fn full_vectors(socket: &Path) -> anyhow::Result<Left> {
             let _ = fill(vector);
         });
     });
-    // What the card is asked for meanwhile need not come.
-    let _ = RawStream::running(&platform, PointerWidth::Eight).map(|stream| {
-        stream.submit(0, stream.inline(0, &[0x90, 60, 100]), 1_000_000);
-        std::thread::sleep(Duration::from_millis(2));
-    });
+    // What the card is asked for meanwhile need not be answered.
+    let raw = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    for (register, value) in [(stream::TYPE, Type::Render.value()), (stream::STATE, State::Run as u32)] {
+        raw.write(register, value);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    raw.submit(0, raw.inline(DONT_HOLD, &[0x90, 60, 100]), 1_000_000);
+    std::thread::sleep(Duration::from_millis(2));
     Ok(left)
 }
 
@@ -398,9 +411,9 @@ fn keep_page(socket: &Path) -> anyhow::Result<Left> {
     let _ = fcntl_add_seals(&page, SealFlags::FUTURE_WRITE);
     let mut at = 0;
     Ok(Left::files([page.into()]).busy(move || {
-        kept.shared.store_u64(doorbell::GRANT, i64::MAX as u64, Ordering::Relaxed);
+        kept.shared().store_u64(doorbell::GRANT, i64::MAX as u64, Ordering::Relaxed);
         at = (at + 4) % 4096;
-        kept.shared.store_u32(at, 0xFFFF_FF00, Ordering::Relaxed);
+        kept.shared().store_u32(at, 0xFFFF_FF00, Ordering::Relaxed);
     }))
 }
 

@@ -211,7 +211,7 @@ impl Platform for Loopback {
     }
 
     fn doorbell(&self) -> &SharedMemory {
-        &self.page.shared
+        self.page.shared()
     }
 
     fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {

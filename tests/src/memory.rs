@@ -19,8 +19,7 @@ pub const RAM_IOVA: u64 = 0x10_0000;
 
 /// The doorbell page, mapped.
 pub struct Page {
-    /// The driver's view.
-    pub shared: SharedMemory,
+    shared: SharedMemory,
     /// What it lives in.
     _map: MmapRaw,
 }
@@ -33,6 +32,11 @@ impl Page {
         // SAFETY: the mapping lives as long as this value, which holds both, and is page aligned.
         let shared = unsafe { SharedMemory::new(base, map.len()) };
         Ok(Self { shared, _map: map })
+    }
+
+    /// The driver's view, which must not outlive the mapping.
+    pub fn shared(&self) -> &SharedMemory {
+        &self.shared
     }
 }
 

@@ -455,7 +455,7 @@ impl Platform for UnsharedClient {
     }
 
     fn doorbell(&self) -> &SharedMemory {
-        &self.page.shared
+        self.page.shared()
     }
 
     fn dma_alloc(&self, len: usize, align: usize) -> Result<DmaMemory, PlatformError> {

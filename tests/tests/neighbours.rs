@@ -9,6 +9,7 @@ use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs;
 use dmus_interface::ring::Status;
+use dmus_tests::hostile;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::memory::Page;
 use dmus_tests::programs::{self, Running, signal, until};
@@ -20,11 +21,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(20);
-/// From the end of a client until the next one has played.
-const PROMISE: Duration = Duration::from_secs(1);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 
 fn serve(dir: &Path, transport: &str) -> anyhow::Result<(Running, PathBuf)> {
@@ -84,12 +83,9 @@ fn an_interrupt_that_blocks_ends_with_its_client() -> anyhow::Result<()> {
         for _ in 0..20 {
             let (id, path) = (card.id(), socket.clone());
             let (client, _eventfd) = limited(move || client_that_blocks(id, &path))?;
-            let gone = Instant::now();
             drop(client);
             let path = socket.clone();
             limited(move || client_plays(&path))?;
-            let took = gone.elapsed();
-            assert!(took < PROMISE, "the next client played after {took:?}");
         }
     }
     Ok(())
@@ -123,12 +119,20 @@ fn a_client_that_has_gone_sees_nothing_of_the_next_ones_page_and_changes_nothing
         stream.submit(0, stream.inline(seconds(5), &NOTE), seconds(1));
         stream.reach(seconds(1))?;
         let position = |page: &SharedMemory| page.load_u64(doorbell::SAMPLE_POSITION, Ordering::Relaxed);
-        assert_eq!((position(client.doorbell()), position(&kept.shared)), (48_000, 0));
-        kept.shared.store_u64(doorbell::GRANT, u64::try_from(seconds(10))?, Ordering::SeqCst);
+        assert_eq!((position(client.doorbell()), position(kept.shared())), (48_000, 0));
+        kept.shared().store_u64(doorbell::GRANT, u64::try_from(seconds(10))?, Ordering::SeqCst);
         stream.ring();
         stream.grant(seconds(2));
         stream.reach(seconds(2))?;
         assert!(stream.is_drained(), "the card went on to a grant of the client that has gone");
     }
+    Ok(())
+}
+
+/// How long they wait is measured by `qemu-scripts/soak --hostile`.
+#[test]
+fn after_clients_of_every_manner_the_next_one_plays() -> anyhow::Result<()> {
+    let report = hostile::run(hostile::Extent::Rounds(240), SHORT, |_, _| {})?;
+    assert_eq!(report.rounds, 240);
     Ok(())
 }

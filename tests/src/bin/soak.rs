@@ -1,7 +1,7 @@
 //! `qemu-scripts/soak`: the soaks by hand, with their speed.
 
 use anyhow::Context;
-use dmus_tests::hostile::{self, Manner};
+use dmus_tests::hostile::{self, Extent};
 use std::time::{Duration, Instant};
 
 fn main() -> anyhow::Result<()> {
@@ -39,12 +39,13 @@ fn soak(events: u64) -> anyhow::Result<()> {
 
 fn clients(minutes: u64) -> anyhow::Result<()> {
     let mut shown = Instant::now();
-    let report = hostile::run(None, Duration::from_secs(minutes * 60), &Manner::ALL, |rounds, worst| {
-        if shown.elapsed() >= Duration::from_secs(1) {
-            eprintln!("{rounds:>7} clients, the next one's song heard within {worst:.1?}");
-            shown = Instant::now();
-        }
-    })?;
+    let report =
+        hostile::run(Extent::Time(Duration::from_secs(minutes * 60)), Duration::from_secs(1), |rounds, worst| {
+            if shown.elapsed() >= Duration::from_secs(1) {
+                eprintln!("{rounds:>7} clients, the next one's song heard within {worst:.1?}");
+                shown = Instant::now();
+            }
+        })?;
     for (manner, worst) in &report.worst {
         println!("{:<14} {worst:>10.1?}", format!("{manner:?}"));
     }
