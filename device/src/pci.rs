@@ -11,7 +11,7 @@ use crate::dma::DoorbellPage;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
-use crate::transport::BACK_OFF;
+use crate::transport::BackOff;
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
@@ -282,18 +282,14 @@ impl Card {
     }
 }
 
-/// A page for the next client, who waits where descriptors or memory have run out until there are some again.
+/// A page for the next client, made before that one is accepted.
 fn next_page() -> DoorbellPage {
-    let mut said = false;
+    let mut back_off = BackOff::default();
     loop {
         match DoorbellPage::new() {
             Ok(page) => return page,
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                tracing::warn!("the next client waits: its doorbell page cannot be made yet: {error}");
-            }
-            Err(_) => {}
+            Err(error) => back_off.wait(&error),
         }
-        std::thread::sleep(BACK_OFF);
     }
 }
 

@@ -53,13 +53,28 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
     }
 }
 
-/// How long to wait for descriptors or memory before the next look.
-pub(crate) const BACK_OFF: Duration = Duration::from_millis(100);
+/// Who connects waits where descriptors or memory have run out, until there are some again.
+#[derive(Default)]
+pub(crate) struct BackOff {
+    said: bool,
+}
+
+impl BackOff {
+    const STEP: Duration = Duration::from_millis(100);
+
+    /// Waits for a moment before the next try, and says why the first time.
+    pub(crate) fn wait(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!("a connection waits: {error}; it is accepted once there is room");
+        }
+        std::thread::sleep(Self::STEP);
+    }
+}
 
 /// Accepts the next connection. Where descriptors or memory have run out, whoever connects waits until there are some
 /// again: the one before may be about to free them.
 pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
-    let mut said = false;
+    let mut back_off = BackOff::default();
     loop {
         let error = match listener.accept() {
             Ok((stream, _)) => return Ok(stream),
@@ -67,12 +82,7 @@ pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
         };
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::INTR | Errno::CONNABORTED) => {}
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!("a connection waits: {error}; it is accepted once there is room");
-                }
-                std::thread::sleep(BACK_OFF);
-            }
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => back_off.wait(&error),
             _ => return Err(error),
         }
     }

@@ -243,17 +243,22 @@ fn events_out_of_order_play_in_order_and_past_ones_at_once_and_late() -> anyhow:
 /// DDI: An event whose time has bit 63 set (DONT_HOLD_FOR_SEQUENCING) plays at once.
 #[test]
 fn an_event_that_must_not_be_held_plays_at_the_first_sample_not_yet_rendered() -> anyhow::Result<()> {
-    let hosted = hosted()?;
-    let platform = hosted.connect()?;
-    let s = RawStream::running(&platform, PointerWidth::Eight)?;
-    s.grant(samples(4800));
-    s.reach(samples(4800))?;
-    s.submit(0, s.inline(DONT_HOLD, &NOTE), seconds(1));
-    assert_eq!(s.completion()?.status, Status::Presented);
-    s.reach(seconds(1))?;
-    drop(platform);
-    let heard = first_sound(&hosted.finish()?.samples()).expect("a sound");
-    assert!((4800..4800 + 128).contains(&heard), "{heard}");
+    // Whatever the other bits are, and in a chain, too.
+    for (time, chained) in [(DONT_HOLD, false), (DONT_HOLD | 12_345, false), (DONT_HOLD | 12_345, true)] {
+        let hosted = hosted()?;
+        let platform = hosted.connect()?;
+        let s = RawStream::running(&platform, PointerWidth::Eight)?;
+        s.grant(samples(4800));
+        s.reach(samples(4800))?;
+        s.fill(1, s.inline(time, &NOTE));
+        let next = if chained { s.slot_iova(1) } else { 0 };
+        s.submit(0, Event { next, ..s.inline(time, &NOTE) }, seconds(1));
+        assert_eq!(s.completion()?.status, Status::Presented);
+        s.reach(seconds(1))?;
+        drop(platform);
+        let heard = first_sound(&hosted.finish()?.samples()).expect("a sound");
+        assert!((4800..4800 + 128).contains(&heard), "{heard}");
+    }
     Ok(())
 }
 

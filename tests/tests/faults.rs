@@ -4,6 +4,7 @@ use dmus_card::ClockMode;
 use dmus_driver::Platform;
 use dmus_interface::doorbell;
 use dmus_interface::event::{Event, INCOMPLETE, PointerWidth};
+use dmus_interface::pci::CONTROL_VECTOR;
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault, Register};
@@ -12,6 +13,7 @@ use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::raw::{RawStream, seconds};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const NOTE: [u8; 3] = [0x90, 60, 100];
 
@@ -154,6 +156,21 @@ fn a_tail_stored_for_a_closed_stream_is_reported_when_a_stream_is_created_there(
     assert_eq!(s.word(doorbell::SUBMISSION_TAIL), 0, "creating a stream zeroes its words");
     s.set_state(State::Run)?;
     assert!(s.is_drained());
+    Ok(())
+}
+
+#[test]
+fn a_fault_that_is_found_on_the_way_to_sleep_is_an_interrupt_at_once() -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    s.until("the card's sleep", || platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Relaxed) != 0)?;
+    while platform.wait(CONTROL_VECTOR, Duration::ZERO) {}
+    // Woken, it finds nothing to do but this.
+    platform.doorbell().store_u32(doorbell::at(3, doorbell::SUBMISSION_TAIL), 7, Ordering::Release);
+    s.ring();
+    assert!(platform.wait(CONTROL_VECTOR, Duration::from_secs(10)));
+    assert_eq!(fault(&s), Some((Fault::ClosedStream, 3 << 16 | 7)));
     Ok(())
 }
 

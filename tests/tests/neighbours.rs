@@ -27,11 +27,12 @@ const SHORT: Duration = Duration::from_secs(20);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 
 fn serve(dir: &Path, transport: &str) -> anyhow::Result<(Running, PathBuf)> {
-    let socket = dir.join("card.sock");
-    let arguments = ["serve", "--clock", "virtual", "--transport", transport, "--socket"];
-    let card = Running::start(programs::card()?.args(arguments).arg(&socket).env("DMUS_LOG", "off"))?;
-    until("the socket", SHORT, || socket.exists())?;
-    Ok((card, socket))
+    let arguments = ["serve", "--clock", "virtual", "--socket", "card.sock", "--json", "counters", "--transport"];
+    let mut command = programs::card()?;
+    let card = Running::start(command.args(arguments).arg(transport).env("DMUS_LOG", "off").current_dir(dir))?;
+    // The last file that it makes: then it listens.
+    until("the counters' file", SHORT, || dir.join("counters").exists())?;
+    Ok((card, dir.join("card.sock")))
 }
 
 /// What a client does, which waits for the card without a limit of its own: the end of the card ends it then.
