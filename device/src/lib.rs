@@ -24,7 +24,7 @@ mod download;
 pub mod engine;
 pub mod files;
 mod identity;
-mod log;
+pub mod log;
 pub mod offline;
 pub mod pci;
 pub mod sandbox;

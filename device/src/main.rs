@@ -3,11 +3,10 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
+use dmus_card::log;
 use signal_hook::consts::SIGXFSZ;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
 
 /// A DirectMusic-capable PCI sound card for QEMU, over vfio-user.
 ///
@@ -31,31 +30,26 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter =
-        EnvFilter::try_from_env("DMUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,dmus_card=info,vfio_user=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .init();
+    log::init();
     // At a limit of the size of files, a write fails as on a full disk.
     if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
         tracing::warn!("a file that grows too large will end the card: {error}");
     }
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // A card that serves has no other thread until it is in its sandbox.
+    if !matches!(command, Command::Serve(_)) && log::start().is_err() {
+        log::say("dmus-card: cannot start a thread: its log comes at the end");
+    }
+    let result = match command {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Bank(args) => commands::bank::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            let code = commands::exit_code(&error);
-            eprintln!("dmus-card: {error:#}");
-            code
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        log::say(&format!("dmus-card: {error:#}"));
+        commands::exit_code(&error)
+    });
+    log::finish();
+    code
 }

@@ -11,7 +11,6 @@ mod section;
 
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
-use crate::log::Log;
 use crate::stats::Stats;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
@@ -230,7 +229,6 @@ pub(crate) struct Shared {
     /// Maps were taken back, and the client has done nothing but change maps since.
     remapping: AtomicBool,
     stats: Arc<Stats>,
-    log: Log,
 }
 
 impl Shared {
@@ -260,7 +258,6 @@ impl Shared {
             interrupts: Interrupts::new(),
             remapping: AtomicBool::new(false),
             stats: Arc::default(),
-            log: Log::default(),
         })
     }
 

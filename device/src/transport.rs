@@ -6,6 +6,7 @@ pub mod server;
 mod vfio_user;
 
 use crate::device::Device;
+use crate::log;
 use crate::pci::Card;
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
@@ -47,6 +48,7 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
             Err(error) => tracing::warn!("the client was lost: {error}"),
         }
         card.disconnect();
+        log::next_client();
         if once {
             return Ok(());
         }

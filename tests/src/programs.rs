@@ -97,14 +97,19 @@ impl Running {
 
     /// As [`Running::start`], with this for its standard input.
     pub fn start_with(command: &mut Command, input: impl Into<Stdio>) -> anyhow::Result<Self> {
-        let child = command.process_group(0).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Ok(Self(Some(child.with_context(|| format!("{command:?}"))?)))
+        Self::spawn(command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped()))
     }
 
-    /// As [`Running::start`], but what it says goes into a file.
-    pub fn start_logging(command: &mut Command, log: std::fs::File) -> anyhow::Result<Self> {
-        let child = command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        Ok(Self(Some(child.with_context(|| format!("{command:?}"))?)))
+    /// As [`Running::start`], with this for its standard error, which is not collected.
+    pub fn start_logging(command: &mut Command, stderr: impl Into<Stdio>) -> anyhow::Result<Self> {
+        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr))
+    }
+
+    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let child = command.process_group(0).spawn().with_context(|| format!("{command:?}"))?;
+        // This process keeps no end of a pipe that the child writes to.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(Some(child)))
     }
 
     /// Its process id.

@@ -102,8 +102,8 @@ fn every_thread_of_a_serving_card_is_inside_and_with_no_sandbox_none() -> anyhow
         let card = serve(dir.path(), &[&["--transport", transport], more].concat())?;
         // Once a client is served, all of its threads are there.
         RawStream::running(&Loopback::new(&dir.path().join("card.sock"))?, PointerWidth::Eight)?;
-        assert_eq!(of_threads(card.id(), "Seccomp_filters")?, [filters; 3], "{transport} {more:?}");
-        assert_eq!(of_threads(card.id(), "NoNewPrivs")?, [privileges; 3], "{transport} {more:?}");
+        assert_eq!(of_threads(card.id(), "Seccomp_filters")?, [filters; 4], "{transport} {more:?}");
+        assert_eq!(of_threads(card.id(), "NoNewPrivs")?, [privileges; 4], "{transport} {more:?}");
         signal(card.id(), "INT");
         let done = card.output()?;
         assert_eq!(done.status.code(), Some(130), "{}", said(&done));

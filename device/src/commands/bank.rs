@@ -2,6 +2,7 @@
 //!
 //! Fed by files of instruments; feeds the terminal, or a DLS file.
 
+use super::{print, printed};
 use anyhow::Context;
 use dmus_card::bank::{self, Bank};
 use dmus_card::collection::{Collection, Instrument, LoopKind, Region, Sampling, Wave};
@@ -82,18 +83,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List(list) => {
             let collection = load_collection(&list.file)?;
-            // A reader that has seen enough may close the pipe.
             let mut out = BufWriter::new(std::io::stdout().lock());
-            let written = match list.json {
+            printed(match list.json {
                 true => writeln!(out, "{:#}", as_json(&collection)).and_then(|()| out.flush()),
                 false => tables(&collection, &mut out).and_then(|()| out.flush()),
-            };
-            match written {
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(error).context("cannot write the list")
-                }
-                _ => Ok(ExitCode::SUCCESS),
-            }
+            })?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Export(export) => {
             let collection = match &export.bank {
@@ -105,7 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let path = export.dls.display();
             std::fs::write(&export.dls, &file).with_context(|| format!("cannot write {path}"))?;
             let (instruments, waves) = (collection.instruments.len(), collection.waves.len());
-            println!("{path}: {instruments} instruments, {waves} waves, {} bytes", file.len());
+            print(&format!("{path}: {instruments} instruments, {waves} waves, {} bytes", file.len()))?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -35,6 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
     bar.finish_and_clear();
     sink.finish()?;
-    println!("{}: {} events, {:.3} s of audio", args.output.path.display(), song.len(), song.duration().as_secs_f64());
+    let (path, seconds) = (args.output.path.display(), song.duration().as_secs_f64());
+    super::print(&format!("{path}: {} events, {seconds:.3} s of audio", song.len()))?;
     Ok(ExitCode::SUCCESS)
 }

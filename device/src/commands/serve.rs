@@ -7,6 +7,7 @@ use super::sweep::Sweeper;
 use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::engine::EngineHandle;
+use dmus_card::log;
 use dmus_card::sandbox;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
@@ -265,6 +266,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         true => tracing::warn!("the card serves without its sandbox"),
         false => sandbox::enter().map_err(|error| anyhow::anyhow!("{error}; --no-sandbox serves without"))?,
     }
+    log::start().context("cannot start the log")?;
     let engine = engine.spawn().context("cannot start the engine")?;
     let stats = card.stats();
     let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json })), stats });
@@ -274,8 +276,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if signals.forever().next().is_some() {
             // The main thread waits in accept or read, which nothing else ends.
             if let Err(error) = at_signal.finish() {
-                eprintln!("dmus-card: {error:#}");
+                log::say(&format!("dmus-card: {error:#}"));
             }
+            log::finish();
             std::process::exit(Exit::Interrupted as i32);
         }
     });

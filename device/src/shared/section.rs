@@ -7,6 +7,7 @@ use super::{
 };
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
+use crate::log;
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
@@ -123,7 +124,7 @@ impl<'s> Section<'s> {
     #[cold]
     pub(crate) fn fault(&mut self, fault: Fault, detail: u32) {
         self.shared.stats.faults.add(1);
-        self.shared.log.fault(fault, detail);
+        log::fault(fault, detail);
         let record = &mut self.inner.fault;
         record.count = record.count.wrapping_add(1);
         if record.code == 0 {
@@ -155,7 +156,7 @@ impl<'s> Section<'s> {
     /// Answers the command under way, which had that opcode.
     pub(crate) fn answer_command(&mut self, opcode: u32, answer: Answer) {
         if answer.status >= Status::InvalidRequest as u32 {
-            self.shared.log.command_failed(opcode, answer);
+            log::command_failed(opcode, answer);
         }
         self.inner.command_busy = false;
         self.inner.commands = self.inner.commands.wrapping_add(1);
@@ -315,7 +316,7 @@ impl<'s> Section<'s> {
     /// Counts and tells of a submission that was refused.
     #[cold]
     pub(crate) fn rejected(&mut self, index: usize, slot: u32, reason: Reject) {
-        self.shared.log.rejected(index, slot, reason);
+        log::rejected(index, slot, reason);
     }
 
     /// Zeroes the words of a stream that is created or closed, and forgets where its parts were: one that was here

@@ -4,6 +4,7 @@
 //! fails: that crate would answer an error with errno 0, or out of turn.
 
 use crate::device::{Device, DmaMap, Eventfd, Region};
+use crate::log;
 use crate::pci::Card;
 use dmus_interface::pci::{BAR_SIZE, VECTORS};
 use std::fs::File;
@@ -37,6 +38,7 @@ pub(super) fn serve(listener: UnixListener, card: &mut Card, once: bool) -> io::
             }
         }
         card.disconnect();
+        log::next_client();
         if once {
             return Ok(());
         }
