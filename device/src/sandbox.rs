@@ -124,6 +124,7 @@ fn allowed() -> Result<Vec<Call>, BackendError> {
     // The client and the audio file, the log, interrupts (eventfds), and the signal handler's socket pair.
     calls.extend(plain(&[SYS_read, SYS_write, SYS_writev, SYS_lseek, SYS_close, SYS_fstat]));
     calls.extend(plain(&[SYS_accept4, SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_shutdown]));
+    calls.extend(plain(&[SYS_poll, SYS_ppoll]));
     calls.push((SYS_ioctl, one_of(1, &[FIONBIO as i64])?));
     let timeouts = |option: i32| rule(vec![equal(1, SOL_SOCKET as i64)?, equal(2, i64::from(option))?]);
     calls.push((SYS_setsockopt, vec![timeouts(SO_RCVTIMEO)?, timeouts(SO_SNDTIMEO)?]));

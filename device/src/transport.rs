@@ -11,6 +11,7 @@ use crate::pci::Card;
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
+use server::{Negotiation, ServeError};
 use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -43,13 +44,15 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
     }
     loop {
         let stream = accept(&listener)?;
-        match server::serve_connection(stream, card) {
+        let served = server::serve_connection(stream, Negotiation::new(&listener), card);
+        match &served {
             Ok(()) => tracing::info!("the client has gone"),
             Err(error) => tracing::warn!("the client was lost: {error}"),
         }
         card.disconnect();
         log::next_client();
-        if once {
+        // One that only held up the next was none.
+        if once && !matches!(served, Err(ServeError::Silent(_))) {
             return Ok(());
         }
     }

@@ -2,14 +2,17 @@
 
 use dmus_interface::event::PointerWidth;
 use dmus_interface::ring::Status;
+use dmus_tests::attack::next_driver_plays;
 use dmus_tests::loopback::Loopback;
-use dmus_tests::programs::{self, Running, until};
+use dmus_tests::programs::{self, Running, signal, until};
 use dmus_tests::raw::{RawStream, seconds};
 use rustix::process::{Resource, Rlimit};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -55,6 +58,36 @@ fn who_connects_while_descriptors_have_run_out_is_served_once_there_are_some() -
     until("both are accepted", LIMIT, || holdings(card.id()).is_ok_and(|[open, ..]| open >= before + 2))?;
     drop((client, sender));
     assert!(!has_said(&log, "a MIDI input ends"));
+    Ok(())
+}
+
+#[test]
+fn a_client_that_says_nothing_gives_way_and_holds_up_no_end() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("card.sock");
+    let log = dir.path().join("log");
+    let mut command = programs::card()?;
+    command.args(["serve", "--once", "--clock", "virtual", "--socket"]).arg(&socket);
+    let mut card = Running::start_logging(&mut command, File::create(&log)?)?;
+    until("the socket", LIMIT, || has_said(&log, "listening"))?;
+    let mut silent = UnixStream::connect(&socket)?;
+    until("a word of it", LIMIT, || has_said(&log, "has not negotiated"))?;
+    silent.set_nonblocking(true)?;
+    assert_eq!(silent.read(&mut [0]).expect_err("nobody waits").kind(), ErrorKind::WouldBlock);
+    // It was no client: a card that serves one serves this one.
+    next_driver_plays(&Loopback::new(&socket)?)?;
+    silent.set_nonblocking(false)?;
+    silent.set_read_timeout(Some(LIMIT))?;
+    assert_eq!(silent.read(&mut [0])?, 0);
+    until("the card's end", LIMIT, || card.status().is_some())?;
+
+    let card = Running::start_logging(&mut command, Stdio::null())?;
+    until("the socket", LIMIT, || socket.exists())?;
+    let _silent = UnixStream::connect(&socket)?;
+    let asked = Instant::now();
+    signal(card.id(), "TERM");
+    assert_eq!(card.output()?.status.code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     Ok(())
 }
 

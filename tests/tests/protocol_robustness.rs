@@ -10,7 +10,7 @@ mod common;
 
 use common::*;
 use dmus_card::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
-use dmus_card::transport::server::{ClientMemoryError, Connection, Limits, serve_connection};
+use dmus_card::transport::server::{ClientMemoryError, Connection, Limits};
 use dmus_tests::counting::{ALLOCATIONS, Counting, LIVE, PEAK};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -88,7 +88,10 @@ impl Device for Strict {
 fn endure(pieces: &[(Vec<u8>, usize)]) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_write_timeout(Some(PATIENCE)).unwrap();
-    let server = std::thread::spawn(move || serve_connection(theirs, &mut Strict::new()).map_err(drop));
+    let server = std::thread::spawn(move || {
+        let connection = Connection::new(theirs, Limits::default()).unwrap();
+        connection.serve(&mut Strict::new()).map_err(drop)
+    });
     let mut replies = ours.try_clone().unwrap();
     replies.set_read_timeout(Some(PATIENCE)).unwrap();
     let reader = std::thread::spawn(move || {

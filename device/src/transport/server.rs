@@ -10,11 +10,13 @@ mod inbox;
 mod irqs;
 mod link;
 mod maps;
+mod negotiation;
 mod protocol;
 mod regions;
 mod version;
 
 pub use client_memory::{ClientMemory, ClientMemoryError};
+pub use negotiation::Negotiation;
 
 use crate::device::{Device, RemoteMemory};
 use inbox::{Inbox, Message};
@@ -50,6 +52,9 @@ pub enum ServeError {
     /// The client speaks another protocol.
     #[error("the client speaks vfio-user {0}.x, the card 0.1: use a client of version 0")]
     Version(u16),
+    /// The client has not negotiated, and holds up another one.
+    #[error("the client did not negotiate (VERSION) within {0:?}, and another one waits; connect again")]
+    Silent(Duration),
     /// The client left while sending.
     #[error("the client left in the middle of a message, after {0} bytes of it")]
     Cut(usize),
@@ -71,12 +76,16 @@ impl Default for Limits {
     }
 }
 
-/// Serves one client until it goes. The caller disconnects the device afterwards.
+/// Serves one client until it goes, or gives way to another. The caller disconnects the device afterwards.
 ///
 /// # Errors
 /// See [`ServeError`]. The connection is over in any case.
-pub fn serve_connection(stream: UnixStream, device: &mut dyn Device) -> Result<(), ServeError> {
-    Connection::new(stream, Limits::default())?.serve(device)
+pub fn serve_connection(
+    stream: UnixStream,
+    negotiation: Negotiation<'_>,
+    device: &mut dyn Device,
+) -> Result<(), ServeError> {
+    Connection::new(stream, Limits::default())?.serve_beside(negotiation, device)
 }
 
 /// A client. Dropping it ends the connection, and every access to the client's memory.
@@ -119,10 +128,28 @@ impl Connection {
     ///
     /// # Errors
     /// See [`ServeError`].
-    pub fn serve(mut self, device: &mut dyn Device) -> Result<(), ServeError> {
+    pub fn serve(self, device: &mut dyn Device) -> Result<(), ServeError> {
+        self.run(None, device)
+    }
+
+    /// Serves the client until it goes, or gives way to another.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn serve_beside(self, negotiation: Negotiation<'_>, device: &mut dyn Device) -> Result<(), ServeError> {
+        self.run(Some(negotiation), device)
+    }
+
+    fn run(mut self, mut negotiation: Option<Negotiation<'_>>, device: &mut dyn Device) -> Result<(), ServeError> {
         self.session.memory.served_here();
         device.offer_memory(Arc::new(self.session.memory.clone()));
-        while self.inbox.receive(&self.socket)? {
+        loop {
+            if let Some(negotiation) = negotiation.as_mut().filter(|_| !self.session.negotiated) {
+                negotiation.wait(&self.socket)?;
+            }
+            if !self.inbox.receive(&self.socket)? {
+                break;
+            }
             loop {
                 let outcome = match self.inbox.next() {
                     Ok(None) => break,

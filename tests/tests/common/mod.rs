@@ -5,7 +5,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 use dmus_card::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
-use dmus_card::transport::server::{ClientMemory, Connection, Limits, ServeError};
+use dmus_card::transport::server::{ClientMemory, Connection, Limits, Negotiation, ServeError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{
@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -219,6 +219,20 @@ impl Client {
     }
 
     pub fn raw_with(limits: Limits) -> Self {
+        Self::served(limits, |connection, device| connection.serve(device))
+    }
+
+    /// Not yet negotiated, and to give way to whoever connects there once so long has passed.
+    pub fn raw_beside(listener: UnixListener, limit: Duration) -> Self {
+        Self::served(Limits::default(), move |connection, device| {
+            connection.serve_beside(Negotiation::within(limit, &listener), device)
+        })
+    }
+
+    fn served(
+        limits: Limits,
+        serve: impl FnOnce(Connection, &mut Recorder) -> Result<(), ServeError> + Send + 'static,
+    ) -> Self {
         let (stream, theirs) = UnixStream::pair().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -227,7 +241,7 @@ impl Client {
         let connection = Connection::new(theirs, limits).unwrap();
         let memory = connection.client_memory();
         let server = std::thread::spawn(move || {
-            let outcome = connection.serve(&mut served);
+            let outcome = serve(connection, &mut served);
             served.disconnect();
             outcome
         });

@@ -12,6 +12,7 @@ mod dma;
 mod framing;
 mod info;
 mod irqs;
+mod negotiation;
 mod peer;
 mod region;
 mod reset;

@@ -2,7 +2,7 @@
 
 use crate::common::{Call, Recorder, event, memory};
 use dmus_card::device::Region;
-use dmus_card::transport::server::serve_connection;
+use dmus_card::transport::server::{Negotiation, serve_connection};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use vfio_user::Client;
@@ -14,7 +14,10 @@ fn the_crates_client_is_served() {
     let listener = UnixListener::bind(&path).unwrap();
     let device = Recorder::new();
     let mut served = device.clone();
-    let server = std::thread::spawn(move || serve_connection(listener.accept().unwrap().0, &mut served));
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        serve_connection(stream, Negotiation::new(&listener), &mut served)
+    });
 
     let mut client = Client::new(&path).unwrap();
     let page = client.region(2).unwrap();
