@@ -27,6 +27,7 @@ mod identity;
 pub mod log;
 pub mod offline;
 pub mod pci;
+pub mod privileges;
 pub mod sandbox;
 mod shared;
 pub mod sink;

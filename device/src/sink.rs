@@ -7,6 +7,7 @@
 #[cfg(feature = "audio")]
 pub mod audio;
 pub mod flac;
+pub mod limited;
 pub mod pipe;
 pub mod wav;
 

@@ -2,6 +2,7 @@
 
 use anyhow::ensure;
 use dmus_interface::event::PointerWidth;
+use dmus_tests::attack::next_driver_plays;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::RawStream;
@@ -74,6 +75,8 @@ fn what_only_an_intruder_tries_ends_the_process() -> anyhow::Result<()> {
     Ok(())
 }
 
+const NO_CAPABILITIES: &str = "0000000000000000";
+
 /// A field of every thread's status.
 fn of_threads(pid: u32, field: &str) -> anyhow::Result<Vec<String>> {
     let mut values = vec![];
@@ -104,6 +107,12 @@ fn every_thread_of_a_serving_card_is_inside_and_with_no_sandbox_none() -> anyhow
         RawStream::running(&Loopback::new(&dir.path().join("card.sock"))?, PointerWidth::Eight)?;
         assert_eq!(of_threads(card.id(), "Seccomp_filters")?, [filters; 4], "{transport} {more:?}");
         assert_eq!(of_threads(card.id(), "NoNewPrivs")?, [privileges; 4], "{transport} {more:?}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(of_threads(card.id(), set)?, [NO_CAPABILITIES; 4], "{set} {transport} {more:?}");
+        }
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(of_threads(card.id(), "CapBnd")?, [NO_CAPABILITIES; 4], "{transport} {more:?}");
+        }
         signal(card.id(), "INT");
         let done = card.output()?;
         assert_eq!(done.status.code(), Some(130), "{}", said(&done));
@@ -137,4 +146,54 @@ fn a_swept_socket_is_never_another_cards() -> anyhow::Result<()> {
     assert_eq!(card.output()?.status.code(), Some(130));
     assert!(socket.exists());
     Ok(())
+}
+
+#[test]
+fn a_card_of_root_serves_as_the_user_that_it_is_told() -> anyhow::Result<()> {
+    let refused = |user: &str| -> anyhow::Result<String> {
+        let dir = tempfile::tempdir()?;
+        let done = run(programs::card()?.args(["serve", "--socket", "s", "--user", user]).current_dir(dir.path()))?;
+        ensure!(done.status.code() == Some(1), "{user}: {}", done.status);
+        Ok(said(&done))
+    };
+    for user in ["no such user", "4294967295", "4294967296"] {
+        assert!(refused(user)?.contains("there is no such user"), "{user}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        assert!(refused("nobody")?.contains("cannot serve as user nobody: "));
+        return Ok(());
+    }
+    for (user, uid, gid) in [("nobody", "65534", "65534"), ("65534", "65534", "65534"), ("54321", "54321", "54321")] {
+        let dir = tempfile::tempdir()?;
+        let card = serve(dir.path(), &["--user", user])?;
+        next_driver_plays(&Loopback::new(&dir.path().join("card.sock"))?)?;
+        assert_eq!(of_threads(card.id(), "Uid")?, vec![[uid; 4].join("\t"); 4], "{user}");
+        assert_eq!(of_threads(card.id(), "Gid")?, vec![[gid; 4].join("\t"); 4], "{user}");
+        assert_eq!(of_threads(card.id(), "Groups")?, [""; 4], "{user}");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(of_threads(card.id(), set)?, [NO_CAPABILITIES; 4], "{set} of {user}");
+        }
+        signal(card.id(), "TERM");
+        assert_eq!(card.output()?.status.code(), Some(130));
+        assert!(hound::WavReader::open(dir.path().join("out.wav")).is_ok());
+        assert!(!dir.path().join("card.sock").exists());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stopped_sweeper_does_not_hold_up_the_cards_end() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut card = serve(dir.path(), &["--midi-in", "unix:midi.sock"])?;
+    let sweepers = programs::descendants(card.id());
+    assert_eq!(sweepers.len(), 2, "{sweepers:?}");
+    sweepers.iter().for_each(|(sweeper, _)| signal(*sweeper, "STOP"));
+    signal(card.id(), "TERM");
+    let ended = until("its end", Duration::from_secs(4), || card.status().is_some());
+    sweepers.iter().for_each(|(sweeper, _)| signal(*sweeper, "CONT"));
+    ended?;
+    assert_eq!(card.status().and_then(|status| status.code()), Some(130));
+    until("the sockets' removal", SHORT, || {
+        !["card.sock", "midi.sock"].iter().any(|name| dir.path().join(name).exists())
+    })
 }

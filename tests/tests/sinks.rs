@@ -6,8 +6,9 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
+use dmus_tests::attack::next_driver_plays;
 use dmus_tests::loopback::Loopback;
-use dmus_tests::programs::{self, Running, run, said, until};
+use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::{RawStream, seconds};
 use dmus_tests::songs;
 use std::path::Path;
@@ -83,6 +84,34 @@ fn a_reader_that_goes_away_costs_only_its_audio() -> anyhow::Result<()> {
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
     assert_eq!(report["presented"], 1);
     assert!(report["dropped_samples"].as_u64() > Some(30 * 48_000), "{report}");
+    Ok(())
+}
+
+#[test]
+fn past_its_limit_of_audio_a_card_goes_on_silently() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let serve = ["serve", "--socket", "card.sock", "--clock", "virtual", "--sink", "wav:out.wav", "--max-audio", "2"];
+    let card = Running::start(programs::card()?.args(serve).args(["--json", "card.json"]).current_dir(dir.path()))?;
+    let platform = connect(dir.path())?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    // The first of them covers the limit, the last is all time there is.
+    for until in [seconds(3), seconds(100)] {
+        s.submit(0, s.inline(0, &NOTE), until);
+        s.completion()?;
+        s.reach(until)?;
+    }
+    s.grant(i64::MAX);
+    drop(platform);
+    next_driver_plays(&connect(dir.path())?)?;
+    signal(card.id(), "TERM");
+    let done = card.output()?;
+    assert_eq!(done.status.code(), Some(130), "{}", said(&done));
+    assert_eq!(said(&done).matches("--max-audio").count(), 1, "{}", said(&done));
+    assert_eq!(hound::WavReader::open(dir.path().join("out.wav"))?.duration(), 2 * 48_000);
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(dir.path().join("card.json"))?)?;
+    assert!(report["dropped_samples"].as_u64() >= Some(98 * 48_000), "{report}");
+    let done = run(programs::card()?.args(["serve", "--socket", "s", "--max-audio", "0"]).current_dir(dir.path()))?;
+    assert_eq!(done.status.code(), Some(2), "{}", said(&done));
     Ok(())
 }
 

@@ -7,17 +7,18 @@ use super::sweep::Sweeper;
 use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::engine::EngineHandle;
-use dmus_card::log;
-use dmus_card::sandbox;
+use dmus_card::sink::limited::LimitedSink;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
 use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
+use dmus_card::{log, privileges, sandbox};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ use std::sync::Arc;
 /// realtime clock it misses what it cannot take. The sound device needs a card that was built with it (--features
 /// audio), and --no-sandbox.
 ///
+/// As root it gives up its capabilities once everything is open, and with --user its user and groups. The socket stays
+/// root's.
+///
 /// It serves in a sandbox (seccomp and Landlock): it opens no file and makes no socket from then on. A card that tries
 /// what it has no use for is killed (SIGSYS), and the kernel's log says which system call that was. A kernel without
 /// Landlock brings a warning; one that takes no seccomp filters, an error.
@@ -62,6 +66,9 @@ pub(crate) struct Args {
     /// to 16 times; the first is input 0.
     #[arg(long, value_name = "SOURCE")]
     midi_in: Vec<MidiIn>,
+    /// Give the sink so many seconds of audio at most, and go on silently then: a guest can grant years at once.
+    #[arg(long, value_name = "SECONDS")]
+    max_audio: Option<NonZeroU32>,
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
@@ -72,7 +79,8 @@ pub(crate) struct Args {
     drift: i32,
     #[command(flatten)]
     banks: Banks,
-    /// Who speaks vfio-user: the card's own server, or the vfio_user crate's.
+    /// Who speaks vfio-user: the card's own server, or the vfio_user crate's. That one is for comparison only: it trusts
+    /// its client, and a hostile one can end or stop the card.
     #[arg(long, value_enum, default_value = "own")]
     transport: TransportArg,
     /// End when the first client has gone.
@@ -81,6 +89,9 @@ pub(crate) struct Args {
     /// Write the card's counters to this file at the end, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Serve as this user once everything is open, without any group but its own. Only root can.
+    #[arg(long, value_name = "NAME|UID")]
+    user: Option<String>,
     /// Stay out of the sandbox, to debug the card, or where the system has no seccomp.
     #[arg(long)]
     no_sandbox: bool,
@@ -165,7 +176,7 @@ impl Ending {
             return Ok(());
         };
         let finished = left.engine.finish();
-        left.sweepers.into_iter().for_each(Sweeper::finish);
+        Sweeper::finish(left.sweepers);
         if let Some(report) = left.json {
             report.write(&self.stats)?;
         }
@@ -248,7 +259,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(fd)) => (transport::inherit(fd)?, vec![], format!("descriptor {fd}")),
         (None, None) => anyhow::bail!("neither --socket nor --fd is given"),
     };
-    let sink = args.sink.open(clock)?;
+    let mut sink = args.sink.open(clock)?;
+    if let Some(seconds) = args.max_audio {
+        sink = Box::new(LimitedSink::new(sink, seconds));
+    }
     anyhow::ensure!(args.midi_in.len() <= MAX_INPUTS, "--midi-in may be given {MAX_INPUTS} times at most");
     let mut inputs = Vec::new();
     for source in &args.midi_in {
@@ -262,6 +276,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     engine.set_drift(args.drift);
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
+    privileges::drop_all(args.user.as_deref())?;
     match args.no_sandbox {
         true => tracing::warn!("the card serves without its sandbox"),
         false => sandbox::enter().map_err(|error| anyhow::anyhow!("{error}; --no-sandbox serves without"))?,

@@ -1,16 +1,20 @@
 //! Removes a card's socket file once the card has ended, however it did: in its sandbox it can remove nothing itself.
 //!
-//! Fed by `serve`, through a pipe whose closing says that the card has ended; feeds the file system.
+//! Fed by `serve`, through a socket whose closing says that the card has ended; feeds the file system.
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::Metadata;
 use std::io::{Read, Result, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Removes a card's socket file when standard input ends.
 #[derive(clap::Args)]
@@ -20,29 +24,45 @@ pub(crate) struct Args {
 }
 
 const READY: &[u8] = b"ready\n";
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(10);
+/// How long the card's end waits for all of them. One that has been stopped goes on by itself later.
+const END: Duration = Duration::from_secs(1);
 
 /// The process that waits for this one's end.
-pub(crate) struct Sweeper(Child);
+pub(crate) struct Sweeper(UnixStream);
 
 impl Sweeper {
     pub(crate) fn start(socket: &Path) -> anyhow::Result<Self> {
         let this = std::env::current_exe().context("cannot find this program's own file")?;
+        let failed = "cannot start the process that removes the socket in the end";
+        let (mut ours, theirs) = UnixStream::pair().context(failed)?;
+        let theirs = OwnedFd::from(theirs);
         let mut command = Command::new(this);
         // Not in this process's group: what a terminal sends to that must not reach it.
         command.arg("sweep").arg("--").arg(socket).process_group(0);
-        let failed = "cannot start the process that removes the socket in the end";
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(failed)?;
+        command.stdin(theirs.try_clone().context(failed)?).stdout(theirs).spawn().context(failed)?;
+        // This process keeps no end of it.
+        drop(command);
         // It says so when it has seen the file.
-        child.stdout.as_mut().context(failed)?.read_exact(&mut [0; READY.len()]).context(failed)?;
-        Ok(Self(child))
+        ours.set_read_timeout(Some(START)).context(failed)?;
+        ours.read_exact(&mut [0; READY.len()]).context(failed)?;
+        Ok(Self(ours))
     }
 
-    /// Has the socket file removed now.
-    pub(crate) fn finish(mut self) {
-        drop(self.0.stdin.take());
-        // The end of its output is its end.
-        if let Some(mut output) = self.0.stdout.take() {
-            let _ = output.read_to_end(&mut Vec::new());
+    /// Has the socket files removed now.
+    pub(crate) fn finish(sweepers: Vec<Self>) {
+        for Self(sweeper) in &sweepers {
+            // It fails only for one that has ended.
+            let _ = sweeper.shutdown(Shutdown::Write);
+        }
+        let deadline = Instant::now() + END;
+        for Self(mut sweeper) in sweepers {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            // The end of its output is its end.
+            if sweeper.set_read_timeout(Some(left)).is_ok() {
+                let _ = sweeper.read(&mut [0]);
+            }
         }
     }
 }
