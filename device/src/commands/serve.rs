@@ -79,7 +79,7 @@ pub(crate) struct Args {
     drift: i32,
     #[command(flatten)]
     banks: Banks,
-    /// Who speaks vfio-user: the card's own server, or the vfio_user crate's. That one is for comparison only: it trusts
+    /// Who speaks vfio-user: the card's own server, or the vfio_user crate's, which is for comparison only: it trusts
     /// its client, and a hostile one can end or stop the card.
     #[arg(long, value_enum, default_value = "own")]
     transport: TransportArg,
