@@ -295,10 +295,11 @@ impl Core {
     #[cold]
     fn fetch_rest(&mut self, section: &mut Section<'_>) -> bool {
         loop {
+            section.unlocked(|| ());
+            // What a reset in between has zeroed is no mistake of a driver.
             if !section.is_of(self.epoch) {
                 return false;
             }
-            section.unlocked(|| ());
             let mut left = false;
             for stream in &mut self.streams.render {
                 left |= !stream.fetch(section);

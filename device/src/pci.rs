@@ -58,17 +58,20 @@ impl Card {
     /// As at power-on, but for maps and vectors.
     fn restart(&mut self) {
         self.config = ConfigSpace::new();
-        self.shared.section().set_bus_master(false);
-        self.reset_function();
+        // In one section: in between, what the engine still has to do would be a fault.
+        let mut section = self.shared.section();
+        section.set_bus_master(false);
+        section.reset();
+        drop(section);
+        self.reset_registers();
     }
 
-    /// Reset of everything behind configuration space.
-    fn reset_function(&mut self) {
+    /// As after a reset of the function; what is shared with the engine is the caller's.
+    fn reset_registers(&mut self) {
         self.enabled = false;
         self.width = PointerWidth::default();
         self.streams = [StreamRegisters::default(); STREAMS];
         self.command = Command::default();
-        self.shared.section().reset();
     }
 
     fn fault(&self, fault: Fault, detail: u32) {
@@ -211,7 +214,8 @@ impl Card {
     fn write_control(&mut self, value: u32) {
         if value & control::RESET != 0 {
             self.shared.stats().resets.add(1);
-            self.reset_function();
+            self.shared.section().reset();
+            self.reset_registers();
         } else if value & !control::ENABLE != 0 {
             self.fault(Fault::BadValue, regs::CONTROL.offset);
         } else if value == 0 && self.any_taken() {
@@ -314,7 +318,13 @@ impl Device for Card {
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 let bus_master = self.config.bus_master();
-                self.shared.section().set_bus_master(bus_master);
+                let mut section = self.shared.section();
+                if section.is_bus_master() && !bus_master {
+                    // Whoever resets the function does this first, and nothing else before the reset.
+                    self.shared.set_remapping(true);
+                }
+                section.set_bus_master(bus_master);
+                drop(section);
                 if effect == Effect::FunctionLevelReset {
                     self.reset();
                 }
@@ -346,8 +356,8 @@ impl Device for Card {
     }
 
     fn unmap(&mut self, iova: u64, size: u64) {
-        self.shared.section().maps_mut().unmap(iova, size);
         self.shared.set_remapping(true);
+        self.shared.section().maps_mut().unmap(iova, size);
         self.shared.stats().unmaps.add(1);
     }
 

@@ -226,7 +226,7 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     wake: Condvar,
     interrupts: Interrupts,
-    /// Maps were taken back, and the client has done nothing but change maps since.
+    /// Maps were taken back, or bus mastering was turned off, and the client has done nothing but change maps since.
     remapping: AtomicBool,
     stats: Arc<Stats>,
 }
@@ -283,8 +283,8 @@ impl Shared {
         section.is_of(epoch).then_some(section)
     }
 
-    /// A client that moves memory takes it back and maps it anew, with nothing in between: what is away meanwhile is no
-    /// fault.
+    /// A client that moves memory takes it back and maps it anew, and one that resets the function turns bus mastering
+    /// off first, with nothing in between: what is away meanwhile is no fault.
     pub(crate) fn set_remapping(&self, remapping: bool) {
         // Only a hint of how long to wait: nothing is ordered by it.
         self.remapping.store(remapping, Ordering::Relaxed);

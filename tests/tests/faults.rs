@@ -11,7 +11,7 @@ use dmus_interface::regs::{self, Fault, Register};
 use dmus_interface::ring::Status;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
-use dmus_tests::raw::{RawStream, seconds};
+use dmus_tests::raw::{Bus, RawStream, seconds};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -143,6 +143,65 @@ fn a_grant_that_moves_back_or_is_negative_is_reported_and_ignored() -> anyhow::R
     platform.run_until_idle();
     assert_eq!(platform.stats.samples.get(), 3 * 48_000);
     assert_eq!(s.take_fault(), None);
+    Ok(())
+}
+
+#[test]
+fn a_tail_that_moves_back_is_reported_as_a_guest_that_went_back_and_halts_the_stream() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    for slot in 0..3 {
+        s.submit(slot, s.inline(0, &NOTE), seconds(2));
+        assert_eq!(s.completion()?.slot, slot);
+    }
+    // What the driver of a snapshot stores that is older than this: its next submission, and its grant for that.
+    s.grant(seconds(1));
+    s.publish_tail(2);
+    platform.run_until_idle();
+    assert_eq!(platform.read32(regs::FAULT_COUNT.offset), 2);
+    assert_eq!(fault(&s), Some((Fault::GrantBackward, 0)));
+    s.publish_tail(1);
+    platform.run_until_idle();
+    assert_eq!(fault(&s), None, "the stream stands still and says so once");
+    assert_eq!(s.transition(stream::STATE, State::Pause as u32)?, Some(Fault::Halted));
+    assert!(s.is_drained());
+    // Alone, with the card's index about to wrap or not.
+    for back in [1, 3] {
+        platform.device_reset();
+        platform.write_config(4, &[6, 0]);
+        let s = RawStream::running(&platform, PointerWidth::Eight)?;
+        s.submit(0, s.inline(0, &NOTE), 0);
+        assert_eq!(s.completion()?.slot, 0);
+        let tail = 1u32.wrapping_sub(back);
+        s.publish_tail(tail);
+        platform.run_until_idle();
+        assert_eq!(fault(&s), Some((Fault::TailBackward, tail & 0xFFFF)));
+    }
+    Ok(())
+}
+
+#[test]
+fn bus_mastering_that_is_turned_off_for_a_reset_is_no_fault_and_otherwise_one() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    for resets in [true, false] {
+        let s = RawStream::running(&platform, PointerWidth::Eight)?;
+        s.submit(0, s.inline(0, &NOTE), 0);
+        // As QEMU does at system_reset, with a submission that is still to be fetched.
+        platform.write_config(4, &[2, 0]);
+        for _ in 0..10 {
+            platform.turn();
+        }
+        if resets {
+            platform.device_reset();
+            platform.run_until_idle();
+            assert_eq!(platform.stats.faults.get(), 0);
+            platform.write_config(4, &[6, 0]);
+        } else {
+            assert_eq!(s.take_fault(), None);
+            platform.run_until_idle();
+            assert_eq!(fault(&s), Some((Fault::RingFault, 0)));
+        }
+    }
     Ok(())
 }
 

@@ -34,6 +34,8 @@ fn a_machine_that_is_reset_in_the_middle_boots_and_plays_the_whole_song() -> any
     // One by QEMU at its start and at each reset, one by the driver at each boot.
     assert!(counters["resets"].as_u64() >= Some(4 + 4), "{counters}");
     assert_eq!((&counters["in_flight"], &counters["rejected"], &counters["late"]), (&0.into(), &0.into(), &0.into()));
+    // QEMU turns bus mastering off before it resets the card: the driver is not to blame for that.
+    assert_eq!(counters["faults"], 0, "{counters}");
     Ok(())
 }
 

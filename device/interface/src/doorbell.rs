@@ -38,9 +38,9 @@ pub const COMMAND_DETAIL: usize = 0x0CC;
 /// u32: unloads answered with [`crate::command::Status::Pending`] and carried out since, wrapping.
 pub const UNLOADS: usize = 0x0D0;
 
-/// u32: submissions so far, wrapping. Stored with release after the ring entries. One that is stored while the stream
-/// is closed is reported when the card goes to sleep, or when the stream is created, which zeroes it
-/// ([`crate::regs::Fault::ClosedStream`]).
+/// u32: submissions so far, wrapping. Stored with release after the ring entries. One that moves back halts the stream
+/// ([`crate::regs::Fault::TailBackward`]). One that is stored while the stream is closed is reported when the card goes
+/// to sleep, or when the stream is created, which zeroes it ([`crate::regs::Fault::ClosedStream`]).
 pub const SUBMISSION_TAIL: usize = 0x00;
 /// u32: the completion number whose publication raises the vector.
 pub const COMPLETION_EVENT: usize = 0x04;

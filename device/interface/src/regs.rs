@@ -94,7 +94,7 @@ pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
 /// | about an area: NotMapped, NotWritable, Overlap | the offset of the register with its base |
 /// | about a submission: BadSlot, SlotInFlight | stream << 16 \| low half of the slot number |
 /// | UnfinishedMessage | stream << 16 \| the slot of the last fragment that came |
-/// | about a ring: TailOverrun, ClosedStream | stream << 16 \| low half of the tail |
+/// | about a ring: TailOverrun, TailBackward, ClosedStream | stream << 16 \| low half of the tail |
 /// | RingFault | stream << 16 \| the entry: its index modulo the size of its ring |
 /// | CaptureOverrun | stream << 16 |
 /// | GrantBackward | 0 |
@@ -411,7 +411,8 @@ pub enum Fault {
     #[error("submission tail ahead of the ring by more than its size")]
     TailOverrun = 14,
     /// A ring entry could not be read or written any more: unmapped, or bus-master is off. The stream is halted. While
-    /// the client does nothing but change its maps, the card first waits up to a second for the ring to come back.
+    /// the client does nothing but change its maps, and after bus-master was turned off until it does something else
+    /// than a reset, the card first waits up to a second for the ring to come back.
     #[error("ring access outside the memory that the guest shares with the card")]
     RingFault = 15,
     /// Ring entry that is no slot number.
@@ -437,21 +438,27 @@ pub enum Fault {
     /// of a stream that captures.
     #[error("completion ring, or what is captured into, in memory that the card may not write to")]
     NotWritable = 22,
-    /// The stream stands still after [`Fault::TailOverrun`] or [`Fault::RingFault`]: it can be stopped and closed, and
-    /// nothing else.
+    /// The stream stands still after [`Fault::TailOverrun`], [`Fault::TailBackward`] or [`Fault::RingFault`]: it can be
+    /// stopped and closed, and nothing else.
     #[error("transition of a stream that stands still after a ring fault: only STOP and closing are left")]
     Halted = 23,
-    /// The grant moved back, or is negative; it is ignored.
+    /// The grant moved back, or is negative; it is ignored. A guest that went back to a snapshot does this, too: see
+    /// [`Fault::TailBackward`].
     #[error("grant that moves back or is negative")]
     GrantBackward = 24,
     /// A submission tail was stored for a stream that is not open.
     #[error("submission tail stored for a closed stream")]
     ClosedStream = 25,
+    /// The submission tail moved back behind what the card has fetched. The stream is halted. A driver's mistake, or a
+    /// guest that went back to a snapshot: the card did not go back with it, so its rings and the driver's memory have
+    /// nothing to do with each other any more, and only a reset brings them together.
+    #[error("submission tail that moves back: a mistake, or the guest went back to a snapshot and the card did not")]
+    TailBackward = 26,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -477,6 +484,7 @@ impl Fault {
         Self::Halted,
         Self::GrantBackward,
         Self::ClosedStream,
+        Self::TailBackward,
     ];
 
     /// Decodes a register value.

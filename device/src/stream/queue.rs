@@ -126,18 +126,20 @@ impl Queues {
             return false;
         }
         if pending > self.submissions.room {
-            return self.overrun(tail);
+            return self.wrong_tail(tail);
         }
         self.submissions.tail = tail;
         true
     }
 
-    /// The tail is further ahead than the ring is long, or the stream stands still already.
+    /// A tail that cannot be, of which nothing is fetched: the stream stands still from here on, unless it does already.
+    /// Says whether there is something to tell.
     #[cold]
-    fn overrun(&mut self, tail: u32) -> bool {
+    fn wrong_tail(&mut self, tail: u32) -> bool {
         let goes_on = !self.is_halted();
         if goes_on {
-            self.halt(Fault::TailOverrun, tail);
+            let behind = tail.wrapping_sub(self.submissions.fetched).cast_signed() < 0;
+            self.halt(if behind { Fault::TailBackward } else { Fault::TailOverrun }, tail);
         }
         goes_on
     }
@@ -147,7 +149,7 @@ impl Queues {
         !self.is_halted() && poll.tail(section.page(), self.stream) != self.submissions.fetched
     }
 
-    /// Whether the stream stands still, after TailOverrun or RingFault: what it has completes or is discarded, and
+    /// Whether the stream stands still, after TailOverrun, TailBackward or RingFault: what it has completes or is discarded, and
     /// nothing more is fetched until it is created anew.
     pub(crate) fn is_halted(&self) -> bool {
         self.submissions.room == 0
@@ -210,7 +212,10 @@ impl Queues {
             (config.buffer_base, bytes(config.buffers, config.buffer_size), true),
         ];
         let needed = if config.kind == Type::Render { &[][..] } else { &captured_into };
-        if rings.iter().chain(needed).all(|(iova, len, write)| section.maps().allows(*iova, *len, *write)) {
+        let there = section.memory().is_some_and(|memory| {
+            rings.iter().chain(needed).all(|(iova, len, write)| memory.allows(*iova, *len, *write))
+        });
+        if there {
             self.away = None;
             return Reach::Pieces;
         }
