@@ -11,13 +11,14 @@ use dmus_interface::regs;
 use dmus_interface::ring::Status;
 use dmus_tests::hostile;
 use dmus_tests::loopback::Loopback;
-use dmus_tests::memory::Page;
+use dmus_tests::memory::{Page, RAM, RAM_IOVA};
 use dmus_tests::programs::{self, Running, signal, until};
 use dmus_tests::raw::{RawStream, seconds};
+use dmus_tests::unshared::{Seen, UnsharedHost};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{SealFlags, fcntl_add_seals};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -127,6 +128,28 @@ fn a_client_that_has_gone_sees_nothing_of_the_next_ones_page_and_changes_nothing
         stream.reach(seconds(2))?;
         assert!(stream.is_drained(), "the card went on to a grant of the client that has gone");
     }
+    Ok(())
+}
+
+/// QEMU shares such memory with `memory-backend-file`. Mapped, it would end the card here, and this process with it.
+#[test]
+fn memory_in_files_that_shrink_is_reached_by_messages() -> anyhow::Result<()> {
+    let huge = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    let unsealable = MemfdFlags::empty();
+    let files = [tempfile::tempfile()?, memfd_create("huge", huge)?.into(), memfd_create("x", unsealable)?.into()];
+    let host = UnsharedHost::start(SHORT)?;
+    for file in files {
+        file.set_len(RAM as u64)?;
+        let client = host.connect()?;
+        client.unmap(RAM_IOVA, RAM as u64);
+        client.share(RAM_IOVA, RAM as u64, Some((0, file.as_fd())))?;
+        file.set_len(0)?;
+        let stream = RawStream::running(&client, PointerWidth::Eight)?;
+        stream.submit(0, stream.inline(0, &NOTE), 1000);
+        assert_eq!(stream.completion()?.status, Status::Presented, "{file:?}");
+        assert!(client.seen().iter().any(|seen| matches!(seen, Seen::Request(_))), "{file:?}");
+    }
+    host.finish()?;
     Ok(())
 }
 

@@ -19,8 +19,6 @@ use dmus_tests::memory::{RAM, RAM_IOVA};
 use dmus_tests::raw::{BUFFER_SIZE, Bus, Completed, RawStream, STRIDE, seconds};
 use dmus_tests::songs;
 use dmus_tests::unshared::{Answer, Request, Seen, UnsharedClient, UnsharedHost};
-use rustix::fs::{MemfdFlags, memfd_create};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,26 +69,6 @@ fn a_song_in_plain_memory_sounds_as_it_is_rendered_offline() -> anyhow::Result<(
     let expected = offline(&song);
     for width in [PointerWidth::Eight, PointerWidth::Four] {
         assert!(play_all(&song, width, |_| {})? == expected, "the audio differs with {width:?}");
-    }
-    Ok(())
-}
-
-/// QEMU shares such memory with `memory-backend-file`; mapped, it would end the card here.
-#[test]
-fn a_song_in_files_that_can_shrink_is_fetched_by_messages() -> anyhow::Result<()> {
-    let song = Song::parse(&songs::busy(500))?;
-    let expected = offline(&song);
-    let huge = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-    let unsealable = MemfdFlags::empty();
-    let files = [tempfile::tempfile()?, memfd_create("huge", huge)?.into(), memfd_create("x", unsealable)?.into()];
-    for file in files {
-        file.set_len(RAM as u64)?;
-        let heard = play_all(&song, PointerWidth::Eight, |client| {
-            client.unmap(RAM_IOVA, RAM as u64);
-            assert!(client.share(RAM_IOVA, RAM as u64, Some((0, file.as_fd()))).is_ok());
-            assert!(file.set_len(0).is_ok());
-        })?;
-        assert!(heard == expected, "the audio differs in {file:?}");
     }
     Ok(())
 }
