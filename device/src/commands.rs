@@ -1,6 +1,7 @@
 //! The subcommands, and their exit codes.
 
 pub(crate) mod bank;
+pub(crate) mod explain;
 mod midi_in;
 pub(crate) mod render;
 pub(crate) mod serve;

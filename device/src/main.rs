@@ -25,6 +25,7 @@ enum Command {
     Serve(commands::serve::Args),
     Render(commands::render::Args),
     Bank(commands::bank::Args),
+    Explain(commands::explain::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
 }
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args),
         Command::Render(args) => commands::render::run(&args),
         Command::Bank(args) => commands::bank::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };
     let code = result.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 use dmus_card::collection::{Collection, Samples};
 use dmus_interface::event::PointerWidth;
+use dmus_interface::rule::Rule;
 use dmus_song::Song;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
@@ -196,6 +197,26 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         let done = run(&mut runner(&[command, "--help"], dir.path())?)?;
         assert!(done.status.success() && said(&done).contains("Usage"), "{command}");
     }
+    Ok(())
+}
+
+#[test]
+fn every_rule_that_is_listed_is_explained_by_code_and_by_name() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let list = run(&mut card(&["explain"], dir.path())?)?;
+    let list = String::from_utf8(list.stdout)?;
+    assert!(list.lines().count() == Rule::ALL.len(), "{list}");
+    for line in list.lines() {
+        let mut words = line.split_whitespace();
+        for word in [words.next(), words.next()].into_iter().flatten() {
+            let explained = run(&mut card(&["explain", word], dir.path())?)?;
+            let text = said(&explained);
+            assert!(explained.status.success() && text.contains("cause: ") && text.contains("mend: "), "{text}");
+            assert!(text.split_whitespace().take(2).any(|said| said == word), "{word}: {text}");
+        }
+    }
+    let unknown = run(&mut card(&["explain", "F999"], dir.path())?)?;
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("there is no such rule"), "{}", said(&unknown));
     Ok(())
 }
 

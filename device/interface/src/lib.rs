@@ -155,6 +155,7 @@ pub mod property;
 pub mod protocol;
 pub mod regs;
 pub mod ring;
+pub mod rule;
 pub mod sample_clock;
 pub mod time;
 pub mod wave;
