@@ -12,6 +12,7 @@ mod gm;
 mod kit;
 pub(crate) mod patch;
 mod programs;
+mod select;
 mod spectrum;
 mod tone;
 mod tones;
@@ -21,6 +22,7 @@ use arena::Arena;
 pub(crate) use arena::{Full, Moved};
 use draft::Draft;
 use patch::Patch;
+pub(crate) use select::Instrument;
 use std::collections::HashMap;
 
 /// Samples that an interpolator may read beyond the one that it stands at.
@@ -62,16 +64,9 @@ pub struct Bank {
     regions: Vec<Region>,
     /// Sorted by address; of two with the same one the first counts.
     instruments: Vec<Instrument>,
+    largest: (usize, usize),
     /// What is not from collections.
     arena: Arena,
-}
-
-/// What a channel's program selects.
-#[derive(Clone, Debug)]
-struct Instrument {
-    address: u32,
-    /// In the bank's list.
-    regions: core::ops::Range<usize>,
 }
 
 /// A wave in the pool, with a way to go on at its end.
@@ -147,7 +142,7 @@ impl Region {
     }
 
     /// Whether a key, struck like this, plays it.
-    pub(crate) fn holds(&self, key: u8, velocity: u8) -> bool {
+    fn holds(&self, key: u8, velocity: u8) -> bool {
         let within = |(low, high): (u8, u8), value| (low..=high).contains(&value);
         within(self.keys, key) && within(self.velocities, velocity)
     }
@@ -182,11 +177,13 @@ impl Bank {
         bank.instruments.sort_by_key(|instrument| instrument.address);
         bank.pool.extend_from_slice(&[0; GUARD]);
         bank.pool.shrink_to_fit();
+        bank.measure();
         Ok(bank)
     }
 
-    /// What a channel plays: the very instrument, else the same program of bank 0, else (drums) program 0.
-    pub(crate) fn instrument(&self, drum: bool, bank: u16, program: u8) -> core::ops::Range<usize> {
+    /// What a channel plays, if it has regions: the very instrument, else the same program of bank 0, else (drums)
+    /// program 0.
+    pub(crate) fn instrument(&self, drum: bool, bank: u16, program: u8) -> Option<&Instrument> {
         let at = |bank, program| {
             let address = address(drum, bank, program);
             let index = self.instruments.partition_point(|i| i.address < address);
@@ -194,7 +191,24 @@ impl Bank {
         };
         let found = at(bank, program).or_else(|| at(0, program));
         let found = found.or_else(|| if drum { at(0, 0) } else { None });
-        found.map_or(0..0, |instrument| instrument.regions.clone())
+        found.filter(|instrument| !instrument.regions.is_empty())
+    }
+
+    /// Indices of the regions of an instrument that a key, struck like this, plays, in their order.
+    pub(crate) fn sounding(&self, instrument: &Instrument, key: u8, velocity: u8) -> impl Iterator<Item = usize> {
+        instrument.sounding(&self.regions, key, velocity)
+    }
+
+    /// Regions of the largest instrument, and blocks of the largest articulation, that there have been since downloads
+    /// were last forgotten.
+    pub(crate) fn largest(&self) -> (usize, usize) {
+        self.largest
+    }
+
+    fn measure(&mut self) {
+        let regions = self.instruments.iter().map(|instrument| instrument.regions.len()).max();
+        let blocks = self.patches.iter().map(Patch::blocks).max();
+        self.largest = (regions.unwrap_or(0), blocks.unwrap_or(0));
     }
 
     pub(crate) fn region(&self, index: usize) -> &Region {
@@ -244,10 +258,10 @@ impl<'a> Loading<'a> {
                 let loaded = self.region(instrument, region, missing)?;
                 self.bank.regions.push(loaded);
             }
-            self.bank.instruments.push(Instrument {
-                address: address(instrument.drum, instrument.bank, instrument.program),
-                regions: first..self.bank.regions.len(),
-            });
+            let address = address(instrument.drum, instrument.bank, instrument.program);
+            let place = first..self.bank.regions.len();
+            let made = Instrument::new(address, &self.bank.regions[place.clone()], place);
+            self.bank.instruments.push(made.map_err(|Full| BankError::TooLarge(self.limit))?);
         }
         Ok(())
     }
@@ -387,9 +401,13 @@ mod tests {
     fn the_first_collection_is_asked_first() {
         let (a, b) = (collection(vec![1; 10], &[(0, 10)]), collection(vec![2; 10], &[(0, 10)]));
         let bank = Bank::new(&[a, b]).expect("a bank");
-        let region = bank.region(bank.instrument(false, 0, 0).start);
+        let at = |drum, number, program| {
+            let instrument = bank.instrument(drum, number, program)?;
+            bank.sounding(instrument, 60, 100).next()
+        };
+        let region = bank.region(at(false, 0, 0).expect("a region"));
         assert_eq!(bank.pool[bank.sound(region.sound).base as usize], 1);
-        assert_eq!(bank.instrument(false, 5, 0), bank.instrument(false, 0, 0));
-        assert!(bank.instrument(false, 0, 1).is_empty() && bank.instrument(true, 0, 0).is_empty());
+        assert_eq!(at(false, 5, 0), at(false, 0, 0));
+        assert_eq!((at(false, 0, 1), at(true, 0, 0)), (None, None));
     }
 }

@@ -140,11 +140,10 @@ impl Downloads {
         }
         let mut made = Instrument { id, ..Instrument::default() };
         let added = self.fill(bank, &mut made, from);
-        if let Err(full) = added {
+        if let Err(full) = added.and_then(|()| bank.show(from.address, made.regions.clone())) {
             self.free_instrument(bank, &made);
             return Err(full.into());
         }
-        bank.show(from.address, made.regions.clone());
         Ok(made)
     }
 
@@ -165,6 +164,9 @@ impl Downloads {
     /// Puts what is checked into the bank. What is there when it is full, `made` knows.
     fn fill(&mut self, bank: &mut Bank, made: &mut Instrument, from: &chunk::Instrument) -> Result<(), Full> {
         let nothing: &[Connection] = &[];
+        let index = crate::bank::Instrument::bytes(from.regions.len());
+        made.bytes += index;
+        self.bytes += index;
         let mut known: HashMap<&[Connection], usize> = HashMap::new();
         let mut parts = Vec::with_capacity(from.regions.len());
         for placed in &from.regions {

@@ -79,6 +79,8 @@ struct Core {
     output: Output,
     library: Library,
     sleeper: Sleeper,
+    /// Some of what is due at the present sample was left to the next turn.
+    presenting: bool,
 }
 
 /// The open streams, and what capture streams hear.
@@ -102,8 +104,10 @@ struct Library {
 }
 
 impl Library {
-    fn new_synth(&self) -> Synth {
-        Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES)
+    fn new_synth(&self, shared: &Shared) -> Synth {
+        let mut synth = Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES);
+        synth.give_up_at(shared.void());
+        synth
     }
 }
 
@@ -136,7 +140,7 @@ impl Engine {
     ) -> Self {
         let mut library = Library { bank, downloads: Downloads::default(), spare: Vec::new() };
         // The first stream opens without a pause.
-        library.spare.push(library.new_synth());
+        library.spare.push(library.new_synth(&shared));
         let core = Core {
             epoch: 0,
             clock: Clock::new(mode),
@@ -145,13 +149,14 @@ impl Engine {
                 render: Vec::with_capacity(STREAMS),
                 capture: Vec::new(),
                 inputs,
-                monitor: Monitor::new(),
+                monitor: Monitor::default(),
                 drift: 0,
                 open: 0,
             },
             output: Output::new(sink),
             library,
             sleeper: Sleeper::new(),
+            presenting: false,
         };
         Self { shared, core }
     }
@@ -217,7 +222,7 @@ impl Core {
         }
         if (held || self.clock.ahead() > 0) && self.has_to_render() {
             let frames = section.unlocked(|| self.render(shared));
-            worked |= frames > 0;
+            worked |= frames > 0 || self.presenting;
             if !section.is_of(self.epoch) {
                 return Turn::Worked;
             }
@@ -339,14 +344,15 @@ impl Core {
             false if ahead >= SHORTEST_BLOCK && self.any_runs() => ahead,
             false => 0,
         };
-        frames.min(BLOCK as u64) as usize
+        let position = self.clock.now().position;
+        let stretch = self.streams.render.iter().map(|stream| stream.stretch(position)).min();
+        frames.min(BLOCK as u64).min(stretch.unwrap_or(u64::MAX)) as usize
     }
 
     /// Whether there are samples to render, or events to present before the next one, and both may be.
     #[inline(never)]
     fn has_to_render(&mut self) -> bool {
-        let due = self.clock.due_here();
-        let any_due = self.streams.render.iter().any(|stream| stream.is_due(due));
+        let any_due = self.is_any_due();
         if !any_due && self.clock.ahead() == 0 {
             return false;
         }
@@ -360,20 +366,31 @@ impl Core {
         let span = Span { now: *self.clock.now(), frames };
         let stats = shared.stats();
         let Streams { render, capture, monitor, .. } = &mut self.streams;
+        let mut all = true;
         self.output.block(frames, stats, |left, right| {
             // Stream order: the sum is the same whatever the streams do.
             for stream in render.iter_mut() {
-                stream.render(span, left, right, stats, monitor);
+                all &= stream.render(span, left, right, stats, monitor);
             }
-            for stream in capture.iter_mut() {
-                stream.hear_audio(left, right);
+            // What was broken off is nobody's audio.
+            let whole = !shared.is_void();
+            if whole {
+                capture.iter_mut().for_each(|stream| stream.hear_audio(left, right));
             }
+            whole
         });
         self.move_to(SampleTime(span.now.position.0 + frames as u64));
+        self.presenting = !all && self.is_any_due();
         frames
     }
 
-    /// The next sample is `position`, and what is due there has been presented.
+    /// Whether some event is to be presented before the next sample.
+    fn is_any_due(&self) -> bool {
+        let due = self.clock.due_here();
+        self.streams.render.iter().any(|stream| stream.is_due(due))
+    }
+
+    /// The next sample is `position`.
     fn move_to(&mut self, position: SampleTime) {
         self.clock.move_to(position);
         for stream in &mut self.streams.render {
@@ -394,6 +411,10 @@ impl Core {
         if !there {
             self.give_way(section);
             return true;
+        }
+        if self.presenting {
+            // The clock is not there before all is presented that is due there.
+            return false;
         }
         // With nothing to render, the horizon itself has been reached.
         self.move_to(self.clock.now().position);
@@ -428,17 +449,19 @@ impl Core {
     #[cold]
     fn reset(&mut self, section: &Section<'_>) {
         self.epoch = section.epoch();
+        section.take_up();
+        self.presenting = false;
         let stats = section.shared().stats();
         for stream in self.streams.render.drain(..) {
             let mut synth = stream.abandon(stats);
-            synth.reset();
+            synth.restore(CHANNEL_GROUPS, VOICES);
             self.library.spare.push(synth);
         }
         self.forget_downloads();
         self.streams.capture.clear();
         self.streams.open = 0;
         self.streams.inputs.reset();
-        self.streams.monitor.clear();
+        self.streams.monitor = Monitor::default();
         self.requests = Requests::default();
         self.sleeper.forget_tails();
         self.clock = Clock::new(self.clock.mode());

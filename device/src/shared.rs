@@ -226,6 +226,8 @@ pub(crate) struct Shared {
     inner: Mutex<Inner>,
     wake: Condvar,
     interrupts: Interrupts,
+    /// A reset or the end of the process, which the engine has not looked at yet: what it does is void.
+    void: Arc<AtomicBool>,
     /// Maps were taken back, or bus mastering was turned off, and the client has done nothing but change maps since.
     remapping: AtomicBool,
     stats: Arc<Stats>,
@@ -256,6 +258,7 @@ impl Shared {
             inner: Mutex::new(inner),
             wake: Condvar::new(),
             interrupts: Interrupts::new(),
+            void: Arc::default(),
             remapping: AtomicBool::new(false),
             stats: Arc::default(),
         })
@@ -283,6 +286,16 @@ impl Shared {
         section.is_of(epoch).then_some(section)
     }
 
+    /// Set while what the engine does is void: whatever may take long breaks off then. Changed in sections alone; to
+    /// look at it needs none.
+    pub(crate) fn void(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.void)
+    }
+
+    pub(crate) fn is_void(&self) -> bool {
+        self.void.load(Ordering::Relaxed)
+    }
+
     /// A client that moves memory takes it back and maps it anew, and one that resets the function turns bus mastering
     /// off first, with nothing in between: what is away meanwhile is no fault.
     pub(crate) fn set_remapping(&self, remapping: bool) {
@@ -305,6 +318,7 @@ impl Shared {
     pub(crate) fn shut_down(&self) -> Option<EngineThread> {
         let mut section = self.section();
         section.inner.shutdown = true;
+        self.void.store(true, Ordering::Relaxed);
         section.wake();
         let client = section.client();
         drop(section);

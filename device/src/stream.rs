@@ -30,6 +30,7 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use in_flight::{InFlight, Message};
 use queue::{CompletionQueue, Queues, Reach, SECTION, Timeline};
+use render::UnderWay;
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
 use std::time::Duration;
@@ -86,6 +87,8 @@ pub(crate) struct RenderStream {
     assembler: Assembler,
     in_flight: InFlight,
     scheduler: Scheduler<u32>,
+    /// What was begun to be presented, which comes before all that is scheduled.
+    under_way: Option<UnderWay>,
     /// What ended the last run of usual events, if something did. Here rather than returned, which would take an event
     /// registers.
     unusual: Option<Unusual>,
@@ -116,6 +119,7 @@ impl RenderStream {
             unusual: None,
             counted: 0,
             most: 0,
+            under_way: None,
             synth,
             busy: Duration::ZERO,
             silent: true,
@@ -141,8 +145,11 @@ impl RenderStream {
                 self.silent = true;
                 self.assembler.abandon();
                 self.report_unfinished(stats);
+                if let Some(UnderWay { head, next, .. }) = self.under_way.take() {
+                    self.discard(head, next, stats);
+                }
                 while let Some((_, head)) = self.scheduler.pop() {
-                    self.discard(head, stats);
+                    self.discard(head, head, stats);
                 }
             }
             State::Acquire | State::Pause => {}
@@ -155,8 +162,11 @@ impl RenderStream {
         let stream_time = |master: RefTime| master.saturating_sub(self.timeline.base).0;
         self.clock = StreamClock {
             reached: match self.state {
-                // What is captured, too, is presented by the renderer, which knows its sample.
-                State::Run if !self.monitored => stream_time(now.reached).saturating_add(1).max(0) as u64,
+                // What is captured, too, is presented by the renderer, which knows its sample; and what may cost much,
+                // outside a section.
+                State::Run if !self.monitored && self.synth.is_light() && self.under_way.is_none() => {
+                    stream_time(now.reached).saturating_add(1).max(0) as u64
+                }
                 _ => 0,
             },
             passed: stream_time(now.passed),
@@ -282,7 +292,7 @@ impl RenderStream {
             };
             if (time as u64) < due {
                 match copied.buffer {
-                    None => synth.short_message(kind.channel_group, copied.data, kind.len),
+                    None => _ = synth.short_message(kind.channel_group, copied.data, kind.len),
                     Some(buffer) => synth.message(kind.channel_group, buffers.copy_mut(buffer, kind.len)),
                 }
                 free.pass(buffers, copied.buffer);
@@ -337,7 +347,7 @@ impl RenderStream {
         let outcome = Taking { memory, validator, in_flight, assembler }.take(head, words);
         self.report_unfinished(stats);
         match outcome {
-            Outcome::Accepted { .. } if self.state == State::Stop => self.discard(head, stats),
+            Outcome::Accepted { .. } if self.state == State::Stop => self.discard(head, head, stats),
             // DONT_HOLD comes before everything that has a time.
             Outcome::Accepted { time } => self.scheduler.push(if time < 0 { DONT_HOLD } else { time }, head),
             Outcome::Copied => self.queues.completions.complete(head, Status::Copied, 0, RefTime::ZERO),
@@ -356,8 +366,10 @@ impl RenderStream {
         }
     }
 
-    fn discard(&mut self, head: u32, stats: &Stats) {
-        stats.discarded.add(u64::from(self.in_flight.messages(head, |_, _| {})));
+    /// Discards a submission, of which the messages from a slot on have not been presented.
+    fn discard(&mut self, head: u32, next: u32, stats: &Stats) {
+        let (messages, _) = self.in_flight.messages(next, |_, _| true);
+        stats.discarded.add(messages.into());
         self.in_flight.release(head);
         self.queues.completions.complete(head, Status::Discarded, 0, RefTime::ZERO);
     }
@@ -397,12 +409,15 @@ impl RenderStream {
 }
 
 impl Synth {
-    /// A message as a stream holds it.
+    /// A message as a stream holds it. Whether there was anything to do.
     #[inline(always)]
-    fn hear(&mut self, group: u16, message: Message<'_>) {
+    fn hear(&mut self, group: u16, message: Message<'_>) -> bool {
         match message {
             Message::Short(word, len) => self.short_message(group, word, len),
-            Message::Long(bytes) => self.message(group, bytes),
+            Message::Long(bytes) => {
+                self.message(group, bytes);
+                true
+            }
         }
     }
 }

@@ -26,10 +26,12 @@ use channel::{CHANNELS, Channel};
 use effects::Effects;
 pub use lanes::Interpolation;
 use lanes::{Code, Group, LANES, Mix};
+use note::Scratch;
 use output::Output;
 use settings::Meter;
 pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tables::Tables;
 use voice::{Context, Lane, Voice};
 
@@ -39,6 +41,14 @@ pub(crate) const PERIOD: usize = 32;
 const MOST_CHANGED: usize = CHANNELS;
 /// The most voices a synth can have.
 const MAX_VOICES: usize = 4096;
+/// What a voice costs when it begins or takes note of a change, and what each block of its articulation adds.
+const VOICE_COST: u64 = 100;
+const BLOCK_COST: u64 = 25;
+/// Lane groups of a synthesizer, regions of an instrument, and blocks of an articulation, up to which no message costs
+/// much.
+const LIGHT_GROUPS: usize = 64;
+const LIGHT_REGIONS: usize = 256;
+const LIGHT_BLOCKS: usize = 64;
 
 /// A synthesizer with its own channel groups and voices.
 pub struct Synth {
@@ -73,6 +83,13 @@ pub struct Synth {
     code: Code,
     /// Note-ons so far.
     notes: u64,
+    scratch: Scratch,
+    /// What messages have cost so far, and what a voice may cost that begins or takes note of something.
+    work: u64,
+    voice_cost: u64,
+    light: bool,
+    /// Nobody waits any more for what it does.
+    void: Arc<AtomicBool>,
 }
 
 /// Sixteen channels.
@@ -129,7 +146,7 @@ impl Synth {
         let limit = voices.clamp(1, MAX_VOICES);
         let lane_groups = (2 * limit).div_ceil(LANES);
         let rate = sample_rate.max(1) as f32;
-        Self {
+        let mut this = Self {
             bank,
             tables: Tables::new(),
             rate,
@@ -150,7 +167,51 @@ impl Synth {
             interpolation: Interpolation::default(),
             code: Code::best(),
             notes: 0,
-        }
+            scratch: Scratch::with_lanes(lane_groups * LANES),
+            work: 0,
+            voice_cost: 0,
+            light: false,
+            void: Arc::default(),
+        };
+        this.weigh();
+        this
+    }
+
+    /// Breaks off whatever it does once the flag is set: what comes out from then on is not what was asked for, and the
+    /// synthesizer has to be [reset](Self::reset).
+    pub(crate) fn give_up_at(&mut self, void: Arc<AtomicBool>) {
+        self.void = void;
+    }
+
+    /// Whether nobody waits any more for what it does. Looked at wherever the work grows with what was downloaded.
+    #[inline(always)]
+    fn is_void(&self) -> bool {
+        // Only a hint: whoever sets it says elsewhere what has changed.
+        self.void.load(Ordering::Relaxed)
+    }
+
+    /// Works out what a voice may cost, and whether that is little for any message.
+    fn weigh(&mut self) {
+        let (regions, blocks) = self.bank.largest();
+        self.voice_cost = VOICE_COST + BLOCK_COST * blocks as u64;
+        self.light = self.groups.len() <= LIGHT_GROUPS && regions <= LIGHT_REGIONS && blocks <= LIGHT_BLOCKS;
+    }
+
+    /// Whether no message costs much, whatever has been downloaded: a fifth of a millisecond is the most.
+    #[inline]
+    pub(crate) fn is_light(&self) -> bool {
+        self.light
+    }
+
+    /// What all messages so far have cost, in something like nanoseconds.
+    #[inline]
+    pub(crate) fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// What the next control tick will cost, in the same unit.
+    pub(crate) fn tick_cost(&self) -> u64 {
+        (self.used * LANES) as u64 * self.voice_cost
     }
 
     /// Finds samples between those of a wave another way: linear is cheaper, cubic (the default) is cleaner.
@@ -209,11 +270,16 @@ impl Synth {
         };
         let context = set.context(channel, &self.tables, &self.bank, self.rate);
         let until_tick = PERIOD - self.phase;
+        self.work += (self.used * LANES) as u64;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.channel[lane] as usize == channel {
                     act(voice, &context, (group, lane, until_tick));
+                    self.work += self.voice_cost;
+                    if self.void.load(Ordering::Relaxed) {
+                        return;
+                    }
                 }
             }
         }
@@ -263,6 +329,9 @@ impl Synth {
             // At the end of a period, not at the start of the next: messages that come in between see its outcome.
             if self.phase == 0 {
                 self.tick();
+                if self.is_void() {
+                    return;
+                }
             }
         }
     }
@@ -307,6 +376,9 @@ impl Synth {
         self.meter.voice_ticks += self.sounding() as u64;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
+            if self.void.load(Ordering::Relaxed) {
+                return;
+            }
             for (lane, voice) in voices.iter_mut().enumerate() {
                 if group.active & (1 << lane) == 0 {
                     continue;

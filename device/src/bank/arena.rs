@@ -58,6 +58,7 @@ impl Bank {
         self.regions.truncate(regions);
         self.instruments.retain(|instrument| instrument.regions.start < regions || instrument.regions.is_empty());
         self.arena = Arena { base: self.arena.base, room: self.arena.room, ..Arena::default() };
+        self.measure();
     }
 
     fn base(&self) -> usize {
@@ -144,6 +145,7 @@ impl Bank {
     /// Adds an articulation; gives its index.
     pub(crate) fn add_patch(&mut self, connections: &[Connection]) -> usize {
         let patch = Patch::new(connections);
+        self.largest.1 = self.largest.1.max(patch.blocks());
         match self.arena.free_patches.pop() {
             Some(index) => {
                 self.patches[index] = patch;
@@ -202,10 +204,13 @@ impl Bank {
     }
 
     /// Lets a program select regions, before everything that has the same address.
-    pub(crate) fn show(&mut self, (drum, bank, program): (bool, u16, u8), regions: Range<usize>) {
+    pub(crate) fn show(&mut self, (drum, bank, program): (bool, u16, u8), regions: Range<usize>) -> Result<(), Full> {
         let address = address(drum, bank, program);
         let place = self.instruments.partition_point(|instrument| instrument.address < address);
-        self.instruments.insert(place, Instrument { address, regions });
+        self.largest.0 = self.largest.0.max(regions.len());
+        let instrument = Instrument::new(address, &self.regions[regions.clone()], regions)?;
+        self.instruments.insert(place, instrument);
+        Ok(())
     }
 
     /// No program selects these regions any more.

@@ -263,6 +263,11 @@ impl Patch {
         }
     }
 
+    /// Blocks that are evaluated for a voice.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks.len() + self.depths.len() + self.others.len()
+    }
+
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         let blocks = self.blocks.len() + self.others.len();

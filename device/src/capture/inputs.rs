@@ -162,8 +162,7 @@ impl Inputs {
 
     /// Shows what the render streams presented to `hear`, by time, once for each input that hears it.
     pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) {
-        monitor.sort_by_key(|(time, _)| *time);
-        for (time, bytes) in monitor.drain(..) {
+        for (time, bytes) in monitor.take() {
             for (number, source) in (0..).zip(&self.sources) {
                 if matches!(source, Source::Loopback) {
                     hear(number, time, Heard::Bytes(&bytes));

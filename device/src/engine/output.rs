@@ -34,13 +34,13 @@ impl Output {
         }
     }
 
-    /// Has `mix` add so many frames to silence, and passes them on. With none, `mix` still presents what is due.
-    pub(super) fn block(&mut self, frames: usize, stats: &Stats, mix: impl FnOnce(&mut [f32], &mut [f32])) {
+    /// Has `mix` add so many frames to silence, and passes them on if it says that they are whole. With none, `mix`
+    /// still presents what is due.
+    pub(super) fn block(&mut self, frames: usize, stats: &Stats, mix: impl FnOnce(&mut [f32], &mut [f32]) -> bool) {
         let (left, right) = (&mut self.left[..frames], &mut self.right[..frames]);
         left.fill(0.0);
         right.fill(0.0);
-        mix(left, right);
-        if frames == 0 {
+        if !mix(left, right) || frames == 0 {
             return;
         }
         let pcm = &mut self.pcm[..frames * 2];

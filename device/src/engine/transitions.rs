@@ -35,11 +35,14 @@ impl Core {
                 return false;
             }
         }
+        self.presenting = self.presenting && self.is_any_due();
         let Some(command) = command else {
             return true;
         };
         let shared = section.shared();
         let answer = section.unlocked(|| self.command(shared, command));
+        // Messages may cost more from now on, or less.
+        self.move_to(self.clock.now().position);
         if let (Some(answer), true) = (answer, section.is_of(self.epoch)) {
             section.answer_command(command.opcode, answer);
         }
@@ -83,7 +86,7 @@ impl Core {
         let streams = &mut self.streams;
         if config.kind == Type::Render {
             shared.stats().pool_slots.raise_to(u64::from(config.slots));
-            let mut synth = self.library.spare.pop().unwrap_or_else(|| self.library.new_synth());
+            let mut synth = self.library.spare.pop().unwrap_or_else(|| self.library.new_synth(shared));
             synth.restore(CHANNEL_GROUPS, VOICES);
             let place = streams.render.partition_point(|stream| stream.queues.stream < index);
             let monitored = streams.inputs.hears_render();

@@ -233,6 +233,7 @@ impl Section<'_> {
     pub(crate) fn reset(&mut self) {
         self.inner.epoch += 1;
         self.inner.clear();
+        self.shared.void.store(true, Ordering::Relaxed);
         self.wake();
     }
 
@@ -255,6 +256,11 @@ impl Section<'_> {
 impl<'s> Section<'s> {
     pub(crate) fn is_ending(&self) -> bool {
         self.inner.shutdown
+    }
+
+    /// The engine has seen all resets so far: what it does from now on counts again.
+    pub(crate) fn take_up(&self) {
+        self.shared.void.store(self.inner.shutdown, Ordering::Relaxed);
     }
 
     /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.

@@ -349,10 +349,11 @@ impl InFlight {
         }
     }
 
-    /// Visits the messages of a submission in playing order, and says how many they are.
-    pub(crate) fn messages(&self, head: u32, mut visit: impl FnMut(u16, Message<'_>)) -> u32 {
+    /// Visits the messages of a submission in playing order, from one of its slots on, until `visit` says that it is
+    /// enough. Says how many were visited, and the slot to go on with: [`NONE`] after the last.
+    pub(crate) fn messages(&self, from: u32, mut visit: impl FnMut(u16, Message<'_>) -> bool) -> (u32, u32) {
         let mut messages = 0;
-        let mut slot = head;
+        let mut slot = from;
         while let Some(held) = self.slots.get(slot as usize) {
             let header = Header(held.header);
             let message = match header.flags() {
@@ -360,13 +361,15 @@ impl InFlight {
                 ASSEMBLED => Some(Message::Long(self.assembled.get(&slot).map_or(&[], |bytes| &bytes[..]))),
                 _ => Some(self.plain(header, held.data)),
             };
+            slot = held.next;
             if let Some(message) = message {
                 messages += 1;
-                visit(header.channel_group(), message);
+                if !visit(header.channel_group(), message) {
+                    break;
+                }
             }
-            slot = held.next;
         }
-        messages
+        (messages, slot)
     }
 
     /// Lets go of a submission's slots and buffers: they are the driver's again with the next publication.

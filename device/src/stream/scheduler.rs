@@ -83,6 +83,22 @@ impl<T: Copy + Ord + Default> Scheduler<T> {
         }
     }
 
+    /// The time of the event after the next `skipped` ones; with events out of order, an earlier one.
+    #[inline]
+    pub(crate) fn time_after(&self, skipped: usize) -> Option<i64> {
+        let after = self.in_order.get(self.first + skipped..self.end).and_then(|left| left.first());
+        match self.out_of_order.is_empty() {
+            true => after.map(|(time, _)| *time),
+            false => self.next().map(|(time, _)| time).filter(|_| self.len() > skipped),
+        }
+    }
+
+    /// How many there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.end - self.first + self.out_of_order.len()
+    }
+
     #[cold]
     #[inline(never)]
     fn next_of_both(&self) -> Option<(i64, T)> {

@@ -8,12 +8,14 @@ use super::voice::{Context, Lane, State, Voice};
 use super::{Set, Synth};
 
 impl Synth {
-    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word.
+    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word. Whether there was anything to do.
     #[inline]
-    pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) {
-        if Self::listens_to(word) {
+    pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) -> bool {
+        let listens = Self::listens_to(word);
+        if listens {
             self.heed(group, word, len);
         }
+        listens
     }
 
     /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are

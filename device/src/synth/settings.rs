@@ -3,6 +3,7 @@
 //! Fed by the properties of its stream, between blocks; nothing here is heard before the next sample.
 
 use super::channel::CHANNELS;
+use super::note::Scratch;
 use super::{Bank, Group, LANES, MAX_VOICES, Set, Synth, Voice};
 use crate::bank::Moved;
 use core::ops::Range;
@@ -48,7 +49,9 @@ impl Synth {
         if groups > self.groups.len() {
             self.voices.resize(groups * LANES, Voice::IDLE);
             self.groups.resize(groups, Group::SILENT);
+            self.scratch = Scratch::with_lanes(groups * LANES);
         }
+        self.weigh();
     }
 
     /// Has so many channel groups; notes of those that are gone end at once.
@@ -125,6 +128,15 @@ impl Synth {
         self.reset();
         self.sets.clear();
         self.set_groups(groups);
+        let lanes = (2 * voices.clamp(1, MAX_VOICES)).div_ceil(LANES) * LANES;
+        if lanes < self.voices.len() {
+            // Others may need the memory.
+            self.voices.truncate(lanes);
+            self.voices.shrink_to_fit();
+            self.groups.truncate(lanes / LANES);
+            self.groups.shrink_to_fit();
+            self.scratch = Scratch::with_lanes(lanes);
+        }
         self.set_voice_limit(voices);
         self.output = super::output::Output::new();
         self.set_effects((true, true));
@@ -133,7 +145,9 @@ impl Synth {
 
     /// Plays from another bank from now on, in which everything that sounds is where it was; gives the one before.
     pub(crate) fn exchange_bank(&mut self, bank: Arc<Bank>) -> Arc<Bank> {
-        core::mem::replace(&mut self.bank, bank)
+        let before = core::mem::replace(&mut self.bank, bank);
+        self.weigh();
+        before
     }
 
     /// Whether some voice plays one of these regions of the bank.

@@ -324,10 +324,6 @@ impl Voice {
         }
     }
 
-    pub(crate) fn region<'a>(&self, bank: &'a Bank) -> &'a Region {
-        bank.region(self.region)
-    }
-
     /// Whether it plays one of these regions.
     pub(crate) fn plays(&self, regions: &core::ops::Range<usize>) -> bool {
         self.state != State::Idle && regions.contains(&self.region)
