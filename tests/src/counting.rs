@@ -16,6 +16,9 @@ pub static LIVE: AtomicUsize = AtomicUsize::new(0);
 /// The most that they were, since this was last set.
 pub static PEAK: AtomicUsize = AtomicUsize::new(0);
 
+/// What is larger than this is refused, as by a machine without memory.
+pub static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
+
 /// What one thread has allocated.
 #[derive(Clone, Copy)]
 struct Own {
@@ -38,10 +41,13 @@ fn count(bytes: isize) {
     });
 }
 
-// SAFETY: hands every call on to the system's allocator unchanged.
+// SAFETY: hands every call that it does not refuse on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     // SAFETY: as the trait demands of every caller; nothing is demanded besides.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() > LARGEST.load(Ordering::Relaxed) {
+            return std::ptr::null_mut();
+        }
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(live, Ordering::Relaxed);

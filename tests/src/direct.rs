@@ -63,8 +63,12 @@ impl Direct {
 
     /// The same as [`Self::new`], with MIDI inputs.
     pub fn with_inputs(inputs: Vec<Input>) -> anyhow::Result<Self> {
-        let bank = Arc::new(Bank::general_midi());
-        let (card, engine) = assemble_with(bank, ClockMode::Virtual, Box::new(NullSink), inputs)?;
+        Self::by_clock(ClockMode::Virtual, inputs)
+    }
+
+    /// The same, by another clock.
+    pub fn by_clock(clock: ClockMode, inputs: Vec<Input>) -> anyhow::Result<Self> {
+        let (card, engine) = assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(NullSink), inputs)?;
         Self::of(card, engine)
     }
 

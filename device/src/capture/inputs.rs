@@ -64,6 +64,8 @@ pub(crate) struct Inputs {
     sources: Vec<Source>,
     /// Master time at which songs began.
     began: Option<RefTime>,
+    /// Which live input is asked first.
+    turn: usize,
 }
 
 impl Inputs {
@@ -73,7 +75,7 @@ impl Inputs {
             Input::Loopback => Source::Loopback,
             live => Source::Idle(live),
         };
-        Self { sources: inputs.into_iter().take(MAX_INPUTS).map(source).collect(), began: None }
+        Self { sources: inputs.into_iter().take(MAX_INPUTS).map(source).collect(), began: None, turn: 0 }
     }
 
     /// Starts the threads of the live inputs; they end with their input, or when the engine has.
@@ -130,31 +132,31 @@ impl Inputs {
     /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master
     /// time.
     pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) -> bool {
-        let next = self.next_time().filter(|time| *time <= now);
-        for (number, source) in (0..).zip(&mut self.sources) {
-            match source {
-                Source::Live(bytes) => {
-                    if let Ok(piece) = bytes.try_recv() {
-                        let heard = match &piece {
-                            Piece::Bytes(bytes) => Heard::Bytes(bytes),
-                            Piece::End => Heard::End,
-                        };
-                        hear(number, now, heard);
-                        return true;
-                    }
+        if let Some(due) = self.next_time().filter(|time| *time <= now) {
+            for (number, source) in (0..).zip(&mut self.sources) {
+                if let Source::Song { song, next } = source
+                    && let Some(message) = song.get(*next)
+                    && self.began.map(|began| began.saturating_add(message.time)) == Some(due)
+                {
+                    *next += 1;
+                    hear(number, due, Heard::Bytes(message.bytes));
+                    return true;
                 }
-                Source::Song { song, next: place } => {
-                    let message = song.get(*place);
-                    let time = |time| self.began.map(|began| began.saturating_add(time));
-                    if let (Some(message), Some(due)) = (message, next)
-                        && time(message.time) == Some(due)
-                    {
-                        *place += 1;
-                        hear(number, due, Heard::Bytes(message.bytes));
-                        return true;
-                    }
-                }
-                Source::Idle(_) | Source::Loopback => {}
+            }
+        }
+        // In turn: an input that never stops leaves room for the others.
+        let count = self.sources.len();
+        for place in (self.turn..count).chain(0..self.turn) {
+            if let Source::Live(bytes) = &self.sources[place]
+                && let Ok(piece) = bytes.try_recv()
+            {
+                self.turn = (place + 1) % count;
+                let heard = match &piece {
+                    Piece::Bytes(bytes) => Heard::Bytes(bytes),
+                    Piece::End => Heard::End,
+                };
+                hear(place as u16, now, heard);
+                return true;
             }
         }
         false
@@ -209,5 +211,32 @@ fn forward(bytes: &mut dyn Read, sender: &SyncSender<Piece>, shared: &Shared) ->
         if is_end {
             return true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_never_stops_leaves_room_for_the_others() {
+        let mut inputs = Inputs::new(Vec::new());
+        let senders: Vec<_> = (0..3)
+            .map(|_| {
+                let (sender, receiver) = sync_channel(QUEUE);
+                inputs.sources.push(Source::Live(receiver));
+                sender
+            })
+            .collect();
+        // What finds no room waits, outside.
+        let send = |input: usize| senders[input].try_send(Piece::Bytes([0xF8].into())).is_ok();
+        while send(0) {}
+        assert!(send(2));
+        let mut heard = vec![];
+        for _ in 0..4 {
+            assert!(inputs.take_one(RefTime::ZERO, |input, _, _| heard.push(input)));
+            send(0);
+        }
+        assert_eq!(heard, [0, 2, 0, 0]);
     }
 }

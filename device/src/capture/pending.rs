@@ -1,14 +1,16 @@
 //! What was captured and has no slot yet: events, made of the inputs' bytes as the stream's mode wants them.
 //!
-//! Fed with bytes and their times; feeds the stream with events in order. In realtime it is bounded: the oldest are
-//! dropped, and no event that is left becomes part of a wrong message by that.
+//! Fed with bytes and their times; feeds the stream with events in order. In realtime each input has bounds of its own:
+//! its oldest events are dropped and never those of another input, and no event that is left becomes part of a wrong
+//! message by that. In virtual time nothing is dropped: what is captured in a turn is bounded, and the next turn has to
+//! wait for slots.
 
 use dmus_interface::event::{COMPLETE, INCOMPLETE};
 use dmus_interface::midi::{Parsed, Parser};
 use dmus_interface::time::RefTime;
 use std::collections::VecDeque;
 
-/// What may wait in realtime.
+/// What may wait of an input in realtime.
 const MAX_EVENTS: usize = 1024;
 const MAX_BYTES: usize = 256 << 10;
 
@@ -33,16 +35,27 @@ struct Cooker {
     dropping: bool,
 }
 
+/// An input as a stream hears it.
+#[derive(Debug, Default)]
+struct Input {
+    cooker: Cooker,
+    /// Each with its place among those of all inputs.
+    events: VecDeque<(u64, Captured)>,
+    /// Bytes in `events`.
+    bytes: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pending {
     cooked: bool,
     /// Bytes of an event at most.
     limit: usize,
-    cookers: Vec<Cooker>,
-    events: VecDeque<Captured>,
-    /// Bytes in `events`.
-    bytes: usize,
+    /// By number, as far as they have been heard.
+    inputs: Vec<Input>,
+    /// Events that wait, and how many there have been.
+    waiting: usize,
+    count: u64,
     /// Bytes captured since STOP.
     position: u64,
     last: RefTime,
@@ -50,24 +63,24 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(cooked: bool, limit: usize) -> Self {
-        let (cookers, events) = (Vec::new(), VecDeque::new());
-        Self { cooked, limit: limit.max(1), cookers, events, bytes: 0, position: 0, last: RefTime::ZERO }
+        let limit = limit.max(1);
+        Self { cooked, limit, inputs: Vec::new(), waiting: 0, count: 0, position: 0, last: RefTime::ZERO }
     }
 
     /// Takes bytes of an input.
     pub(super) fn hear(&mut self, input: u16, time: RefTime, bytes: &[u8]) {
         let time = time.max(self.last);
+        let place = usize::from(input);
+        if self.inputs.len() <= place {
+            self.inputs.resize_with(place + 1, Input::default);
+        }
         if !self.cooked {
             for piece in bytes.chunks(self.limit) {
                 self.push(input, time, INCOMPLETE, piece.into());
             }
             return;
         }
-        let place = usize::from(input);
-        if self.cookers.len() <= place {
-            self.cookers.resize(place + 1, Cooker::default());
-        }
-        let mut cooker = std::mem::take(&mut self.cookers[place]);
+        let mut cooker = std::mem::take(&mut self.inputs[place].cooker);
         for &byte in bytes {
             match cooker.parser.push(byte) {
                 None => {}
@@ -90,7 +103,7 @@ impl Pending {
                 }
             }
         }
-        self.cookers[place] = cooker;
+        self.inputs[place].cooker = cooker;
     }
 
     fn push_piece(&mut self, cooker: &mut Cooker, input: u16, time: RefTime, flags: u16) {
@@ -103,36 +116,55 @@ impl Pending {
 
     fn push(&mut self, input: u16, time: RefTime, flags: u16, bytes: Box<[u8]>) {
         self.last = time;
-        self.bytes += bytes.len();
         let position = self.position;
         self.position += bytes.len() as u64;
-        self.events.push_back(Captured { time, input, flags, position, bytes });
+        if let Some(place) = self.inputs.get_mut(usize::from(input)) {
+            place.bytes += bytes.len();
+            place.events.push_back((self.count, Captured { time, input, flags, position, bytes }));
+            self.count += 1;
+            self.waiting += 1;
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.events.len()
+        self.waiting
+    }
+
+    /// The input of the next event.
+    fn next(&self) -> Option<usize> {
+        let numbers = |(place, input): (usize, &Input)| Some((input.events.front()?.0, place));
+        let first = self.inputs.iter().enumerate().filter_map(numbers).min();
+        first.map(|(_, place)| place)
     }
 
     pub(super) fn front(&self) -> Option<&Captured> {
-        self.events.front()
+        self.inputs[self.next()?].events.front().map(|(_, event)| event)
     }
 
     pub(super) fn pop(&mut self) -> Option<Captured> {
-        let event = self.events.pop_front()?;
-        self.bytes -= event.bytes.len();
+        let next = self.next()?;
+        self.take(next, 0)
+    }
+
+    /// Takes an event of an input out.
+    fn take(&mut self, input: usize, place: usize) -> Option<Captured> {
+        let input = self.inputs.get_mut(input)?;
+        let (_, event) = input.events.remove(place)?;
+        input.bytes -= event.bytes.len();
+        self.waiting -= 1;
         Some(event)
     }
 
     /// Whoever sent on an input has gone: the message that has begun is given up, and no running status is left.
     pub(super) fn end(&mut self, input: u16) {
-        if let Some(cooker) = self.cookers.get_mut(usize::from(input)) {
-            *cooker = Cooker::default();
+        if let Some(input) = self.inputs.get_mut(usize::from(input)) {
+            input.cooker = Cooker::default();
         }
     }
 
     /// The inputs are not heard for a while: messages that have begun are given up.
     pub(super) fn cut(&mut self) {
-        self.cookers.clear();
+        self.inputs.iter_mut().for_each(|input| input.cooker = Cooker::default());
     }
 
     /// As new.
@@ -140,29 +172,33 @@ impl Pending {
         *self = Self::new(self.cooked, self.limit);
     }
 
-    /// Drops the oldest events until the rest is within bounds; says how many. SysEx goes as a whole, or what is left
-    /// of it.
+    /// Drops the oldest events of each input until its rest is within bounds; says how many. SysEx goes as a whole, or
+    /// what is left of it.
     pub(super) fn drop_excess(&mut self) -> u64 {
+        (0..self.inputs.len()).map(|input| self.drop_excess_of(input)).sum()
+    }
+
+    fn drop_excess_of(&mut self, number: usize) -> u64 {
         let mut dropped = 0;
-        while self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES {
-            let Some(event) = self.pop() else {
-                break;
-            };
+        while let Some(input) = self.inputs.get(number)
+            && (input.events.len() > MAX_EVENTS || input.bytes > MAX_BYTES)
+            && let Some(event) = self.take(number, 0)
+        {
             dropped += 1;
             if self.cooked && event.flags & INCOMPLETE != 0 {
-                dropped += self.drop_rest(event.input);
+                dropped += self.drop_rest(number);
             }
         }
         dropped
     }
 
     /// Drops what follows of an input's SysEx message.
-    fn drop_rest(&mut self, input: u16) -> u64 {
+    fn drop_rest(&mut self, number: usize) -> u64 {
         let mut dropped = 0;
         let mut place = 0;
-        while let Some(event) = self.events.get(place) {
+        while let Some((_, event)) = self.inputs.get(number).and_then(|input| input.events.get(place)) {
             let first = event.bytes.first().copied().unwrap_or(0);
-            if event.input != input || first >= 0xF8 {
+            if first >= 0xF8 {
                 place += 1;
                 continue;
             }
@@ -171,16 +207,15 @@ impl Pending {
                 return dropped;
             }
             let last = event.flags & INCOMPLETE == 0;
-            if let Some(event) = self.events.remove(place) {
-                self.bytes -= event.bytes.len();
+            if self.take(number, place).is_some() {
                 dropped += 1;
             }
             if last {
                 return dropped;
             }
         }
-        if let Some(cooker) = self.cookers.get_mut(usize::from(input)) {
-            cooker.dropping = true;
+        if let Some(input) = self.inputs.get_mut(number) {
+            input.cooker.dropping = true;
         }
         dropped
     }
@@ -241,7 +276,9 @@ mod tests {
                     pending.pop();
                 }
             }
-            prop_assert!(pending.bytes <= MAX_BYTES && pending.len() <= MAX_EVENTS);
+            for input in &pending.inputs {
+                prop_assert!(input.bytes <= MAX_BYTES && input.events.len() <= MAX_EVENTS);
+            }
             let last = lengths.len() - 1;
             let left = events(&mut pending);
             let mut open: [Option<Vec<u8>>; 2] = [None, None];
@@ -268,6 +305,24 @@ mod tests {
                 let newest = complete.last().map(Vec::len);
                 prop_assert_eq!(newest, Some(lengths[last] + 2), "the newest is not intact");
             }
+        }
+    }
+
+    #[test]
+    fn a_flood_on_one_input_drops_nothing_of_another() {
+        for cooked in [true, false] {
+            let mut pending = Pending::new(cooked, 16);
+            let (before, after) = ([0x91, 60, 100], [0x81, 60, 0]);
+            pending.hear(1, RefTime(1), &before);
+            for _ in 0..3 * MAX_EVENTS {
+                pending.hear(0, RefTime(2), &[0x90, 1, 1]);
+            }
+            pending.hear(1, RefTime(3), &after);
+            assert_eq!(pending.drop_excess(), 2 * MAX_EVENTS as u64);
+            let left = events(&mut pending);
+            let [first, .., last] = &left[..] else { unreachable!("{left:?}") };
+            assert_eq!(((first.0, &first.2[..]), (last.0, &last.2[..])), ((1, &before[..]), (1, &after[..])));
+            assert_eq!(left.len(), MAX_EVENTS + 2);
         }
     }
 

@@ -13,8 +13,9 @@ use dmus_interface::time::{RefTime, UNITS_PER_SECOND};
 use dmus_interface::wave::{Sample, WaveFormat};
 use std::collections::VecDeque;
 
-/// What may wait for slots in realtime, in bytes: a second and more.
+/// What may wait for slots in realtime, in bytes: a second and more. A period counts [`OVERHEAD`] besides its own.
 const MAX_BYTES: usize = 1 << 20;
+const OVERHEAD: usize = size_of::<Captured>();
 /// Parts of a crystal's error.
 const MILLION: u64 = 1_000_000;
 /// Largest error of a crystal, either way, in parts per million.
@@ -39,6 +40,8 @@ pub(super) struct Wave {
     /// At the last RUN: input frames heard before, and the stream time of the next.
     origin: (u64, RefTime),
     periods: VecDeque<Captured>,
+    /// What they take.
+    waiting: usize,
 }
 
 impl Wave {
@@ -58,6 +61,7 @@ impl Wave {
             bytes: Vec::with_capacity(buffer_size),
             origin: (0, RefTime::ZERO),
             periods: VecDeque::new(),
+            waiting: 0,
         }
     }
 
@@ -114,6 +118,7 @@ impl Wave {
         let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity)).into_boxed_slice();
         let position = self.began * self.format.frame_bytes() as u64;
         let time = self.time_of(self.began);
+        self.waiting += bytes.len() + OVERHEAD;
         self.periods.push_back(Captured { time, input: 0, flags: COMPLETE, position, bytes });
         self.began = self.made;
     }
@@ -134,7 +139,9 @@ impl Wave {
     }
 
     pub(super) fn pop(&mut self) {
-        self.periods.pop_front();
+        if let Some(period) = self.periods.pop_front() {
+            self.waiting -= period.bytes.len() + OVERHEAD;
+        }
     }
 
     /// STOP: as new.
@@ -143,14 +150,15 @@ impl Wave {
         (self.heard, self.made, self.began) = (0, 0, 0);
         self.bytes.clear();
         self.periods.clear();
+        self.waiting = 0;
         self.origin = (0, RefTime::ZERO);
     }
 
     /// Drops the oldest periods beyond what may wait; says how many.
     pub(super) fn drop_excess(&mut self) -> u64 {
         let mut dropped = 0;
-        while self.periods.iter().map(|period| period.bytes.len()).sum::<usize>() > MAX_BYTES {
-            self.periods.pop_front();
+        while self.waiting > MAX_BYTES {
+            self.pop();
             dropped += 1;
         }
         dropped
