@@ -8,11 +8,23 @@ mod chunk;
 use crate::bank::{Bank, Full};
 use crate::collection::LoopKind;
 use crate::collection::connection::Connection;
+use crate::room::has_room;
 pub(crate) use chunk::Bad;
 use chunk::{Chunk, Content};
 use dmus_interface::download::{MAX_DOWNLOADS, Problem};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Regions whose instruments [`Downloads::collect`] frees at once, but for the first of these.
+const COLLECTED: usize = 4096;
+
+/// Bytes that an instrument takes at most besides samples: for itself, for each region, and for each connection. More
+/// than it keeps, since lists grow.
+const PARTS: usize = 16 << 10;
+const A_REGION: usize = 1024;
+const A_CONNECTION: usize = 128;
 
 /// Bytes of sample memory for downloads.
 pub(crate) const SAMPLE_MEMORY: usize = 128 << 20;
@@ -53,9 +65,9 @@ struct Wave {
     id: u32,
     rate: u32,
     samples: usize,
-    /// The bank's sound without a loop, and those with one: the loop, the sound, and how many use it.
+    /// The bank's sound without a loop, and those with one, by the loop: the sound, and how many use it.
     plain: usize,
-    looped: Vec<((u32, u32), usize, usize)>,
+    looped: BTreeMap<(u32, u32), (usize, usize)>,
     /// Regions that use it, tails included.
     users: usize,
 }
@@ -83,9 +95,16 @@ pub(crate) struct Downloads {
     last: u32,
     /// What instruments take besides samples.
     bytes: usize,
+    /// Nobody waits any more for what is loaded.
+    void: Arc<AtomicBool>,
 }
 
 impl Downloads {
+    /// None, and loading breaks off once the flag is set.
+    pub(crate) fn new(void: Arc<AtomicBool>) -> Self {
+        Self { void, ..Self::default() }
+    }
+
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -131,12 +150,16 @@ impl Downloads {
             bank.remove_sound(plain);
             return Err(Full);
         }
-        Ok(Wave { id, rate, samples: samples.len(), plain, looped: Vec::new(), users: 0 })
+        Ok(Wave { id, rate, samples: samples.len(), plain, looped: BTreeMap::new(), users: 0 })
     }
 
     fn add_instrument(&mut self, bank: &mut Bank, id: u32, from: &chunk::Instrument) -> Result<Instrument, Refused> {
         for placed in &from.regions {
             self.check(placed)?;
+        }
+        let connections: usize = from.articulations.iter().map(Vec::len).sum();
+        if !has_room(PARTS + A_REGION * from.regions.len() + A_CONNECTION * connections) {
+            return Err(Refused::Full);
         }
         let mut made = Instrument { id, ..Instrument::default() };
         let added = self.fill(bank, &mut made, from);
@@ -170,6 +193,9 @@ impl Downloads {
         let mut known: HashMap<&[Connection], usize> = HashMap::new();
         let mut parts = Vec::with_capacity(from.regions.len());
         for placed in &from.regions {
+            if self.void.load(Ordering::Relaxed) {
+                return Err(Full);
+            }
             let wave = self.ids.get(&placed.wave).copied().unwrap_or_default();
             let looped = placed.sampling.looped;
             let sound = self.sound(bank, made, (wave, looped.map(|l| (l.start, l.length))))?;
@@ -208,14 +234,16 @@ impl Downloads {
         };
         let sound = match looped {
             None => wave.plain,
-            Some(part) => match wave.looped.iter_mut().find(|(known, ..)| *known == part) {
-                Some((_, sound, users)) => {
+            Some(part @ (start, length)) => match wave.looped.get_mut(&part) {
+                Some((sound, users)) => {
                     *users += 1;
                     *sound
                 }
                 None => {
-                    let sound = bank.add_sound(&bank.samples_of(wave.plain), looped, wave.rate)?;
-                    wave.looped.push((part, sound, 1));
+                    // No more of the wave is copied than is played.
+                    let samples = bank.samples_of(wave.plain, start as usize + length as usize)?;
+                    let sound = bank.add_sound(&samples, looped, wave.rate)?;
+                    wave.looped.insert(part, (sound, 1));
                     sound
                 }
             },
@@ -236,11 +264,13 @@ impl Downloads {
                 continue;
             };
             wave.users -= 1;
-            let place = looped.and_then(|part| wave.looped.iter().position(|(known, ..)| *known == part));
-            if let Some(place) = place {
-                wave.looped[place].2 -= 1;
-                if wave.looped[place].2 == 0 {
-                    bank.remove_sound(wave.looped.swap_remove(place).1);
+            if let Some(part) = looped
+                && let Some((sound, users)) = wave.looped.get_mut(part)
+            {
+                *users -= 1;
+                if *users == 0 {
+                    bank.remove_sound(*sound);
+                    wave.looped.remove(part);
                 }
             }
         }
@@ -279,23 +309,28 @@ impl Downloads {
     }
 
     /// Whether [`Self::collect`] has something to do.
-    pub(crate) fn can_collect(&self, playing: &[Range<usize>]) -> bool {
+    pub(crate) fn can_collect(&self, playing: &BTreeSet<usize>) -> bool {
         self.unloading.iter().any(|handle| match self.entries.get(handle) {
-            Some(Entry::Instrument(instrument)) => !playing.contains(&instrument.regions),
+            Some(Entry::Instrument(instrument)) => !playing.contains(&instrument.regions.start),
             Some(Entry::Wave(wave)) => wave.users == 0,
             None => true,
         })
     }
 
-    /// Frees what is being unloaded and not needed any more, given the regions of which that cannot be said.
-    pub(crate) fn collect(&mut self, bank: &mut Bank, playing: &[Range<usize>]) {
+    /// Frees some of what is being unloaded and not needed any more, given where the regions begin of which that cannot
+    /// be said.
+    pub(crate) fn collect(&mut self, bank: &mut Bank, playing: &BTreeSet<usize>) {
+        let mut collected = 0;
         let mut waves = Vec::new();
         for handle in std::mem::take(&mut self.unloading) {
             match self.entries.get(&handle) {
-                Some(Entry::Instrument(instrument)) if playing.contains(&instrument.regions) => {
+                Some(Entry::Instrument(instrument))
+                    if collected >= COLLECTED || playing.contains(&instrument.regions.start) =>
+                {
                     self.unloading.push(handle);
                 }
-                Some(Entry::Instrument(_)) => {
+                Some(Entry::Instrument(instrument)) => {
+                    collected += instrument.regions.len();
                     if let Some(Entry::Instrument(instrument)) = self.entries.remove(&handle) {
                         self.free_instrument(bank, &instrument);
                     }
@@ -335,7 +370,7 @@ impl Downloads {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self, bank: &mut Bank) {
-        *self = Self { last: self.last, ..Self::default() };
+        *self = Self { last: self.last, ..Self::new(Arc::clone(&self.void)) };
         bank.clear_arena();
     }
 }

@@ -138,7 +138,7 @@ impl Engine {
         sink: Box<dyn Sink>,
         inputs: Inputs,
     ) -> Self {
-        let mut library = Library { bank, downloads: Downloads::default(), spare: Vec::new() };
+        let mut library = Library { bank, downloads: Downloads::new(shared.void()), spare: Vec::new() };
         // The first stream opens without a pause.
         library.spare.push(library.new_synth(&shared));
         let core = Core {

@@ -28,6 +28,7 @@ pub mod log;
 pub mod offline;
 pub mod pci;
 pub mod privileges;
+mod room;
 pub mod sandbox;
 mod shared;
 pub mod sink;

@@ -63,6 +63,15 @@ impl StreamConfig {
         }
     }
 
+    /// Bytes of the card's own memory that it takes, and no less: of a synthesizer and what else does not depend on the
+    /// sizes, of each slot, and of each buffer.
+    pub(crate) fn memory(&self) -> usize {
+        const STREAM: usize = 1 << 20;
+        const SLOT: usize = 128;
+        const BUFFER: usize = 16;
+        STREAM + self.slots as usize * SLOT + self.buffers as usize * (self.buffer_size as usize + BUFFER)
+    }
+
     pub(crate) fn slot_iova(&self, slot: u32) -> u64 {
         self.pool_base + u64::from(slot) * u64::from(self.stride)
     }

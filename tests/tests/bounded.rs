@@ -8,7 +8,8 @@ use dmus_card::collection::connection::{Connection, Destination, Source, Transfo
 use dmus_card::collection::{Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
 use dmus_card::engine::Turn;
 use dmus_driver::dls::{instrument_chunk, wave_chunk};
-use dmus_driver::{Card, Mailbox, RenderStream, StreamConfig};
+use dmus_driver::{Card, DriverError, Mailbox, RenderStream, StreamConfig};
+use dmus_interface::download::Problem;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::property::{PortParams, port};
 use dmus_interface::regs::stream::{MAX_SLOTS, State};
@@ -257,5 +258,71 @@ fn stop_discards_what_is_left_of_a_chain() -> anyhow::Result<()> {
     ensure!(stats.presented.get() == presented, "presented by STOP");
     ensure!(stats.discarded.get() == messages.len() as u64 - presented, "{stats:?}");
     ensure!(stream.allocator().free_slots() == MAX_SLOTS as usize && stats.in_flight.get() == 0, "{stats:?}");
+    Ok(())
+}
+
+/// How long the card takes to answer a download, and what.
+fn download(mailbox: &mut Mailbox<'_, Direct>, what: &str, chunk: &[u8]) -> anyhow::Result<Result<u32, DriverError>> {
+    let began = Instant::now();
+    let answer = mailbox.download(chunk);
+    let took = began.elapsed();
+    eprintln!("{what}: answered after {took:.0?}");
+    ensure!(took < LIMIT, "{what}: {took:?}");
+    Ok(answer)
+}
+
+#[test]
+fn many_loops_of_a_long_wave_cost_what_is_played_of_them() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let long = Wave { samples: Samples::new(vec![1; 6 << 20]), sampling: None, ..wave() };
+    download(&mut mailbox, "a long wave", &wave_chunk(1, &long))??;
+    let region = |n: u32| {
+        let looped = Some(Loop { kind: LoopKind::Forward, start: 0, length: 1 + n });
+        Region { sampling: Some(Sampling { looped, ..Sampling::DEFAULT }), ..Region::of(0) }
+    };
+    let regions = (0..REGIONS).map(|n| region(n.into())).collect();
+    let instrument = Instrument { regions, ..Instrument::default() };
+    let chunk = instrument_chunk(2, &instrument, &[long], &BTreeMap::from([(0, 1)]));
+    let handle = download(&mut mailbox, "loops", &chunk)??;
+    let began = Instant::now();
+    ensure!(mailbox.unload(handle)?, "nothing plays it");
+    ensure!(began.elapsed() < LIMIT, "unloaded after {:?}", began.elapsed());
+    Ok(())
+}
+
+/// An instrument each of whose regions leads into one long chain of empty lists.
+fn long_chains(lists: u32) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut offsets = Vec::new();
+    let mut put = |words: &[u32]| {
+        offsets.push(content.len() as u32);
+        content.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    };
+    let (first_list, first_region) = (2, 2 + lists);
+    put(&[0, first_region, 0, 0, 0, 0]);
+    // The list of all of them: of 8 bytes, and nothing.
+    put(&[8, 0]);
+    for list in 0..lists {
+        put(&[1, 0, if list + 1 < lists { first_list + list + 1 } else { 0 }]);
+    }
+    for region in 0..u32::from(REGIONS) {
+        let next = if region + 1 < u32::from(REGIONS) { first_region + region + 1 } else { 0 };
+        // Keys, velocities, options and class, articulation, next, extension; link; sample.
+        put(&[127 << 16, 127 << 16, 0, first_list + region, next, 0, 0, 1, 1, 20, 60, 0, 0, 0]);
+    }
+    let table = 16 + 4 * offsets.len() as u32;
+    let header = [3, 2, offsets.len() as u32, table + content.len() as u32];
+    let words = header.into_iter().chain(offsets.into_iter().map(|offset| table + offset));
+    words.flat_map(u32::to_le_bytes).chain(content).collect()
+}
+
+#[test]
+fn regions_that_lead_into_one_chain_of_lists_are_refused_in_time() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    mailbox.download(&wave_chunk(1, &wave()))?;
+    let answer = download(&mut mailbox, "chains of lists", &long_chains(500_000))?;
+    ensure!(matches!(answer, Err(DriverError::BadDownload { problem: Problem::Count, .. })), "{answer:?}");
     Ok(())
 }

@@ -6,12 +6,18 @@
 use anyhow::ensure;
 use dmus_card::ClockMode;
 use dmus_card::capture::inputs::Input;
-use dmus_driver::{CaptureStream, Card, RenderStream, StreamConfig};
+use dmus_card::collection::{Instrument, Region, Samples, Wave};
+use dmus_driver::dls::{instrument_chunk, wave_chunk};
+use dmus_driver::{CaptureStream, Card, DriverError, Mailbox, RenderStream, StreamConfig};
+use dmus_interface::command::Status;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::property::{PortParams, port};
+use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
-use dmus_tests::counting::{Counting, LIVE, PEAK};
+use dmus_tests::counting::{Counting, LARGEST, LIVE, PEAK};
 use dmus_tests::direct::Direct;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 #[global_allocator]
@@ -71,8 +77,53 @@ fn sysex_to_capture_streams(clock: ClockMode, cooked: bool) -> anyhow::Result<()
     Ok(())
 }
 
+/// What the card answers to a driver that asks for more than there is.
+fn refusals() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let samples = Samples::new(vec![1; 4 * MIB]);
+    let large = Wave { id: None, info: Default::default(), rate: 48_000, samples, sampling: None };
+    let small = Wave { samples: Samples::new(vec![1; 100]), ..large.clone() };
+    let regions = vec![Region::of(0); 4096];
+    let instrument = Instrument { regions, ..Instrument::default() };
+    let ids = BTreeMap::from([(0, 2)]);
+    let chunks = [wave_chunk(1, &large), instrument_chunk(3, &instrument, std::slice::from_ref(&small), &ids)];
+    // Once before, for what the driver itself takes for the requests, and in the bank.
+    mailbox.download(&wave_chunk(2, &small))?;
+    for chunk in &chunks {
+        let handle = mailbox.download(chunk)?;
+        mailbox.unload(handle)?;
+    }
+    mailbox.compact()?;
+    let voices = |count: u32| PortParams { valid: port::VOICES.into(), voices: count.into(), ..Default::default() };
+    let area = StreamConfig { slots: 64, buffers: 64, buffer_size: 65_528 };
+
+    LARGEST.store(100 << 10, Ordering::Relaxed);
+    let refused = chunks.each_ref().map(|chunk| mailbox.download(chunk));
+    let set = mailbox.set_port_parameters(0, &voices(4096)).map(|(is, all)| (is.voices.get(), all));
+    let opened = RenderStream::open(&card, 1, area).map(drop);
+    LARGEST.store(usize::MAX, Ordering::Relaxed);
+
+    for refused in refused {
+        let no_memory = matches!(refused, Err(DriverError::Command { status: Status::NoMemory, .. }));
+        ensure!(no_memory, "{refused:?}");
+    }
+    ensure!(matches!(set, Ok((256, false))), "{set:?}");
+    ensure!(matches!(opened, Err(DriverError::Refused(Fault::NoMemory))), "{opened:?}");
+    // Nothing was taken, and all of it is there once there is memory.
+    for chunk in &chunks {
+        mailbox.download(chunk)?;
+    }
+    ensure!(mailbox.set_port_parameters(0, &voices(4096))?.1, "still no voices");
+    drop(RenderStream::open(&card, 1, area)?);
+    drop(stream);
+    Ok(())
+}
+
 #[test]
-fn memory_is_bounded_and_given_back() -> anyhow::Result<()> {
+fn memory_is_bounded_refused_and_given_back() -> anyhow::Result<()> {
+    refusals()?;
     for (clock, cooked) in [
         (ClockMode::Virtual, true),
         (ClockMode::Virtual, false),

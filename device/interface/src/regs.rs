@@ -89,7 +89,7 @@ pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
 /// | codes | detail |
 /// |---|---|
 /// | about a register: BadAccess, Reserved, AccessRights, BadValue, Locked, CommandBusy | its offset in BAR0 |
-/// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted | the offset of TYPE or STATE |
+/// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted, NoMemory | the offset of TYPE or STATE |
 /// | about a configuration: BadPool, BadBuffers, BadRing, BadValue | the offset of the register that is wrong |
 /// | about an area: NotMapped, NotWritable, Overlap | the offset of the register with its base |
 /// | about a submission: BadSlot, SlotInFlight | stream << 16 \| low half of the slot number |
@@ -454,11 +454,14 @@ pub enum Fault {
     /// nothing to do with each other any more, and only a reset brings them together.
     #[error("submission tail that moves back: a mistake, or the guest went back to a snapshot and the card did not")]
     TailBackward = 26,
+    /// The card has no memory for the stream.
+    #[error("creation of a stream for which the card has no memory: try fewer slots or smaller buffers")]
+    NoMemory = 27,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BadAccess,
         Self::Reserved,
         Self::AccessRights,
@@ -485,6 +488,7 @@ impl Fault {
         Self::GrantBackward,
         Self::ClosedStream,
         Self::TailBackward,
+        Self::NoMemory,
     ];
 
     /// Decodes a register value.

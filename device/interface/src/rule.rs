@@ -54,7 +54,7 @@ pub struct Rule {
 
 impl Rule {
     /// Every rule: the submissions, then the faults, by their codes.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self {
             code: Code::Reject(Reject::NotMapped),
             name: "event-not-mapped",
@@ -423,6 +423,14 @@ impl Rule {
                 went back to a snapshot and the card did not.",
             mend: "Let the tail count up without bound, from one place. After a snapshot was loaded, reset the card \
                 and set up anew.",
+        },
+        Self {
+            code: Code::Fault(Fault::NoMemory),
+            name: "card-out-of-memory",
+            severity: Severity::Warning,
+            section: "regs::stream",
+            cause: "The card's process has no memory for a stream with so many slots and buffers.",
+            mend: "Create it with fewer or smaller ones, or give the card's process more memory.",
         },
     ];
 

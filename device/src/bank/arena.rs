@@ -6,12 +6,13 @@
 //! has to [move along](Moved).
 
 use super::patch::Patch;
-use super::{Bank, GUARD, Instrument, MAX_POOL, Region, Sound, address, lay_out};
+use super::{Bank, GUARD, Instrument, MAX_POOL, MAX_STEP, Region, Sound, address, lay_out};
 use crate::collection::connection::Connection;
 use crate::collection::{self, Sampling};
 use core::ops::Range;
+use std::collections::BTreeMap;
 
-/// There is not so much sample memory.
+/// There is not so much sample memory, or no memory at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -30,8 +31,8 @@ pub(super) struct Arena {
     /// Most samples of all blocks, and how many they are now.
     room: usize,
     used: usize,
-    /// Stretches of the pool that sounds have, by place: the stretch, and the sound's index.
-    blocks: Vec<(Range<usize>, usize)>,
+    /// Stretches of the pool that sounds have, by where they start: where they end, and the sound's index.
+    blocks: BTreeMap<usize, (usize, usize)>,
     free_sounds: Vec<usize>,
     free_patches: Vec<usize>,
     free_regions: Vec<Range<usize>>,
@@ -56,6 +57,9 @@ impl Bank {
         self.sounds.truncate(sounds);
         self.patches.truncate(patches);
         self.regions.truncate(regions);
+        self.sounds.shrink_to_fit();
+        self.patches.shrink_to_fit();
+        self.regions.shrink_to_fit();
         self.instruments.retain(|instrument| instrument.regions.start < regions || instrument.regions.is_empty());
         self.arena = Arena { base: self.arena.base, room: self.arena.room, ..Arena::default() };
         self.measure();
@@ -73,8 +77,8 @@ impl Bank {
     /// Stretches between the blocks, and behind them.
     fn gaps(&self) -> impl Iterator<Item = Range<usize>> {
         let base = self.base();
-        let starts = core::iter::once(base).chain(self.arena.blocks.iter().map(|(block, _)| block.end));
-        let ends = self.arena.blocks.iter().map(|(block, _)| block.start).chain([base + self.arena.room]);
+        let starts = core::iter::once(base).chain(self.arena.blocks.values().map(|(end, _)| *end));
+        let ends = self.arena.blocks.keys().copied().chain([base + self.arena.room]);
         starts.zip(ends).map(|(start, end)| start..end.max(start))
     }
 
@@ -85,14 +89,17 @@ impl Bank {
 
     /// Adds a sound; the loop lies inside. Gives its index.
     pub(crate) fn add_sound(&mut self, samples: &[i16], looped: Option<(u32, u32)>, rate: u32) -> Result<usize, Full> {
+        let played = looped.map_or(samples.len(), |(start, length)| start as usize + length as usize);
         let mut block = Vec::new();
+        block.try_reserve_exact(played + MAX_STEP + 5 * GUARD).map_err(|_| Full)?;
         let sound = lay_out(&mut block, samples, looped, rate);
         block.extend_from_slice(&[0; GUARD]);
-        let found = self.gaps().enumerate().find(|(_, gap)| gap.len() >= block.len());
-        let (place, gap) = found.ok_or(Full)?;
-        let start = gap.start;
+        let start = self.gaps().find(|gap| gap.len() >= block.len()).ok_or(Full)?.start;
         let end = start + block.len();
-        if self.pool.len() < end {
+        self.sounds.try_reserve(1).map_err(|_| Full)?;
+        if let Some(more @ 1..) = end.checked_sub(self.pool.len()) {
+            // Ahead of what is needed, if there is as much.
+            self.pool.try_reserve(more).or_else(|_| self.pool.try_reserve_exact(more)).map_err(|_| Full)?;
             self.pool.resize(end, 0);
         }
         self.pool[start..end].copy_from_slice(&block);
@@ -101,45 +108,49 @@ impl Bank {
             self.sounds.len() - 1
         });
         self.sounds[index] = moved(sound, 0, start);
-        self.arena.blocks.insert(place, (start..end, index));
+        self.arena.blocks.insert(start, (end, index));
         self.arena.used += block.len();
         Ok(index)
     }
 
-    /// Samples of a sound as it was added, of those without a loop.
-    pub(crate) fn samples_of(&self, sound: usize) -> Vec<i16> {
-        let sound = &self.sounds[sound];
-        self.pool.get(sound.base as usize..sound.end as usize).unwrap_or(&[]).to_vec()
+    /// The first samples of a sound as it was added, of those without a loop.
+    pub(crate) fn samples_of(&self, sound: usize, count: usize) -> Result<Vec<i16>, Full> {
+        let base = self.sounds[sound].base as usize;
+        let mut samples = Vec::new();
+        samples.try_reserve_exact(count).map_err(|_| Full)?;
+        samples.extend_from_slice(self.pool.get(base..base + count).unwrap_or(&[]));
+        Ok(samples)
     }
 
     /// Removes a sound that nothing plays.
     pub(crate) fn remove_sound(&mut self, sound: usize) {
-        if let Some(place) = self.arena.blocks.iter().position(|(_, index)| *index == sound) {
-            let (block, _) = self.arena.blocks.remove(place);
-            self.arena.used -= block.len();
+        let start = self.sounds[sound].base as usize - GUARD;
+        if let Some((end, _)) = self.arena.blocks.remove(&start) {
+            self.arena.used -= end - start;
             self.arena.free_sounds.push(sound);
         }
     }
 
     /// Moves all sounds together. What has moved, sorted by where it ended.
-    pub(crate) fn compact(&mut self) -> Vec<Moved> {
+    pub(crate) fn compact(&mut self) -> Result<Vec<Moved>, Full> {
         let mut at = self.base();
         let mut all = Vec::new();
-        for (block, index) in &mut self.arena.blocks {
-            let (from, to) = (block.start, at);
-            at += block.len();
+        all.try_reserve_exact(self.arena.blocks.len()).map_err(|_| Full)?;
+        for (from, (end, index)) in std::mem::take(&mut self.arena.blocks) {
+            let to = at;
+            at += end - from;
+            self.arena.blocks.insert(to, (at, index));
             if from == to {
                 continue;
             }
-            self.pool.copy_within(block.clone(), to);
-            *block = to..at;
-            let sound = &mut self.sounds[*index];
+            self.pool.copy_within(from..end, to);
+            let sound = &mut self.sounds[index];
             let now = moved(*sound, from, to);
             all.push(Moved { from: *sound, to: now });
             *sound = now;
         }
         self.pool.truncate(at);
-        all
+        Ok(all)
     }
 
     /// Adds an articulation; gives its index.

@@ -3,6 +3,7 @@
 //! Fed with the card's private copy of the request; feeds the [`Downloads`](super::Downloads), which know the waves.
 //! Nothing is allocated beyond a small multiple of the chunk, whatever it says.
 
+use super::Refused;
 use crate::collection::connection::{Connection, Destination, Source, Transform};
 use crate::collection::{self, Loop, LoopKind, MAX_RATE, Region, Sampling, WaveLink};
 use dmus_interface::download::{self as layout, Problem};
@@ -59,15 +60,20 @@ struct Reader<'c> {
     /// What an articulation's index has become.
     known: Vec<(u32, usize)>,
     articulations: Vec<Vec<Connection>>,
-    /// Connections that a chunk of this size may still have.
+    /// Connections, and lists of them, that a chunk of this size may still have.
     budget: usize,
 }
 
-fn bad<T>(problem: Problem, at: usize) -> Result<T, Bad> {
-    Err(Bad { problem, at })
+fn bad<T>(problem: Problem, at: usize) -> Result<T, Refused> {
+    Err(Bad { problem, at }.into())
 }
 
-pub(super) fn read(bytes: &[u8]) -> Result<Chunk, Bad> {
+/// Makes room in a list, if there is memory.
+fn reserve<T>(list: &mut Vec<T>, more: usize) -> Result<(), Refused> {
+    list.try_reserve(more).map_err(|_| Refused::Full)
+}
+
+pub(super) fn read(bytes: &[u8]) -> Result<Chunk, Refused> {
     let short = Bad { problem: Problem::TooShort, at: 0 };
     let (header, rest) = layout::DownloadInfo::read_from_prefix(bytes).map_err(|_| short)?;
     if header.size.get() as usize != bytes.len() {
@@ -90,14 +96,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Chunk, Bad> {
 
 impl<'c> Reader<'c> {
     /// A structure at a place.
-    fn at<T: FromBytes>(&self, place: usize) -> Result<T, Bad> {
+    fn at<T: FromBytes>(&self, place: usize) -> Result<T, Refused> {
         let bytes = self.bytes.get(place..).unwrap_or(&[]);
         let read = T::read_from_prefix(bytes).map_err(|_| Bad { problem: Problem::TooShort, at: place });
-        read.map(|(value, _)| value)
+        Ok(read.map(|(value, _)| value)?)
     }
 
     /// The place that an index, which stands at `from`, leads to.
-    fn place(&self, index: u32, from: usize) -> Result<usize, Bad> {
+    fn place(&self, index: u32, from: usize) -> Result<usize, Refused> {
         let Some(offset) = self.offsets.get(index as usize) else {
             return bad(Problem::Index, from);
         };
@@ -109,7 +115,7 @@ impl<'c> Reader<'c> {
         Ok(place)
     }
 
-    fn wave(&self) -> Result<Content, Bad> {
+    fn wave(&self) -> Result<Content, Refused> {
         let place = self.place(0, 0)?;
         let wave: layout::Wave = self.at(place)?;
         let format = wave.format;
@@ -126,14 +132,16 @@ impl<'c> Reader<'c> {
         if samples.is_empty() || !samples.len().is_multiple_of(usize::from(bits / 8)) {
             return bad(Problem::Length, data);
         }
-        let samples = match bits {
-            8 => samples.iter().map(|&byte| (i16::from(byte) - 128) << 8).collect(),
-            _ => samples.as_chunks().0.iter().map(|pair| i16::from_le_bytes(*pair)).collect(),
-        };
-        Ok(Content::Wave { rate, samples })
+        let mut wave = Vec::new();
+        reserve(&mut wave, samples.len() / usize::from(bits / 8))?;
+        match bits {
+            8 => wave.extend(samples.iter().map(|&byte| (i16::from(byte) - 128) << 8)),
+            _ => wave.extend(samples.as_chunks().0.iter().map(|pair| i16::from_le_bytes(*pair))),
+        }
+        Ok(Content::Wave { rate, samples: wave })
     }
 
-    fn instrument(mut self, level: u32) -> Result<Instrument, Bad> {
+    fn instrument(mut self, level: u32) -> Result<Instrument, Refused> {
         let place = self.place(0, 0)?;
         let instrument: layout::Instrument = self.at(place)?;
         let patch = instrument.patch.get();
@@ -144,7 +152,9 @@ impl<'c> Reader<'c> {
         let address = (patch & layout::DRUMS != 0, bank, (patch & 0x7f) as u8);
         let shared = self.articulation(instrument.articulation.get(), place + 8, level)?;
         let mut regions = Vec::new();
-        let mut seen = vec![false; self.offsets.len()];
+        let mut seen = Vec::new();
+        reserve(&mut seen, self.offsets.len())?;
+        seen.resize(self.offsets.len(), false);
         let (mut index, mut from) = (instrument.first_region.get(), place + 4);
         while index != 0 {
             let at = self.place(index, from)?;
@@ -171,7 +181,7 @@ impl<'c> Reader<'c> {
         shared: Option<usize>,
         level: u32,
         regions: &mut Vec<Placed>,
-    ) -> Result<(u32, usize), Bad> {
+    ) -> Result<(u32, usize), Refused> {
         let region: layout::Region = self.at(at)?;
         let range = |[low, high]: [U16; 2], at| match (low.get(), high.get()) {
             (low, high @ 0..=127) if low <= high => Ok((low as u8, high as u8)),
@@ -198,6 +208,7 @@ impl<'c> Reader<'c> {
         };
         let own = self.articulation(region.articulation.get(), at + 12, level)?;
         let options = region.link.options.get();
+        reserve(regions, 1)?;
         regions.push(Placed {
             region: Region {
                 keys,
@@ -228,7 +239,7 @@ impl<'c> Reader<'c> {
     }
 
     /// The articulation that an index at `from` leads to.
-    fn articulation(&mut self, index: u32, from: usize, level: u32) -> Result<Option<usize>, Bad> {
+    fn articulation(&mut self, index: u32, from: usize, level: u32) -> Result<Option<usize>, Refused> {
         if index == 0 {
             return Ok(None);
         }
@@ -245,9 +256,11 @@ impl<'c> Reader<'c> {
     }
 
     /// A chain of connection lists.
-    fn lists(&mut self, mut place: usize) -> Result<Vec<Connection>, Bad> {
+    fn lists(&mut self, mut place: usize) -> Result<Vec<Connection>, Refused> {
         let mut connections = Vec::new();
         for _ in 0..self.offsets.len() {
+            // Many articulations may lead to the same lists.
+            self.budget = self.budget.checked_sub(1).ok_or(Bad { problem: Problem::Count, at: place })?;
             let articulation: layout::Articulation = self.at(place)?;
             let next: U32 = self.at(place + size_of::<layout::Articulation>())?;
             let list = self.place(articulation.content.get(), place)?;
@@ -260,13 +273,14 @@ impl<'c> Reader<'c> {
         bad(Problem::Cycle, place)
     }
 
-    fn connections(&mut self, at: usize, connections: &mut Vec<Connection>) -> Result<(), Bad> {
+    fn connections(&mut self, at: usize, connections: &mut Vec<Connection>) -> Result<(), Refused> {
         let header: layout::ConnectionList = self.at(at)?;
         let count = header.count.get() as usize;
         if count > self.budget || connections.len() + count > layout::MAX_CONNECTIONS {
             return bad(Problem::Count, at + 4);
         }
         self.budget -= count;
+        reserve(connections, count)?;
         for number in 0..count {
             let place = at + size_of::<layout::ConnectionList>() + number * size_of::<layout::Connection>();
             let block: layout::Connection = self.at(place)?;
@@ -282,7 +296,7 @@ impl<'c> Reader<'c> {
     }
 
     /// An articulation of Level 1, which says everything, as connections.
-    fn parameters(&mut self, place: usize) -> Result<Vec<Connection>, Bad> {
+    fn parameters(&mut self, place: usize) -> Result<Vec<Connection>, Refused> {
         use collection::connection::Destination as D;
         let articulation: layout::Articulation = self.at(place)?;
         let content = self.place(articulation.content.get(), place)?;

@@ -4,7 +4,7 @@
 //! answer. What a request says was copied before it is judged.
 
 use super::Core;
-use crate::bank::Bank;
+use crate::bank::{Bank, Full};
 use crate::dma::{AccessError, DmaAccess};
 use crate::download::{Bad, Refused, SAMPLE_MEMORY};
 use crate::identity::{LATENCY, SAMPLE_RATE};
@@ -16,6 +16,7 @@ use dmus_interface::download::{DownloadInfo, WaveFormat};
 use dmus_interface::property::{
     ChannelPlace, ChannelPriority, PortParams, SynthCaps, SynthStats, VOLUME_RANGE, caps, effect, port, stats,
 };
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
@@ -115,7 +116,11 @@ impl Core {
         // What was done could not be told otherwise.
         memory.check(command.result, result, true)?;
         memory.check(command.request, size, false)?;
-        let mut request = vec![0; size];
+        let mut request = Vec::new();
+        if request.try_reserve_exact(size).is_err() {
+            return refuse(Status::NoMemory, 0, 0);
+        }
+        request.resize(size, 0);
         memory.read(command.request, &mut request)?;
         let reply = self.execute(opcode, command.stream as usize, &request)?;
         if let Err(error) = memory.write(command.result, &reply.bytes) {
@@ -178,26 +183,31 @@ impl Core {
         Reply::done(if self.library.downloads.take_gone(handle) { Status::Done } else { Status::Pending })
     }
 
-    /// Frees what is being unloaded, as far as nothing plays it.
-    fn collect(&mut self) {
-        let waiting = self.library.downloads.unloading_regions();
-        let playing: Vec<Range<usize>> =
-            waiting.filter(|regions| plays(&self.streams.render, regions)).cloned().collect();
-        if self.library.downloads.can_collect(&playing) {
+    /// Frees some of what is being unloaded, as far as nothing plays it; says whether there was any.
+    fn collect(&mut self) -> bool {
+        let mut waiting: Vec<Range<usize>> = self.library.downloads.unloading_regions().cloned().collect();
+        waiting.sort_unstable_by_key(|regions| regions.start);
+        let mut playing = BTreeSet::new();
+        for stream in &self.streams.render {
+            stream.synth.find_played(&waiting, &mut playing);
+        }
+        let can_collect = self.library.downloads.can_collect(&playing);
+        if can_collect {
             self.with_bank(|bank, downloads| downloads.collect(bank, &playing));
         }
+        can_collect
     }
 
-    /// Goes on with unloads that are pending, and tells of those that are done; says whether there was one.
+    /// Goes on with unloads that are pending, and tells of those that are done; says whether there may be more.
     pub(super) fn collect_downloads(&mut self, shared: &Shared) -> bool {
-        self.collect();
+        let collected = self.collect();
         let finished = self.library.downloads.take_finished();
         if finished > 0
             && let Some(mut section) = shared.section_of(self.epoch)
         {
             section.announce_unloads(finished);
         }
-        finished > 0
+        collected
     }
 
     /// A reset: nothing is downloaded, and nothing sounds.
@@ -214,12 +224,15 @@ impl Core {
     }
 
     fn compact(&mut self) -> Result<Reply, Refusal> {
-        let (moved, largest) = self.with_bank(|bank, _| {
+        let compacted = self.with_bank(|bank, _| {
             bank.open_arena(SAMPLE_MEMORY / 2);
-            let mut moved = bank.compact();
-            moved.sort_by_key(|moved| moved.from.end);
-            (moved, bank.largest_gap())
+            let mut moved = bank.compact()?;
+            moved.sort_unstable_by_key(|moved| moved.from.end);
+            Ok((moved, bank.largest_gap()))
         });
+        let Ok((moved, largest)) = compacted.map_err(|Full| ()) else {
+            return refuse(Status::NoMemory, 0, 0);
+        };
         for stream in &mut self.streams.render {
             stream.synth.move_along(&moved);
         }
@@ -230,10 +243,6 @@ impl Core {
 
 fn word(request: &[u8]) -> u32 {
     request.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
-}
-
-fn plays(streams: &[RenderStream], regions: &Range<usize>) -> bool {
-    streams.iter().any(|stream| stream.synth.plays(regions))
 }
 
 fn capabilities() -> SynthCaps {

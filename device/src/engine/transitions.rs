@@ -8,6 +8,7 @@
 use super::Core;
 use crate::capture::CaptureStream;
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
+use crate::room::has_room;
 use crate::shared::{Refusal, Request, Requests, Section, Shared, StreamConfig, Transitioned};
 use crate::stream::RenderStream;
 use dmus_interface::regs::Fault;
@@ -55,7 +56,7 @@ impl Core {
             self.report_closed_tail(index, section);
         }
         let result = section.unlocked(|| match request {
-            Request::Open(config) => Ok(self.open(shared, index, config)),
+            Request::Open(config) => self.open(shared, index, config),
             Request::Close => Ok(self.close(shared, index)),
             Request::SetState(state) => self.set_state(shared, index, state),
         });
@@ -82,7 +83,10 @@ impl Core {
         render.chain(capture).any(|(queues, work)| queues.stream == index && (work || queues.has_news()))
     }
 
-    fn open(&mut self, shared: &Shared, index: usize, config: StreamConfig) -> Transitioned {
+    fn open(&mut self, shared: &Shared, index: usize, config: StreamConfig) -> Result<Transitioned, Fault> {
+        if !has_room(config.memory()) {
+            return Err(Fault::NoMemory);
+        }
         let streams = &mut self.streams;
         if config.kind == Type::Render {
             shared.stats().pool_slots.raise_to(u64::from(config.slots));
@@ -95,7 +99,7 @@ impl Core {
             streams.capture.push(CaptureStream::new(index, config, streams.drift));
         }
         streams.open |= 1 << index;
-        Transitioned { open: true, ..Transitioned::default() }
+        Ok(Transitioned { open: true, ..Transitioned::default() })
     }
 
     fn close(&mut self, shared: &Shared, index: usize) -> Transitioned {

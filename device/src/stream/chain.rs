@@ -72,6 +72,9 @@ impl Assembler {
             Assembly::Idle => Vec::new(),
             Assembly::Collecting(bytes) => bytes,
         };
+        if bytes.try_reserve(fragment.len()).is_err() {
+            return Err(Reject::MessageTooLong);
+        }
         bytes.extend_from_slice(fragment);
         if bytes.len() > MAX_MESSAGE || waiting + bytes.len() > MAX_ASSEMBLED {
             Err(Reject::MessageTooLong)

@@ -30,6 +30,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes that so many lanes take.
+    pub(super) fn bytes(lanes: usize) -> usize {
+        lanes * (size_of::<Worth>() + size_of::<(u16, usize)>() + size_of::<(u16, bool, usize)>())
+    }
+
     /// Room for so many lanes.
     pub(super) fn with_lanes(lanes: usize) -> Self {
         Self {

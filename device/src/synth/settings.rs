@@ -6,7 +6,9 @@ use super::channel::CHANNELS;
 use super::note::Scratch;
 use super::{Bank, Group, LANES, MAX_VOICES, Set, Synth, Voice};
 use crate::bank::Moved;
+use crate::room::has_room;
 use core::ops::Range;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Most voices, and most channel groups, that a synth can be set to.
@@ -42,10 +44,17 @@ impl Synth {
         self.limit
     }
 
-    /// Lets so many notes (1..=4096) sound at once. Surplus ones are stolen as new ones come.
+    /// Lets so many notes (1..=4096) sound at once. Surplus ones are stolen as new ones come. Nothing changes if there
+    /// is no memory for them.
     pub(crate) fn set_voice_limit(&mut self, voices: usize) {
-        self.limit = voices.clamp(1, MAX_VOICES);
-        let groups = (2 * self.limit).div_ceil(LANES);
+        let limit = voices.clamp(1, MAX_VOICES);
+        let groups = (2 * limit).div_ceil(LANES);
+        // Old and new ones, for a while.
+        let bytes = 2 * groups * (size_of::<Group>() + LANES * size_of::<Voice>()) + Scratch::bytes(groups * LANES);
+        if groups > self.groups.len() && !has_room(bytes) {
+            return;
+        }
+        self.limit = limit;
         if groups > self.groups.len() {
             self.voices.resize(groups * LANES, Voice::IDLE);
             self.groups.resize(groups, Group::SILENT);
@@ -150,10 +159,13 @@ impl Synth {
         before
     }
 
-    /// Whether some voice plays one of these regions of the bank.
-    pub(crate) fn plays(&self, regions: &Range<usize>) -> bool {
-        let voices = &self.voices[..self.used * LANES];
-        voices.iter().any(|voice| voice.plays(regions))
+    /// Adds where those of these stretches of the bank's regions begin of which some voice plays one. They are in order.
+    pub(crate) fn find_played(&self, stretches: &[Range<usize>], played: &mut BTreeSet<usize>) {
+        for region in self.voices[..self.used * LANES].iter().filter_map(Voice::played) {
+            let before = stretches.partition_point(|stretch| stretch.start <= region).checked_sub(1);
+            let stretch = before.and_then(|before| stretches.get(before));
+            played.extend(stretch.filter(|stretch| stretch.contains(&region)).map(|stretch| stretch.start));
+        }
     }
 
     /// Sounds of the bank have moved: lanes that are in them move along.

@@ -324,9 +324,9 @@ impl Voice {
         }
     }
 
-    /// Whether it plays one of these regions.
-    pub(crate) fn plays(&self, regions: &core::ops::Range<usize>) -> bool {
-        self.state != State::Idle && regions.contains(&self.region)
+    /// The index of the region that it plays.
+    pub(crate) fn played(&self) -> Option<usize> {
+        (self.state != State::Idle).then_some(self.region)
     }
 
     /// Pressure on its key.
