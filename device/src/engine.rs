@@ -366,6 +366,9 @@ impl Core {
         let span = Span { now: *self.clock.now(), frames };
         let stats = shared.stats();
         let Streams { render, capture, monitor, .. } = &mut self.streams;
+        if capture.is_empty() {
+            monitor.clear();
+        }
         let mut all = true;
         self.output.block(frames, stats, |left, right| {
             // Stream order: the sum is the same whatever the streams do.

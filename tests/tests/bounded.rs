@@ -4,6 +4,7 @@
 use anyhow::ensure;
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
+use dmus_card::capture::inputs::Input;
 use dmus_card::collection::connection::{Connection, Destination, Source, Transform};
 use dmus_card::collection::{Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
 use dmus_card::engine::Turn;
@@ -235,6 +236,24 @@ fn what_takes_many_turns_sounds_as_if_it_took_one() -> anyhow::Result<()> {
     let counts = stream.allocator().counts();
     ensure!(counts.presented == messages.len() as u64, "{counts:?}");
     ensure!(audio.samples() == expected.samples(), "it sounds different");
+    Ok(())
+}
+
+#[test]
+fn a_loopback_that_no_stream_captures_holds_nothing_up() -> anyhow::Result<()> {
+    let messages = many_messages();
+    let card = Card::open(Direct::with_inputs(vec![Input::Loopback])?, PointerWidth::Eight)?;
+    let config = StreamConfig { slots: MAX_SLOTS, buffers: 1, buffer_size: 8 };
+    let stream = RenderStream::open(&card, 0, config)?;
+    stream.set_state(State::Run)?;
+    submit_at_once(&stream, RefTime(1), &messages)?;
+    card.grant(RefTime::from_secs(1));
+    for _ in 0..1000 {
+        card.platform().turn();
+    }
+    stream.allocator().reclaim()?;
+    let presented = stream.allocator().counts().presented;
+    ensure!(presented == messages.len() as u64 && card.get_time() == RefTime::from_secs(1), "only {presented}");
     Ok(())
 }
 

@@ -89,7 +89,8 @@ pub const FAULT: Register = register(0x020, 4, Access::ReadWrite, "FAULT");
 /// | codes | detail |
 /// |---|---|
 /// | about a register: BadAccess, Reserved, AccessRights, BadValue, Locked, CommandBusy | its offset in BAR0 |
-/// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted, NoMemory | the offset of TYPE or STATE |
+/// | about a transition: TransitionBusy, NotEnabled, Closed, NotStopped, Halted | the offset of TYPE or STATE |
+/// | NoMemory | the offset of TYPE |
 /// | about a configuration: BadPool, BadBuffers, BadRing, BadValue | the offset of the register that is wrong |
 /// | about an area: NotMapped, NotWritable, Overlap | the offset of the register with its base |
 /// | about a submission: BadSlot, SlotInFlight | stream << 16 \| low half of the slot number |

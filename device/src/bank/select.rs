@@ -71,3 +71,33 @@ impl Instrument {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collection::{self, Sampling};
+
+    #[test]
+    fn the_regions_that_sound_are_those_that_hold_key_and_velocity() {
+        for count in [1, 63, 64, 65, 128, 1000] {
+            let region = |n: usize| {
+                let (low, high) = ((n * 7 % 128) as u8, (n * 7 % 128 + n % 90).min(127) as u8);
+                let velocities = (if n % 3 == 0 { 0 } else { low / 2 }, 127 - (n % 60) as u8);
+                let from = collection::Region { keys: (low, high), velocities, ..collection::Region::of(0) };
+                Region::new(&from, &Sampling::DEFAULT, 0, None, 0)
+            };
+            // Behind others in the list.
+            let all: Vec<Region> = (0..count + 5).map(region).collect();
+            let instrument = Instrument::new(0, &all[5..], 5..count + 5).expect("memory");
+            assert_eq!(instrument.sets.len() * 8, Instrument::bytes(count));
+            assert_eq!(instrument.sets.is_empty(), count <= WORD, "few are asked one by one, and only few");
+            for key in 0..128 {
+                for velocity in [0, 1, 30, 64, 100, 127] {
+                    let found: Vec<usize> = instrument.sounding(&all, key, velocity).collect();
+                    let held = (5..count + 5).filter(|&n| all[n].holds(key, velocity));
+                    assert_eq!(found, held.collect::<Vec<_>>(), "key {key}, velocity {velocity} of {count} regions");
+                }
+            }
+        }
+    }
+}

@@ -46,6 +46,12 @@ impl Monitor {
         self.bytes >= MONITORED
     }
 
+    /// Nobody asks for what was presented.
+    pub(crate) fn clear(&mut self) {
+        self.presented.clear();
+        self.bytes = 0;
+    }
+
     /// What was presented, by time.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (RefTime, Box<[u8]>)> {
         self.bytes = 0;

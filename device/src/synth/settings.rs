@@ -159,7 +159,7 @@ impl Synth {
         before
     }
 
-    /// Adds where those of these stretches of the bank's regions begin of which some voice plays one. They are in order.
+    /// Of these stretches of the bank's regions, which are in order, adds where those begin that some voice plays in.
     pub(crate) fn find_played(&self, stretches: &[Range<usize>], played: &mut BTreeSet<usize>) {
         for region in self.voices[..self.used * LANES].iter().filter_map(Voice::played) {
             let before = stretches.partition_point(|stretch| stretch.start <= region).checked_sub(1);
