@@ -409,15 +409,12 @@ impl RenderStream {
 }
 
 impl Synth {
-    /// A message as a stream holds it. Whether there was anything to do.
+    /// A message as a stream holds it. Whether that is [enough](Self::is_enough).
     #[inline(always)]
     fn hear(&mut self, group: u16, message: Message<'_>) -> bool {
         match message {
             Message::Short(word, len) => self.short_message(group, word, len),
-            Message::Long(bytes) => {
-                self.message(group, bytes);
-                true
-            }
+            Message::Long(bytes) => self.long_message(group, bytes),
         }
     }
 }

@@ -86,6 +86,7 @@ pub struct Synth {
     scratch: Scratch,
     /// What messages have cost so far, and what a voice may cost that begins or takes note of something.
     work: u64,
+    enough: u64,
     voice_cost: u64,
     light: bool,
     /// Nobody waits any more for what it does.
@@ -169,6 +170,7 @@ impl Synth {
             notes: 0,
             scratch: Scratch::with_lanes(lane_groups * LANES),
             work: 0,
+            enough: 0,
             voice_cost: 0,
             light: false,
             void: Arc::default(),
@@ -203,10 +205,15 @@ impl Synth {
         self.light
     }
 
-    /// What all messages so far have cost, in something like nanoseconds.
-    #[inline]
-    pub(crate) fn work(&self) -> u64 {
-        self.work
+    /// From here on, messages may cost so much, in something like nanoseconds, until it [is enough](Self::is_enough).
+    pub(crate) fn allow(&mut self, work: u64) {
+        self.enough = self.work + work;
+    }
+
+    /// Whether messages have cost more than was allowed.
+    #[inline(always)]
+    pub(crate) fn is_enough(&self) -> bool {
+        self.work > self.enough
     }
 
     /// What the next control tick will cost, in the same unit.

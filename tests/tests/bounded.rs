@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the next client, and the end, may take on any machine.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(2);
 /// Regions of one instrument, the most there can be.
 const REGIONS: u16 = 4096;
 /// Render streams: what the memory of the tests has room for.

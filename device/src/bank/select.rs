@@ -82,7 +82,7 @@ mod tests {
         for count in [1, 63, 64, 65, 128, 1000] {
             let region = |n: usize| {
                 let (low, high) = ((n * 7 % 128) as u8, (n * 7 % 128 + n % 90).min(127) as u8);
-                let velocities = (if n % 3 == 0 { 0 } else { low / 2 }, 127 - (n % 60) as u8);
+                let velocities = (if n.is_multiple_of(3) { 0 } else { low / 2 }, 127 - (n % 60) as u8);
                 let from = collection::Region { keys: (low, high), velocities, ..collection::Region::of(0) };
                 Region::new(&from, &Sampling::DEFAULT, 0, None, 0)
             };

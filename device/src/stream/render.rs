@@ -18,9 +18,9 @@ use dmus_interface::ring::Status;
 use dmus_interface::time::{RefTime, SampleTime};
 use std::time::{Duration, Instant};
 
-/// What a stream may spend in a turn, in the unit of [`Synth::work`]: on messages at one sample, and on control ticks.
+/// What a stream may spend in a turn, in the unit of [`Synth::allow`]: on messages at one sample, and on control ticks.
 ///
-/// [`Synth::work`]: crate::synth::Synth::work
+/// [`Synth::allow`]: crate::synth::Synth::allow
 const WORK: u64 = 8_000_000;
 /// Events that a span may have before its end, in a stream that is light.
 const EVENTS: usize = 256;
@@ -156,14 +156,13 @@ impl RenderStream {
         let mut sample_end = self.clock.start;
         let (mut done, mut presented) = (0, 0);
         let usual = !self.monitored;
-        let enough = self.synth.work() + WORK;
-        let mut all = true;
+        self.synth.allow(WORK);
         if let Some(part) = self.under_way.take() {
-            presented += u64::from(self.present(part, &now, stats, monitor, enough));
-            all = self.under_way.is_none();
+            presented += u64::from(self.present(part, &now, stats, monitor, true));
         }
-        while let Some((time, head)) = self.scheduler.next() {
-            if time > due || !all {
+        let mut all = self.under_way.is_none();
+        while all && let Some((time, head)) = self.scheduler.next() {
+            if time > due {
                 break;
             }
             if time > sample_end {
@@ -177,24 +176,24 @@ impl RenderStream {
                 done = at;
                 sample_end = sample.to_time(SAMPLE_RATE).saturating_sub(base).0;
             }
-            if !usual && done == frames && monitor.is_full() {
-                all = false;
-                break;
-            }
-            self.scheduler.remove(time);
             let inline = self.in_flight.inline();
             let (mut slots, buffers) = self.in_flight.split();
             let lone = if usual && time != DONT_HOLD { slots.release_lone(head, buffers, inline) } else { None };
             if let Some((group, message)) = lone {
-                let heard = self.synth.hear(group, message);
+                self.scheduler.remove(time);
+                let enough = self.synth.hear(group, message);
                 presented += 1;
                 self.clock.complete(&mut self.queues.completions, head, time, 1, stats);
-                all = !(heard && self.synth.work() > enough && done == frames);
+                all = !(enough && done == frames);
             } else {
-                let whole = UnderWay { head, time, next: head, messages: 0 };
-                let enough = if done == frames { enough } else { u64::MAX };
-                presented += u64::from(self.present(whole, &now, stats, monitor, enough));
-                all = self.under_way.is_none() && self.synth.work() <= enough;
+                let at_end = done == frames;
+                all = usual || !(at_end && monitor.is_full());
+                if all {
+                    self.scheduler.remove(time);
+                    let whole = UnderWay { head, time, next: head, messages: 0 };
+                    presented += u64::from(self.present(whole, &now, stats, monitor, at_end));
+                    all = self.under_way.is_none() && !(at_end && self.synth.is_enough());
+                }
             }
         }
         if done < frames {
@@ -207,10 +206,11 @@ impl RenderStream {
         all
     }
 
-    /// Presents a submission of any kind, or what is left of it, until that has been `enough`; says how many messages.
+    /// Presents a submission of any kind, or what is left of it; of one that is `bounded`, until that is enough for a
+    /// turn. Says how many messages.
     #[cold]
     #[inline(never)]
-    fn present(&mut self, part: UnderWay, now: &Now, stats: &Stats, monitor: &mut Monitor, enough: u64) -> u32 {
+    fn present(&mut self, part: UnderWay, now: &Now, stats: &Stats, monitor: &mut Monitor, bounded: bool) -> u32 {
         let UnderWay { head, time, next, messages } = part;
         let at_once = time == DONT_HOLD;
         let master = match at_once {
@@ -228,8 +228,8 @@ impl RenderStream {
                 };
                 monitor.push(heard_at, bytes);
             }
-            synth.hear(group, message);
-            synth.work() <= enough && !(*monitored && enough < u64::MAX && monitor.is_full())
+            let enough = synth.hear(group, message);
+            !(bounded && (enough || *monitored && monitor.is_full()))
         });
         let messages = messages + presented;
         if next != NONE {

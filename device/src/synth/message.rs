@@ -8,14 +8,22 @@ use super::voice::{Context, Lane, State, Voice};
 use super::{Set, Synth};
 
 impl Synth {
-    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word. Whether there was anything to do.
+    /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word. Whether that is
+    /// [enough](Self::is_enough).
     #[inline]
     pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) -> bool {
         let listens = Self::listens_to(word);
         if listens {
             self.heed(group, word, len);
         }
-        listens
+        listens && self.is_enough()
+    }
+
+    /// As [`Self::short_message`], of a longer one, which is SysEx.
+    #[inline]
+    pub(crate) fn long_message(&mut self, group: u16, message: &[u8]) -> bool {
+        self.message(group, message);
+        matches!(message, [_, 0x7E | 0x7F, ..]) && self.is_enough()
     }
 
     /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are

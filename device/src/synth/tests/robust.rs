@@ -303,3 +303,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_nobody_waits_for_is_broken_off() {
+    let void = Arc::new(AtomicBool::new(false));
+    let mut synth = Synth::new(Arc::new(Bank::general_midi()), 48_000, 1, 4096);
+    synth.give_up_at(Arc::clone(&void));
+    (0..2000).for_each(|n| synth.message(0, &[0x90 | (n % 16) as u8, 30 + (n % 60) as u8, 100]));
+    let (mut left, mut right) = (vec![0.0; 4800], vec![0.0; 4800]);
+    let mut cost = |synth: &mut Synth| {
+        synth.allow(0);
+        let before = synth.work;
+        synth.message(0, &[0xB0, 123, 0]);
+        left.fill(0.0);
+        synth.render(&mut left, &mut right);
+        (synth.work - before, left.iter().rposition(|sample| *sample != 0.0))
+    };
+    let (whole, last) = cost(&mut synth);
+    assert!(last > Some(4000), "{last:?}");
+    void.store(true, Ordering::Relaxed);
+    synth.message(0, &[0xE0, 1, 1]);
+    let (rest, last) = cost(&mut synth);
+    assert!(rest < whole && last < Some(2 * PERIOD), "{rest} of {whole}, {last:?}");
+    // As whoever sets the flag has to, before it counts again.
+    synth.reset();
+    assert_eq!(synth.sounding(), 0);
+}
