@@ -22,8 +22,11 @@ impl Synth {
     /// As [`Self::short_message`], of a longer one, which is SysEx.
     #[inline]
     pub(crate) fn long_message(&mut self, group: u16, message: &[u8]) -> bool {
+        if !matches!(message, [_, 0x7E | 0x7F, ..]) {
+            return false;
+        }
         self.message(group, message);
-        matches!(message, [_, 0x7E | 0x7F, ..]) && self.is_enough()
+        self.is_enough()
     }
 
     /// Whether a message of up to 8 bytes in a little-endian word can be heard: most SysEx, and system messages, are
