@@ -5,6 +5,7 @@
 //! every song had the right bytes, and the card's memory and descriptors are as they were.
 
 use crate::attack::Attack;
+use crate::load::Load;
 use crate::loopback::Loopback;
 use crate::memory::{Page, RAM, RAM_IOVA};
 use crate::programs::{self, Running, until};
@@ -13,6 +14,7 @@ use crate::soak::Random;
 use crate::unshared::{Answer, UnsharedClient};
 use crate::wire;
 use anyhow::{Context, ensure};
+use dmus_card::collection::Region;
 use dmus_driver::{CaptureStream, Card, Mailbox, Platform, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::doorbell;
 use dmus_interface::event::{DONT_HOLD, PointerWidth};
@@ -64,7 +66,8 @@ pub enum Manner {
     Truncater,
     /// Owes the card the answers about its memory.
     Debtor,
-    /// As many notes as there are slots at one time, held, and all time granted.
+    /// As many notes as there are slots at one time, of instruments that take as much work as any can, and all time
+    /// granted.
     Glutton,
     /// A download in the card's memory, and a stream of system exclusive messages to all capture streams.
     Hoarder,
@@ -454,6 +457,17 @@ fn owe(socket: &Path, random: &mut Random) -> anyhow::Result<Left> {
 
 fn gorge(socket: &Path, random: &mut Random) -> anyhow::Result<Left> {
     let platform = Loopback::new(socket)?;
+    let load = match random.below(8) {
+        0 => Some(Load::layers(4096, |_| Region::of(0))),
+        1 => Some(Load::exclusive(4096)),
+        2 => Some(Load::locked(4096, 2)),
+        3 => Some(Load::intricate()),
+        _ => None,
+    };
+    if let Some(load) = load {
+        load.put_on(&Card::open(platform, PointerWidth::Eight)?)?;
+        return Ok(Left::default());
+    }
     let stream = RawStream::running(&platform, PointerWidth::Eight)?;
     for round in 0..1 + random.below(40) {
         for slot in 0..SLOTS {

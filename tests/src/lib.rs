@@ -8,6 +8,7 @@ pub mod counting;
 pub mod direct;
 pub mod fake_device;
 pub mod hostile;
+pub mod load;
 pub mod loopback;
 pub mod machine;
 pub mod memory;

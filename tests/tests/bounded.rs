@@ -5,20 +5,19 @@ use anyhow::ensure;
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
-use dmus_card::collection::connection::{Connection, Destination, Source, Transform};
 use dmus_card::collection::{Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
 use dmus_card::engine::Turn;
 use dmus_driver::dls::{instrument_chunk, wave_chunk};
 use dmus_driver::{Card, DriverError, Mailbox, RenderStream, StreamConfig};
 use dmus_interface::download::Problem;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::property::{PortParams, port};
 use dmus_interface::regs::stream::{MAX_SLOTS, State};
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::attack::next_driver_plays;
 use dmus_tests::direct::Direct;
-use dmus_tests::loopback::{HostedCard, Loopback, MemorySink};
+use dmus_tests::load::{Load, REGIONS, wave};
+use dmus_tests::loopback::{HostedCard, MemorySink};
 use dmus_tests::songs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,142 +25,55 @@ use std::time::{Duration, Instant};
 
 /// How long the next client, and the end, may take on any machine.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Regions of one instrument, the most there can be.
-const REGIONS: u16 = 4096;
-/// Render streams: what the memory of the tests has room for.
-const STREAMS: usize = 7;
 
-fn wave() -> Wave {
-    let looped = Some(Loop { kind: LoopKind::Forward, start: 0, length: 64 });
-    let samples = Samples::new((0..64).map(|n| (n * 500) as i16).collect::<Vec<_>>());
-    let sampling = Some(Sampling { looped, ..Sampling::DEFAULT });
-    Wave { id: None, info: Default::default(), rate: 48_000, samples, sampling }
-}
-
-/// What a guest downloads, sets and plays.
-struct Load {
-    regions: Vec<Region>,
-    connections: Vec<Connection>,
-    voices: u32,
-    /// The messages of each stream, again and again until the pool is empty.
-    messages: Vec<Vec<u8>>,
-    /// Time between two of them, and how much is granted.
-    step: i64,
-    until: RefTime,
-}
-
-impl Load {
-    /// Every region sounds with every note.
-    fn layers(voices: u32, region: impl Fn(u16) -> Region) -> Self {
-        let notes = (0..128).map(|key| vec![0x90, key, 100]);
-        Self {
-            regions: (0..REGIONS).map(region).collect(),
-            connections: Vec::new(),
-            voices,
-            messages: notes.collect(),
-            step: 0,
-            until: RefTime::from_secs(30),
-        }
-    }
-
-    /// Makes the card do it, and leaves it when it is at it.
-    fn put_on(&self, card: &Card<Loopback>) -> anyhow::Result<()> {
-        card.platform().ram.restart();
-        card.reset()?;
-        let mut mailbox = Mailbox::open(card)?;
-        mailbox.download(&wave_chunk(1, &wave()))?;
-        let instrument = Instrument {
-            regions: self.regions.clone(),
-            connections: self.connections.clone(),
-            ..Instrument::default()
-        };
-        mailbox.download(&instrument_chunk(2, &instrument, &[wave()], &BTreeMap::from([(0, 1)])))?;
-        let config = StreamConfig { slots: MAX_SLOTS, buffers: 1, buffer_size: 8 };
-        let mut streams = Vec::new();
-        for index in 0..STREAMS {
-            let stream = RenderStream::open(card, index, config)?;
-            let valid = (port::VOICES | port::CHANNEL_GROUPS).into();
-            let params =
-                PortParams { valid, voices: self.voices.into(), channel_groups: 64.into(), ..PortParams::default() };
-            ensure!(mailbox.set_port_parameters(index, &params)?.1, "not so many voices");
-            stream.set_state(State::Run)?;
-            let mut time = 1;
-            for bytes in self.messages.iter().cycle().take(MAX_SLOTS as usize) {
-                let mut message = stream.allocator().get_message()?;
-                message.set_time(RefTime(time));
-                message.set_data(bytes)?;
-                stream.put_message(message)?;
-                time += self.step;
-            }
-            stream.flush();
-            streams.push(stream);
-        }
-        card.grant(self.until);
-        std::thread::sleep(Duration::from_millis(100));
-        // Their Drop would wait for the card.
-        streams.into_iter().for_each(std::mem::forget);
-        std::mem::forget(mailbox);
-        Ok(())
-    }
-
-    /// From the reset to the next driver's note, and from the going of a client that does it again to the card's end.
-    fn held_up(&self, what: &str) -> anyhow::Result<()> {
-        let hosted = HostedCard::start(ClockMode::Virtual)?;
-        let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
-        self.put_on(&card)?;
-        let began = Instant::now();
-        card.platform().ram.restart();
-        next_driver_plays(card.platform())?;
-        let next = began.elapsed();
-        self.put_on(&card)?;
-        let began = Instant::now();
-        drop(card);
-        hosted.finish()?;
-        let end = began.elapsed();
-        eprintln!("{what}: the next driver plays after {next:.0?}, the card has ended after {end:.0?}");
-        ensure!(next < LIMIT && end < LIMIT, "{what}: {next:?} to the next driver's note, {end:?} to the end");
-        Ok(())
-    }
+/// From the reset to the next driver's note, and from the going of a client that does it again to the card's end.
+fn held_up(load: &Load, what: &str) -> anyhow::Result<()> {
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
+    load.put_on(&card)?;
+    let began = Instant::now();
+    card.platform().ram.restart();
+    next_driver_plays(card.platform())?;
+    let next = began.elapsed();
+    load.put_on(&card)?;
+    let began = Instant::now();
+    drop(card);
+    hosted.finish()?;
+    let end = began.elapsed();
+    eprintln!("{what}: the next driver plays after {next:.0?}, the card has ended after {end:.0?}");
+    ensure!(next < LIMIT && end < LIMIT, "{what}: {next:?} to the next driver's note, {end:?} to the end");
+    Ok(())
 }
 
 #[test]
 fn notes_of_many_regions_hold_nobody_up() -> anyhow::Result<()> {
     for voices in [256, 4096] {
-        Load::layers(voices, |_| Region::of(0)).held_up(&format!("layers, {voices} voices"))?;
+        held_up(&Load::layers(voices, |_| Region::of(0)), &format!("layers, {voices} voices"))?;
     }
     // None of them sounds.
     let silent = |_| Region { velocities: (1, 1), ..Region::of(0) };
-    Load::layers(4096, silent).held_up("regions that do not sound")
+    held_up(&Load::layers(4096, silent), "regions that do not sound")
 }
 
 #[test]
 fn exclusive_classes_and_locked_phases_hold_nobody_up() -> anyhow::Result<()> {
     for voices in [256, 4096] {
-        let exclusive = |n| Region { self_exclusive: true, key_group: 1 + n, ..Region::of(0) };
-        Load::layers(voices, exclusive).held_up(&format!("exclusive classes, {voices} voices"))?;
-        let locked = |group: u16| {
-            let mut region = Region::of(0);
-            region.link.phase_group = group;
-            region
-        };
-        Load::layers(voices, |_| locked(1)).held_up(&format!("one phase group, {voices} voices"))?;
-        Load::layers(voices, |n| locked(1 + n / 2)).held_up(&format!("many phase groups, {voices} voices"))?;
+        held_up(&Load::exclusive(voices), &format!("exclusive classes, {voices} voices"))?;
+        held_up(&Load::locked(voices, u16::MAX), &format!("one phase group, {voices} voices"))?;
+        held_up(&Load::locked(voices, 2), &format!("many phase groups, {voices} voices"))?;
     }
     Ok(())
 }
 
 #[test]
 fn intricate_articulations_hold_nobody_up() -> anyhow::Result<()> {
-    let wheel = Source::controller(1);
-    let block = Connection::from(Source::LFO, Destination::PAN, Transform(0x400), 1 << 16).controlled(wheel);
-    let mut load = Load::layers(4096, |_| Region::of(0));
-    load.connections = vec![block; 1000];
-    load.held_up("intricate articulations")?;
+    let mut load = Load::intricate();
+    held_up(&load, "intricate articulations")?;
     // One note, and then controllers of all kinds for all that sounds.
     load.messages = vec![vec![0xB0, 1, 3], vec![0xF0, 0x7F, 0x7F, 4, 1, 0, 70, 0xF7]];
     load.messages.insert(0, vec![0x90, 60, 100]);
     load.step = 7000;
-    load.held_up("controllers of intricate articulations")
+    held_up(&load, "controllers of intricate articulations")
 }
 
 #[test]
@@ -172,7 +84,7 @@ fn messages_to_all_voices_hold_nobody_up() -> anyhow::Result<()> {
         load.messages.extend([vec![0xB0 | channel, 123, 0], vec![0xE0 | channel, 1, 1], vec![0xB0 | channel, 64, 0]]);
     }
     load.messages.push(vec![0xF0, 0x7E, 0x7F, 9, 1, 0xF7]);
-    load.held_up("messages to all voices")
+    held_up(&load, "messages to all voices")
 }
 
 /// Submits messages for one time: the first half one by one, the rest as one chain.
