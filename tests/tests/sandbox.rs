@@ -184,7 +184,8 @@ fn a_card_of_root_serves_as_the_user_that_it_is_told() -> anyhow::Result<()> {
 #[test]
 fn a_stopped_sweeper_does_not_hold_up_the_cards_end() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut card = serve(dir.path(), &["--midi-in", "unix:midi.sock"])?;
+    let mut card = serve(dir.path(), &["--midi-in", "unix:midi.sock", "--json", "card.json"])?;
+    until("the last of its files", SHORT, || dir.path().join("card.json").exists())?;
     let sweepers = programs::descendants(card.id());
     assert_eq!(sweepers.len(), 2, "{sweepers:?}");
     sweepers.iter().for_each(|(sweeper, _)| signal(*sweeper, "STOP"));
