@@ -137,7 +137,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
         Ok(_) => return Err(SocketError::InUse(shown())),
         Err(_) => {}
     }
-    bind(path).map_err(|errno| failed(errno.into()))
+    bind(path).map_err(failed)
 }
 
 /// Locks the directory of a path against others that look for a stale socket there, until the file is closed.
@@ -161,14 +161,21 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     Ok(refusal.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
-/// The socket has its mode before it has a name. A umask instead would be the whole process's for that moment, and its
-/// children's.
-fn bind(path: &Path) -> rustix::io::Result<UnixListener> {
+/// The socket has its mode before it has a name, and listens before it has that name: who finds it can connect. A umask
+/// instead would be the whole process's for that moment, and its children's.
+fn bind(path: &Path) -> io::Result<UnixListener> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
+    // Short, since the whole path must fit an address; the directory is locked, so it is nobody else's.
+    let before = path.with_file_name(format!(".{}", std::process::id()));
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&before)?)?;
+    let named = rustix::net::listen(&socket, BACKLOG).map_err(io::Error::from);
+    let named = named.and_then(|()| std::fs::rename(&before, path));
+    if named.is_err() {
+        // What failed is said; the name is nobody's.
+        let _ = std::fs::remove_file(&before);
+    }
+    named.map(|()| socket.into())
 }
 
 /// Takes over a listening socket that this process was started with, as systemd and the like pass it. The socket file,

@@ -161,8 +161,8 @@ impl Drop for Left {
     }
 }
 
-/// Runs. The next client, and the end of the card, may take as long as `promise`. `progress` is told how many rounds are
-/// done, and the longest wait so far.
+/// Runs. The next client, and the end of the card, may take as long as `promise`. `progress` is told how many rounds
+/// are done, and the longest wait so far.
 pub fn run(extent: Extent, promise: Duration, mut progress: impl FnMut(u64, Duration)) -> anyhow::Result<Report> {
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("card.sock");

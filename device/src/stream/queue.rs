@@ -132,8 +132,8 @@ impl Queues {
         true
     }
 
-    /// A tail that cannot be, of which nothing is fetched: the stream stands still from here on, unless it does already.
-    /// Says whether there is something to tell.
+    /// A tail that cannot be, of which nothing is fetched: the stream stands still from here on, unless it does
+    /// already. Says whether there is something to tell.
     #[cold]
     fn wrong_tail(&mut self, tail: u32) -> bool {
         let goes_on = !self.is_halted();
@@ -149,8 +149,8 @@ impl Queues {
         !self.is_halted() && poll.tail(section.page(), self.stream) != self.submissions.fetched
     }
 
-    /// Whether the stream stands still, after TailOverrun, TailBackward or RingFault: what it has completes or is discarded, and
-    /// nothing more is fetched until it is created anew.
+    /// Whether the stream stands still, after TailOverrun, TailBackward or RingFault: what it has completes or is
+    /// discarded, and nothing more is fetched until it is created anew.
     pub(crate) fn is_halted(&self) -> bool {
         self.submissions.room == 0
     }
