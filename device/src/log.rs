@@ -12,6 +12,7 @@ pub use writer::{finish, say, start};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::regs::Fault;
 use dmus_interface::ring::Reject;
+use dmus_interface::rule::{Code, Rule};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
@@ -44,12 +45,20 @@ pub(crate) fn next_client() {
     limit::renew();
 }
 
+/// How `explain` knows a code: `F14 tail-overrun`.
+fn rule(code: Code) -> String {
+    let name = Rule::of(code).map_or("", |rule| rule.name);
+    format!("{code} {name}")
+}
+
 pub(crate) fn fault(fault: Fault, detail: u32) {
-    tracing::warn!(code = fault as u32, detail = format_args!("{detail:#x}"), "driver fault: {fault}");
+    let rule = rule(Code::Fault(fault));
+    tracing::warn!(detail = format_args!("{detail:#x}"), "driver fault {rule}: {fault}");
 }
 
 pub(crate) fn rejected(stream: usize, slot: u32, reason: Reject) {
-    tracing::warn!(code = reason as u16, stream, slot, "submission rejected: {reason}");
+    let rule = rule(Code::Reject(reason));
+    tracing::warn!(stream, slot, "submission rejected {rule}: {reason}");
 }
 
 pub(crate) fn command_failed(opcode: u32, answer: Answer) {
