@@ -21,7 +21,7 @@ use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
-use inputs::Heard;
+use inputs::Received;
 use pending::{Captured, Pending};
 use std::collections::VecDeque;
 use wave::Wave;
@@ -60,7 +60,7 @@ impl Waiting {
         }
     }
 
-    /// Nothing is heard for a while: messages that have begun are given up, and a period ends.
+    /// Nothing is received for a while: messages that have begun are given up, and a period ends.
     fn cut(&mut self) {
         match self {
             Self::Midi(pending) => pending.cut(),
@@ -129,7 +129,7 @@ impl CaptureStream {
         }
         self.state = state;
         if !self.listens() {
-            // What goes on later is not what was heard until now.
+            // What goes on later is not what was received until now.
             self.waiting.cut();
         }
         if state == State::Stop {
@@ -166,31 +166,31 @@ impl CaptureStream {
     }
 
     /// Whether what it brings is from the inputs.
-    pub(crate) fn hears_inputs(&self) -> bool {
+    pub(crate) fn receives_inputs(&self) -> bool {
         matches!(self.waiting, Waiting::Midi(_))
     }
 
     /// Takes what an input received at a master time.
-    pub(crate) fn hear(&mut self, input: u16, master: RefTime, heard: Heard<'_>) {
+    pub(crate) fn receive(&mut self, input: u16, master: RefTime, received: Received<'_>) {
         let time = self.timeline.at(self.state, master);
         if let Waiting::Midi(pending) = &mut self.waiting
             && matches!(self.state, State::Run | State::Pause)
             && !self.queues.is_halted()
         {
-            match heard {
-                Heard::Bytes(bytes) => pending.hear(input, time, bytes),
-                Heard::End => pending.end(input),
+            match received {
+                Received::Bytes(bytes) => pending.receive(input, time, bytes),
+                Received::End => pending.end(input),
             }
         }
     }
 
     /// Takes a block of what is rendered.
-    pub(crate) fn hear_audio(&mut self, left: &[f32], right: &[f32]) {
+    pub(crate) fn receive_audio(&mut self, left: &[f32], right: &[f32]) {
         if let Waiting::Audio(wave) = &mut self.waiting
             && self.state == State::Run
             && !self.queues.is_halted()
         {
-            wave.hear(left, right);
+            wave.push(left, right);
         }
     }
 

@@ -83,7 +83,7 @@ struct Core {
     presenting: bool,
 }
 
-/// The open streams, and what capture streams hear.
+/// The open streams, and what capture streams receive.
 struct Streams {
     /// By their index.
     render: Vec<RenderStream>,
@@ -340,7 +340,7 @@ impl Core {
         let ahead = self.clock.ahead();
         let frames = match self.clock.is_virtual() {
             _ if !self.output.is_ready() => 0,
-            true => ahead.min(self.until_heard()),
+            true => ahead.min(self.until_captured()),
             false if ahead >= SHORTEST_BLOCK && self.any_runs() => ahead,
             false => 0,
         };
@@ -378,7 +378,7 @@ impl Core {
             // What was broken off is nobody's audio.
             let whole = !shared.is_void();
             if whole {
-                capture.iter_mut().for_each(|stream| stream.hear_audio(left, right));
+                capture.iter_mut().for_each(|stream| stream.receive_audio(left, right));
             }
             whole
         });

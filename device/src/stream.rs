@@ -411,7 +411,7 @@ impl RenderStream {
 impl Synth {
     /// A message as a stream holds it. Whether that is [enough](Self::is_enough).
     #[inline(always)]
-    fn hear(&mut self, group: u16, message: Message<'_>) -> bool {
+    fn apply(&mut self, group: u16, message: Message<'_>) -> bool {
         match message {
             Message::Short(word, len) => self.short_message(group, word, len),
             Message::Long(bytes) => self.long_message(group, bytes),

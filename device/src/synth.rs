@@ -76,7 +76,7 @@ pub struct Synth {
     /// Nothing is sent to the effects.
     dry: bool,
     /// Whether reverb and chorus are sent to.
-    heard: (bool, bool),
+    audible: (bool, bool),
     output: Output,
     meter: Meter,
     interpolation: Interpolation,
@@ -162,7 +162,7 @@ impl Synth {
             mix: Box::new(Mix::new()),
             effects: Effects::new(rate),
             dry: false,
-            heard: (true, true),
+            audible: (true, true),
             output: Output::new(),
             meter: Meter::default(),
             interpolation: Interpolation::default(),
@@ -363,8 +363,8 @@ impl Synth {
         let afterglow = self.effects.remaining(samples);
         for sample in 0..afterglow {
             let mut sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
-            if self.heard != (true, true) {
-                sent = (if self.heard.0 { sent.0 } else { 0.0 }, if self.heard.1 { sent.1 } else { 0.0 });
+            if self.audible != (true, true) {
+                sent = (if self.audible.0 { sent.0 } else { 0.0 }, if self.audible.1 { sent.1 } else { 0.0 });
             }
             let (a, b) = self.effects.next(sent, &self.tables);
             left[sample] += a;

@@ -53,7 +53,7 @@ enum Piece {
 
 /// What an input has for the capture streams.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Heard<'b> {
+pub(crate) enum Received<'b> {
     Bytes(&'b [u8]),
     /// Whoever sent has gone: what was left unfinished belongs to nothing that follows.
     End,
@@ -99,8 +99,8 @@ impl Inputs {
         Ok(())
     }
 
-    /// Whether some input hears what is rendered.
-    pub(crate) fn hears_render(&self) -> bool {
+    /// Whether some input monitors what is rendered.
+    pub(crate) fn monitors_render(&self) -> bool {
         self.sources.iter().any(|source| matches!(source, Source::Loopback))
     }
 
@@ -129,9 +129,9 @@ impl Inputs {
         times.min()
     }
 
-    /// Takes one message or piece that was received by `now`, and shows it to `hear` with its input and its master
+    /// Takes one message or piece that was received by `now`, and shows it to `receive` with its input and its master
     /// time.
-    pub(crate) fn take_one(&mut self, now: RefTime, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) -> bool {
+    pub(crate) fn take_one(&mut self, now: RefTime, mut receive: impl FnMut(u16, RefTime, Received<'_>)) -> bool {
         if let Some(due) = self.next_time().filter(|time| *time <= now) {
             for (number, source) in (0..).zip(&mut self.sources) {
                 if let Source::Song { song, next } = source
@@ -139,7 +139,7 @@ impl Inputs {
                     && self.began.map(|began| began.saturating_add(message.time)) == Some(due)
                 {
                     *next += 1;
-                    hear(number, due, Heard::Bytes(message.bytes));
+                    receive(number, due, Received::Bytes(message.bytes));
                     return true;
                 }
             }
@@ -151,23 +151,23 @@ impl Inputs {
                 && let Ok(piece) = bytes.try_recv()
             {
                 self.turn = (place + 1) % count;
-                let heard = match &piece {
-                    Piece::Bytes(bytes) => Heard::Bytes(bytes),
-                    Piece::End => Heard::End,
+                let received = match &piece {
+                    Piece::Bytes(bytes) => Received::Bytes(bytes),
+                    Piece::End => Received::End,
                 };
-                hear(place as u16, now, heard);
+                receive(place as u16, now, received);
                 return true;
             }
         }
         false
     }
 
-    /// Shows what the render streams presented to `hear`, by time, once for each input that hears it.
-    pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut hear: impl FnMut(u16, RefTime, Heard<'_>)) {
+    /// Shows what the render streams presented to `receive`, by time, once for each input that monitors it.
+    pub(crate) fn take_monitored(&self, monitor: &mut Monitor, mut receive: impl FnMut(u16, RefTime, Received<'_>)) {
         for (time, bytes) in monitor.take() {
             for (number, source) in (0..).zip(&self.sources) {
                 if matches!(source, Source::Loopback) {
-                    hear(number, time, Heard::Bytes(&bytes));
+                    receive(number, time, Received::Bytes(&bytes));
                 }
             }
         }
@@ -232,11 +232,11 @@ mod tests {
         let send = |input: usize| senders[input].try_send(Piece::Bytes([0xF8].into())).is_ok();
         while send(0) {}
         assert!(send(2));
-        let mut heard = vec![];
+        let mut received = vec![];
         for _ in 0..4 {
-            assert!(inputs.take_one(RefTime::ZERO, |input, _, _| heard.push(input)));
+            assert!(inputs.take_one(RefTime::ZERO, |input, _, _| received.push(input)));
             send(0);
         }
-        assert_eq!(heard, [0, 2, 0, 0]);
+        assert_eq!(received, [0, 2, 0, 0]);
     }
 }

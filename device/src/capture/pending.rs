@@ -35,7 +35,7 @@ struct Cooker {
     dropping: bool,
 }
 
-/// An input as a stream hears it.
+/// An input as a stream receives from it.
 #[derive(Debug, Default)]
 struct Input {
     cooker: Cooker,
@@ -51,7 +51,7 @@ pub(super) struct Pending {
     cooked: bool,
     /// Bytes of an event at most.
     limit: usize,
-    /// By number, as far as they have been heard.
+    /// By number, as far as they have sent something.
     inputs: Vec<Input>,
     /// Events that wait, and how many there have been.
     waiting: usize,
@@ -68,7 +68,7 @@ impl Pending {
     }
 
     /// Takes bytes of an input.
-    pub(super) fn hear(&mut self, input: u16, time: RefTime, bytes: &[u8]) {
+    pub(super) fn receive(&mut self, input: u16, time: RefTime, bytes: &[u8]) {
         let time = time.max(self.last);
         let place = usize::from(input);
         if self.inputs.len() <= place {
@@ -162,7 +162,7 @@ impl Pending {
         }
     }
 
-    /// The inputs are not heard for a while: messages that have begun are given up.
+    /// The inputs are not received for a while: messages that have begun are given up.
     pub(super) fn cut(&mut self) {
         self.inputs.iter_mut().for_each(|input| input.cooker = Cooker::default());
     }
@@ -245,12 +245,12 @@ mod tests {
             cuts in proptest::collection::vec(1usize..20, 1..40),
         ) {
             let mut whole = Pending::new(true, 16);
-            whole.hear(0, RefTime::ZERO, &bytes);
+            whole.receive(0, RefTime::ZERO, &bytes);
             let mut cut = Pending::new(true, 16);
             let (mut rest, mut cuts) = (&bytes[..], cuts.into_iter().cycle());
             while !rest.is_empty() {
                 let (head, tail) = rest.split_at(cuts.next().unwrap_or(1).min(rest.len()));
-                cut.hear(0, RefTime::ZERO, head);
+                cut.receive(0, RefTime::ZERO, head);
                 rest = tail;
             }
             prop_assert_eq!(events(&mut cut), events(&mut whole));
@@ -269,7 +269,7 @@ mod tests {
                 sysex[0] = 0xF0;
                 sysex[len + 1] = 0xF7;
                 for piece in sysex.chunks(4096) {
-                    pending.hear((number % 2) as u16, RefTime::ZERO, piece);
+                    pending.receive((number % 2) as u16, RefTime::ZERO, piece);
                     dropped += pending.drop_excess();
                 }
                 if number == first {
@@ -313,11 +313,11 @@ mod tests {
         for cooked in [true, false] {
             let mut pending = Pending::new(cooked, 16);
             let (before, after) = ([0x91, 60, 100], [0x81, 60, 0]);
-            pending.hear(1, RefTime(1), &before);
+            pending.receive(1, RefTime(1), &before);
             for _ in 0..3 * MAX_EVENTS {
-                pending.hear(0, RefTime(2), &[0x90, 1, 1]);
+                pending.receive(0, RefTime(2), &[0x90, 1, 1]);
             }
-            pending.hear(1, RefTime(3), &after);
+            pending.receive(1, RefTime(3), &after);
             assert_eq!(pending.drop_excess(), 2 * MAX_EVENTS as u64);
             let left = events(&mut pending);
             let [first, .., last] = &left[..] else { unreachable!("{left:?}") };
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn real_time_comes_between_the_pieces_of_sysex() {
         let mut pending = Pending::new(true, 8);
-        pending.hear(3, RefTime(5), &[0xF0, 1, 2, 3, 4, 5, 6, 7, 8, 0xF8, 9, 0xF7]);
+        pending.receive(3, RefTime(5), &[0xF0, 1, 2, 3, 4, 5, 6, 7, 8, 0xF8, 9, 0xF7]);
         let expected = [
             (3, INCOMPLETE, vec![0xF0, 1, 2, 3, 4, 5, 6, 7]),
             (3, COMPLETE, vec![0xF8]),

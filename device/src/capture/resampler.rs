@@ -55,7 +55,7 @@ impl Resampler {
     }
 
     /// Takes input.
-    pub(super) fn hear(&mut self, frames: impl Iterator<Item = f32>) {
+    pub(super) fn push(&mut self, frames: impl Iterator<Item = f32>) {
         self.input.extend(frames);
     }
 
@@ -153,11 +153,11 @@ mod tests {
         let mut resampler = Resampler::new(INPUT * 1_000_000, rate * (1_000_000 + ppm) as u64);
         let tone = |n: u64| sin(2.0 * PI * hertz * n as f64 / INPUT as f64) as f32;
         let mut out = vec![];
-        let mut heard = 0;
+        let mut received = 0;
         for frame in 0..rate / 4 {
             let needed = resampler.needs(frame);
-            resampler.hear((heard..needed).map(tone));
-            heard = heard.max(needed);
+            resampler.push((received..needed).map(tone));
+            received = received.max(needed);
             out.push(f64::from(resampler.frame(frame).expect("it has what it needs")));
             resampler.forget_before(frame);
         }
@@ -216,7 +216,7 @@ mod tests {
     fn at_one_rate_the_input_is_the_output_without_delay() {
         let mut resampler = Resampler::new(7, 7);
         assert_eq!((resampler.needs(0), resampler.needs(9)), (1, 10));
-        resampler.hear([0.5, -0.25].into_iter());
+        resampler.push([0.5, -0.25].into_iter());
         assert_eq!([resampler.frame(0), resampler.frame(1), resampler.frame(2)], [Some(0.5), Some(-0.25), None]);
     }
 
@@ -226,9 +226,9 @@ mod tests {
         for frame in [0, 1, 5000, 100_000] {
             let needed = resampler.needs(frame);
             resampler.clear();
-            resampler.hear((0..needed - 1).map(|_| 1.0));
+            resampler.push((0..needed - 1).map(|_| 1.0));
             assert_eq!(resampler.frame(frame), None);
-            resampler.hear([1.0].into_iter());
+            resampler.push([1.0].into_iter());
             assert!(
                 resampler.frame(frame).is_some_and(|sample| frame == 0 || (sample - 1.0).abs() < 1e-2 || frame < 60)
             );

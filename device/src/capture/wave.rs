@@ -31,13 +31,13 @@ pub(super) struct Wave {
     frames_in_million: u64,
     /// One a channel.
     channels: Vec<Resampler>,
-    /// Input frames heard, and output frames made, since STOP.
-    heard: u64,
+    /// Input frames received, and output frames made, since STOP.
+    received: u64,
     made: u64,
     /// The frame at which the period under way began, and its bytes so far.
     began: u64,
     bytes: Vec<u8>,
-    /// At the last RUN: input frames heard before, and the stream time of the next.
+    /// At the last RUN: input frames received before, and the stream time of the next.
     origin: (u64, RefTime),
     periods: VecDeque<Captured>,
     /// What they take.
@@ -55,7 +55,7 @@ impl Wave {
             period: (buffer_size / format.frame_bytes()).max(1) as u64,
             frames_in_million,
             channels: (0..format.channels).map(|_| resampler()).collect(),
-            heard: 0,
+            received: 0,
             made: 0,
             began: 0,
             bytes: Vec::with_capacity(buffer_size),
@@ -67,22 +67,22 @@ impl Wave {
 
     /// RUN begins: the next input frame is at this stream time.
     pub(super) fn run(&mut self, time: RefTime) {
-        self.origin = (self.heard, time);
+        self.origin = (self.received, time);
     }
 
     /// Takes a block of audio.
-    pub(super) fn hear(&mut self, left: &[f32], right: &[f32]) {
+    pub(super) fn push(&mut self, left: &[f32], right: &[f32]) {
         let frames = left.iter().zip(right);
         match &mut self.channels[..] {
-            [both] => both.hear(frames.map(|(left, right)| (left + right) * 0.5)),
+            [both] => both.push(frames.map(|(left, right)| (left + right) * 0.5)),
             [first, second] => {
-                first.hear(left.iter().copied());
-                second.hear(right.iter().copied());
+                first.push(left.iter().copied());
+                second.push(right.iter().copied());
             }
             _ => {}
         }
-        self.heard += left.len() as u64;
-        while self.channels.first().is_some_and(|channel| channel.needs(self.made) <= self.heard) {
+        self.received += left.len() as u64;
+        while self.channels.first().is_some_and(|channel| channel.needs(self.made) <= self.received) {
             self.make_frame();
             if self.made - self.began == self.period {
                 self.end_period();
@@ -106,7 +106,7 @@ impl Wave {
     pub(super) fn until_full(&self) -> u64 {
         let last = self.began + self.period - 1;
         let needed = self.channels.first().map_or(0, |channel| channel.needs(last));
-        needed.saturating_sub(self.heard).max(1)
+        needed.saturating_sub(self.received).max(1)
     }
 
     /// What there is of the period under way is a period.
@@ -126,11 +126,11 @@ impl Wave {
     /// Stream time of an output frame, rounded down. It is at input frame `frame x SAMPLE_RATE x MILLION /
     /// frames_in_million`.
     fn time_of(&self, frame: u64) -> RefTime {
-        let (heard, time) = self.origin;
+        let (received, time) = self.origin;
         let units = i128::from(UNITS_PER_SECOND);
         let (rate, million) = (i128::from(SAMPLE_RATE), i128::from(MILLION));
         let all = i128::from(self.frames_in_million);
-        let since = (i128::from(frame) * rate * million - i128::from(heard) * all) * units;
+        let since = (i128::from(frame) * rate * million - i128::from(received) * all) * units;
         RefTime(time.0.saturating_add(since.div_euclid(all * rate) as i64))
     }
 
@@ -147,7 +147,7 @@ impl Wave {
     /// STOP: as new.
     pub(super) fn clear(&mut self) {
         self.channels.iter_mut().for_each(Resampler::clear);
-        (self.heard, self.made, self.began) = (0, 0, 0);
+        (self.received, self.made, self.began) = (0, 0, 0);
         self.bytes.clear();
         self.periods.clear();
         self.waiting = 0;
@@ -178,9 +178,9 @@ mod tests {
         for _ in 0..count {
             let before = wave.periods.len();
             let silence = vec![0.0; wave.until_full() as usize];
-            wave.hear(&silence[1..], &silence[1..]);
+            wave.push(&silence[1..], &silence[1..]);
             assert_eq!(wave.periods.len(), before, "too early");
-            wave.hear(&silence[..1], &silence[..1]);
+            wave.push(&silence[..1], &silence[..1]);
             assert_eq!(wave.periods.len(), before + 1, "too late");
         }
     }
@@ -203,11 +203,11 @@ mod tests {
     fn a_short_period_is_followed_by_the_next_frame() {
         let mut wave = wave(48_000, 0);
         wave.run(RefTime(0));
-        wave.hear(&[0.5; 10], &[0.5; 10]);
+        wave.push(&[0.5; 10], &[0.5; 10]);
         wave.end_period();
         wave.end_period();
         wave.run(RefTime(5_000_000));
-        wave.hear(&[0.25; 1001], &[0.25; 1001]);
+        wave.push(&[0.25; 1001], &[0.25; 1001]);
         let found: Vec<_> = wave.periods.iter().map(|p| (p.time.0, p.position, p.bytes.len())).collect();
         assert_eq!(found, [(0, 0, 20), (5_000_000, 20, 2000)]);
         assert_eq!(wave.until_full(), 999);

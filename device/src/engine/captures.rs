@@ -5,7 +5,7 @@
 
 use super::{Core, Streams};
 use crate::capture::CaptureStream;
-use crate::capture::inputs::{Heard, Inputs};
+use crate::capture::inputs::{Inputs, Received};
 use crate::shared::Section;
 use crate::stream::RenderStream;
 use dmus_interface::time::RefTime;
@@ -31,7 +31,7 @@ impl Core {
 
     /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual
     /// time the clock has to be able to stop there.
-    pub(super) fn until_heard(&self) -> u64 {
+    pub(super) fn until_captured(&self) -> u64 {
         let Streams { render, capture, .. } = &self.streams;
         if capture.is_empty() {
             return u64::MAX;
@@ -48,17 +48,17 @@ impl Core {
         let now = self.clock.master_time();
         let is_virtual = self.clock.is_virtual();
         let Streams { capture, inputs, monitor, .. } = &mut self.streams;
-        inputs.take_monitored(monitor, |input, time, heard| {
-            capture.iter_mut().for_each(|stream| stream.hear(input, time, heard));
+        inputs.take_monitored(monitor, |input, time, received| {
+            capture.iter_mut().for_each(|stream| stream.receive(input, time, received));
         });
         let mut worked = false;
         // Bounded, as everything in a turn.
         for _ in 0..MESSAGES {
             let stalled = is_virtual && capture.iter().any(CaptureStream::is_stalled);
-            let hear = |input, time, heard: Heard<'_>| {
-                capture.iter_mut().for_each(|stream| stream.hear(input, time, heard));
+            let receive = |input, time, received: Received<'_>| {
+                capture.iter_mut().for_each(|stream| stream.receive(input, time, received));
             };
-            if stalled || !inputs.take_one(now, hear) {
+            if stalled || !inputs.take_one(now, receive) {
                 break;
             }
             worked = true;

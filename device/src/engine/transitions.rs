@@ -93,7 +93,7 @@ impl Core {
             let mut synth = self.library.spare.pop().unwrap_or_else(|| self.library.new_synth(shared));
             synth.restore(CHANNEL_GROUPS, VOICES);
             let place = streams.render.partition_point(|stream| stream.queues.stream < index);
-            let monitored = streams.inputs.hears_render();
+            let monitored = streams.inputs.monitors_render();
             streams.render.insert(place, RenderStream::new(index, config, synth, monitored));
         } else {
             streams.capture.push(CaptureStream::new(index, config, streams.drift));
@@ -129,7 +129,7 @@ impl Core {
                 stream.time_base()
             } else if let Some(stream) = capture {
                 halted(stream.queues.is_halted())?;
-                if state == State::Run && stream.hears_inputs() {
+                if state == State::Run && stream.receives_inputs() {
                     self.streams.inputs.begin(master);
                 }
                 stream.set_state(state, master, now.start, stats);

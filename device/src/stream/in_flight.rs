@@ -160,7 +160,7 @@ impl Slots<'_> {
     /// The message of a submission that is one slot by itself and nothing unusual, with its channel group; the card
     /// lets go of it.
     #[inline(always)]
-    pub(super) fn release_lone<'b>(
+    pub(super) fn release_single<'b>(
         &mut self,
         head: u32,
         buffers: &'b mut Buffers,

@@ -178,10 +178,10 @@ impl RenderStream {
             }
             let inline = self.in_flight.inline();
             let (mut slots, buffers) = self.in_flight.split();
-            let lone = if usual && time != DONT_HOLD { slots.release_lone(head, buffers, inline) } else { None };
-            if let Some((group, message)) = lone {
+            let single = if usual && time != DONT_HOLD { slots.release_single(head, buffers, inline) } else { None };
+            if let Some((group, message)) = single {
                 self.scheduler.remove(time);
-                let enough = self.synth.hear(group, message);
+                let enough = self.synth.apply(group, message);
                 presented += 1;
                 self.clock.complete(&mut self.queues.completions, head, time, 1, stats);
                 all = !(enough && done == frames);
@@ -218,7 +218,7 @@ impl RenderStream {
             false => RefTime(time).saturating_add(self.timeline.base),
         };
         // What is captured has a time that the clock has not shown yet.
-        let heard_at = master.max(now.passed.saturating_add(RefTime(1)));
+        let presented_at = master.max(now.passed.saturating_add(RefTime(1)));
         let Self { in_flight, synth, monitored, .. } = self;
         let (presented, next) = in_flight.messages(next, |group, message| {
             if *monitored {
@@ -226,9 +226,9 @@ impl RenderStream {
                     Message::Short(word, len) => word.to_le_bytes()[..*len].into(),
                     Message::Long(bytes) => (*bytes).into(),
                 };
-                monitor.push(heard_at, bytes);
+                monitor.push(presented_at, bytes);
             }
-            let enough = synth.hear(group, message);
+            let enough = synth.apply(group, message);
             !(bounded && (enough || *monitored && monitor.is_full()))
         });
         let messages = messages + presented;

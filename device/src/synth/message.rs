@@ -14,7 +14,7 @@ impl Synth {
     pub(crate) fn short_message(&mut self, group: u16, word: u64, len: usize) -> bool {
         let listens = Self::listens_to(word);
         if listens {
-            self.heed(group, word, len);
+            self.apply_short(group, word, len);
         }
         listens && self.is_enough()
     }
@@ -47,7 +47,7 @@ impl Synth {
     }
 
     #[inline(never)]
-    fn heed(&mut self, group: u16, word: u64, len: usize) {
+    fn apply_short(&mut self, group: u16, word: u64, len: usize) {
         self.message(group, word.to_le_bytes().get(..len).unwrap_or(&[]));
     }
 

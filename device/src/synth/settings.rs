@@ -107,13 +107,13 @@ impl Synth {
 
     /// Whether there is reverb, and chorus.
     pub(crate) fn effects(&self) -> (bool, bool) {
-        self.heard
+        self.audible
     }
 
     /// Has reverb, and chorus, or not.
-    pub(crate) fn set_effects(&mut self, heard: (bool, bool)) {
-        self.heard = heard;
-        self.dry = heard == (false, false);
+    pub(crate) fn set_effects(&mut self, audible: (bool, bool)) {
+        self.audible = audible;
+        self.dry = audible == (false, false);
         if self.dry {
             self.effects.clear();
         }
