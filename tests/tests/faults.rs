@@ -259,3 +259,26 @@ fn a_message_left_unfinished_is_rejected_once_and_the_fault_names_its_last_fragm
     assert_eq!((fault(&s), platform.stats.rejected.get()), (None, 2));
     Ok(())
 }
+
+#[test]
+fn a_completion_ring_that_went_away_is_named_with_the_entry_that_could_not_be_written() -> anyhow::Result<()> {
+    const FURTHER_UP: u64 = 1 << 30;
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    platform.map_alias(FURTHER_UP);
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    s.write64(stream::COMPLETION_BASE, s.completions.iova + FURTHER_UP);
+    s.create()?;
+    s.set_state(State::Run)?;
+    for slot in 0..3 {
+        s.submit(slot, s.inline(0, &NOTE), 1000);
+        s.completion()?;
+    }
+    platform.unmap_alias(FURTHER_UP);
+    // More than a change of maps: the client is not moving memory.
+    platform.read32(regs::MAGIC.offset);
+    s.submit(3, s.inline(0, &NOTE), 2000);
+    s.until("the fault", || platform.read32(regs::FAULT.offset) != 0)?;
+    assert_eq!(fault(&s), Some((Fault::RingFault, 3)));
+    Ok(())
+}
