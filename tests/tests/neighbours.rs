@@ -1,8 +1,11 @@
 //! What one client does with the descriptors that it shares with the card never reaches the next one.
 
 use anyhow::Context;
-use dmus_driver::Platform;
+use dmus_card::collection::{Samples, Wave};
+use dmus_driver::dls::wave_chunk;
 use dmus_driver::dma::SharedMemory;
+use dmus_driver::{Card, DriverError, Mailbox, Platform};
+use dmus_interface::command::Status as CommandStatus;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::{BAR_SIZE, VECTORS};
@@ -18,6 +21,7 @@ use dmus_tests::unshared::{Seen, UnsharedHost};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -150,6 +154,43 @@ fn memory_in_files_that_shrink_is_reached_by_messages() -> anyhow::Result<()> {
         assert!(client.seen().iter().any(|seen| matches!(seen, Seen::Request(_))), "{file:?}");
     }
     host.finish()?;
+    Ok(())
+}
+
+/// Downloads waves until the card has no memory for another; says how many it took.
+fn fill(socket: &Path) -> anyhow::Result<usize> {
+    let card = Card::open(Loopback::new(socket)?, PointerWidth::Eight)?;
+    let mut mailbox = Mailbox::open(&card)?;
+    let samples = Samples::new(vec![1; 4 << 20]);
+    let wave = Wave { id: None, info: Default::default(), rate: 48_000, samples, sampling: None };
+    for count in 0..16 {
+        match mailbox.download(&wave_chunk(u32::try_from(count)?, &wave)) {
+            Err(DriverError::Command { status: CommandStatus::NoMemory, .. }) => return Ok(count),
+            taken => drop(taken?),
+        }
+    }
+    anyhow::bail!("128 MiB were taken")
+}
+
+#[test]
+fn a_card_that_is_short_of_memory_refuses_and_goes_on() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (mut card, socket) = serve(dir.path(), "own")?;
+    // With all that a client brings.
+    client_plays(&socket)?;
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", card.id()))?;
+    let pages: u64 = statm.split_whitespace().next().context("no size")?.parse()?;
+    // The client's memory, and some.
+    let room = Rlimit { current: Some(pages * 4096 + (80 << 20)), maximum: None };
+    prlimit(Some(Pid::from_raw(i32::try_from(card.id())?).context("no process")?), Resource::As, room)?;
+    for _ in 0..2 {
+        let path = socket.clone();
+        let taken = limited(move || fill(&path))?;
+        assert!(taken < 10, "{taken} downloads of 8 MiB");
+        let path = socket.clone();
+        limited(move || client_plays(&path))?;
+    }
+    assert!(card.status().is_none());
     Ok(())
 }
 
