@@ -14,6 +14,7 @@
 //!
 //! What driver and card agree on is the data sheet, `dmus_interface`.
 
+mod back_off;
 pub mod bank;
 pub mod capture;
 mod clock;

@@ -5,6 +5,7 @@
 pub mod server;
 mod vfio_user;
 
+use crate::back_off::BackOff;
 use crate::device::Device;
 use crate::log;
 use crate::pci::Card;
@@ -55,24 +56,6 @@ pub fn serve(transport: Transport, listener: UnixListener, card: &mut Card, once
         if once && !matches!(served, Err(ServeError::Silent(_))) {
             return Ok(());
         }
-    }
-}
-
-/// Who connects waits where descriptors or memory have run out, until there are some again.
-#[derive(Default)]
-pub(crate) struct BackOff {
-    said: bool,
-}
-
-impl BackOff {
-    const STEP: Duration = Duration::from_millis(100);
-
-    /// Waits for a moment before the next try, and says why the first time.
-    pub(crate) fn wait(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.said, true) {
-            tracing::warn!("a connection waits: {error}; it is accepted once there is room");
-        }
-        std::thread::sleep(Self::STEP);
     }
 }
 
