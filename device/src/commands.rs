@@ -2,6 +2,7 @@
 
 pub(crate) mod bank;
 pub(crate) mod explain;
+pub(crate) mod header;
 mod midi_in;
 pub(crate) mod render;
 pub(crate) mod serve;

@@ -54,6 +54,56 @@ pub const TRANSITIONS: usize = 0x48;
 /// u32: why the last transition was refused ([`crate::regs::Fault`]), or 0.
 pub const REFUSAL: usize = 0x4C;
 
+/// Who stores a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// The driver.
+    Driver,
+    /// The card.
+    Card,
+}
+
+/// One word: where it is, how wide, and who writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// Byte offset in the page (of a stream's word: for [`at`]).
+    pub offset: usize,
+    /// Bytes: 4 or 8.
+    pub width: usize,
+    /// The only side that stores it.
+    pub writer: Writer,
+    /// Name for messages.
+    pub name: &'static str,
+}
+
+const fn word(offset: usize, width: usize, writer: Writer, name: &'static str) -> Word {
+    Word { offset, width, writer, name }
+}
+
+/// Every word outside the streams' parts.
+pub const GLOBAL: [Word; 10] = [
+    word(GRANT, 8, Writer::Driver, "GRANT"),
+    word(WAKE_ARMED, 4, Writer::Card, "WAKE_ARMED"),
+    word(MASTER_TIME, 8, Writer::Card, "MASTER_TIME"),
+    word(LATENCY_TIME, 8, Writer::Card, "LATENCY_TIME"),
+    word(SAMPLE_POSITION, 8, Writer::Card, "SAMPLE_POSITION"),
+    word(COMMANDS, 4, Writer::Card, "COMMANDS"),
+    word(COMMAND_STATUS, 4, Writer::Card, "COMMAND_STATUS"),
+    word(COMMAND_SIZE, 4, Writer::Card, "COMMAND_SIZE"),
+    word(COMMAND_DETAIL, 4, Writer::Card, "COMMAND_DETAIL"),
+    word(UNLOADS, 4, Writer::Card, "UNLOADS"),
+];
+
+/// Every word of a stream's part.
+pub const STREAM: [Word; 6] = [
+    word(SUBMISSION_TAIL, 4, Writer::Driver, "SUBMISSION_TAIL"),
+    word(COMPLETION_EVENT, 4, Writer::Driver, "COMPLETION_EVENT"),
+    word(COMPLETION_HEAD, 4, Writer::Card, "COMPLETION_HEAD"),
+    word(STATE, 4, Writer::Card, "STATE"),
+    word(TRANSITIONS, 4, Writer::Card, "TRANSITIONS"),
+    word(REFUSAL, 4, Writer::Card, "REFUSAL"),
+];
+
 const FIRST: usize = 0x100;
 const STRIDE: usize = 0x80;
 
@@ -62,4 +112,26 @@ const STRIDE: usize = 0x80;
 #[inline]
 pub const fn at(stream: usize, word: usize) -> usize {
     FIRST + stream % crate::pci::STREAMS * STRIDE + word
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn words_are_aligned_and_apart_and_no_cache_line_has_two_writers() {
+        const LINE: usize = 64;
+        let streams = (0..crate::pci::STREAMS)
+            .flat_map(|stream| STREAM.map(|word| Word { offset: at(stream, word.offset), ..word }));
+        let words: Vec<Word> = GLOBAL.into_iter().chain(streams).collect();
+        for (index, a) in words.iter().enumerate() {
+            assert!(a.offset % a.width == 0 && a.offset + a.width <= crate::pci::BAR_SIZE as usize, "{a:?}");
+            for b in &words[index + 1..] {
+                assert!(a.offset + a.width <= b.offset || b.offset + b.width <= a.offset, "{a:?} overlaps {b:?}");
+                assert!(a.writer == b.writer || a.offset / LINE != b.offset / LINE, "{a:?} beside {b:?}");
+            }
+        }
+    }
 }
