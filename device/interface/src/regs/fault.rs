@@ -2,8 +2,8 @@
 //!
 //! Nothing feeds it; the card writes them, and drivers and the table of rules read them.
 
-/// What a driver did wrong outside a submission: the value of [`super::FAULT`], and of [`crate::doorbell::REFUSAL`] when it
-/// concerned a transition.
+/// What a driver did wrong outside a submission: the value of [`super::FAULT`], and of [`crate::doorbell::REFUSAL`]
+/// when it concerned a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[repr(u32)]
 pub enum Fault {
