@@ -171,3 +171,21 @@ fn every_constant_of_the_data_sheet_is_in_the_header() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_header_takes_no_names_but_its_own() -> anyhow::Result<()> {
+    let made = run(programs::card()?.arg("header"))?;
+    let header = String::from_utf8(made.stdout)?;
+    let includes: Vec<_> = header.lines().filter(|line| line.starts_with("#include")).collect();
+    ensure!(includes == ["#include <stdint.h>"], "{includes:?}");
+    for line in header.lines() {
+        let mut words = line.split_whitespace();
+        let name = match words.next() {
+            Some("#define" | "struct") => words.next(),
+            Some("typedef") => words.nth(1),
+            _ => continue,
+        };
+        ensure!(name.is_some_and(|name| name.starts_with("DMUS_") || name.starts_with("dmus_")), "{line}");
+    }
+    Ok(())
+}
