@@ -108,6 +108,11 @@ impl Direct {
         Ok(self.card.borrow_mut().map(map)?)
     }
 
+    /// Takes back what [`Self::map_read_only`] gave.
+    pub fn unmap_above(&self, above: u64) {
+        self.card.borrow_mut().unmap(RAM_IOVA + above, RAM as u64);
+    }
+
     /// Turns the engine until it has nothing more to do.
     pub fn run_until_idle(&self) {
         while self.turn() == Turn::Worked {}

@@ -20,3 +20,4 @@ pub mod soak;
 pub mod songs;
 pub mod unshared;
 pub mod wire;
+pub mod zoo;
