@@ -12,6 +12,7 @@ use dmus_tests::loopback::HostedCard;
 use dmus_tests::memory::{RAM, RAM_IOVA};
 use dmus_tests::remapping::Remapping;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> {
     let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
@@ -76,4 +77,45 @@ fn rings_that_come_back_before_anything_else_happens_were_never_away() -> anyhow
     direct.map()?;
     card.reset()?;
     Ok(stream.restore()?)
+}
+
+/// As when a guest's firmware moves low memory about: QEMU takes the whole range away and maps it anew, at any point of
+/// the card's work.
+#[test]
+fn memory_that_comes_and_goes_while_the_card_fetches_and_completes_was_never_away() -> anyhow::Result<()> {
+    let hosted = HostedCard::start_behind(Transport::Own, ClockMode::Virtual)?;
+    const PIECE: u64 = 8192;
+    let pieces: Vec<u64> = (0..RAM as u64 / 64).step_by(PIECE as usize).collect();
+    let platform = hosted.connect()?;
+    platform.unmap_range(RAM_IOVA, RAM as u64);
+    pieces.iter().for_each(|at| platform.map_range(RAM_IOVA + at, PIECE, *at));
+    let card = Card::open(platform, PointerWidth::Eight)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    stream.set_state(State::Run)?;
+    let rounds = 400;
+    for round in 1..=rounds {
+        while stream.allocator().in_flight() < 16 {
+            let mut message = stream.allocator().get_message()?;
+            message.set_time(RefTime(round * 10_000));
+            message.set_data(&[0xFE])?;
+            stream.put_message(message)?;
+        }
+        stream.flush();
+        card.grant(RefTime((round + 1) * 10_000));
+        // In pieces, so that a stream's parts do not go and come at once.
+        for _ in 0..4 {
+            pieces.iter().for_each(|at| card.platform().unmap_range(RAM_IOVA + at, PIECE));
+            pieces.iter().for_each(|at| card.platform().map_range(RAM_IOVA + at, PIECE, *at));
+        }
+        while stream.allocator().in_flight() > 0 {
+            anyhow::ensure!(hosted.stats.faults.get() == 0, "in round {round}");
+            stream.wait(16, Duration::from_millis(100));
+            stream.allocator().reclaim()?;
+        }
+    }
+    assert_eq!(stream.allocator().counts().presented, 16 * rounds as u64);
+    drop(stream);
+    drop(card);
+    hosted.finish()?;
+    Ok(())
 }

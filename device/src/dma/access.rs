@@ -6,6 +6,7 @@
 //! reply to a reset, an unmap or bus-master off. Its answer is awaited outside: the transport, which receives it, never
 //! waits for the engine.
 
+use super::GuestMemory;
 use crate::device::{RemoteError, RemoteMemory};
 use crate::shared::{Section, Shared};
 use std::cell::Cell;
@@ -56,14 +57,22 @@ impl<'s> DmaAccess<'s> {
 
     /// Waits until all of a range can be accessed, as long as the client is moving its memory.
     pub(crate) fn check(&self, iova: u64, len: usize, write: bool) -> Result<(), AccessError> {
+        self.section_with(&[(iova, len)], write).map(drop)
+    }
+
+    /// A section in which all of the ranges can be accessed. Waits for it as [`Self::check`] does: what was there in an
+    /// earlier section may be away in this one.
+    fn section_with(&self, ranges: &[(u64, usize)], write: bool) -> Result<Section<'s>, AccessError> {
         loop {
             let section = self.section()?;
-            let there = section.memory().is_some_and(|memory| match self.client {
-                Some(_) => memory.allows(iova, len as u64, write),
-                None => memory.covers(iova, len as u64, write),
-            });
-            if len == 0 || there {
-                return Ok(());
+            let there = |memory: &GuestMemory| {
+                ranges.iter().filter(|(_, len)| *len > 0).all(|&(iova, len)| match self.client {
+                    Some(_) => memory.allows(iova, len as u64, write),
+                    None => memory.covers(iova, len as u64, write),
+                })
+            };
+            if ranges.iter().all(|(_, len)| *len == 0) || section.memory().is_some_and(there) {
+                return Ok(section);
             }
             drop(section);
             if !self.shared.is_remapping(self.since) {
@@ -90,36 +99,44 @@ impl<'s> DmaAccess<'s> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let section = self.section()?;
-        let memory = section.memory().ok_or(AccessError::NotMapped)?;
-        if memory.covers(iova, bytes.len() as u64, true) {
-            return memory.write(iova, bytes).map_err(|_| AccessError::NotMapped);
+        loop {
+            let section = self.section_with(&[(iova, bytes.len())], true)?;
+            let memory = section.memory().ok_or(AccessError::NotMapped)?;
+            if memory.covers(iova, bytes.len() as u64, true) {
+                return memory.write(iova, bytes).map_err(|_| AccessError::NotMapped);
+            }
+            drop(section);
+            let store = |client: &dyn RemoteMemory| {
+                client.store(iova, bytes, &|iova, len, send| self.pass(iova, len, true, send))
+            };
+            if let Some(outcome) = self.ask(store) {
+                return outcome;
+            }
         }
-        if !memory.allows(iova, bytes.len() as u64, true) {
-            return Err(AccessError::NotMapped);
-        }
-        drop(section);
-        self.ask(|client| client.store(iova, bytes, &|iova, len, send| self.pass(iova, len, true, send)))
     }
 
     /// Copies ranges out, one behind the other, in one section or one exchange with the client.
     fn read_ranges(&self, ranges: &[(u64, usize)], out: &mut [u8]) -> Result<(), AccessError> {
-        let section = self.section()?;
-        let memory = section.memory().ok_or(AccessError::NotMapped)?;
-        if ranges.iter().all(|(iova, len)| memory.covers(*iova, *len as u64, false)) {
-            let mut rest = out;
-            for (iova, len) in ranges {
-                let (here, behind) = rest.split_at_mut_checked(*len).ok_or(AccessError::NotMapped)?;
-                memory.read(*iova, here).map_err(|_| AccessError::NotMapped)?;
-                rest = behind;
+        loop {
+            let section = self.section_with(ranges, false)?;
+            let memory = section.memory().ok_or(AccessError::NotMapped)?;
+            if ranges.iter().all(|(iova, len)| memory.covers(*iova, *len as u64, false)) {
+                let mut rest = out;
+                for (iova, len) in ranges {
+                    let (here, behind) = rest.split_at_mut_checked(*len).ok_or(AccessError::NotMapped)?;
+                    memory.read(*iova, here).map_err(|_| AccessError::NotMapped)?;
+                    rest = behind;
+                }
+                return Ok(());
             }
-            return Ok(());
+            drop(section);
+            let fetch = |client: &dyn RemoteMemory| {
+                client.fetch(ranges, out, &|iova, len, send| self.pass(iova, len, false, send))
+            };
+            if let Some(outcome) = self.ask(fetch) {
+                return outcome;
+            }
         }
-        if !ranges.iter().all(|(iova, len)| memory.allows(*iova, *len as u64, false)) {
-            return Err(AccessError::NotMapped);
-        }
-        drop(section);
-        self.ask(|client| client.fetch(ranges, out, &|iova, len, send| self.pass(iova, len, false, send)))
     }
 
     /// Reads ranges (address and bytes) all at once, for later. If one of them fails, none is read ahead.
@@ -150,18 +167,33 @@ impl<'s> DmaAccess<'s> {
         self.bytes.get(range.clone())?.get(at..at.checked_add(len)?)
     }
 
-    fn ask(&self, access: impl FnOnce(&dyn RemoteMemory) -> Result<(), RemoteError>) -> Result<(), AccessError> {
-        let client = self.client.as_deref().filter(|_| !self.lost.get()).ok_or(AccessError::NotMapped)?;
-        if self.section()?.logs_slow_way() {
-            tracing::warn!(
-                "the guest's memory is not shared with the card, and reading it by messages is slower: {SHARE_HINT}"
-            );
+    /// Asks the client; `None` if it refused, and may do otherwise once it has moved its memory.
+    fn ask(
+        &self,
+        access: impl FnOnce(&dyn RemoteMemory) -> Result<(), RemoteError>,
+    ) -> Option<Result<(), AccessError>> {
+        let Some(client) = self.client.as_deref().filter(|_| !self.lost.get()) else {
+            return Some(Err(AccessError::NotMapped));
+        };
+        match self.section() {
+            Err(error) => return Some(Err(error)),
+            Ok(mut section) => {
+                if section.logs_slow_way() {
+                    tracing::warn!(
+                        "the guest's memory is not shared with the card, and reading it by messages is slower: \
+                         {SHARE_HINT}"
+                    );
+                }
+            }
         }
         let answer = access(client);
         self.lost.set(answer == Err(RemoteError::Lost));
-        // What a reset has made void has no outcome.
-        drop(self.section()?);
-        answer.map_err(|_| AccessError::NotMapped)
+        if let Err(error) = self.section() {
+            // What a reset has made void has no outcome.
+            return Some(Err(error));
+        }
+        let waits = answer == Err(RemoteError::Refused) && self.shared.is_remapping(self.since);
+        (!waits).then(|| answer.map_err(|_| AccessError::NotMapped))
     }
 
     /// The gate that every request to the client has to pass.
