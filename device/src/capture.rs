@@ -10,6 +10,7 @@ mod pending;
 mod resampler;
 pub(crate) mod wave;
 
+use crate::check::Observer;
 use crate::dma::{Pieces, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
@@ -99,14 +100,14 @@ pub(crate) struct CaptureStream {
 
 impl CaptureStream {
     /// A stream in STOP; the crystal of a wave sink is off by `drift` parts per million.
-    pub(crate) fn new(index: usize, config: StreamConfig, drift: i32) -> Self {
+    pub(crate) fn new(index: usize, config: StreamConfig, drift: i32, observer: Option<Box<Observer>>) -> Self {
         let buffer_size = config.buffer_size as usize;
         let waiting = match (config.kind, config.wave) {
             (Type::WaveSink, Some(format)) => Waiting::Audio(Wave::new(format, buffer_size, drift)),
             (kind, _) => Waiting::Midi(Pending::new(kind != Type::Capture { cooked: false }, buffer_size)),
         };
         Self {
-            queues: Queues::new(index, config),
+            queues: Queues::new(index, config, observer),
             state: State::Stop,
             timeline: Timeline::default(),
             validator: Validator::new(&config, 0),
@@ -221,9 +222,12 @@ impl CaptureStream {
             return false;
         }
         let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
+        self.queues.tell_time(section);
         section.unlocked(|| {
             let memory = Pieces::new(shared, epoch, &config);
+            let (first, waited) = (self.queues.submissions.fetched(), self.queues.completions.waiting());
             self.fetch(&memory, shared.stats());
+            self.queues.show_fetched(&memory, first, waited);
             self.fill_posted(&memory, shared.stats());
         });
         section.is_of(epoch) && self.publish(section) && !self.has_work()
@@ -238,7 +242,7 @@ impl CaptureStream {
                 return self.queues.unreadable(index);
             };
             match self.in_flight.is_free(slot) {
-                None => self.queues.fault(Fault::BadSlot, slot),
+                None => self.queues.no_slot(slot),
                 Some(false) => self.queues.fault(Fault::SlotInFlight, slot),
                 Some(true) => self.post(memory, slot, stats),
             }
@@ -248,17 +252,24 @@ impl CaptureStream {
     fn post(&mut self, memory: &Pieces<'_>, slot: u32, stats: &Stats) {
         let (buffers, publication) = (&self.in_flight.buffers, self.in_flight.publication());
         let words = memory.slot(slot).ok_or(Reject::NotMapped);
-        match words.and_then(|words| self.validator.judge_posted(&words, buffers, publication)) {
-            Ok(buffer) => {
+        let judged = words.and_then(|words| {
+            let buffer = self.validator.judge_posted(&words, buffers, publication)?;
+            Ok((buffer, words))
+        });
+        match judged {
+            Ok((buffer, words)) => {
                 self.in_flight.post(slot, buffer);
-                match self.state {
-                    State::Stop => self.discard(slot, stats),
-                    _ => self.posted.push_back((slot, buffer)),
+                if self.state == State::Stop {
+                    return self.discard(slot, stats);
+                }
+                self.posted.push_back((slot, buffer));
+                if let Some(observer) = &self.queues.observer {
+                    observer.guard(memory, slot, &words, buffer.start());
                 }
             }
             Err(reason) => {
                 stats.rejected.add(1);
-                self.queues.reject(slot, reason);
+                self.queues.reject(slot, reason, slot, false);
             }
         }
     }
@@ -268,6 +279,9 @@ impl CaptureStream {
             let (Some((slot, buffer)), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
                 return;
             };
+            if let Some(observer) = &self.queues.observer {
+                observer.check_posted(memory, slot, buffer.start());
+            }
             let filled = fill(memory, &self.queues.config, slot, buffer, captured);
             let time = captured.time;
             self.posted.pop_front();
@@ -278,7 +292,7 @@ impl CaptureStream {
             } else {
                 // The memory has gone since it was posted; what was captured waits for the next slot.
                 stats.rejected.add(1);
-                self.queues.reject(slot, Reject::NotMapped);
+                self.queues.reject(slot, Reject::NotMapped, slot, false);
             }
         }
     }

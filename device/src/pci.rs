@@ -7,6 +7,7 @@ pub(crate) mod config_space;
 mod stream_registers;
 
 use crate::back_off::BackOff;
+use crate::check::Checker;
 use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
@@ -48,6 +49,11 @@ impl Card {
             streams: [StreamRegisters::default(); STREAMS],
             command: Command::default(),
         }
+    }
+
+    /// Has what drivers do checked from here on: before the first client, once.
+    pub fn set_checker(&self, checker: Arc<Checker>) {
+        self.shared.set_checker(checker);
     }
 
     /// The card's counters.

@@ -9,6 +9,7 @@
 mod interrupts;
 mod section;
 
+use crate::check::Checker;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::stats::Stats;
@@ -23,8 +24,8 @@ pub(crate) use interrupts::{EngineThread, accept_kicks, allow_kicks};
 use parking_lot::{Condvar, Mutex};
 pub(crate) use section::Section;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long rings may be away while the client rearranges its maps.
@@ -240,6 +241,7 @@ pub(crate) struct Shared {
     /// Maps were taken back, or bus mastering was turned off, and the client has done nothing but change maps since.
     remapping: AtomicBool,
     stats: Arc<Stats>,
+    checker: OnceLock<Arc<Checker>>,
 }
 
 impl Shared {
@@ -270,7 +272,18 @@ impl Shared {
             void: Arc::default(),
             remapping: AtomicBool::new(false),
             stats: Arc::default(),
+            checker: OnceLock::new(),
         })
+    }
+
+    /// Streams that are opened from here on are checked.
+    pub(crate) fn set_checker(&self, checker: Arc<Checker>) {
+        // The first one stays.
+        let _ = self.checker.set(checker);
+    }
+
+    pub(crate) fn checker(&self) -> Option<&Arc<Checker>> {
+        self.checker.get()
     }
 
     pub(crate) fn stats(&self) -> &Arc<Stats> {

@@ -17,6 +17,7 @@ mod render;
 pub(crate) mod scheduler;
 pub(crate) mod validate;
 
+use crate::check::Observer;
 use crate::clock::Now;
 use crate::dma::{Pieces, SlotWords, StreamMemory};
 use crate::shared::{Section, StreamConfig};
@@ -34,7 +35,7 @@ use render::UnderWay;
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
 use std::time::Duration;
-use validate::{Copied, Validator, pointers};
+use validate::{Copied, Validator};
 
 /// Where the card is, in a stream's own time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,9 +107,15 @@ pub(crate) struct RenderStream {
 }
 
 impl RenderStream {
-    pub(crate) fn new(index: usize, config: StreamConfig, synth: Synth, monitored: bool) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        config: StreamConfig,
+        synth: Synth,
+        monitored: bool,
+        observer: Option<Box<Observer>>,
+    ) -> Self {
         Self {
-            queues: Queues::new(index, config),
+            queues: Queues::new(index, config, observer),
             state: State::Stop,
             timeline: Timeline::default(),
             clock: StreamClock::default(),
@@ -191,40 +198,68 @@ impl RenderStream {
 
     #[inline(always)]
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
-        let stats = section.shared().stats();
-        let Some(view) = section.view(self.queues.stream) else {
-            let fetched = self.fetch_elsewhere::<WIDE>(section);
+        let Some(view) = section.view(self.queues.unwatched) else {
+            let fetched = self.fetch_watched(section);
             return fetched && self.publish(section) && self.queues.submissions.pending() == 0;
         };
+        let stats = section.shared().stats();
         self.fetch_events::<WIDE>(&view, stats);
         self.count_owned(stats);
-        let written = self.queues.completions.write(&view);
-        self.queues.announce(section, &mut self.in_flight, written);
+        let waiting = self.queues.completions.waiting();
+        if waiting > 0 {
+            let written = self.queues.completions.write(&view);
+            self.queues.announce(section, waiting, written);
+        }
+        self.queues.conclude(section, &mut self.in_flight);
         self.queues.submissions.pending() == 0
+    }
+
+    /// The same without publishing, of a stream that the checker watches, or whose maps have changed.
+    #[cold]
+    #[inline(never)]
+    fn fetch_watched(&mut self, section: &mut Section<'_>) -> bool {
+        let Some(view) = section.view(self.queues.stream) else {
+            return self.fetch_elsewhere(section);
+        };
+        self.queues.tell_time(section);
+        self.fetch_from(&view, section.shared().stats());
+        true
+    }
+
+    /// Fetches a section's worth, whichever way the stream goes.
+    #[inline(always)]
+    fn fetch_from(&mut self, memory: &impl StreamMemory, stats: &Stats) {
+        let (first, waited) = (self.queues.submissions.fetched, self.queues.completions.waiting());
+        match self.queues.config.width {
+            PointerWidth::Eight => self.fetch_events::<true>(memory, stats),
+            PointerWidth::Four => self.fetch_events::<false>(memory, stats),
+        }
+        self.queues.show_fetched(memory, first, waited);
     }
 
     /// The maps have changed, or the stream is not shared whole.
     #[cold]
     #[inline(never)]
-    fn fetch_elsewhere<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
+    fn fetch_elsewhere(&mut self, section: &mut Section<'_>) -> bool {
         match self.queues.reach(section) {
             Reach::Away => return false,
             Reach::Whole => {
                 if let Some(view) = section.view(self.queues.stream) {
-                    self.fetch_events::<WIDE>(&view, section.shared().stats());
+                    self.fetch_from(&view, section.shared().stats());
                 }
-                return true;
             }
-            Reach::Pieces => {}
+            Reach::Pieces => {
+                let (shared, epoch) = (section.shared(), section.epoch());
+                section.unlocked(|| {
+                    let config = self.queues.config;
+                    let mut pieces = Pieces::new(shared, epoch, &config);
+                    pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
+                    self.fetch_from(&pieces, shared.stats());
+                });
+                return section.is_of(epoch);
+            }
         }
-        let (shared, epoch) = (section.shared(), section.epoch());
-        section.unlocked(|| {
-            let config = self.queues.config;
-            let mut pieces = Pieces::new(shared, epoch, &config);
-            pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
-            self.fetch_events::<WIDE>(&pieces, shared.stats());
-        });
-        section.is_of(epoch)
+        true
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
@@ -275,7 +310,7 @@ impl RenderStream {
                 *unusual = Some(Unusual::Submission(slot, None));
                 break;
             };
-            let (next, data) = pointers::<WIDE>(&words);
+            let (next, data) = words.pointers::<WIDE>();
             let Some(kind) = validator.kind::<WIDE>(words.header).filter(|_| next == 0) else {
                 *unusual = Some(Unusual::Submission(slot, Some(words)));
                 break;
@@ -325,7 +360,7 @@ impl RenderStream {
             Some(Unusual::Submission(slot, words)) => self.take(memory, slot, words, stats),
             Some(Unusual::Refused(slot, reason)) => {
                 stats.rejected.add(1);
-                self.queues.reject(slot, reason);
+                self.queues.reject(slot, reason, slot, false);
             }
             Some(Unusual::Unreadable(index)) => {
                 self.queues.unreadable(index);
@@ -338,22 +373,23 @@ impl RenderStream {
     /// Takes over a submission that is not one message by itself, or not free.
     fn take(&mut self, memory: &impl StreamMemory, head: u32, words: Option<SlotWords>, stats: &Stats) {
         match self.in_flight.is_free(head) {
-            None => return self.queues.fault(Fault::BadSlot, head),
+            None => return self.queues.no_slot(head),
             Some(false) => return self.queues.fault(Fault::SlotInFlight, head),
             Some(true) => {}
         }
         let Self { validator, in_flight, assembler, .. } = self;
         let words = words.or_else(|| memory.slot(head));
-        let outcome = Taking { memory, validator, in_flight, assembler }.take(head, words);
+        let observer = self.queues.observer.as_deref();
+        let outcome = Taking { memory, validator, in_flight, assembler, observer }.take(head, words);
         self.report_unfinished(stats);
         match outcome {
             Outcome::Accepted { .. } if self.state == State::Stop => self.discard(head, head, stats),
             // DONT_HOLD comes before everything that has a time.
             Outcome::Accepted { time } => self.scheduler.push(if time < 0 { DONT_HOLD } else { time }, head),
             Outcome::Copied => self.queues.completions.complete(head, Status::Copied, 0, RefTime::ZERO),
-            Outcome::Rejected { reason, messages } => {
+            Outcome::Rejected { reason, messages, at, stolen } => {
                 stats.rejected.add(messages.into());
-                self.queues.reject(head, reason);
+                self.queues.reject(head, reason, at, stolen);
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
+use dmus_card::check::Checker;
 use dmus_card::device::{Device, DmaMap, Eventfd, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::pci::Card;
@@ -70,6 +71,13 @@ impl Direct {
     pub fn by_clock(clock: ClockMode, inputs: Vec<Input>) -> anyhow::Result<Self> {
         let (card, engine) = assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(NullSink), inputs)?;
         Self::of(card, engine)
+    }
+
+    /// Has what the driver does checked from here on; to be asked before a stream is opened, once.
+    pub fn check(&self) -> Arc<Checker> {
+        let checker = Arc::new(Checker::new(&[]));
+        self.card.borrow().set_checker(Arc::clone(&checker));
+        checker
     }
 
     fn of(mut card: Card, engine: Engine) -> anyhow::Result<Self> {

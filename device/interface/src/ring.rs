@@ -41,6 +41,11 @@ pub const COMPLETION_SIZE: usize = size_of::<Completion>();
 /// Bytes of a submission ring entry.
 pub const SUBMISSION_SIZE: usize = 4;
 
+/// What a card that checks stores over each submission ring entry that it has fetched, if it may write to the ring: no
+/// slot number, so that an entry which is not there when the tail says so is seen. A driver stores an entry anew for
+/// each submission, and reads none.
+pub const CONSUMED: u32 = 0xC9C9_C9C9;
+
 /// How a submission ended. 0 is no status, so that untouched memory is never a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]

@@ -3,7 +3,7 @@
 //! Fed by the data sheet's table of rules; feeds the terminal.
 
 use anyhow::Context;
-use dmus_interface::rule::{Code, Rule, Severity};
+use dmus_interface::rule::Rule;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 ///
 /// The log names them: `driver fault F14 tail-overrun` is explained by `explain F14` and `explain tail-overrun`. R and
 /// a number is a submission that was refused (the flags of its completion), F and a number a fault (the FAULT
-/// register, or the answer to a transition).
+/// register, or the answer to a transition), C and a number what only a card that checks names (serve --check warn).
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The code (F14, R7) or the name (tail-overrun).
@@ -36,28 +36,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn meaning(rule: &Rule) -> String {
-    match rule.code {
-        Code::Reject(reject) => reject.to_string(),
-        Code::Fault(fault) => fault.to_string(),
-    }
-}
-
 fn list() -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     for rule in &Rule::ALL {
-        writeln!(text, "{:<4} {:<20} {}", rule.code.to_string(), rule.name, meaning(rule))?;
+        writeln!(text, "{:<4} {:<20} {}", rule.code.to_string(), rule.name, rule.code.meaning())?;
     }
     Ok(text)
 }
 
 fn explain(rule: &Rule) -> Result<String, std::fmt::Error> {
-    let severity = match rule.severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-    };
     let mut text = String::new();
-    writeln!(text, "{} {} ({severity}): {}", rule.code, rule.name, meaning(rule))?;
+    writeln!(text, "{} {} ({}): {}", rule.code, rule.name, rule.severity, rule.code.meaning())?;
     for (what, said) in [("cause", rule.cause), ("mend", rule.mend)] {
         writeln!(text, "\n{what}: {said}")?;
     }

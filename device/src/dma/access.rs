@@ -82,6 +82,15 @@ impl<'s> DmaAccess<'s> {
         }
     }
 
+    /// Copies into a range if the client shares it, to be written: what is not worth a message. Says whether it does.
+    pub(super) fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
+        let Ok(section) = self.section() else {
+            return false;
+        };
+        let memory = section.memory().filter(|memory| memory.covers(iova, bytes.len() as u64, true));
+        memory.is_some_and(|memory| memory.write(iova, bytes).is_ok())
+    }
+
     /// Copies a range out, once.
     pub(crate) fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), AccessError> {
         if let Some(bytes) = self.ahead(iova, out.len()) {

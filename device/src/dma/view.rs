@@ -5,11 +5,13 @@
 //! writes of completions, the same ones whichever way the memory is reached ([`StreamMemory`]).
 
 use super::access::DmaAccess;
+use super::copy;
 use super::guest::GuestMemory;
 use super::sysex::copy_sysex;
 use crate::shared::{Shared, StreamConfig};
-use dmus_interface::event::{Data, Event, MAX_EVENT_SIZE, is_message};
-use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use dmus_interface::event::{Data, Event, MAX_EVENT_SIZE, PACKAGE, PointerWidth, is_message};
+use dmus_interface::ring::{COMPLETION_SIZE, CONSUMED, SUBMISSION_SIZE};
+use std::arch::x86_64::{__m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -23,6 +25,50 @@ pub(crate) struct SlotWords {
     pub(crate) data: u64,
 }
 
+impl SlotWords {
+    /// pNextEvt and uData of an event; those with 8-byte pointers are `WIDE`.
+    #[inline(always)]
+    pub(crate) fn pointers<const WIDE: bool>(&self) -> (u64, u64) {
+        match WIDE {
+            true => (self.pointer, self.data),
+            false => (self.pointer & 0xFFFF_FFFF, self.pointer >> 32),
+        }
+    }
+
+    /// uData.
+    #[inline(always)]
+    pub(crate) fn data(&self, width: PointerWidth) -> u64 {
+        match width {
+            PointerWidth::Eight => self.pointers::<true>().1,
+            PointerWidth::Four => self.pointers::<false>().1,
+        }
+    }
+
+    /// The event in these words.
+    pub(crate) fn event(&self, width: PointerWidth) -> Event {
+        let (next, data) = match width {
+            PointerWidth::Eight => self.pointers::<true>(),
+            PointerWidth::Four => self.pointers::<false>(),
+        };
+        let event_bytes = (self.header >> 16) as u16;
+        let flags = (self.header >> 48) as u16;
+        Event {
+            struct_size: (self.header >> 8) as u8,
+            event_bytes,
+            channel_group: (self.header >> 32) as u16,
+            flags,
+            time: self.time as i64,
+            byte_position: 0,
+            next,
+            data: match flags & PACKAGE != 0 {
+                true => Data::Package(data),
+                false if usize::from(event_bytes) <= width.bytes() => Data::Inline(data.to_le_bytes()),
+                false => Data::Buffer(data),
+            },
+        }
+    }
+}
+
 /// The parts of a stream in guest memory. `None` says that they cannot be accessed there (any more).
 pub(crate) trait StreamMemory {
     /// Reads a submission ring entry, by its free-running index.
@@ -33,6 +79,13 @@ pub(crate) trait StreamMemory {
     fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool>;
     /// Writes completion ring entries, from a free-running index on.
     fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()>;
+    /// Whether the buffer area has these bytes from an offset on.
+    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool>;
+    /// Copies submission ring entries that were fetched, from a free-running index on, and stores [`CONSUMED`] over them
+    /// where the card may write to the ring.
+    fn consume(&self, first: u32, entries: &mut [u32]);
+    /// Reads a completion ring entry, by its free-running index.
+    fn completion(&self, index: u32) -> Option<[u64; 2]>;
 }
 
 /// Where the parts of a stream are in guest memory.
@@ -72,6 +125,8 @@ struct Places {
     buffer_bytes: usize,
     submissions: *mut u32,
     submission_mask: u32,
+    /// The card may write to the submission ring, too.
+    writes_submissions: bool,
     completions: *mut u64,
     completion_mask: u32,
 }
@@ -86,6 +141,7 @@ impl Places {
         buffer_bytes: 0,
         submissions: ptr::null_mut(),
         submission_mask: 0,
+        writes_submissions: false,
         completions: ptr::null_mut(),
         completion_mask: 0,
     };
@@ -149,7 +205,88 @@ impl StreamMemory for View<'_> {
         }
         Some(())
     }
+
+    #[inline(always)]
+    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool> {
+        let inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.places.buffer_bytes);
+        // SAFETY: as in `submission`, by the check.
+        inside.then(|| unsafe { is_same(self.places.buffers.add(offset), bytes) })
+    }
+
+    #[inline]
+    fn consume(&self, first: u32, entries: &mut [u32]) {
+        const SIZE: usize = SUBMISSION_SIZE;
+        let Places { submissions, submission_mask, writes_submissions, .. } = *self.places;
+        let start = (first & submission_mask) as usize;
+        let in_front = submission_mask as usize + 1 - start;
+        let count = entries.len();
+        if count > in_front {
+            let (front, back) = entries.split_at_mut(in_front);
+            self.consume(first, front);
+            // There are no more than the ring has.
+            let back_len = back.len().min(start);
+            return self.consume(first.wrapping_add(in_front as u32), &mut back[..back_len]);
+        }
+        // SAFETY: as in `submission`; so many entries from there on are in front of the ring's end.
+        let place = unsafe { submissions.add(start) };
+        // SAFETY: as above; private memory does not overlap it.
+        unsafe { copy(place.cast(), entries.as_mut_ptr().cast(), count * SIZE) };
+        if writes_submissions {
+            // SAFETY: as above; the map of this ring is writable, and all bytes of the word are the same.
+            unsafe { place.cast::<u8>().write_bytes(CONSUMED as u8, count * SIZE) };
+        }
+    }
+
+    fn completion(&self, index: u32) -> Option<[u64; 2]> {
+        let entry = (index & self.places.completion_mask) as usize;
+        // SAFETY: as in `submission`; an entry has two words.
+        Some([0, 1].map(|word| u64::from_le(unsafe { self.places.completions.add(entry * 2 + word).read_volatile() })))
+    }
 }
+
+/// Whether memory has these bytes.
+///
+/// # Safety
+/// So many bytes from `from` on can be read; other processes may write to them meanwhile.
+#[inline]
+unsafe fn is_same(from: *const u8, bytes: &[u8]) -> bool {
+    const STEP: usize = 16;
+    if bytes.len() < STEP {
+        // SAFETY: the caller's; volatile, because the guest may write at any time.
+        return bytes.iter().enumerate().all(|(at, byte)| unsafe { from.add(at).read_volatile() } == *byte);
+    }
+    // SAFETY: the caller's. The last step overlaps the one before it.
+    unsafe {
+        let step = |at: usize| pair(from.add(at).cast(), bytes.as_ptr().add(at).cast());
+        let mut same = step(bytes.len() - STEP);
+        for at in (0..bytes.len() - STEP).step_by(STEP) {
+            same = _mm_and_si128(same, step(at));
+        }
+        _mm_movemask_epi8(same) == ALL
+    }
+}
+
+/// All bytes of a vector are the same.
+const ALL: i32 = 0xFFFF;
+
+/// Which bytes of two words of shared memory are those of private ones.
+///
+/// # Safety
+/// Both can be read, aligned or not; other processes may write to the first meanwhile.
+#[inline(always)]
+unsafe fn pair(shared: *const u64, private: *const u64) -> __m128i {
+    // SAFETY: the caller's. Volatile, in one load that takes any address; what is torn is not the same, and was stored
+    // to.
+    unsafe {
+        let now = shared.cast::<Unaligned>().read_volatile();
+        _mm_cmpeq_epi8(now.0, _mm_loadu_si128(private.cast()))
+    }
+}
+
+/// A vector at any address.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned(__m128i);
 
 /// Bytes between two slots that are rather read than asked around: a message to the client costs more.
 const GAP: usize = 1024;
@@ -205,6 +342,11 @@ impl<'a> Pieces<'a> {
         self.access.read_ahead(&ranges);
     }
 
+    /// Copies into the buffers if the client shares them, to be written; says whether it does.
+    pub(crate) fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
+        self.access.write_shared(iova, bytes)
+    }
+
     /// Copies into the pool or the buffers.
     pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
         self.access.write(iova, bytes).ok()
@@ -248,6 +390,32 @@ impl StreamMemory for Pieces<'_> {
             rest = behind;
         }
         Some(())
+    }
+
+    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool> {
+        let mut now = vec![0; bytes.len()];
+        self.access.read(self.config.buffer_base + offset as u64, &mut now).ok()?;
+        Some(now == bytes)
+    }
+
+    fn consume(&self, first: u32, entries: &mut [u32]) {
+        let (size, count) = (self.config.submission_entries, entries.len() as u32);
+        for (entry, number) in entries.iter_mut().zip(0..) {
+            *entry = self.submission(first.wrapping_add(number)).unwrap_or(CONSUMED);
+        }
+        for (iova, len) in ring_ranges(self.config.submission_base, SUBMISSION_SIZE, first & (size - 1), count, size) {
+            self.access.write_shared(iova, &CONSUMED.to_le_bytes().repeat(len / SUBMISSION_SIZE));
+        }
+    }
+
+    fn completion(&self, index: u32) -> Option<[u64; 2]> {
+        let entry = index & (self.config.completion_entries - 1);
+        let mut bytes = [0; COMPLETION_SIZE];
+        self.access.read(self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64, &mut bytes).ok()?;
+        let [first, second] = *bytes.as_chunks::<8>().0 else {
+            return None;
+        };
+        Some([first, second].map(u64::from_le_bytes))
     }
 }
 
@@ -313,6 +481,7 @@ impl GuestMemory {
             buffer_bytes: layout.buffer_bytes,
             submissions: submissions.cast(),
             submission_mask,
+            writes_submissions: ring(layout.submissions, 4, true).is_some(),
             completions: completions.cast(),
             completion_mask,
         })

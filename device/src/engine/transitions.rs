@@ -7,12 +7,14 @@
 
 use super::Core;
 use crate::capture::CaptureStream;
+use crate::check::{Checker, Observer};
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
 use crate::room::has_room;
 use crate::shared::{Refusal, Request, Requests, Section, Shared, StreamConfig, Transitioned};
 use crate::stream::RenderStream;
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
+use std::sync::Arc;
 
 impl Core {
     /// Whether requests can be carried out now: in virtual time, once everything up to the grant is rendered and
@@ -87,6 +89,9 @@ impl Core {
         if !has_room(config.memory()) {
             return Err(Fault::NoMemory);
         }
+        let is_virtual = self.clock.is_virtual();
+        let observe = |checker: &Arc<Checker>| Box::new(Observer::new(Arc::clone(checker), index, config, is_virtual));
+        let observer = shared.checker().map(observe);
         let streams = &mut self.streams;
         if config.kind == Type::Render {
             shared.stats().pool_slots.raise_to(u64::from(config.slots));
@@ -94,9 +99,9 @@ impl Core {
             synth.restore(CHANNEL_GROUPS, VOICES);
             let place = streams.render.partition_point(|stream| stream.queues.stream < index);
             let monitored = streams.inputs.monitors_render();
-            streams.render.insert(place, RenderStream::new(index, config, synth, monitored));
+            streams.render.insert(place, RenderStream::new(index, config, synth, monitored, observer));
         } else {
-            streams.capture.push(CaptureStream::new(index, config, streams.drift));
+            streams.capture.push(CaptureStream::new(index, config, streams.drift, observer));
         }
         streams.open |= 1 << index;
         Ok(Transitioned { open: true, ..Transitioned::default() })

@@ -5,6 +5,7 @@
 use super::{
     Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
 };
+use crate::check::{Details, Place};
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
 use crate::log;
@@ -14,6 +15,7 @@ use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::{Page, card};
 use dmus_interface::regs::{Fault, stream};
 use dmus_interface::ring::Reject;
+use dmus_interface::rule::Code;
 use dmus_interface::time::RefTime;
 use parking_lot::MutexGuard;
 use std::sync::Arc;
@@ -122,9 +124,21 @@ impl<'s> Section<'s> {
 
     /// Records what a driver did wrong; the first one since FAULT was cleared raises the control vector.
     #[cold]
+    #[inline(never)]
     pub(crate) fn fault(&mut self, fault: Fault, detail: u32) {
+        let master = self.inner.clocks.master;
+        let place = Place { detail: Some(detail), ..Place::default() };
+        self.fault_with(fault, detail, Code::Fault(fault), || Details::at(place, master));
+    }
+
+    /// The same, with what a card that checks calls it and knows of it.
+    #[cold]
+    pub(crate) fn fault_with(&mut self, fault: Fault, detail: u32, code: Code, details: impl FnOnce() -> Details) {
         self.shared.stats.faults.add(1);
-        log::fault(fault, detail);
+        match self.shared.checker() {
+            None => log::fault(fault, detail),
+            Some(checker) => checker.found(code, details),
+        }
         let record = &mut self.inner.fault;
         record.count = record.count.wrapping_add(1);
         if record.code == 0 {
@@ -321,8 +335,18 @@ impl<'s> Section<'s> {
 
     /// Counts and tells of a submission that was refused.
     #[cold]
-    pub(crate) fn rejected(&mut self, index: usize, slot: u32, reason: Reject) {
-        log::rejected(index, slot, reason);
+    pub(crate) fn rejected(
+        &mut self,
+        index: usize,
+        slot: u32,
+        reason: Reject,
+        code: Code,
+        details: impl FnOnce() -> Details,
+    ) {
+        match self.shared.checker() {
+            None => log::rejected(index, slot, reason),
+            Some(checker) => checker.found(code, details),
+        }
     }
 
     /// Zeroes the words of a stream that is created or closed, and forgets where its parts were: one that was here

@@ -6,6 +6,7 @@
 
 use super::in_flight::{Header, InFlight, NONE};
 use super::validate::{Copied, Validator};
+use crate::check::Observer;
 use crate::dma::{SlotWords, StreamMemory};
 use dmus_interface::event::{Data, Event, INCOMPLETE, MAX_DEPTH, MAX_MESSAGE, PACKAGE, ShortForm, is_message};
 use dmus_interface::ring::Reject;
@@ -29,8 +30,9 @@ pub(super) enum Outcome {
     Accepted { time: i64 },
     /// A fragment whose bytes are copied: complete.
     Copied,
-    /// Refused; `messages` is how many it counts for.
-    Rejected { reason: Reject, messages: u32 },
+    /// Refused for what the slot `at` is; `messages` is how many it counts for. That slot may be another submission's:
+    /// `stolen`.
+    Rejected { reason: Reject, messages: u32, at: u32, stolen: bool },
 }
 
 /// Puts SysEx together from its fragments.
@@ -92,6 +94,8 @@ pub(super) struct Taking<'a, M> {
     pub(super) validator: &'a Validator,
     pub(super) in_flight: &'a mut InFlight,
     pub(super) assembler: &'a mut Assembler,
+    /// Of a card that checks.
+    pub(super) observer: Option<&'a Observer>,
 }
 
 impl<M: StreamMemory> Taking<'_, M> {
@@ -99,10 +103,12 @@ impl<M: StreamMemory> Taking<'_, M> {
     pub(super) fn take(&mut self, head: u32, words: Option<SlotWords>) -> Outcome {
         let mut walk = Walk::new(head);
         let result = self.walk(words, &mut walk);
+        let stolen =
+            result == Err(Reject::SlotInFlight) && !self.in_flight.chain(head).any(|(slot, _)| slot == walk.slot);
         if !matches!(result, Ok(Outcome::Accepted { .. })) {
             self.in_flight.release(head);
         }
-        result.unwrap_or_else(|reason| Outcome::Rejected { reason, messages: walk.messages })
+        result.unwrap_or_else(|reason| Outcome::Rejected { reason, messages: walk.messages, at: walk.slot, stolen })
     }
 
     fn walk(&mut self, words: Option<SlotWords>, walk: &mut Walk) -> Result<Outcome, Reject> {
@@ -112,6 +118,9 @@ impl<M: StreamMemory> Taking<'_, M> {
             let slot = walk.slot;
             let event = self.validator.decode(&words);
             self.in_flight.own(slot, walk.last);
+            if let Some(observer) = self.observer {
+                observer.note(slot, &words);
+            }
             walk.last = slot;
             let package = event.flags & PACKAGE != 0;
             walk.messages += u32::from(!package);

@@ -30,6 +30,27 @@ pub(super) struct Held {
     data: u64,
 }
 
+/// What the card holds of a slot, for who looks at it again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carried {
+    pub(crate) header: u64,
+    pub(crate) data: u64,
+    next: u32,
+    inline: usize,
+}
+
+impl Carried {
+    /// Whether it is a message by itself, all of it in its slot and buffer.
+    pub(crate) fn is_single(&self) -> bool {
+        self.next == NONE && Header(self.header).flags() == 0
+    }
+
+    /// Whether it is an event whose data was copied from a buffer.
+    pub(crate) fn has_buffer(&self) -> bool {
+        Header(self.header).flags() == 0 && Header(self.header).len() > self.inline
+    }
+}
+
 /// The first word of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header(pub(crate) u64);
@@ -253,6 +274,27 @@ impl InFlight {
     #[inline(always)]
     pub(super) fn inline(&self) -> usize {
         self.inline
+    }
+
+    /// What the card holds of a slot, or held until just now.
+    #[inline(always)]
+    pub(crate) fn carried(&self, slot: u32) -> Option<Carried> {
+        let held = self.slots.get(slot as usize)?;
+        // What has flags, or is in a chain, is not by itself.
+        Some(Carried { header: held.header, data: held.data, next: held.next, inline: self.inline })
+    }
+
+    /// The slots of a submission that is held, or was until just now, with what the card holds of them.
+    pub(crate) fn chain(&self, head: u32) -> impl Iterator<Item = (u32, Carried)> {
+        let with = |slot: u32| Some((slot, self.carried(slot)?));
+        std::iter::successors(with(head), move |(_, carried)| with(carried.next)).take(self.slots.len())
+    }
+
+    /// Where in the area the data of an event is, and what was copied of it.
+    #[inline(always)]
+    pub(crate) fn copied(&self, carried: &Carried) -> (usize, &[u8]) {
+        let buffer = Buffer::of(carried.data);
+        (buffer.start(), self.buffers.bytes(buffer, Header(carried.header).len()))
     }
 
     /// Bytes of assembled messages that wait.

@@ -4,12 +4,14 @@
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
 use super::in_flight::InFlight;
+use crate::check::{Details, Observer};
 use crate::dma::{Pieces, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use dmus_interface::protocol::card::{self, Poll};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::{State, Type};
-use dmus_interface::ring::{COMPLETION_SIZE, Completion, Reject, SUBMISSION_SIZE, Status};
+use dmus_interface::ring::{COMPLETION_SIZE, CONSUMED, Completion, Reject, SUBMISSION_SIZE, Status};
+use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
 use std::time::Instant;
 
@@ -36,6 +38,11 @@ impl SubmissionQueue {
         })
     }
 
+    /// Submissions that were fetched so far.
+    pub(crate) fn fetched(&self) -> u32 {
+        self.fetched
+    }
+
     #[inline]
     pub(crate) fn pending(&self) -> u32 {
         self.tail.wrapping_sub(self.fetched)
@@ -54,7 +61,7 @@ pub(crate) struct CompletionQueue {
 impl CompletionQueue {
     /// How many wait to be published.
     #[inline(always)]
-    pub(super) fn waiting(&self) -> u32 {
+    pub(crate) fn waiting(&self) -> u32 {
         self.waiting.len() as u32
     }
 
@@ -74,7 +81,15 @@ impl CompletionQueue {
 #[derive(Clone, Copy, Debug)]
 enum Notice {
     Fault(Fault, u32),
-    Rejected(u32, Reject),
+    /// A ring entry that is no slot, because the card has stored over it.
+    Stale(u32),
+    /// A submission, why, and the slot of it that was wrong; whether that is another submission's.
+    Rejected {
+        head: u32,
+        reason: Reject,
+        at: u32,
+        stolen: bool,
+    },
 }
 
 /// How the parts of a stream can be reached now.
@@ -93,18 +108,23 @@ pub(crate) enum Reach {
 pub(crate) struct Queues {
     /// The number of the stream.
     pub(crate) stream: usize,
+    /// The same, for whoever goes the way that no checker watches; no stream's if one does.
+    pub(super) unwatched: usize,
     pub(crate) config: StreamConfig,
     pub(crate) submissions: SubmissionQueue,
     pub(crate) completions: CompletionQueue,
     notices: Vec<Notice>,
+    /// Of a card that checks.
+    pub(crate) observer: Option<Box<Observer>>,
     /// Since when a part is away, while the client may be moving it.
     away: Option<Instant>,
 }
 
 impl Queues {
-    pub(crate) fn new(stream: usize, config: StreamConfig) -> Self {
+    pub(crate) fn new(stream: usize, config: StreamConfig, observer: Option<Box<Observer>>) -> Self {
         Self {
             stream,
+            unwatched: if observer.is_some() { usize::MAX } else { stream },
             config,
             submissions: SubmissionQueue { fetched: 0, tail: 0, room: config.submission_entries },
             completions: CompletionQueue {
@@ -113,6 +133,7 @@ impl Queues {
                 lost: false,
             },
             notices: Vec::new(),
+            observer,
             away: None,
         }
     }
@@ -175,10 +196,19 @@ impl Queues {
         self.notices.push(Notice::Fault(fault, (self.stream as u32) << 16 | number & 0xFFFF));
     }
 
-    /// Completes a submission that is refused.
+    /// Tells the driver of a ring entry that is no slot.
     #[cold]
-    pub(crate) fn reject(&mut self, head: u32, reason: Reject) {
-        self.notices.push(Notice::Rejected(head, reason));
+    pub(crate) fn no_slot(&mut self, entry: u32) {
+        match entry == CONSUMED {
+            true => self.notices.push(Notice::Stale((self.stream as u32) << 16 | entry & 0xFFFF)),
+            false => self.fault(Fault::BadSlot, entry),
+        }
+    }
+
+    /// Completes a submission that is refused, for what its slot `at` is.
+    #[cold]
+    pub(crate) fn reject(&mut self, head: u32, reason: Reject, at: u32, stolen: bool) {
+        self.notices.push(Notice::Rejected { head, reason, at, stolen });
         self.completions.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
     }
 
@@ -235,33 +265,68 @@ impl Queues {
     /// Publishes what is completed. False if that has to wait until the completion ring is back.
     #[inline]
     pub(crate) fn publish(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
-        if !self.has_news() {
-            return true;
+        !self.has_news() || self.publish_news(section, in_flight)
+    }
+
+    #[inline(never)]
+    fn publish_news(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
+        self.tell_time(section);
+        let waiting = self.completions.waiting();
+        if waiting > 0 {
+            let written = match section.view(self.stream) {
+                Some(view) => self.complete(&view, in_flight),
+                None => match self.publish_pieces(section, in_flight) {
+                    Some(written) => written,
+                    None => return false,
+                },
+            };
+            self.announce(section, waiting, written);
         }
-        let written = match section.view(self.stream) {
-            _ if self.completions.waiting.is_empty() => Some(()),
-            Some(view) => self.completions.write(&view),
-            None => match self.publish_pieces(section) {
-                Some(written) => written,
-                None => return false,
-            },
-        };
-        self.announce(section, in_flight, written);
+        self.conclude(section, in_flight);
         true
     }
 
-    /// What waited is written into the ring, if it could be: its slots are the driver's from here on, and the vector is
-    /// raised when the driver asked for one of these completions. Then the driver is told of mistakes.
+    /// Tells the checker's eyes what time it is.
     #[inline(always)]
-    pub(super) fn announce(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight, written: Option<()>) {
-        let waiting = self.completions.waiting.len();
-        if waiting > 0 {
-            self.completions.waiting.clear();
-            match written {
-                Some(()) => self.publish_head(section, waiting as u32),
-                None => self.unwritable(),
-            }
+    pub(crate) fn tell_time(&mut self, section: &Section<'_>) {
+        if let Some(observer) = &mut self.observer {
+            observer.follow(section.clocks().master);
         }
+    }
+
+    /// Shows the checker what was fetched from an index on, when so many completions waited.
+    #[inline(always)]
+    pub(crate) fn show_fetched(&mut self, memory: &impl StreamMemory, first: u32, waited: u32) {
+        if let Some(observer) = &mut self.observer {
+            let (fetched, tail) = (self.submissions.fetched, self.submissions.tail);
+            observer.fetched(memory, (first, fetched.wrapping_sub(first)), tail, waited..self.completions.waiting());
+        }
+    }
+
+    /// Writes what waits into the ring; `None` if the ring cannot be written. A card that checks looks again at what
+    /// goes home by that.
+    #[inline(always)]
+    fn complete(&mut self, memory: &impl StreamMemory, in_flight: &InFlight) -> Option<()> {
+        if let Some(observer) = &mut self.observer {
+            observer.completing(memory, &self.completions.waiting, in_flight, self.submissions.tail);
+        }
+        self.completions.write(memory)
+    }
+
+    /// What waited (some did) is written into the ring, if it could be: its slots are the driver's from here on, and the
+    /// vector is raised when the driver asked for one of these completions.
+    #[inline(always)]
+    pub(super) fn announce(&mut self, section: &mut Section<'_>, waiting: u32, written: Option<()>) {
+        self.completions.waiting.clear();
+        match written {
+            Some(()) => self.publish_head(section, waiting),
+            None => self.unwritable(),
+        }
+    }
+
+    /// After what waited was announced, the driver is told of mistakes.
+    #[inline(always)]
+    pub(super) fn conclude(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) {
         if !self.notices.is_empty() {
             self.publish_notices(section);
         }
@@ -279,16 +344,16 @@ impl Queues {
 
     /// Writes the entries of a ring that is not shared whole; `None` if it is away, and may come back.
     #[cold]
-    fn publish_pieces(&mut self, section: &mut Section<'_>) -> Option<Option<()>> {
+    fn publish_pieces(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> Option<Option<()>> {
         match self.reach(section) {
             Reach::Away => return None,
             _ if self.completions.lost => return Some(None),
             Reach::Whole | Reach::Pieces => {}
         }
-        let (shared, epoch) = (section.shared(), section.epoch());
+        let (shared, epoch, config) = (section.shared(), section.epoch(), self.config);
         let written = section.unlocked(|| {
-            let pieces = Pieces::new(shared, epoch, &self.config);
-            self.completions.write(&pieces)
+            let pieces = Pieces::new(shared, epoch, &config);
+            self.complete(&pieces, in_flight)
         });
         // What a reset has made void is published nowhere.
         section.is_of(epoch).then_some(written)
@@ -303,12 +368,59 @@ impl Queues {
     }
 
     #[cold]
+    #[inline(never)]
     fn publish_notices(&mut self, section: &mut Section<'_>) {
-        for notice in self.notices.drain(..) {
+        for notice in std::mem::take(&mut self.notices) {
+            let code = self.code(notice, section);
+            let observer = self.observer.as_deref();
             match notice {
-                Notice::Fault(fault, detail) => section.fault(fault, detail),
-                Notice::Rejected(slot, reason) => section.rejected(self.stream, slot, reason),
+                Notice::Stale(detail) => {
+                    let details = || observer.map(|observer| observer.details(None, Some(detail))).unwrap_or_default();
+                    section.fault_with(Fault::BadSlot, detail, code, details);
+                }
+                Notice::Fault(fault, detail) => {
+                    let slot =
+                        matches!(fault, Fault::SlotInFlight | Fault::UnfinishedMessage).then_some(detail & 0xFFFF);
+                    let details = || observer.map(|observer| observer.details(slot, Some(detail))).unwrap_or_default();
+                    section.fault_with(fault, detail, code, details);
+                }
+                Notice::Rejected { head, reason, at, .. } => {
+                    let details = match observer {
+                        Some(observer) => observer.details_of(section.view(self.stream).as_ref(), at),
+                        None => Details::default(),
+                    };
+                    section.rejected(self.stream, head, reason, code, || details);
+                }
             }
+        }
+    }
+
+    /// What a card that checks calls a mistake: it knows some of them better.
+    fn code(&self, notice: Notice, section: &Section<'_>) -> Code {
+        let Some(observer) = self.observer.as_deref() else {
+            return notice.code();
+        };
+        let published = self.completions.published;
+        match notice {
+            Notice::Stale(_) => Code::Check(Check::EntryStale),
+            Notice::Fault(Fault::RingFault, _) if section.memory().is_none() => Code::Check(Check::MasterOffInFlight),
+            Notice::Fault(Fault::TailBackward, _)
+                if section.view(self.stream).is_some_and(|view| observer.went_back(&view, published)) =>
+            {
+                Code::Check(Check::WentBack)
+            }
+            Notice::Rejected { stolen: true, .. } => Code::Check(Check::ChainSteals),
+            _ => notice.code(),
+        }
+    }
+}
+
+impl Notice {
+    fn code(self) -> Code {
+        match self {
+            Self::Fault(fault, _) => Code::Fault(fault),
+            Self::Stale(_) => Code::Fault(Fault::BadSlot),
+            Self::Rejected { reason, .. } => Code::Reject(reason),
         }
     }
 }

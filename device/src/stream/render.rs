@@ -82,7 +82,7 @@ impl RenderStream {
     /// Whether an event waits for its time.
     #[inline]
     pub(crate) fn has_held(&self) -> bool {
-        !self.scheduler.is_empty() || self.under_way.is_some()
+        self.in_flight.owned() > 0
     }
 
     /// Whether an event waits that is due at master time `due` or before.

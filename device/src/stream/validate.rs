@@ -47,15 +47,6 @@ const fn width<const WIDE: bool>() -> PointerWidth {
     if WIDE { PointerWidth::Eight } else { PointerWidth::Four }
 }
 
-/// pNextEvt and uData of an event; those with 8-byte pointers are `WIDE`.
-#[inline(always)]
-pub(crate) fn pointers<const WIDE: bool>(words: &SlotWords) -> (u64, u64) {
-    match WIDE {
-        true => (words.pointer, words.data),
-        false => (words.pointer & 0xFFFF_FFFF, words.pointer >> 32),
-    }
-}
-
 /// Events by themselves with the same first word that are complete and have bytes of their own: all that
 /// [`Validator::judge`] asks for, and neither chain, package nor fragment. The rules about the word are judged once for
 /// all that come in a row, which spares each 14 instructions (`bench ring`, "due at once").
@@ -128,26 +119,7 @@ impl Validator {
 
     /// The event in these words.
     pub(crate) fn decode(&self, words: &SlotWords) -> Event {
-        let (next, data) = match self.width {
-            PointerWidth::Eight => pointers::<true>(words),
-            PointerWidth::Four => pointers::<false>(words),
-        };
-        let header = Header(words.header);
-        let flags = (words.header >> 48) as u16;
-        Event {
-            struct_size: (words.header >> 8) as u8,
-            event_bytes: header.len() as u16,
-            channel_group: header.channel_group(),
-            flags,
-            time: words.time as i64,
-            byte_position: 0,
-            next,
-            data: match flags & PACKAGE != 0 {
-                true => Data::Package(data),
-                false if header.len() <= self.width.bytes() => Data::Inline(data.to_le_bytes()),
-                false => Data::Buffer(data),
-            },
-        }
+        words.event(self.width)
     }
 
     /// Holds an event of a render stream against every rule about its fields.

@@ -82,6 +82,7 @@ fn controller(number: u64) -> [u8; 3] {
 /// Who is counted, in which case:
 /// - `ours due`: ignored SysEx of so many bytes, due at once;
 /// - `ours ahead`: the same, ahead of the grant that makes it due;
+/// - `ours checked`: the same, on a card that checks;
 /// - `ours empty`: only those grants, as many as there are batches; the bytes mean nothing;
 /// - `ours heard`: controllers of 3 bytes that the synthesizer hears, due at once;
 /// - `synth heard`: the same ones in calls of the synthesizer, without a ring or batches;
@@ -89,7 +90,8 @@ fn controller(number: u64) -> [u8; 3] {
 fn lane([who, case]: [&str; 2], bytes: usize, batch: u64) -> anyhow::Result<Lane> {
     match [who, case] {
         ["ours", "due"] => ours::one_thread(bytes, batch),
-        ["ours", "ahead"] => ours::ahead(bytes, batch),
+        ["ours", "ahead"] => ours::ahead(bytes, batch, false),
+        ["ours", "checked"] => ours::ahead(bytes, batch, true),
         ["ours", "empty"] => ours::empty(batch),
         ["ours", "heard"] => ours::heard(batch),
         ["synth", "heard"] => Ok(ours::called()),
@@ -160,6 +162,26 @@ const CASES: [Case; 14] = {
     ]
 };
 
+/// What the checker may cost, of what the same events cost without it: bytes, batch, and the most that the ratio may be.
+const CHECKED: [(usize, u64, f64); 4] = [(8, 16, 1.2), (8, 256, 1.2), (256, 16, 1.6), (256, 256, 1.6)];
+
+/// The rows of the checker, beside the same card without it.
+fn count_checked(arguments: &Arguments, counted: &mut Counted, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    for (bytes, batch, target) in CHECKED {
+        let name = format!("instructions, ahead of a grant, {bytes} B, batch {batch}, checked to unchecked");
+        if !arguments.wants(&name) {
+            continue;
+        }
+        progress(&name);
+        let grants = counted.each(["ours", "empty"], bytes, batch)?;
+        let [checked, unchecked] =
+            [counted.each(["ours", "checked"], bytes, batch)?, counted.each(["ours", "ahead"], bytes, batch)?];
+        let target = Target::RatioAtMost(target);
+        rows.push(Row::counted(name, "Ir/event", target, [checked - grants, unchecked - grants]));
+    }
+    Ok(())
+}
+
 /// The rows of instructions.
 fn count_all(arguments: &Arguments, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let mut counted = Counted::default();
@@ -175,7 +197,7 @@ fn count_all(arguments: &Arguments, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let target = target.map_or(Target::Shown, Target::RatioAtMost);
         rows.push(Row::counted(name, "Ir/event", target, [ours, peer]));
     }
-    Ok(())
+    count_checked(arguments, &mut counted, rows)
 }
 
 /// Nanoseconds per event of both sides, round by round.

@@ -14,6 +14,7 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
 use dmus_tests::direct::Direct;
+use std::cell::Cell;
 use std::hint::black_box;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -73,8 +74,14 @@ fn due(
 
 /// A batch is sent ahead of the grant that makes it due, as a song is: the card fetches it, holds it, renders up to
 /// its time and presents it. All of a batch is for one sample, and each grant is worth one.
-pub(crate) fn ahead(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
-    let (card, stream) = open(|_| Ok(()))?;
+pub(crate) fn ahead(bytes: usize, batch: u64, checked: bool) -> anyhow::Result<Lane> {
+    let checker = Cell::new(None);
+    let (card, stream) = open(|card| {
+        Ok(if checked {
+            checker.set(Some(card.platform().check()))
+        })
+    })?;
+    let checker = checker.into_inner();
     let mut engine = card.platform().take_engine()?;
     let mut sample = 0;
     let data = payload(bytes);
@@ -102,6 +109,7 @@ pub(crate) fn ahead(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
         allocator.reclaim()?;
         let taken = started.elapsed();
         ensure!(allocator.counts().presented - before == events / batch * batch, "not every event was presented");
+        ensure!(checker.as_ref().is_none_or(|checker| checker.counts().is_empty()), "a false alarm");
         Ok(taken)
     }))
 }

@@ -1,0 +1,236 @@
+//! What only a card that checks (`dmus-card serve --check warn`) names: mistakes that it sees by looking twice, or at
+//! what it need not look at to play. None of them changes what the card does.
+//!
+//! Nothing feeds it; the card's checker names them, and the table of rules explains them.
+
+use super::{Code, Rule, Severity};
+
+/// A mistake that no completion and no FAULT tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u32)]
+pub enum Check {
+    /// A submission ring entry below the tail that still has what the card stored over the one before it.
+    #[error("submission ring entry that was not stored before the tail")]
+    EntryStale = 1,
+    /// In virtual time: an event whose time a grant had covered before it was submitted.
+    #[error("event submitted after a grant that promised that everything before it was submitted")]
+    GrantBroken = 2,
+    /// More writes to WAKE than there were sleeps to end.
+    #[error("write to WAKE for a sleep that was woken already, or for none")]
+    WakeNeedless = 3,
+    /// A tail was stored while the card slept, the driver went on to a transition, and WAKE was not written.
+    #[error("tail stored while WAKE_ARMED was set, and WAKE not written")]
+    WakeMissing = 4,
+    /// A word of the doorbell page that the card alone stores is not as it stored it.
+    #[error("word of the doorbell page stored by the driver that is the card's")]
+    ForeignWord = 5,
+    /// bReserved is not 0.
+    #[error("bReserved is not 0")]
+    ReservedSet = 6,
+    /// Bytes behind inline data are not 0.
+    #[error("bytes of uData behind the last one of an inline event that are not 0")]
+    NotZeroed = 7,
+    /// A slot is not as it was when the card fetched it.
+    #[error("slot that was stored to while the card owned it")]
+    SlotChanged = 8,
+    /// A buffer is not as it was when the card copied it.
+    #[error("buffer that was stored to while the card owned it")]
+    BufferChanged = 9,
+    /// A posted buffer was stored to before the card filled it.
+    #[error("posted buffer that was stored to while the card owned it")]
+    PostedBufferTouched = 10,
+    /// The request of a mailbox command is not as it was when the card read it.
+    #[error("mailbox request that was stored to before its answer")]
+    RequestChanged = 11,
+    /// Slots or buffers that the card owns are not mapped any more.
+    #[error("slot or buffer unmapped while the card owned it")]
+    UnmappedInFlight = 12,
+    /// Bus-master was turned off, without a reset, while the card owned slots.
+    #[error("bus-master turned off while the card owned slots")]
+    MasterOffInFlight = 13,
+    /// After a reset a driver went on from where it was before it.
+    #[error("tail that goes on from before the last reset")]
+    UseAfterReset = 14,
+    /// Tail or grant moved back, and memory with them: the guest went back to a snapshot, and the card did not.
+    #[error("tail or grant that went back together with the guest's memory: a snapshot was loaded")]
+    WentBack = 15,
+    /// A chain reaches a slot of another submission.
+    #[error("chain or package that reaches a slot of another submission in flight")]
+    ChainSteals = 16,
+}
+
+impl Check {
+    /// Every one of them.
+    pub const ALL: [Self; 16] = [
+        Self::EntryStale,
+        Self::GrantBroken,
+        Self::WakeNeedless,
+        Self::WakeMissing,
+        Self::ForeignWord,
+        Self::ReservedSet,
+        Self::NotZeroed,
+        Self::SlotChanged,
+        Self::BufferChanged,
+        Self::PostedBufferTouched,
+        Self::RequestChanged,
+        Self::UnmappedInFlight,
+        Self::MasterOffInFlight,
+        Self::UseAfterReset,
+        Self::WentBack,
+        Self::ChainSteals,
+    ];
+}
+
+const fn rule(
+    check: Check,
+    name: &'static str,
+    severity: Severity,
+    section: &'static str,
+    cause: &'static str,
+    mend: &'static str,
+) -> Rule {
+    Rule { code: Code::Check(check), name, severity, section, cause, mend }
+}
+
+/// Their rules, by their codes.
+pub(super) const RULES: [Rule; 16] = [
+    rule(
+        Check::EntryStale,
+        "entry-stale",
+        Severity::Error,
+        "doorbell::SUBMISSION_TAIL",
+        "The tail is stored before the ring entries, or without release order: the card reads an entry that is not \
+            there yet. Or the driver counts one submission more than it made.",
+        "Store the slot's number into the ring first, then the tail, with a store-release or a write barrier between \
+            the two.",
+    ),
+    rule(
+        Check::GrantBroken,
+        "grant-broken",
+        Severity::Warning,
+        "doorbell::GRANT",
+        "The grant is stored before the tail of what it covers, or it covers the time of an event that is submitted \
+            later.",
+        "Grant the time of the first event that is not submitted yet, and store the tail before the grant.",
+    ),
+    rule(
+        Check::WakeNeedless,
+        "wake-needless",
+        Severity::Note,
+        "doorbell::WAKE_ARMED",
+        "WAKE is written for each tail, whether the card sleeps or not. Each such write traps, which costs more than \
+            the event.",
+        "Load WAKE_ARMED after the tail and a full fence; write WAKE only if it is not 0, and once for a number.",
+    ),
+    rule(
+        Check::WakeMissing,
+        "wake-missing",
+        Severity::Warning,
+        "doorbell::WAKE_ARMED",
+        "The driver does not load WAKE_ARMED after it stores a tail, or loads it without a full fence between the \
+            two: the card sleeps on, and nothing that was submitted plays.",
+        "Store the tail, then a full fence (mfence, seq_cst), then load WAKE_ARMED, and write WAKE if it is not 0.",
+    ),
+    rule(
+        Check::ForeignWord,
+        "foreign-word",
+        Severity::Error,
+        "doorbell",
+        "An offset is wrong (the words of stream n begin at 0x100 + 0x80 n), or the driver acknowledges by storing a \
+            word that only the card stores.",
+        "Store only the words of the driver: GRANT, and SUBMISSION_TAIL and COMPLETION_EVENT of its streams.",
+    ),
+    rule(
+        Check::ReservedSet,
+        "reserved-set",
+        Severity::Warning,
+        "event",
+        "bReserved was left over, or a driver keeps something of its own there.",
+        "Leave bReserved 0, and keep what belongs to a slot in private memory.",
+    ),
+    rule(
+        Check::NotZeroed,
+        "not-zeroed",
+        Severity::Note,
+        "event",
+        "The slot was not zeroed before a shorter message was put into it: it shows bytes of the one before.",
+        "Zero all but cbStruct when a slot is taken, as GetMessage does.",
+    ),
+    rule(
+        Check::SlotChanged,
+        "slot-changed",
+        Severity::Error,
+        "ring",
+        "The driver filled or zeroed a slot again before its completion was there: it took the slot from its free \
+            list too early, or recycled it when it was submitted.",
+        "A slot is the card's from the store of the tail until its completion is published: touch it only after the \
+            completion ring has brought it home.",
+    ),
+    rule(
+        Check::BufferChanged,
+        "buffer-changed",
+        Severity::Error,
+        "ring",
+        "The next long message was copied into a buffer whose event has not completed.",
+        "Give a buffer out again only when the slot that it went with has come home.",
+    ),
+    rule(
+        Check::PostedBufferTouched,
+        "posted-buffer-touched",
+        Severity::Error,
+        "ring",
+        "The driver stored to a buffer that it had posted to a capture or wave sink stream: it uses the buffer for \
+            something else, or clears it after posting.",
+        "Clear a buffer before its slot is posted; from then on it is the card's until the completion is there.",
+    ),
+    rule(
+        Check::RequestChanged,
+        "request-changed",
+        Severity::Error,
+        "command",
+        "The memory of a mailbox request was used again, or freed, before COMMANDS had counted its answer.",
+        "Keep the request as it is until COMMANDS has moved.",
+    ),
+    rule(
+        Check::UnmappedInFlight,
+        "unmapped-in-flight",
+        Severity::Error,
+        "ring",
+        "The driver (or the IOMMU's, for it) unmapped the pool or the buffers while events were held there.",
+        "Stop the stream, take its completions, close it, and unmap then.",
+    ),
+    rule(
+        Check::MasterOffInFlight,
+        "master-off-in-flight",
+        Severity::Error,
+        "regs::control::RESET",
+        "The bus-master bit was cleared while the card held events: at removal, or in a power transition that does \
+            not stop the streams first.",
+        "Stop and close the streams before bus-master is turned off, or reset the card right after it.",
+    ),
+    rule(
+        Check::UseAfterReset,
+        "use-after-reset",
+        Severity::Warning,
+        "regs::control::RESET",
+        "The card was reset, and the driver kept its indices: all of them are 0 again, and every stream is closed.",
+        "After a reset forget rings and tails, take all slots back, and create the streams anew.",
+    ),
+    rule(
+        Check::WentBack,
+        "went-back",
+        Severity::Error,
+        "doorbell::SUBMISSION_TAIL",
+        "A snapshot of the machine was loaded (loadvm, a migration): guest and memory are as they were, the card is \
+            not.",
+        "Reset the card after a snapshot was loaded; take snapshots without the device.",
+    ),
+    rule(
+        Check::ChainSteals,
+        "chain-steals",
+        Severity::Error,
+        "event",
+        "pNextEvt or pPackageEvt leads to a slot that was submitted by itself, or is in another chain that is held.",
+        "Build a chain of slots that are the driver's, each in that chain alone.",
+    ),
+];

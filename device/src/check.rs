@@ -1,0 +1,114 @@
+//! The checker: names what a driver does wrong, in full the first time, and counts it from then on.
+//!
+//! Fed by sections with faults and refusals, by each stream's [`Observer`], and by the doorbell page's; feeds standard
+//! error, the report file and the exit status. It changes nothing that a driver sees: registers, completions and audio
+//! are those of a card that does not check.
+
+mod describe;
+mod journal;
+mod observer;
+mod report;
+
+pub(crate) use describe::{Details, Place};
+pub(crate) use observer::Observer;
+
+use crate::log;
+use dmus_interface::rule::{Code, Rule, Severity};
+use parking_lot::Mutex;
+
+/// How many reports a process gives in full: each new client is told once again of each kind.
+const FULL_REPORTS: u32 = 1000;
+
+/// What is to become of a rule, by its name.
+#[derive(Clone, Debug)]
+pub struct Allowed {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// Why it may be broken, for the report.
+    pub reason: String,
+}
+
+/// What is known of a rule so far.
+#[derive(Clone, Debug)]
+struct Tally {
+    rule: &'static Rule,
+    allowed: Option<String>,
+    count: u64,
+    /// The first of its kind.
+    first: Option<Box<Details>>,
+    /// The present client was told.
+    told: bool,
+}
+
+#[derive(Debug)]
+struct Book {
+    /// In the order of [`Rule::ALL`].
+    tallies: Vec<Tally>,
+    full_reports: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Checker(Mutex<Book>);
+
+impl Checker {
+    /// Nothing was found yet. What is allowed is counted and reported, and is no reason to fail.
+    pub fn new(allowed: &[Allowed]) -> Self {
+        let reason = |rule: &Rule| allowed.iter().find(|allowed| allowed.rule.name == rule.name);
+        let tally = |rule: &'static Rule| Tally {
+            rule,
+            allowed: reason(rule).map(|allowed| allowed.reason.clone()),
+            count: 0,
+            first: None,
+            told: false,
+        };
+        Self(Mutex::new(Book { tallies: Rule::ALL.iter().map(tally).collect(), full_reports: 0 }))
+    }
+
+    /// A rule was broken. It is described if that is the first time for this client.
+    pub(crate) fn found(&self, code: Code, describe: impl FnOnce() -> Details) {
+        let mut book = self.0.lock();
+        let Book { tallies, full_reports } = &mut *book;
+        let Some(tally) = tallies.iter_mut().find(|tally| tally.rule.code == code) else {
+            return;
+        };
+        tally.count += 1;
+        if std::mem::replace(&mut tally.told, true) || *full_reports == FULL_REPORTS {
+            return;
+        }
+        *full_reports += 1;
+        let details = describe();
+        let text = report::text(tally.rule, tally.allowed.as_deref(), &details);
+        tally.first.get_or_insert(Box::new(details));
+        drop(book);
+        log::say(&text);
+    }
+
+    /// The client has gone: the next one is told everything anew.
+    pub(crate) fn next_client(&self) {
+        self.0.lock().tallies.iter_mut().for_each(|tally| tally.told = false);
+    }
+
+    /// How often each rule was broken that was, by the rules' order.
+    pub fn counts(&self) -> Vec<(&'static Rule, u64)> {
+        let book = self.0.lock();
+        book.tallies.iter().filter(|tally| tally.count > 0).map(|tally| (tally.rule, tally.count)).collect()
+    }
+
+    /// Whether a rule was broken that is an error and not allowed.
+    pub fn has_errors(&self) -> bool {
+        let is_error =
+            |tally: &Tally| tally.count > 0 && tally.rule.severity == Severity::Error && tally.allowed.is_none();
+        self.0.lock().tallies.iter().any(is_error)
+    }
+
+    /// One line for the end: what was found, and where to read on; `None` if nothing was.
+    pub fn summary(&self) -> Option<String> {
+        report::summary(&self.0.lock().tallies)
+    }
+
+    /// All that was found, as the README of this crate documents it.
+    pub fn json(&self) -> serde_json::Value {
+        report::json(&self.0.lock().tallies)
+    }
+}
