@@ -4,9 +4,10 @@
 //! that makes mistakes.
 
 use anyhow::ensure;
+use dmus_conformance::zoo::mistakes;
 use dmus_interface::rule::Rule;
 use dmus_tests::counting::Counting;
-use dmus_tests::zoo::mistakes;
+use dmus_tests::zoo::run;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -27,7 +28,7 @@ fn every_mistake_is_named_by_its_own_code_alone() -> anyhow::Result<()> {
     let mut not = Vec::new();
     for mistake in mistakes() {
         let code = mistake.code()?;
-        match mistake.run() {
+        match run(mistake) {
             Ok(verdict) if verdict.names_alone(code) => {}
             Ok(verdict) => not.push(format!("{code} {}: the card said {verdict}", mistake.rule)),
             Err(error) => not.push(format!("{code} {}: {error:#}", mistake.rule)),

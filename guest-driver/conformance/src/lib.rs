@@ -7,7 +7,8 @@
 //! comes back through a capture stream, and so tells what it did and when. Nothing sounds for long, nothing waits
 //! without a limit, and the card is reset before and after each check.
 //!
-//! [`raw`] is the driver without manners that the checks of bad input use, and tests beyond this list, too.
+//! [`raw`] is the driver without manners that the checks of bad input use, and tests beyond this list, too; [`zoo`] has
+//! one driver of that kind for each rule of the data sheet.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,7 @@ macro_rules! checks {
 mod checks;
 mod fixture;
 pub mod raw;
+pub mod zoo;
 
 use alloc::vec::Vec;
 use anyhow::Context;

@@ -57,7 +57,7 @@ impl Completed {
 
 /// Stream 0 of a card, bare.
 #[derive(Debug)]
-pub struct RawStream<'p, P: Platform> {
+pub struct RawStream<'p, P: Platform + ?Sized> {
     /// The platform beneath.
     pub platform: &'p P,
     /// The slots.
@@ -75,7 +75,7 @@ pub struct RawStream<'p, P: Platform> {
     transitions: Cell<u32>,
 }
 
-impl<'p, P: Platform> RawStream<'p, P> {
+impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
     /// Resets and enables the card and fills the stream's registers; does not create the stream.
     pub fn prepare(platform: &'p P, width: PointerWidth) -> anyhow::Result<Self> {
         let this = Self {

@@ -3,7 +3,6 @@
 use super::{Mistake, Stream};
 use crate::raw::{BUFFER_SIZE, seconds};
 use anyhow::ensure;
-use dmus_driver::Platform;
 use dmus_interface::event::{Data, Event, INCOMPLETE};
 use dmus_interface::regs;
 use dmus_interface::regs::stream::{self, State, Type};

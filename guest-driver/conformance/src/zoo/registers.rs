@@ -2,13 +2,11 @@
 
 use super::event::running;
 use super::{Mistake, prepared};
-use crate::raw::Bus;
-use dmus_driver::Platform;
 use dmus_interface::regs::{self, stream};
 
 pub(super) const MISTAKES: [Mistake; 5] = [
     Mistake::new("register-width", "reads a register with 2 bytes", prepared, |s| {
-        s.platform.read_bar0(regs::STREAMS.offset.into(), &mut [0; 2]);
+        s.platform.read16(regs::STREAMS.offset);
         Ok(())
     }),
     Mistake::new("register-reserved", "reads where no register is", prepared, |s| {

@@ -1,0 +1,154 @@
+//! The machine that mistakes are made on: a platform, and what some of them need besides.
+//!
+//! Implemented by whatever drives the card: a process that the card shares, the bare-metal guest, Linux over VFIO.
+
+use alloc::format;
+use anyhow::{bail, ensure};
+use core::fmt;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use dmus_driver::Platform;
+use dmus_driver::dma::DmaMemory;
+use dmus_interface::doorbell;
+use dmus_interface::protocol::Page as _;
+use dmus_interface::regs::{self, feature};
+
+/// How long the card may take until it has nothing left to do.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How much of real time passes until a card that never rests has looked at everything, 100 ns.
+const ROUND: u64 = 500_000;
+
+/// See the module.
+pub trait Machine: Platform {
+    /// Lets the card do all that it has to. The registers are accessed meanwhile, so that memory which is away counts
+    /// as gone, and not as being moved.
+    ///
+    /// # Errors
+    /// The card does not come to rest within seconds.
+    fn settle(&self) -> anyhow::Result<()> {
+        // What it looked at before the last store of this side is looked at again in the second round.
+        (0..2).try_for_each(|_| rest(self))
+    }
+
+    /// Reads 2 bytes of BAR0.
+    fn read16(&self, offset: u32) -> u16;
+
+    /// Memory in a mapping of its own, which the card may only read, and [`Self::dma_revoke`] takes from it. It is not
+    /// given back.
+    ///
+    /// # Errors
+    /// There is none, or not here.
+    fn dma_alloc_apart(&self, len: usize) -> anyhow::Result<DmaMemory> {
+        bail!("this machine cannot map {len} bytes by themselves");
+    }
+
+    /// Takes the mapping at this address of [`Self::dma_alloc_apart`] from the card.
+    ///
+    /// # Errors
+    /// There is no such mapping.
+    fn dma_revoke(&self, iova: u64) -> anyhow::Result<()> {
+        bail!("this machine cannot unmap {iova:#x}");
+    }
+
+    /// Refuses the card's process allocations of more bytes than this, until it is called without a number.
+    ///
+    /// # Errors
+    /// The card has another process.
+    fn limit_card_memory(&self, largest: Option<usize>) -> anyhow::Result<()> {
+        bail!("this machine cannot limit the card's memory to {largest:?} bytes");
+    }
+}
+
+/// Waits until the card has looked at everything anew and found nothing to do: it sleeps once more then. One that never
+/// sleeps, since streams run in real time, has once its clock has moved.
+fn rest<M: Machine + ?Sized>(machine: &M) -> anyhow::Result<()> {
+    let page = machine.doorbell();
+    let sleep = || page.load_u32(doorbell::WAKE_ARMED, Ordering::Acquire);
+    let time = || page.load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
+    let is_virtual = machine.read32(regs::FEATURES.offset) & feature::VIRTUAL_CLOCK != 0;
+    let (before, began) = (sleep(), time());
+    let deadline = machine.now() + LIMIT;
+    // Ends the present sleep.
+    machine.write32(regs::WAKE.offset, 1);
+    loop {
+        let present = sleep();
+        let sleeps_anew = present != 0 && present != before;
+        if sleeps_anew || !is_virtual && time().saturating_sub(began) >= ROUND {
+            return Ok(());
+        }
+        ensure!(machine.now() < deadline, "the card did not come to rest within {LIMIT:?}");
+        machine.wait(0, Duration::from_millis(1));
+    }
+}
+
+/// Where mistakes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the card's own process.
+    InProcess,
+    /// In the bare-metal guest.
+    BareMetal,
+    /// In Linux, through VFIO.
+    Linux,
+}
+
+impl Place {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::InProcess, Self::BareMetal, Self::Linux];
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InProcess => "in process",
+            Self::BareMetal => "bare-metal",
+            Self::Linux => "linux",
+        })
+    }
+}
+
+/// What a mistake needs that not every machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// To map memory for the card, and to unmap it: [`Machine::dma_alloc_apart`].
+    Mappings,
+    /// A card that is short of memory: [`Machine::limit_card_memory`].
+    CardMemory,
+}
+
+impl Needs {
+    /// Whether a place has it.
+    pub fn are_met(self, place: Place) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Mappings => place != Place::BareMetal,
+            Self::CardMemory => place == Place::InProcess,
+        }
+    }
+
+    /// Why some places do not have it; empty if all do.
+    fn why(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Mappings => "bare metal has no IOMMU to unmap memory with",
+            Self::CardMemory => "only there can the card be short of memory",
+        }
+    }
+}
+
+impl fmt::Display for Needs {
+    /// Where it is met, and why nowhere else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut places = Place::ALL.into_iter().filter(|place| self.are_met(*place));
+        if let Some(first) = places.next() {
+            write!(f, "{first}")?;
+        }
+        places.try_for_each(|place| write!(f, ", {place}"))?;
+        match self.why() {
+            "" => Ok(()),
+            why => f.write_str(&format!(" only: {why}")),
+        }
+    }
+}
