@@ -9,6 +9,7 @@ mod writer;
 
 pub use writer::{finish, say, start};
 
+use crate::stats::Stats;
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::regs::Fault;
 use dmus_interface::ring::Reject;
@@ -59,6 +60,12 @@ pub(crate) fn fault(fault: Fault, detail: u32) {
 pub(crate) fn rejected(stream: usize, slot: u32, reason: Reject) {
     let rule = rule(Code::Reject(reason));
     tracing::warn!(stream, slot, "submission rejected {rule}: {reason}");
+}
+
+/// FAULT was written. The value is the driver's: a test marks places of the log by it.
+pub(crate) fn fault_cleared(value: u32, stats: &Stats) {
+    let (faults, rejected) = (stats.faults.get(), stats.rejected.get());
+    tracing::debug!(value, faults, rejected, "FAULT is cleared");
 }
 
 pub(crate) fn command_failed(opcode: u32, answer: Answer) {

@@ -192,7 +192,7 @@ impl Card {
                 Some(_) if self.any_taken() => self.fault(Fault::Locked, register.offset),
                 Some(width) => self.width = width,
             },
-            regs::FAULT => self.shared.section().clear_fault(),
+            regs::FAULT => self.shared.section().clear_fault(value),
             regs::WAKE => self.shared.section().wake(),
             regs::COMMAND_REQUEST => part.apply(&mut self.command.request),
             regs::COMMAND_RESULT => part.apply(&mut self.command.result),

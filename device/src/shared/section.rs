@@ -193,7 +193,9 @@ impl Section<'_> {
         self.inner.fault
     }
 
-    pub(crate) fn clear_fault(&mut self) {
+    pub(crate) fn clear_fault(&mut self, written: u32) {
+        // Here, so that the line comes after those of all faults before it.
+        log::fault_cleared(written, &self.shared.stats);
         self.inner.fault = FaultRecord { count: self.inner.fault.count, ..FaultRecord::default() };
     }
 
