@@ -7,6 +7,7 @@ pub(crate) mod play;
 pub(crate) mod record;
 pub(crate) mod selftest;
 pub(crate) mod wave;
+pub(crate) mod zoo;
 
 use anyhow::Context;
 use dmus_driver::{Card, RenderStream, StreamConfig};

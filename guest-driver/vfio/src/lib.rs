@@ -7,6 +7,7 @@
 mod device;
 mod memory;
 mod platform;
+mod zoo;
 
 pub use device::{VfioError, find};
 pub use platform::VfioPlatform;

@@ -34,6 +34,7 @@ enum Command {
     Alsa(commands::alsa::Args),
     Conform(commands::conform::Args),
     Selftest(commands::selftest::Args),
+    Zoo(commands::zoo::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Alsa(args) => commands::alsa::run(device, &args),
         Command::Conform(args) => commands::conform::run(device, &args),
         Command::Selftest(args) => commands::selftest::run(device, &args),
+        Command::Zoo(args) => commands::zoo::run(device, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -56,7 +56,7 @@ impl Memory {
         let (index, offset) = match taken {
             Some(place) => place,
             None => {
-                let index = self.grow(iommu, aligned)?;
+                let index = self.grow(iommu, aligned, Permissions::ReadWrite)?;
                 let offset = self.chunks[index].free.take(aligned, align).ok_or(io::ErrorKind::OutOfMemory)?;
                 (index, offset)
             }
@@ -77,8 +77,8 @@ impl Memory {
         }
     }
 
-    /// Maps a new chunk with room for `len` bytes, and gives its number.
-    pub(crate) fn grow(&mut self, iommu: &PciIommu<'_>, len: usize) -> io::Result<usize> {
+    /// Maps a new chunk with room for `len` bytes, with which the card may do so much, and gives its number.
+    pub(crate) fn grow(&mut self, iommu: &PciIommu<'_>, len: usize, card: Permissions) -> io::Result<usize> {
         let pages = Pages::new(len)?;
         let align = if pages.huge { HUGE } else { iommu.alignment() };
         let taken = self.chunks.iter().map(|chunk| chunk.iova..chunk.iova + chunk.pages.len as u64);
@@ -86,14 +86,14 @@ impl Memory {
             .ok_or_else(|| io::Error::other("no addresses below 4 GiB are left for the card"))?;
         // SAFETY: the pages are this value's own until they are unmapped from the IOMMU, in `release`, and nothing but
         // `SharedMemory`, which expects other writers, gives access to them.
-        unsafe { iommu.map(iova, pages.len, pages.base.as_ptr(), Permissions::ReadWrite) }?;
+        unsafe { iommu.map(iova, pages.len, pages.base.as_ptr(), card) }?;
         self.chunks.push(Chunk { free: Spans::whole(pages.len), pages, iova, revoked: false });
         Ok(self.chunks.len() - 1)
     }
 
-    /// Memory in a chunk of its own, whose mapping [`Self::revoke`] may take away.
+    /// Memory in a chunk of its own, which the card may only read, and whose mapping [`Self::revoke`] may take away.
     pub(crate) fn allocate_apart(&mut self, iommu: &PciIommu<'_>, len: usize) -> io::Result<DmaMemory> {
-        let index = self.grow(iommu, len)?;
+        let index = self.grow(iommu, len, Permissions::Read)?;
         let chunk = &mut self.chunks[index];
         chunk.free = Spans::default();
         chunk.part(0, len).ok_or_else(|| io::ErrorKind::OutOfMemory.into())

@@ -96,7 +96,7 @@ impl VfioPlatform {
         platform.set_command(MEMORY_SPACE | BUS_MASTER)?;
         platform.route_interrupts()?;
         // What would only be an "out of memory" in the driver can be explained here.
-        platform.memory.get_mut().grow(&platform.device.iommu(), 1).map_err(|error| {
+        platform.memory.get_mut().grow(&platform.device.iommu(), 1, Permissions::ReadWrite).map_err(|error| {
             // The crate wraps the kernel's error into its own words.
             match error.kind() == io::ErrorKind::OutOfMemory || error.to_string().contains("Cannot allocate memory") {
                 true => VfioError::LockedMemory,
@@ -116,7 +116,8 @@ impl VfioPlatform {
         self.vectors.get(usize::from(vector)).map(AsFd::as_fd)
     }
 
-    /// Memory whose view [`Self::dma_revoke`] can take from the card: to try a driver that has lost its mind.
+    /// Memory that the card may only read, and whose view [`Self::dma_revoke`] can take from it: to try a driver that
+    /// has lost its mind.
     pub fn dma_alloc_apart(&self, len: usize) -> Result<DmaMemory, PlatformError> {
         let memory = self.memory.borrow_mut().allocate_apart(&self.device.iommu(), len);
         memory.map_err(|_| PlatformError::NoMemory(len))
@@ -126,6 +127,11 @@ impl VfioPlatform {
     pub fn dma_revoke(&self, iova: u64) -> Result<(), PlatformError> {
         let revoked = self.memory.borrow_mut().revoke(&self.device.iommu(), iova);
         revoked.map_err(|_| PlatformError::Device("the IOMMU does not take a mapping back"))
+    }
+
+    /// Reads 2 bytes of BAR0, which has no such registers: all ones.
+    pub fn read16(&self, offset: u32) -> u16 {
+        self.registers.read_le_u16(offset.into()).unwrap_or(u16::MAX)
     }
 
     fn route_interrupts(&mut self) -> Result<(), VfioError> {

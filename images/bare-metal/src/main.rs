@@ -1,5 +1,5 @@
 //! The player guest: plays one song on the card, or records what the card's MIDI inputs bring, or tries what the DDI
-//! states, and ends QEMU with what came of it.
+//! states, or drives the card wrongly, and ends QEMU with what came of it.
 //!
 //! Fed by `boot.s`, which calls `kmain`, and by QEMU with the song (fw_cfg file `opt/dmus/song`) or with how long to
 //! record (`opt/dmus/record`, in 100 ns); feeds the card through `dmus_driver`, beginning with what the song needs of
@@ -10,8 +10,10 @@
 //! ...`, `dmus: progress MILLISECONDS`, `dmus: captured TIME BYTES` (100 ns, and hexadecimal digits), at the end `dmus:
 //! played NAME=NUMBER ...` or `dmus: recorded NAME=NUMBER ...`, or `dmus: error: REASON`. With `opt/dmus/conform` it
 //! runs the checks of `dmus_conformance` instead, each with `dmus: holds NAME: STATEMENT` or `dmus: fails NAME:
-//! STATEMENT: WHY`, and ends with `dmus: conformed NAME=NUMBER ...`. QEMU's exit code is 99 if all went well, and 33
-//! for anything else.
+//! STATEMENT: WHY`, and ends with `dmus: conformed NAME=NUMBER ...`. With `opt/dmus/zoo`, names of rules of the data
+//! sheet with spaces between them, it breaks these, each with `dmus: broke NAME: WHAT THE CARD SAID`, or `dmus: kept
+//! NAME: WHY` if it could not, and ends with `dmus: misbehaved NAME=NUMBER ...`. QEMU's exit code is 99 if all went
+//! well, and 33 for anything else.
 #![no_std]
 #![no_main]
 
@@ -33,7 +35,9 @@ mod sound;
 mod time;
 mod virtio;
 
+use alloc::vec::Vec;
 use anyhow::Context;
+use dmus_conformance::zoo::{self, words};
 use dmus_dls::Collection;
 use dmus_driver::{CaptureStream, Card, Counts, Mailbox, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::event::PointerWidth;
@@ -51,6 +55,8 @@ const RECORD: &str = "opt/dmus/record";
 const WIDTH: &str = "opt/dmus/width";
 /// Its presence asks for the checks of what the DDI states.
 const CONFORM: &str = "opt/dmus/conform";
+/// Names of the rules that are to be broken.
+const ZOO: &str = "opt/dmus/zoo";
 /// How long before its time each message is submitted, in 100 ns; without it, as soon as there is room.
 const LATENCY: &str = "opt/dmus/latency";
 /// Its presence asks for the audio to go through the guest.
@@ -58,6 +64,8 @@ const THROUGH: &str = "opt/dmus/through";
 /// The largest song, and the largest file of instruments, that is taken.
 const SONG_LIMIT: u32 = 64 << 20;
 const DLS_LIMIT: u32 = 48 << 20;
+/// The most bytes of names of rules.
+const ZOO_LIMIT: u32 = 16 << 10;
 /// How much of the song passes between two signs of life.
 const PROGRESS_STEP: RefTime = RefTime::from_secs(1);
 
@@ -91,6 +99,9 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
     };
     if fw_cfg::read(CONFORM, 20)?.is_some() {
         return conform(width);
+    }
+    if let Some(rules) = fw_cfg::read(ZOO, ZOO_LIMIT)? {
+        return misbehave(core::str::from_utf8(&rules).context("the names of rules")?);
     }
     if let Some(until) = time_of(RECORD)? {
         return record(width, until);
@@ -220,5 +231,17 @@ fn conform(width: PointerWidth) -> anyhow::Result<()> {
     };
     let tally = dmus_conformance::run(&card, report)?;
     println!("dmus: conformed checks={} holding={} width={}", tally.checks, tally.holding, width.bytes());
+    Ok(())
+}
+
+/// Breaks rules of the data sheet. What the card says of it is a result, and no error.
+fn misbehave(rules: &str) -> anyhow::Result<()> {
+    let rules: Vec<&str> = rules.split_whitespace().collect();
+    let mistakes = zoo::select(&rules)?;
+    zoo::run(&Platform::open()?, &mistakes, |mistake, said| match said {
+        Ok(said) => println!("dmus: broke {}: {}", mistake.rule, words(&said)),
+        Err(error) => println!("dmus: kept {}: {error:#}", mistake.rule),
+    })?;
+    println!("dmus: misbehaved mistakes={}", mistakes.len());
     Ok(())
 }

@@ -35,6 +35,13 @@ impl Mmio {
         self.len
     }
 
+    /// Loads 16 bits.
+    pub fn read16(self, offset: usize) -> u16 {
+        let address = self.check(offset, 2) as *const u16;
+        // SAFETY: as for `read32`.
+        unsafe { ptr::read_volatile(address) }
+    }
+
     /// Loads 32 bits.
     pub fn read32(self, offset: usize) -> u32 {
         let address = self.check(offset, 4) as *const u32;

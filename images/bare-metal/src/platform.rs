@@ -1,7 +1,7 @@
 //! The driver's platform on this machine: the card's BARs, DMA memory, halted waits, a clock.
 //!
-//! Fed by `pci`, `heap`, `interrupts` and `time`; feeds `dmus_driver`. Memory is mapped one to one, so an address of
-//! the guest is the card's too.
+//! Fed by `pci`, `heap`, `interrupts` and `time`; feeds `dmus_driver`, and the wrong drivers of `dmus_conformance`.
+//! Memory is mapped one to one, so an address of the guest is the card's too.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -41,6 +41,12 @@ impl Platform {
         card.enable_msix()?;
         let seen = core::array::from_fn(|index| Cell::new(interrupts::count(index)));
         Ok(Self { registers, doorbell, seen })
+    }
+}
+
+impl dmus_conformance::zoo::Machine for Platform {
+    fn read16(&self, offset: u32) -> u16 {
+        self.registers.read16(offset as usize)
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use signal_hook::consts::SIGSYS;
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) more: Vec<OsString>,
     /// What it logs if the user does not say: a level, or nothing for its own choice.
     pub(crate) log: Option<&'static str>,
+    /// Where the log goes instead of standard error. The user has no say then.
+    pub(crate) log_file: Option<PathBuf>,
 }
 
 /// A card that listens.
@@ -57,9 +60,12 @@ impl Card {
         }
         let mut command = process::command(&command)?;
         if let Some(log) = options.log
-            && std::env::var_os("DMUS_LOG").is_none()
+            && (options.log_file.is_some() || std::env::var_os("DMUS_LOG").is_none())
         {
             command.env("DMUS_LOG", format!("{log},vfio_user=off"));
+        }
+        if let Some(path) = &options.log_file {
+            command.stderr(File::create(path).with_context(|| format!("cannot create {}", path.display()))?);
         }
         let mut process = Process::start(command.stdin(Stdio::null())).context("cannot start the card")?;
         let deadline = Instant::now() + LIMIT;

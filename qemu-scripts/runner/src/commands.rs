@@ -4,3 +4,4 @@ pub(crate) mod conform;
 pub(crate) mod play;
 pub(crate) mod record;
 pub(crate) mod shell;
+pub(crate) mod zoo;

@@ -1,7 +1,7 @@
 //! What a guest says on its serial line.
 //!
-//! Fed by [`crate::supervisor`], line by line; feeds `play`, `record` and `conform`, which judge whether it adds up.
-//! The lines are described in the bare-metal guest's own `main.rs`; every guest says the same.
+//! Fed by [`crate::supervisor`], line by line; feeds `play`, `record`, `conform` and `zoo`, which judge whether it adds
+//! up. The lines are described in the bare-metal guest's own `main.rs`; every guest says the same.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +15,8 @@ pub(crate) struct GuestReport {
     pub(crate) captured: Vec<(i64, Vec<u8>)>,
     /// Whether a statement of the DDI holds, and its name with the rest of the line.
     pub(crate) statements: Vec<(bool, String)>,
+    /// Rules that it was to break, each with what the card said of it, or why it could not.
+    pub(crate) mistakes: Vec<(String, Result<String, String>)>,
     pub(crate) error: Option<String>,
     last: String,
     /// The player itself printed something: it was booted.
@@ -46,7 +48,14 @@ impl GuestReport {
                 None => self.error = Some(format!("what it captured is unreadable: {rest}")),
             },
             "holds" | "fails" => self.statements.push((word == "holds", rest.trim().to_owned())),
-            "played" | "recorded" | "conformed" => {
+            "broke" | "kept" => match rest.trim().split_once(": ") {
+                Some((rule, told)) => {
+                    let told = if word == "broke" { Ok(told.to_owned()) } else { Err(told.to_owned()) };
+                    self.mistakes.push((rule.to_owned(), told));
+                }
+                None => self.error = Some(format!("what it says of a rule is unreadable: {rest}")),
+            },
+            "played" | "recorded" | "conformed" | "misbehaved" => {
                 let field = |field: &str| {
                     let (name, value) = field.split_once('=')?;
                     Some((name.to_owned(), value.parse().ok()?))

@@ -1,6 +1,6 @@
 //! The virtual machine of a playing, recording or trying: what the command line says of it, and what a guest is to do.
 //!
-//! Fed by the arguments of `play`, `record` and `conform`; feeds [`crate::supervisor`], which runs it.
+//! Fed by the arguments of `play`, `record`, `conform` and `zoo`; feeds [`crate::supervisor`], which runs it.
 
 use crate::programs::Programs;
 use crate::qemu::{Guest, Qemu};
@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The machine that is booted, and the clock of its card.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Machine {
     /// Run in real time instead of as fast as the card can.
     #[arg(long)]
@@ -39,6 +39,7 @@ pub(crate) struct Machine {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Image {
+    #[value(alias = "bare-metal")]
     Elf,
     Iso,
     IsoUefi,
@@ -52,6 +53,8 @@ pub(crate) struct Job {
     /// What the card logs at least, if the user does not say ("warn": it is quiet about itself, for this process tells
     /// the story).
     pub(crate) log: &'static str,
+    /// Where the log goes, which is then of this level whatever the user says; without it, to standard error.
+    pub(crate) log_file: Option<PathBuf>,
     /// What the guest finds under `opt/dmus/`.
     pub(crate) items: Vec<(&'static str, Item)>,
     /// What the Linux guest has as /share: files that are large, since it reads items in a time that grows with the

@@ -40,6 +40,7 @@ enum Command {
     Record(commands::record::Args),
     Conform(commands::conform::Args),
     Shell(commands::shell::Args),
+    Zoo(commands::zoo::Args),
     #[command(hide = true)]
     DieWithParent(process::DieWithParent),
 }
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Record(args) => commands::record::run(&args),
         Command::Conform(args) => commands::conform::run(&args),
         Command::Shell(args) => commands::shell::run(&args),
+        Command::Zoo(args) => commands::zoo::run(&args),
         Command::DieWithParent(args) => process::become_command(&args),
     };
     match result {

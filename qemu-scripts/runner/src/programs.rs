@@ -5,7 +5,7 @@
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Programs {
     /// The card's program [default: dmus-card beside this program].
     #[arg(long, value_name = "PATH")]

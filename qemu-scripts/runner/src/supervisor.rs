@@ -1,7 +1,7 @@
 //! The two processes of a playing, recording or trying, card and QEMU: started, watched, and ended whatever happens.
 //!
-//! Fed by `play`, `record` and `conform` with a [`Job`]; feeds [`crate::guest`] with the serial line, and the caller
-//! with what the guest said and what the card counted.
+//! Fed by `play`, `record`, `conform` and `zoo` with a [`Job`]; feeds [`crate::guest`] with the serial line, and the
+//! caller with what the guest said and what the card counted.
 
 use crate::card::{self, Card};
 use crate::exit::{Exit, Failure, Interrupt};
@@ -32,7 +32,12 @@ pub(crate) fn run(
     progress: &mut Progress,
 ) -> anyhow::Result<(GuestReport, Value)> {
     let interrupt = Interrupt::catch()?;
-    let options = card::Options { clock: machine.clock_name(), more: job.card.clone(), log: Some(job.log) };
+    let options = card::Options {
+        clock: machine.clock_name(),
+        more: job.card.clone(),
+        log: Some(job.log),
+        log_file: job.log_file.clone(),
+    };
     let mut card = Card::start(&machine.programs, dir, &options, &interrupt)?;
     let guest = GuestReport::new();
     let watched = start_qemu(machine, job, card.socket()).and_then(|mut qemu| {

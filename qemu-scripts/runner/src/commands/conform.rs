@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         card: ["--midi-in".into(), "loopback".into()].into(),
         // The guest provokes faults, which the card warns of.
         log: "error",
+        log_file: None,
         items: vec![("conform", Item::Text("1".into()))],
         // What does not hold is told by the lines.
         linux: format!("dmusd conform --width {} || :", args.machine.width),

@@ -129,6 +129,7 @@ fn job(args: &Args, song: &NamedSong, dir: &Path) -> anyhow::Result<Job> {
     Ok(Job {
         card,
         log: "warn",
+        log_file: None,
         items,
         share,
         linux: match (args.machine.realtime, args.machine.width) {

@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let job = Job {
         card: ["--midi-in".into(), input.into()].into(),
         log: "warn",
+        log_file: None,
         items: vec![("record", Item::Text(until.0.to_string()))],
         share: None,
         linux: format!(

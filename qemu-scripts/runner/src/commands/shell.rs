@@ -80,7 +80,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Clock::Virtual => "virtual",
         Clock::Realtime => "realtime",
     };
-    let card = Card::start(&args.programs, dir.path(), &card::Options { clock, more, log: None }, &interrupt)?;
+    let card =
+        Card::start(&args.programs, dir.path(), &card::Options { clock, more, log: None, log_file: None }, &interrupt)?;
     match attend(args, &kernel, &initrd, card.socket(), &interrupt) {
         Ok(()) => card.finish().map(drop),
         Err(error) => {

@@ -1,0 +1,21 @@
+//! What the mistakes of the zoo need of Linux, besides the driver's platform.
+//!
+//! Fed by `dmusd zoo`; feeds the card through [`VfioPlatform`].
+
+use crate::VfioPlatform;
+use dmus_conformance::zoo::Machine;
+use dmus_driver::dma::DmaMemory;
+
+impl Machine for VfioPlatform {
+    fn read16(&self, offset: u32) -> u16 {
+        self.read16(offset)
+    }
+
+    fn dma_alloc_apart(&self, len: usize) -> anyhow::Result<DmaMemory> {
+        Ok(self.dma_alloc_apart(len)?)
+    }
+
+    fn dma_revoke(&self, iova: u64) -> anyhow::Result<()> {
+        Ok(self.dma_revoke(iova)?)
+    }
+}
