@@ -334,7 +334,7 @@ fn every_statement_holds_in_booted_guests_with_either_pointer_width() -> anyhow:
 
 #[test]
 fn scripts_teach_what_they_do() -> anyhow::Result<()> {
-    for name in ["play", "record", "conform", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench"] {
+    for name in ["play", "record", "conform", "shell", "test", "qemu", "iso", "soak", "fuzz", "bench", "zoo"] {
         let done = run(script(name).arg("--help"))?;
         assert!(done.status.success(), "{name}: {}", said(&done));
         assert!(said(&done).contains(&format!("qemu-scripts/{name}")), "{}", said(&done));

@@ -185,6 +185,8 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         &["play", "--guest", "none", "--realtime", "--through-guest", "x.wav"],
         &["play", "--guest", "none", "--image", "linux", "--initrd", "none", "--through-guest", "x.wav"],
         &["conform", "--guest", "none", "--realtime"],
+        &["zoo", "--guest", "none", "--width", "4"],
+        &["zoo", "--guest", "none", "no-such-rule"],
         &["shell"],
     ] {
         assert_eq!(run(&mut runner(arguments, dir.path())?)?.status.code(), Some(2), "{arguments:?}");
@@ -193,7 +195,7 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() -> anyhow::Result<()> {
         let done = run(&mut card(arguments, dir.path())?)?;
         assert!(done.status.success() && said(&done).contains("Usage"), "{arguments:?}");
     }
-    for command in ["play", "record", "conform", "shell"] {
+    for command in ["play", "record", "conform", "shell", "zoo"] {
         let done = run(&mut runner(&[command, "--help"], dir.path())?)?;
         assert!(done.status.success() && said(&done).contains("Usage"), "{command}");
     }
