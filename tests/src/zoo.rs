@@ -31,6 +31,10 @@ impl Machine for Direct {
         u16::from_le_bytes(bytes)
     }
 
+    fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {
+        self.dma_alloc_apart(len)
+    }
+
     /// Once on each card.
     fn dma_alloc_apart(&self, len: usize) -> anyhow::Result<DmaMemory> {
         self.map_read_only(ABOVE)?;

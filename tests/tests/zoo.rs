@@ -55,7 +55,7 @@ fn booted(place: Place) -> anyhow::Result<()> {
         ensure!(words == [&code.to_string()[..], mistake.rule] && row.ends_with(&end), "{place}: {row}");
     }
     let last = format!("{tried} of {tried} are named by their own code alone");
-    ensure!(tried >= 40 && rows.eq([&last[..]]), "{place}: {table}");
+    ensure!(tried > 40 && rows.eq([&last[..]]), "{place}: {table}");
     Ok(())
 }
 

@@ -11,6 +11,10 @@ impl Machine for VfioPlatform {
         self.read16(offset)
     }
 
+    fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {
+        Machine::dma_alloc_apart(self, len)
+    }
+
     fn dma_alloc_apart(&self, len: usize) -> anyhow::Result<DmaMemory> {
         Ok(self.dma_alloc_apart(len)?)
     }

@@ -19,6 +19,10 @@ use crate::{heap, time};
 /// Alignment of every DMA allocation, the most that anything asks for.
 const ALIGN: usize = 4096;
 
+/// Where the BIOS lies, which has made itself read-only for devices, too.
+const BIOS: usize = 0xF_0000;
+const BIOS_LEN: usize = 64 << 10;
+
 /// One card, enabled, with its interrupts routed.
 pub(crate) struct Platform {
     registers: Mmio,
@@ -47,6 +51,15 @@ impl Platform {
 impl dmus_conformance::zoo::Machine for Platform {
     fn read16(&self, offset: u32) -> u16 {
         self.registers.read16(offset as usize)
+    }
+
+    fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {
+        let base = NonNull::new(BIOS as *mut u8).filter(|_| len <= BIOS_LEN);
+        let base = base.ok_or(PlatformError::NoMemory(len))?;
+        // SAFETY: identity mapped for as long as the guest runs, page aligned, and memory of the firmware's, in which
+        // no Rust object lies.
+        let memory = unsafe { SharedMemory::new(base, len) };
+        Ok(DmaMemory { memory, iova: BIOS as u64 })
     }
 }
 

@@ -33,11 +33,16 @@ pub trait Machine: Platform {
     /// Reads 2 bytes of BAR0.
     fn read16(&self, offset: u32) -> u16;
 
-    /// Memory in a mapping of its own, which the card may only read, and [`Self::dma_revoke`] takes from it. It is not
-    /// given back.
+    /// Memory that the card may only read. The driver should not write to it either, and it is not given back.
     ///
     /// # Errors
-    /// There is none, or not here.
+    /// There is not so much.
+    fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory>;
+
+    /// The same in a mapping of its own, which [`Self::dma_revoke`] takes from the card.
+    ///
+    /// # Errors
+    /// There is not so much, or not here.
     fn dma_alloc_apart(&self, len: usize) -> anyhow::Result<DmaMemory> {
         bail!("this machine cannot map {len} bytes by themselves");
     }

@@ -91,11 +91,10 @@ pub(super) const MISTAKES: [Mistake; 9] = [
     Mistake::new("memory-overlap", "lays the submission ring over the pool", prepared, |s| {
         create_with(s, stream::SUBMISSION_BASE, s.slot_iova(1))
     }),
-    Mistake::new("memory-not-writable", "maps the completion ring for reading only", prepared, |s| {
-        let ring = s.platform.dma_alloc_apart(SLOTS as usize * COMPLETION_SIZE)?;
+    Mistake::new("memory-not-writable", "gives a completion ring that the card may only read", prepared, |s| {
+        let ring = s.platform.dma_alloc_read_only(SLOTS as usize * COMPLETION_SIZE)?;
         create_with(s, stream::COMPLETION_BASE, ring.iova)
-    })
-    .needing(Needs::Mappings),
+    }),
     Mistake::new("card-out-of-memory", "creates a stream for which the card has no memory", prepared, create_large)
         .needing(Needs::CardMemory),
 ];
