@@ -13,7 +13,7 @@ mod ring;
 mod table;
 mod verdict;
 
-use crate::raw::RawStream;
+use crate::raw::{RawStream, SLOTS};
 use alloc::vec::Vec;
 use anyhow::{Context, ensure};
 use core::time::Duration;
@@ -118,9 +118,11 @@ fn prepared(_: &Stream<'_>) -> anyhow::Result<()> {
 fn observe(s: &Stream<'_>) -> anyhow::Result<Vec<Said>> {
     s.platform.settle()?;
     let mut said = Vec::new();
+    let mut completions = 0;
     while !s.is_drained() {
+        completions += 1;
+        ensure!(completions <= SLOTS, "the card completes more slots than there are");
         said.extend(s.completion()?.reason.map(Said::Completion));
-        ensure!(said.len() <= crate::raw::SLOTS as usize, "the card completes more than it was given");
     }
     said.extend(s.take_fault().map(Said::Fault));
     said.extend(Fault::decode(s.word(doorbell::REFUSAL)).map(Said::Refusal));
@@ -172,7 +174,8 @@ pub fn select<T: AsRef<str>>(rules: &[T]) -> anyhow::Result<Vec<&'static Mistake
     let mut names = Vec::new();
     for rule in rules {
         let rule = rule.as_ref();
-        names.push(Rule::find(rule).with_context(|| alloc::format!("there is no rule {rule}; --list shows them all"))?);
+        let found = Rule::find(rule);
+        names.push(found.with_context(|| alloc::format!("there is no rule {rule}: `dmus-card explain` lists them"))?);
     }
     let mut chosen = mistakes();
     chosen.retain(|mistake| names.is_empty() || names.iter().any(|rule| rule.name == mistake.rule));

@@ -2,7 +2,7 @@
 //!
 //! Fed by names of rules; feeds a line for each with what the card said. The list is `dmus_conformance`'s.
 
-use super::{Failure, say};
+use super::say;
 use anyhow::ensure;
 use dmus_conformance::zoo::{self, Place, words};
 use dmus_driver::Platform;
@@ -14,11 +14,16 @@ use dmus_interface::regs::{self, feature};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The rules, by name or code (tail-overrun, F14) [default: all].
+    #[arg(value_parser = rule)]
     rules: Vec<String>,
 }
 
+fn rule(text: &str) -> Result<String, String> {
+    zoo::select(&[text]).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
-    let mut mistakes = zoo::select(&args.rules).map_err(|error| Failure::Unusable(error.to_string()))?;
+    let mut mistakes = zoo::select(&args.rules)?;
     let card = VfioPlatform::open(&find(device)?)?;
     let realtime = card.read32(regs::FEATURES.offset) & feature::VIRTUAL_CLOCK == 0;
     mistakes.retain(|mistake| mistake.needs.are_met(Place::Linux) && mistake.realtime == realtime);
