@@ -1,5 +1,5 @@
-//! Each rule of the data sheet is broken by one wrong driver, and named by its own code alone: in process, and in booted
-//! guests.
+//! Each rule of the data sheet is broken by one wrong driver, and named by its own code alone: in process, and in
+//! booted guests.
 //!
 //! A process of its own, with an allocator of its own that one mistake makes short of memory for all: there is one test
 //! that makes mistakes here, and the others need little.
