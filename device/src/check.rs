@@ -7,25 +7,50 @@
 mod describe;
 mod journal;
 mod observer;
+mod page;
 mod report;
 
 pub(crate) use describe::{Details, Place};
 pub(crate) use observer::Observer;
+pub(crate) use page::Word;
 
 use crate::log;
 use dmus_interface::rule::{Code, Rule, Severity};
 use parking_lot::Mutex;
+use std::str::FromStr;
 
 /// How many reports a process gives in full: each new client is told once again of each kind.
 const FULL_REPORTS: u32 = 1000;
 
-/// What is to become of a rule, by its name.
+/// A rule that may be broken.
 #[derive(Clone, Debug)]
 pub struct Allowed {
     /// The rule.
     pub rule: &'static Rule,
-    /// Why it may be broken, for the report.
+    /// Why, for the report.
     pub reason: String,
+}
+
+/// Why a text is no `NAME=REASON`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAllowed {
+    /// Nobody would know later why.
+    #[error("expected NAME=REASON, as in not-zeroed=\"nobody reads them\"")]
+    NoReason,
+    /// The name is none.
+    #[error("there is no such rule; `dmus-card explain` lists them all")]
+    NoRule,
+}
+
+impl FromStr for Allowed {
+    type Err = NotAllowed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, reason) = text.split_once('=').ok_or(NotAllowed::NoReason)?;
+        let rule = Rule::find(name).ok_or(NotAllowed::NoRule)?;
+        let reason = reason.trim();
+        if reason.is_empty() { Err(NotAllowed::NoReason) } else { Ok(Self { rule, reason: reason.to_owned() }) }
+    }
 }
 
 /// What is known of a rule so far.

@@ -17,6 +17,8 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Unusable = 3,
+    /// The driver broke a rule, and that is an error.
+    Violation = 9,
     Interrupted = 130,
 }
 

@@ -15,6 +15,7 @@ mod transitions;
 use crate::bank::Bank;
 use crate::capture::CaptureStream;
 use crate::capture::inputs::Inputs;
+use crate::check::Word;
 use crate::clock::Clock;
 use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
@@ -22,6 +23,7 @@ use crate::shared::{Clocks, EngineThread, Requests, Section, Shared, accept_kick
 use crate::sink::{Sink, SinkError};
 use crate::stream::{Monitor, RenderStream, Span};
 use crate::synth::Synth;
+use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::card::Poll;
 use dmus_interface::regs::Fault;
@@ -239,7 +241,33 @@ impl Core {
         if self.library.downloads.is_unloading() {
             worked |= section.unlocked(|| self.collect_downloads(shared));
         }
-        if worked { Turn::Worked } else { Turn::Quiet }
+        if worked {
+            return Turn::Worked;
+        }
+        self.check_page(&section);
+        Turn::Quiet
+    }
+
+    /// With nothing to do, a card that checks looks whether the page's words are as it stored them.
+    #[inline(never)]
+    fn check_page(&self, section: &Section<'_>) {
+        let Some(checker) = section.shared().checker() else {
+            return;
+        };
+        let clocks = section.clocks();
+        let render = self.streams.render.iter().map(|stream| (&stream.queues, stream.state));
+        let streams = render.chain(self.streams.capture.iter().map(|stream| (&stream.queues, stream.state)));
+        let of_streams = streams.flat_map(|(queues, state)| {
+            let at = |word| doorbell::at(queues.stream, word);
+            let head = Word::Half(queues.completions.published());
+            [(at(doorbell::COMPLETION_HEAD), head), (at(doorbell::STATE), Word::Half(state as u32))]
+        });
+        let of_clocks = [
+            (doorbell::MASTER_TIME, Word::Whole(clocks.master.0 as u64)),
+            (doorbell::SAMPLE_POSITION, Word::Whole(clocks.samples)),
+            (doorbell::COMMANDS, Word::Half(section.commands())),
+        ];
+        checker.check_page(section.page(), clocks.master, of_streams.chain(of_clocks));
     }
 
     /// Loads the grant, and says with what to load the tails after it: what a grant covers is among what these publish.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 ///
 /// It starts no QEMU: `dmus-run` does, with this program beside it.
 ///
-/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 130 interrupted.
+/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 9 the driver broke rules of the
+/// data sheet (serve --check warn); 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {

@@ -381,6 +381,9 @@ impl Device for Card {
         self.shared.clear_vectors();
         self.restart();
         self.shared.section().disconnect();
+        if let Some(checker) = self.shared.checker() {
+            checker.next_client();
+        }
         // Last, when all that the client held is given back.
         let page = next_page();
         let old = self.shared.section().change_page(page);

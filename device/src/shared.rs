@@ -13,8 +13,10 @@ use crate::check::Checker;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::stats::Stats;
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
 use dmus_interface::time::RefTime;
@@ -207,6 +209,8 @@ struct Inner {
     unloads: u32,
     clocks: Clocks,
     fault: FaultRecord,
+    /// The tails at the last reset.
+    tails_before: [u32; STREAMS],
     /// A bit for each vector that the transport leaves to the engine to raise.
     vectors: u32,
     /// Something happened that a sleeping engine must look at.
@@ -226,6 +230,9 @@ impl Inner {
         self.clocks = Clocks::default();
         self.fault = FaultRecord::default();
         self.vectors = 0;
+        self.tails_before = std::array::from_fn(|index| {
+            self.page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed)
+        });
         self.page.zero();
     }
 }
@@ -261,6 +268,7 @@ impl Shared {
             unloads: 0,
             clocks: Clocks::default(),
             fault: FaultRecord::default(),
+            tails_before: [0; STREAMS],
             vectors: 0,
             woken: false,
             shutdown: false,

@@ -12,6 +12,7 @@ use dmus_conformance::zoo::{Machine, Mistake, Verdict};
 use dmus_driver::Platform;
 use dmus_driver::dma::DmaMemory;
 use dmus_interface::regs;
+use dmus_interface::rule::Rule;
 use std::sync::atomic::Ordering;
 
 /// Where this process's memory is seen once more, for reading only.
@@ -61,11 +62,15 @@ impl Machine for Direct {
 pub fn run(mistake: &Mistake) -> anyhow::Result<Verdict> {
     let clock = if mistake.realtime { ClockMode::Realtime } else { ClockMode::Virtual };
     let platform = Direct::by_clock(clock, Vec::new())?;
-    let mut counted = Vec::new();
-    let said =
-        mistake.run(&platform, &mut || counted.push([platform.stats.faults.get(), platform.stats.rejected.get()]))?;
-    let [before, after] = counted[..] else {
-        anyhow::bail!("{} marks were set, not two", counted.len());
+    let checker = platform.check();
+    let mut marks = Vec::new();
+    let said = mistake.run(&platform, &mut || {
+        marks.push(([platform.stats.faults.get(), platform.stats.rejected.get()], checker.counts()));
+    })?;
+    let [(before, had_named), (after, has_named)] = &marks[..] else {
+        anyhow::bail!("{} marks were set, not two", marks.len());
     };
-    Ok(Verdict::new(mistake, said, before, after))
+    let of = |rule: &Rule| had_named.iter().find(|(known, _)| known.name == rule.name).map_or(0, |(_, count)| *count);
+    let named = has_named.iter().filter(|(rule, count)| *count > of(rule)).map(|(rule, _)| rule.code).collect();
+    Ok(Verdict::new(mistake, said, named, *before, *after))
 }

@@ -44,8 +44,8 @@ pub(crate) struct Observer {
     zeros: Cell<u64>,
     /// The words of slots that are more than one message by itself, or posted, as they were fetched.
     words: RefCell<Box<[SlotWords]>>,
-    /// Among the completions that wait, those of submissions that were completed as they were fetched: of these the card
-    /// holds nothing to compare with.
+    /// Among the completions that wait, those of submissions that were completed as they were fetched: of these the
+    /// card holds nothing to compare with.
     fresh: Range<usize>,
     /// What posted buffers are filled with, and which of them are, by their slots.
     canary: Box<[u8]>,
@@ -157,6 +157,7 @@ impl Observer {
         }
         for [word, _] in entries.get(fresh).unwrap_or(&[]) {
             let (slot, status) = (*word as u32, (*word >> 32) as u16);
+            self.check_late(memory, slot, status);
             match memory.slot(slot) {
                 Some(now) if status != Status::Rejected as u16 && !self.is_known(&now) => self.judge(slot, &now),
                 _ => {}
@@ -229,9 +230,7 @@ impl Observer {
             // It was never held.
             return;
         }
-        if status == Status::Late as u16 && self.is_virtual {
-            self.checker.found(Code::Check(Check::GrantBroken), || self.details_of(Some(memory), head));
-        }
+        self.check_late(memory, head, status);
         if !self.guarded.is_empty() {
             // The card has filled it.
             return;
@@ -255,6 +254,13 @@ impl Observer {
                     self.buffer_changed(memory, slot, offset, copy);
                 }
             }
+        }
+    }
+
+    /// In virtual time only the driver can make an event late.
+    fn check_late(&self, memory: &impl StreamMemory, head: u32, status: u16) {
+        if status == Status::Late as u16 && self.is_virtual {
+            self.checker.found(Code::Check(Check::GrantBroken), || self.details_of(Some(memory), head));
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn list() -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     for rule in &Rule::ALL {
-        writeln!(text, "{:<4} {:<20} {}", rule.code.to_string(), rule.name, rule.code.meaning())?;
+        writeln!(text, "{:<4} {:<21} {}", rule.code.to_string(), rule.name, rule.code.meaning())?;
     }
     Ok(text)
 }

@@ -6,6 +6,7 @@ use super::midi_in::MidiIn;
 use super::sweep::Sweeper;
 use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
+use dmus_card::check::{Allowed, Checker};
 use dmus_card::engine::EngineHandle;
 use dmus_card::sink::limited::LimitedSink;
 use dmus_card::sink::pipe::PipeSink;
@@ -89,6 +90,17 @@ pub(crate) struct Args {
     /// Write the card's counters to this file at the end, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Name each mistake that the driver makes (warn), with the event, the history of its slot, the likely cause and
+    /// the mend; the first of a kind in full, then counted. If one of them is an error, the exit code is 9. `dmus-card
+    /// explain` lists the rules.
+    #[arg(long, value_enum, default_value = "warn")]
+    check: CheckArg,
+    /// Write what the checker found to this file at the end, as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Count and report breaches of this rule, and let them be no reason to fail. May be given again.
+    #[arg(long, value_name = "NAME=REASON")]
+    allow: Vec<Allowed>,
     /// Serve as this user once everything is open, without any group but its own. Only root can.
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
@@ -101,6 +113,12 @@ pub(crate) struct Args {
 enum ClockArg {
     Virtual,
     Realtime,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CheckArg {
+    Off,
+    Warn,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -160,12 +178,14 @@ impl SinkArg {
 struct Ending {
     left: Mutex<Option<Left>>,
     stats: Arc<Stats>,
+    checker: Option<Arc<Checker>>,
 }
 
 struct Left {
     engine: EngineHandle,
     sweepers: Vec<Sweeper>,
-    json: Option<Report>,
+    json: Option<JsonFile>,
+    report: Option<JsonFile>,
 }
 
 impl Ending {
@@ -177,27 +197,41 @@ impl Ending {
         };
         let finished = left.engine.finish();
         Sweeper::finish(left.sweepers);
-        if let Some(report) = left.json {
-            report.write(&self.stats)?;
+        if let Some(summary) = self.checker.as_ref().and_then(|checker| checker.summary()) {
+            log::say(&format!("dmus-card: {summary}"));
         }
+        let found = self.checker.as_ref().map(|checker| checker.json());
+        let written = left.json.map_or(Ok(()), |file| file.write(&counters(&self.stats)));
+        if let (Some(file), Some(found)) = (left.report, found) {
+            file.write(&found)?;
+        }
+        written?;
         Ok(finished?)
+    }
+
+    /// How the process ends when nothing else went wrong.
+    fn exit(&self, otherwise: u8) -> u8 {
+        match self.checker.as_ref().is_some_and(|checker| checker.has_errors()) {
+            true => Exit::Violation as u8,
+            false => otherwise,
+        }
     }
 }
 
-/// The file of the counters.
-struct Report {
+/// A file that is written at the end.
+struct JsonFile {
     path: PathBuf,
     file: File,
 }
 
-impl Report {
+impl JsonFile {
     fn create(path: PathBuf) -> anyhow::Result<Self> {
         let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { path, file })
     }
 
-    fn write(mut self, stats: &Stats) -> anyhow::Result<()> {
-        let text = format!("{:#}\n", counters(stats));
+    fn write(mut self, value: &serde_json::Value) -> anyhow::Result<()> {
+        let text = format!("{value:#}\n");
         self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
@@ -244,6 +278,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if matches!(args.sink, SinkArg::Audio) && !args.no_sandbox {
         anyhow::bail!("--sink audio cannot work inside the card's sandbox: add --no-sandbox");
     }
+    if args.check == CheckArg::Off && (args.report.is_some() || !args.allow.is_empty()) {
+        let message = "--report and --allow are about what --check warn finds\n";
+        clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message).exit();
+    }
     let bank = args.banks.load()?;
     // From here on a signal is kept until somebody can complete the output.
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
@@ -271,10 +309,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
+    let report = args.report.clone().map(JsonFile::create).transpose()?;
     // Last of all files: whoever sees it knows that the card could open everything else.
-    let json = args.json.clone().map(Report::create).transpose()?;
+    let json = args.json.clone().map(JsonFile::create).transpose()?;
     let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     engine.set_drift(args.drift);
+    let checker = (args.check == CheckArg::Warn).then(|| Arc::new(Checker::new(&args.allow)));
+    if let Some(checker) = &checker {
+        card.set_checker(Arc::clone(checker));
+    }
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     privileges::drop_all(args.user.as_deref())?;
     match args.no_sandbox {
@@ -284,7 +327,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     log::start().context("cannot start the log")?;
     let engine = engine.spawn().context("cannot start the engine")?;
     let stats = card.stats();
-    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json })), stats });
+    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json, report })), stats, checker });
 
     let at_signal = Arc::clone(&ending);
     std::thread::spawn(move || {
@@ -294,7 +337,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 log::say(&format!("dmus-card: {error:#}"));
             }
             log::finish();
-            std::process::exit(Exit::Interrupted as i32);
+            std::process::exit(at_signal.exit(Exit::Interrupted as u8).into());
         }
     });
 
@@ -302,5 +345,5 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let served = transport::serve(transport, listener, &mut card, args.once);
     ending.finish()?;
     served.with_context(|| format!("cannot serve on {place}"))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(ending.exit(0)))
 }

@@ -9,7 +9,7 @@ use super::copy;
 use super::guest::GuestMemory;
 use super::sysex::copy_sysex;
 use crate::shared::{Shared, StreamConfig};
-use dmus_interface::event::{Data, Event, MAX_EVENT_SIZE, PACKAGE, PointerWidth, is_message};
+use dmus_interface::event::{Data, Event, MAX_EVENT_SIZE, PointerWidth, is_message};
 use dmus_interface::ring::{COMPLETION_SIZE, CONSUMED, SUBMISSION_SIZE};
 use std::arch::x86_64::{__m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
 use std::marker::PhantomData;
@@ -43,30 +43,6 @@ impl SlotWords {
             PointerWidth::Four => self.pointers::<false>().1,
         }
     }
-
-    /// The event in these words.
-    pub(crate) fn event(&self, width: PointerWidth) -> Event {
-        let (next, data) = match width {
-            PointerWidth::Eight => self.pointers::<true>(),
-            PointerWidth::Four => self.pointers::<false>(),
-        };
-        let event_bytes = (self.header >> 16) as u16;
-        let flags = (self.header >> 48) as u16;
-        Event {
-            struct_size: (self.header >> 8) as u8,
-            event_bytes,
-            channel_group: (self.header >> 32) as u16,
-            flags,
-            time: self.time as i64,
-            byte_position: 0,
-            next,
-            data: match flags & PACKAGE != 0 {
-                true => Data::Package(data),
-                false if usize::from(event_bytes) <= width.bytes() => Data::Inline(data.to_le_bytes()),
-                false => Data::Buffer(data),
-            },
-        }
-    }
 }
 
 /// The parts of a stream in guest memory. `None` says that they cannot be accessed there (any more).
@@ -81,8 +57,8 @@ pub(crate) trait StreamMemory {
     fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()>;
     /// Whether the buffer area has these bytes from an offset on.
     fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool>;
-    /// Copies submission ring entries that were fetched, from a free-running index on, and stores [`CONSUMED`] over them
-    /// where the card may write to the ring.
+    /// Copies submission ring entries that were fetched, from a free-running index on, and stores [`CONSUMED`] over
+    /// them where the card may write to the ring.
     fn consume(&self, first: u32, entries: &mut [u32]);
     /// Reads a completion ring entry, by its free-running index.
     fn completion(&self, index: u32) -> Option<[u64; 2]>;
@@ -225,7 +201,8 @@ impl StreamMemory for View<'_> {
             self.consume(first, front);
             // There are no more than the ring has.
             let back_len = back.len().min(start);
-            return self.consume(first.wrapping_add(in_front as u32), &mut back[..back_len]);
+            let front_len = submission_mask + 1 - (first & submission_mask);
+            return self.consume(first.wrapping_add(front_len), &mut back[..back_len]);
         }
         // SAFETY: as in `submission`; so many entries from there on are in front of the ring's end.
         let place = unsafe { submissions.add(start) };
@@ -233,7 +210,7 @@ impl StreamMemory for View<'_> {
         unsafe { copy(place.cast(), entries.as_mut_ptr().cast(), count * SIZE) };
         if writes_submissions {
             // SAFETY: as above; the map of this ring is writable, and all bytes of the word are the same.
-            unsafe { place.cast::<u8>().write_bytes(CONSUMED as u8, count * SIZE) };
+            unsafe { place.cast::<u8>().write_bytes(CONSUMED.to_le_bytes()[0], count * SIZE) };
         }
     }
 
@@ -399,7 +376,8 @@ impl StreamMemory for Pieces<'_> {
     }
 
     fn consume(&self, first: u32, entries: &mut [u32]) {
-        let (size, count) = (self.config.submission_entries, entries.len() as u32);
+        let size = self.config.submission_entries;
+        let count = u32::try_from(entries.len()).unwrap_or(size).min(size);
         for (entry, number) in entries.iter_mut().zip(0..) {
             *entry = self.submission(first.wrapping_add(number)).unwrap_or(CONSUMED);
         }

@@ -9,7 +9,6 @@ use dmus_interface::doorbell;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::protocol::Page;
 use dmus_interface::protocol::card::{self, Poll};
-use dmus_interface::regs::Fault;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -117,7 +116,7 @@ impl Core {
             return;
         };
         if std::mem::replace(reported, tail) != tail && tail != 0 {
-            section.fault(Fault::ClosedStream, (index as u32) << 16 | tail & 0xFFFF);
+            section.closed_tail(index, tail);
         }
     }
 

@@ -15,7 +15,7 @@ use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::{Page, card};
 use dmus_interface::regs::{Fault, stream};
 use dmus_interface::ring::Reject;
-use dmus_interface::rule::Code;
+use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
 use parking_lot::MutexGuard;
 use std::sync::Arc;
@@ -185,6 +185,11 @@ impl Section<'_> {
         &self.inner.views
     }
 
+    /// Commands answered so far.
+    pub(crate) fn commands(&self) -> u32 {
+        self.inner.commands
+    }
+
     pub(crate) fn clocks(&self) -> Clocks {
         self.inner.clocks
     }
@@ -277,6 +282,19 @@ impl<'s> Section<'s> {
     /// The engine has seen all resets so far: what it does from now on counts again.
     pub(crate) fn take_up(&self) {
         self.shared.void.store(self.inner.shutdown, Ordering::Relaxed);
+    }
+
+    /// A tail was stored for a stream that is not open.
+    #[cold]
+    pub(crate) fn closed_tail(&mut self, index: usize, tail: u32) {
+        let before = self.inner.tails_before.get(index).copied().unwrap_or(0);
+        let goes_on = before > 0 && (1..=stream::MAX_RING).contains(&tail.wrapping_sub(before));
+        let code = if goes_on { Code::Check(Check::UseAfterReset) } else { Code::Fault(Fault::ClosedStream) };
+        let detail = (index as u32) << 16 | tail & 0xFFFF;
+        let place = Place { stream: Some(index), detail: Some(detail), ..Place::default() };
+        let master = self.inner.clocks.master;
+        let found = goes_on.then(|| format!("tail {tail}, which was {before} at the last reset"));
+        self.fault_with(Fault::ClosedStream, detail, code, || Details { found, ..Details::at(place, master) });
     }
 
     /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.

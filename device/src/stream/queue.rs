@@ -70,6 +70,11 @@ impl CompletionQueue {
         self.waiting.push(Completion::words(head, status, flags, time.0));
     }
 
+    /// Completions published so far.
+    pub(crate) fn published(&self) -> u32 {
+        self.published
+    }
+
     /// Writes what waits into the ring; `None` if the ring cannot be written.
     #[inline(always)]
     pub(super) fn write(&self, memory: &impl StreamMemory) -> Option<()> {
@@ -313,8 +318,8 @@ impl Queues {
         self.completions.write(memory)
     }
 
-    /// What waited (some did) is written into the ring, if it could be: its slots are the driver's from here on, and the
-    /// vector is raised when the driver asked for one of these completions.
+    /// What waited (some did) is written into the ring, if it could be: its slots are the driver's from here on, and
+    /// the vector is raised when the driver asked for one of these completions.
     #[inline(always)]
     pub(super) fn announce(&mut self, section: &mut Section<'_>, waiting: u32, written: Option<()>) {
         self.completions.waiting.clear();
@@ -403,7 +408,6 @@ impl Queues {
         let published = self.completions.published;
         match notice {
             Notice::Stale(_) => Code::Check(Check::EntryStale),
-            Notice::Fault(Fault::RingFault, _) if section.memory().is_none() => Code::Check(Check::MasterOffInFlight),
             Notice::Fault(Fault::TailBackward, _)
                 if section.view(self.stream).is_some_and(|view| observer.went_back(&view, published)) =>
             {

@@ -66,13 +66,6 @@ impl<T: Copy + Ord + Default> Scheduler<T> {
         self.push(time, item);
     }
 
-    /// Whether there is none.
-    #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        // What is in order goes last.
-        self.first == self.end
-    }
-
     /// The next event and its time.
     #[inline(always)]
     pub(crate) fn next(&self) -> Option<(i64, T)> {
@@ -155,7 +148,7 @@ mod tests {
                     prop_assert_eq!(scheduler.next(), expected);
                     prop_assert_eq!(scheduler.pop(), expected);
                 }
-                prop_assert_eq!(scheduler.is_empty(), model.is_empty());
+                prop_assert_eq!(scheduler.len(), model.len());
             }
             model.sort();
             for expected in model {

@@ -43,6 +43,32 @@ pub(crate) struct Validator {
     kind: Kind,
 }
 
+impl SlotWords {
+    /// The event in these words.
+    pub(crate) fn event(&self, width: PointerWidth) -> Event {
+        let (next, data) = match width {
+            PointerWidth::Eight => self.pointers::<true>(),
+            PointerWidth::Four => self.pointers::<false>(),
+        };
+        let event_bytes = (self.header >> 16) as u16;
+        let flags = (self.header >> 48) as u16;
+        Event {
+            struct_size: (self.header >> 8) as u8,
+            event_bytes,
+            channel_group: (self.header >> 32) as u16,
+            flags,
+            time: self.time as i64,
+            byte_position: 0,
+            next,
+            data: match flags & PACKAGE != 0 {
+                true => Data::Package(data),
+                false if usize::from(event_bytes) <= width.bytes() => Data::Inline(data.to_le_bytes()),
+                false => Data::Buffer(data),
+            },
+        }
+    }
+}
+
 const fn width<const WIDE: bool>() -> PointerWidth {
     if WIDE { PointerWidth::Eight } else { PointerWidth::Four }
 }

@@ -89,13 +89,20 @@ impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
             consumed: Cell::new(0),
             transitions: Cell::new(0),
         };
-        this.write_global(regs::CONTROL, control::RESET);
-        this.write_global(regs::POINTER_WIDTH, width.bytes() as u32);
-        this.write_global(regs::CONTROL, control::ENABLE);
-        this.write64(stream::POOL_BASE, this.pool.iova);
-        this.write64(stream::BUFFER_BASE, this.buffers.iova);
-        this.write64(stream::SUBMISSION_BASE, this.submissions.iova);
-        this.write64(stream::COMPLETION_BASE, this.completions.iova);
+        this.program();
+        Ok(this)
+    }
+
+    /// Resets and enables the card and fills the stream's registers; all indices are 0 again.
+    pub fn program(&self) {
+        [&self.tail, &self.consumed, &self.transitions].into_iter().for_each(|index| index.set(0));
+        self.write_global(regs::CONTROL, control::RESET);
+        self.write_global(regs::POINTER_WIDTH, self.width.bytes() as u32);
+        self.write_global(regs::CONTROL, control::ENABLE);
+        self.write64(stream::POOL_BASE, self.pool.iova);
+        self.write64(stream::BUFFER_BASE, self.buffers.iova);
+        self.write64(stream::SUBMISSION_BASE, self.submissions.iova);
+        self.write64(stream::COMPLETION_BASE, self.completions.iova);
         for (register, value) in [
             (stream::SLOT_COUNT, SLOTS),
             (stream::SLOT_STRIDE, STRIDE),
@@ -104,9 +111,8 @@ impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
             (stream::SUBMISSION_SIZE, SLOTS),
             (stream::COMPLETION_SIZE, SLOTS),
         ] {
-            this.write(register, value);
+            self.write(register, value);
         }
-        Ok(this)
     }
 
     /// As [`Self::prepare`]; then creates the stream and sets it to RUN.

@@ -7,6 +7,7 @@
 mod event;
 mod machine;
 mod memory;
+mod ownership;
 mod progress;
 mod registers;
 mod ring;
@@ -159,8 +160,14 @@ pub fn run(
 
 /// Every mistake, in the order of the rules' codes.
 pub fn mistakes() -> Vec<&'static Mistake> {
-    let groups: [&[Mistake]; 5] =
-        [&event::MISTAKES, &ring::MISTAKES, &memory::MISTAKES, &registers::MISTAKES, &progress::MISTAKES];
+    let groups: [&[Mistake]; 6] = [
+        &event::MISTAKES,
+        &ring::MISTAKES,
+        &memory::MISTAKES,
+        &registers::MISTAKES,
+        &progress::MISTAKES,
+        &ownership::MISTAKES,
+    ];
     let mut all: Vec<&Mistake> = groups.into_iter().flatten().collect();
     all.sort_by_key(|mistake| Rule::ALL.iter().position(|rule| rule.name == mistake.rule));
     all

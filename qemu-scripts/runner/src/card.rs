@@ -7,13 +7,14 @@ use crate::exit::{Exit, Failure, Interrupt};
 use crate::process::{self, Process};
 use crate::programs::Programs;
 use anyhow::{Context, bail, ensure};
+use dmus_card::check::Allowed;
 use serde_json::Value;
 use signal_hook::consts::SIGSYS;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long the card may take to listen, and to complete its files at the end.
@@ -23,10 +24,64 @@ const POLL: Duration = Duration::from_millis(2);
 /// How long a card may take to see that its client has gone, before it is told.
 const NOTICE: Duration = Duration::from_millis(200);
 
+/// What the card does about mistakes of the guest's driver.
+#[derive(Clone, clap::Args)]
+pub(crate) struct Checking {
+    /// Have the card name each mistake of the driver, with what led to it; see dmus-card serve --help. If one of them
+    /// is an error, the exit code is 9.
+    #[arg(long, value_enum, default_value = "off")]
+    check: Check,
+    /// Write what was found to this file, as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Let breaches of this rule be no reason to fail; may be given again.
+    #[arg(long, value_name = "NAME=REASON")]
+    allow: Vec<Allowed>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Check {
+    Off,
+    Warn,
+}
+
+impl Checking {
+    /// Whatever the user says of it.
+    pub(crate) fn on(&mut self) {
+        self.check = Check::Warn;
+    }
+
+    /// The same for the card. Its own fault for what does not go together has the same code.
+    fn options(&self) -> Vec<OsString> {
+        let check = if self.check == Check::Warn { "warn" } else { "off" };
+        let mut options = vec!["--check".into(), check.into()];
+        options.extend(self.report.iter().flat_map(|file| ["--report".into(), file.into()]));
+        let allow = self.allow.iter().map(|allowed| format!("{}={}", allowed.rule.name, allowed.reason));
+        options.extend(allow.flat_map(|allow| ["--allow".into(), allow.into()]));
+        options
+    }
+
+    /// Fails if the driver broke rules.
+    pub(crate) fn judge(violated: bool) -> anyhow::Result<()> {
+        let message = "the driver broke rules of the data sheet, as the card's report says";
+        ensure!(!violated, Failure::new(Exit::Violation, message));
+        Ok(())
+    }
+}
+
+/// The exit code of a card that found mistakes of the driver.
+const VIOLATION: i32 = Exit::Violation as i32;
+
+/// Whether a card has done all that it had to.
+fn is_done(status: ExitStatus) -> bool {
+    status.success() || status.code() == Some(VIOLATION)
+}
+
 /// How a card is started.
 pub(crate) struct Options {
     /// As of `serve --clock`.
     pub(crate) clock: &'static str,
+    pub(crate) checking: Checking,
     /// More options of `serve`.
     pub(crate) more: Vec<OsString>,
     /// What it logs if the user does not say: a level, or nothing for its own choice.
@@ -54,6 +109,7 @@ impl Card {
         let mut command: Vec<OsString> = vec![programs.card()?.into()];
         command.extend(["serve", "--once", "--clock", options.clock, "--socket"].map(OsString::from));
         command.extend([socket.clone().into(), "--json".into(), json.clone().into()]);
+        command.extend(options.checking.options());
         command.extend(options.more.iter().cloned());
         if programs.no_sandbox {
             command.push("--no-sandbox".into());
@@ -94,7 +150,7 @@ impl Card {
     /// Fails if it has ended with an error. (It ends by itself only after QEMU has.)
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.process.status()? {
-            Some(status) if !status.success() => {
+            Some(status) if !is_done(status) => {
                 let why = match status.signal() {
                     Some(SIGSYS) => {
                         ": it tried a system call that its sandbox forbids (the kernel's log has the number), \
@@ -109,15 +165,16 @@ impl Card {
         }
     }
 
-    /// Waits until it has completed its files, its client being gone, and gives what it counted.
-    pub(crate) fn finish(mut self) -> anyhow::Result<Value> {
-        match self.process.wait(LIMIT)? {
+    /// Waits until it has completed its files, its client being gone, and gives what it counted, and whether the driver
+    /// broke rules.
+    pub(crate) fn finish(mut self) -> anyhow::Result<(Value, bool)> {
+        let violated = match self.process.wait(LIMIT)? {
             None => bail!("the card did not end within {LIMIT:?} after its guest"),
-            Some(status) if !status.success() => bail!("the card could not complete its work ({status})"),
-            Some(_) => {}
-        }
+            Some(status) if !is_done(status) => bail!("the card could not complete its work ({status})"),
+            Some(status) => status.code() == Some(VIOLATION),
+        };
         let text = std::fs::read_to_string(&self.json).context("the card left no summary")?;
-        serde_json::from_str(&text).context("the card's summary is no JSON")
+        Ok((serde_json::from_str(&text).context("the card's summary is no JSON")?, violated))
     }
 
     /// Has it complete its files after a run that failed.

@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Stalled = 6,
     CardGone = 7,
     QemuGone = 8,
+    /// The driver broke a rule: the card's own exit code for that.
+    Violation = 9,
     Interrupted = 130,
 }
 

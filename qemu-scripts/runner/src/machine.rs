@@ -2,6 +2,7 @@
 //!
 //! Fed by the arguments of `play`, `record`, `conform` and `zoo`; feeds [`crate::supervisor`], which runs it.
 
+use crate::card::Checking;
 use crate::programs::Programs;
 use crate::qemu::{Guest, Qemu};
 use anyhow::{Context, ensure};
@@ -34,6 +35,8 @@ pub(crate) struct Machine {
     #[arg(long, value_name = "PATH", required_if_eq("image", "iso-uefi"))]
     firmware: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) checking: Checking,
+    #[command(flatten)]
     pub(crate) programs: Programs,
 }
 
@@ -64,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) linux: String,
     /// Where QEMU's own sound device plays to, if the guest has one.
     pub(crate) speaker: Option<PathBuf>,
+    /// It breaks rules on purpose.
+    pub(crate) misbehaves: bool,
 }
 
 /// Something for the guest to find under its name.

@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 4 QEMU cannot be started;
 /// 5 the guest failed; 6 the guest stood still longer than the time limit; 7 the card ended early; 8 QEMU ended early;
-/// 130 interrupted.
+/// 9 the driver broke rules of the data sheet (--check warn); 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {

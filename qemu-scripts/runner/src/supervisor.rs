@@ -3,7 +3,7 @@
 //! Fed by `play`, `record`, `conform` and `zoo` with a [`Job`]; feeds [`crate::guest`] with the serial line, and the
 //! caller with what the guest said and what the card counted.
 
-use crate::card::{self, Card};
+use crate::card::{self, Card, Checking};
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::guest::GuestReport;
 use crate::machine::{Job, Machine};
@@ -34,6 +34,7 @@ pub(crate) fn run(
     let interrupt = Interrupt::catch()?;
     let options = card::Options {
         clock: machine.clock_name(),
+        checking: machine.checking.clone(),
         more: job.card.clone(),
         log: Some(job.log),
         log_file: job.log_file.clone(),
@@ -49,7 +50,11 @@ pub(crate) fn run(
     // A terminal interrupts all three processes at once, and another's end may be seen first.
     let watched = interrupt.check().map_err(anyhow::Error::from).and(watched);
     match watched {
-        Ok(guest) => Ok((guest, card.finish()?)),
+        Ok(guest) => {
+            let (counters, violated) = card.finish()?;
+            Checking::judge(violated && !job.misbehaves)?;
+            Ok((guest, counters))
+        }
         Err(error) => {
             card.abandon();
             Err(error)

@@ -162,7 +162,8 @@ const CASES: [Case; 14] = {
     ]
 };
 
-/// What the checker may cost, of what the same events cost without it: bytes, batch, and the most that the ratio may be.
+/// What the checker may cost, of what the same events cost without it: bytes, batch, and the most that the ratio may
+/// be.
 const CHECKED: [(usize, u64, f64); 4] = [(8, 16, 1.2), (8, 256, 1.2), (256, 16, 1.6), (256, 256, 1.6)];
 
 /// The rows of the checker, beside the same card without it.

@@ -77,9 +77,8 @@ fn due(
 pub(crate) fn ahead(bytes: usize, batch: u64, checked: bool) -> anyhow::Result<Lane> {
     let checker = Cell::new(None);
     let (card, stream) = open(|card| {
-        Ok(if checked {
-            checker.set(Some(card.platform().check()))
-        })
+        checker.set(checked.then(|| card.platform().check()));
+        Ok(())
     })?;
     let checker = checker.into_inner();
     let mut engine = card.platform().take_engine()?;

@@ -15,66 +15,50 @@ pub enum Check {
     /// In virtual time: an event whose time a grant had covered before it was submitted.
     #[error("event submitted after a grant that promised that everything before it was submitted")]
     GrantBroken = 2,
-    /// More writes to WAKE than there were sleeps to end.
-    #[error("write to WAKE for a sleep that was woken already, or for none")]
-    WakeNeedless = 3,
-    /// A tail was stored while the card slept, the driver went on to a transition, and WAKE was not written.
-    #[error("tail stored while WAKE_ARMED was set, and WAKE not written")]
-    WakeMissing = 4,
     /// A word of the doorbell page that the card alone stores is not as it stored it.
     #[error("word of the doorbell page stored by the driver that is the card's")]
-    ForeignWord = 5,
+    ForeignWord = 3,
     /// bReserved is not 0.
     #[error("bReserved is not 0")]
-    ReservedSet = 6,
+    ReservedSet = 4,
     /// Bytes behind inline data are not 0.
     #[error("bytes of uData behind the last one of an inline event that are not 0")]
-    NotZeroed = 7,
+    NotZeroed = 5,
     /// A slot is not as it was when the card fetched it.
     #[error("slot that was stored to while the card owned it")]
-    SlotChanged = 8,
+    SlotChanged = 6,
     /// A buffer is not as it was when the card copied it.
     #[error("buffer that was stored to while the card owned it")]
-    BufferChanged = 9,
+    BufferChanged = 7,
     /// A posted buffer was stored to before the card filled it.
     #[error("posted buffer that was stored to while the card owned it")]
-    PostedBufferTouched = 10,
-    /// The request of a mailbox command is not as it was when the card read it.
-    #[error("mailbox request that was stored to before its answer")]
-    RequestChanged = 11,
+    PostedBufferTouched = 8,
     /// Slots or buffers that the card owns are not mapped any more.
     #[error("slot or buffer unmapped while the card owned it")]
-    UnmappedInFlight = 12,
-    /// Bus-master was turned off, without a reset, while the card owned slots.
-    #[error("bus-master turned off while the card owned slots")]
-    MasterOffInFlight = 13,
+    UnmappedInFlight = 9,
     /// After a reset a driver went on from where it was before it.
     #[error("tail that goes on from before the last reset")]
-    UseAfterReset = 14,
+    UseAfterReset = 10,
     /// Tail or grant moved back, and memory with them: the guest went back to a snapshot, and the card did not.
     #[error("tail or grant that went back together with the guest's memory: a snapshot was loaded")]
-    WentBack = 15,
+    WentBack = 11,
     /// A chain reaches a slot of another submission.
     #[error("chain or package that reaches a slot of another submission in flight")]
-    ChainSteals = 16,
+    ChainSteals = 12,
 }
 
 impl Check {
     /// Every one of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 12] = [
         Self::EntryStale,
         Self::GrantBroken,
-        Self::WakeNeedless,
-        Self::WakeMissing,
         Self::ForeignWord,
         Self::ReservedSet,
         Self::NotZeroed,
         Self::SlotChanged,
         Self::BufferChanged,
         Self::PostedBufferTouched,
-        Self::RequestChanged,
         Self::UnmappedInFlight,
-        Self::MasterOffInFlight,
         Self::UseAfterReset,
         Self::WentBack,
         Self::ChainSteals,
@@ -93,7 +77,7 @@ const fn rule(
 }
 
 /// Their rules, by their codes.
-pub(super) const RULES: [Rule; 16] = [
+pub(super) const RULES: [Rule; 12] = [
     rule(
         Check::EntryStale,
         "entry-stale",
@@ -112,24 +96,6 @@ pub(super) const RULES: [Rule; 16] = [
         "The grant is stored before the tail of what it covers, or it covers the time of an event that is submitted \
             later.",
         "Grant the time of the first event that is not submitted yet, and store the tail before the grant.",
-    ),
-    rule(
-        Check::WakeNeedless,
-        "wake-needless",
-        Severity::Note,
-        "doorbell::WAKE_ARMED",
-        "WAKE is written for each tail, whether the card sleeps or not. Each such write traps, which costs more than \
-            the event.",
-        "Load WAKE_ARMED after the tail and a full fence; write WAKE only if it is not 0, and once for a number.",
-    ),
-    rule(
-        Check::WakeMissing,
-        "wake-missing",
-        Severity::Warning,
-        "doorbell::WAKE_ARMED",
-        "The driver does not load WAKE_ARMED after it stores a tail, or loads it without a full fence between the \
-            two: the card sleeps on, and nothing that was submitted plays.",
-        "Store the tail, then a full fence (mfence, seq_cst), then load WAKE_ARMED, and write WAKE if it is not 0.",
     ),
     rule(
         Check::ForeignWord,
@@ -184,29 +150,12 @@ pub(super) const RULES: [Rule; 16] = [
         "Clear a buffer before its slot is posted; from then on it is the card's until the completion is there.",
     ),
     rule(
-        Check::RequestChanged,
-        "request-changed",
-        Severity::Error,
-        "command",
-        "The memory of a mailbox request was used again, or freed, before COMMANDS had counted its answer.",
-        "Keep the request as it is until COMMANDS has moved.",
-    ),
-    rule(
         Check::UnmappedInFlight,
         "unmapped-in-flight",
         Severity::Error,
         "ring",
         "The driver (or the IOMMU's, for it) unmapped the pool or the buffers while events were held there.",
         "Stop the stream, take its completions, close it, and unmap then.",
-    ),
-    rule(
-        Check::MasterOffInFlight,
-        "master-off-in-flight",
-        Severity::Error,
-        "regs::control::RESET",
-        "The bus-master bit was cleared while the card held events: at removal, or in a power transition that does \
-            not stop the streams first.",
-        "Stop and close the streams before bus-master is turned off, or reset the card right after it.",
     ),
     rule(
         Check::UseAfterReset,

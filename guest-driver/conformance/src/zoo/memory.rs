@@ -18,7 +18,7 @@ fn with_apart(s: &Stream<'_>, base: Register, bytes: usize) -> anyhow::Result<()
 }
 
 /// Takes that part from the card, and gives where it was.
-fn revoke(s: &Stream<'_>, base: Register) -> anyhow::Result<u64> {
+pub(super) fn revoke(s: &Stream<'_>, base: Register) -> anyhow::Result<u64> {
     let half = |offset| u64::from(s.platform.read32(stream::at(0, base).offset + offset));
     let iova = half(4) << 32 | half(0);
     s.platform.dma_revoke(iova)?;

@@ -5,7 +5,7 @@ use super::{Mistake, Stream, prepared};
 use crate::raw::{SLOTS, seconds};
 
 /// A stream in RUN that has taken as many events as the ring has entries.
-fn once_around(s: &Stream<'_>) -> anyhow::Result<()> {
+pub(super) fn once_around(s: &Stream<'_>) -> anyhow::Result<()> {
     running(s)?;
     for slot in 0..SLOTS {
         s.submit(slot, s.inline(0, &NOTE), 0);

@@ -3,6 +3,7 @@
 //! Fed by a trial with what a guest sees, and by the card's side with what it counted; feeds the table.
 
 use super::Mistake;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -73,6 +74,8 @@ pub fn words(said: &[Said]) -> String {
 pub struct Verdict {
     /// What it said, the completions first.
     pub said: Vec<Said>,
+    /// What its checker named, each code once.
+    pub named: Vec<Code>,
     /// Faults that it counted.
     pub faults: u64,
     /// Messages that it counted as refused.
@@ -81,11 +84,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// What was said of this mistake, and what the card had counted (faults, and refused messages) at the marks before
-    /// and after it.
-    pub fn new(mistake: &Mistake, said: Vec<Said>, before: [u64; 2], after: [u64; 2]) -> Self {
+    /// What was said of this mistake, what the card's checker named, and what the card had counted (faults, and refused
+    /// messages) at the marks before and after it.
+    pub fn new(mistake: &Mistake, said: Vec<Said>, named: Vec<Code>, before: [u64; 2], after: [u64; 2]) -> Self {
         let [faults, messages] = [0, 1].map(|which| after[which].wrapping_sub(before[which]));
-        Self { said, faults, messages, expected_messages: mistake.messages }
+        Self { said, named, faults, messages, expected_messages: mistake.messages }
     }
 
     /// Whether the card named this code once, and found nothing else.
@@ -95,14 +98,23 @@ impl Verdict {
         let place = match code {
             Code::Reject(_) => (refused, self.faults) == (1, 0),
             Code::Fault(_) => (refused, self.faults) == (0, 1) && recorded,
+            // What a driver can see of it, if it can, is a broader code.
+            Code::Check(_) => refused <= 1 && self.faults <= 1,
         };
-        place && self.said.iter().all(|said| said.code() == code) && self.messages == self.expected_messages
+        let said_alone = matches!(code, Code::Check(_)) || self.said.iter().all(|said| said.code() == code);
+        place && said_alone && self.named == [code] && self.messages == self.expected_messages
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", words(&self.said))?;
+        let told = |code: &Code| self.said.iter().any(|said| said.code() == *code);
+        let report: Vec<String> =
+            self.named.iter().filter(|code| !told(code)).map(|code| format!("report {code}")).collect();
+        match self.said.is_empty() && !report.is_empty() {
+            true => write!(f, "{}", report.join(", "))?,
+            false => write!(f, "{}", [&[words(&self.said)], &report[..]].concat().join(", "))?,
+        }
         if self.faults > 1 {
             write!(f, " of {} faults", self.faults)?;
         }
@@ -116,11 +128,18 @@ impl fmt::Display for Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dmus_interface::rule::Check;
 
     #[test]
     fn a_code_is_named_alone_only_if_nothing_else_was_said_or_counted() {
-        let verdict =
-            |said: &[Said], faults, messages| Verdict { said: said.to_vec(), faults, messages, expected_messages: 1 };
+        let named = |said: &[Said]| said.first().map(|said| said.code()).into_iter().collect();
+        let verdict = |said: &[Said], faults, messages| Verdict {
+            said: said.to_vec(),
+            named: named(said),
+            faults,
+            messages,
+            expected_messages: 1,
+        };
         let (refused, other) = (Said::Completion(Reject::Empty), Said::Completion(Reject::BadFlags));
         let (fault, refusal) = (Said::Fault(Fault::Closed), Said::Refusal(Fault::Closed));
         let (reject, closed) = (Code::Reject(Reject::Empty), Code::Fault(Fault::Closed));
@@ -137,6 +156,11 @@ mod tests {
             (&[refusal], 1, 1, closed),
             (&[refused, fault], 1, 1, closed),
         ];
+        let unnamed = Verdict { named: Vec::new(), ..verdict(&[refused], 0, 1) };
+        assert!(!unnamed.names_alone(reject));
+        let check = Code::Check(Check::SlotChanged);
+        let changed = Verdict { named: [check].into(), ..verdict(&[], 0, 1) };
+        assert!(changed.names_alone(check) && !changed.names_alone(Code::Check(Check::BufferChanged)));
         for (said, faults, messages, code) in wrong {
             assert!(!verdict(said, faults, messages).names_alone(code), "{said:?}, {faults}, {messages}");
         }

@@ -138,6 +138,7 @@ fn job(args: &Args, song: &NamedSong, dir: &Path) -> anyhow::Result<Job> {
             (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
         },
         speaker: args.through_guest.as_ref().map(|_| dir.join("speaker.wav")),
+        misbehaves: false,
     })
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             (until.0 as u64).div_ceil(10_000_000)
         ),
         speaker: None,
+        misbehaves: false,
     };
     let mut progress = Progress::new("recording", until)?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)?;

@@ -3,7 +3,7 @@
 //! Fed by the command line; feeds the terminal with the guest's serial line. The guest's image is made by a program
 //! that the command line names, unless kernel and initramfs are given.
 
-use crate::card::{self, Card};
+use crate::card::{self, Card, Checking};
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::process::{self, Process};
 use crate::programs::Programs;
@@ -57,6 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BUILDER", required_unless_present_all = ["kernel", "initrd"])]
     image_builder: Option<PathBuf>,
     #[command(flatten)]
+    checking: Checking,
+    #[command(flatten)]
     programs: Programs,
 }
 
@@ -80,10 +82,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Clock::Virtual => "virtual",
         Clock::Realtime => "realtime",
     };
-    let card =
-        Card::start(&args.programs, dir.path(), &card::Options { clock, more, log: None, log_file: None }, &interrupt)?;
+    let checking = args.checking.clone();
+    let options = card::Options { clock, checking, more, log: None, log_file: None };
+    let card = Card::start(&args.programs, dir.path(), &options, &interrupt)?;
     match attend(args, &kernel, &initrd, card.socket(), &interrupt) {
-        Ok(()) => card.finish().map(drop),
+        Ok(()) => Checking::judge(card.finish()?.1),
         Err(error) => {
             card.abandon();
             Err(error)
