@@ -1,6 +1,6 @@
 //! The checker: names what a driver does wrong, in full the first time, and counts it from then on.
 //!
-//! Fed by sections with faults and refusals, by each stream's [`Observer`], and by the doorbell page's; feeds standard
+//! Fed by sections with faults and refusals, by what watches each stream and the doorbell page; feeds standard
 //! error, the report file and the exit status. It changes nothing that a driver sees: registers, completions and audio
 //! are those of a card that does not check.
 
@@ -106,7 +106,9 @@ impl Checker {
         let text = report::text(tally.rule, tally.allowed.as_deref(), &details);
         tally.first.get_or_insert(Box::new(details));
         drop(book);
-        log::say(&text);
+        if tracing::enabled!(tracing::Level::WARN) {
+            log::say(&text);
+        }
     }
 
     /// The client has gone: the next one is told everything anew.

@@ -29,9 +29,12 @@ pub struct Report {
     pub growth: u64,
 }
 
-/// Sends `events` messages. `progress` is told how many are sent, now and then.
-pub fn run(events: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<Report> {
-    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+/// Sends `events` messages, to a card that checks its driver if it is to. `progress` is told how many are sent, now and
+/// then.
+pub fn run(events: u64, checked: bool, mut progress: impl FnMut(u64)) -> anyhow::Result<Report> {
+    let direct = Direct::new()?;
+    let checker = checked.then(|| direct.check());
+    let card = Card::open(direct, PointerWidth::Eight)?;
     let stream = RenderStream::open(&card, 0, CONFIG)?;
     stream.set_state(State::Run)?;
     let allocator = stream.allocator();
@@ -95,6 +98,8 @@ pub fn run(events: u64, mut progress: impl FnMut(u64)) -> anyhow::Result<Report>
     ensure!(ended == counts.submitted && counts.rejected == 0, "{counts:?}");
     let stats = &card.platform().stats;
     ensure!(stats.in_flight.get() == 0 && stats.faults.get() == 0, "{stats:?}");
+    let found = checker.and_then(|checker| checker.summary());
+    ensure!(found.is_none(), "a false alarm: {found:?}");
     ensure!(growth <= GROWTH, "{growth} bytes more are resident at the end");
     Ok(Report { counts, resets, growth })
 }

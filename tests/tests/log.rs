@@ -22,7 +22,10 @@ const HEADER: usize = 16;
 /// A card whose standard error is this.
 fn serve(dir: &Path, stderr: impl Into<Stdio>) -> anyhow::Result<Running> {
     let mut command = programs::card()?;
-    command.args(["serve", "--clock", "virtual", "--socket", "card.sock", "--json", "card.json"]).current_dir(dir);
+    command
+        .args(["serve", "--clock", "virtual", "--socket", "card.sock", "--json", "card.json"])
+        .args(["--check", "off"])
+        .current_dir(dir);
     let card = Running::start_logging(&mut command, stderr)?;
     // It makes that file last of all.
     until("the counters' file", LIMIT, || dir.join("card.json").exists())?;

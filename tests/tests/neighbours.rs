@@ -32,7 +32,7 @@ const SHORT: Duration = Duration::from_secs(20);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 
 fn serve(dir: &Path, transport: &str) -> anyhow::Result<(Running, PathBuf)> {
-    let arguments = ["serve", "--clock", "virtual", "--socket", "card.sock", "--json", "counters", "--transport"];
+    let arguments = "serve --check off --clock virtual --socket card.sock --json counters --transport".split(" ");
     let mut command = programs::card()?;
     let card = Running::start(command.args(arguments).arg(transport).env("DMUS_LOG", "off").current_dir(dir))?;
     // The last file that it makes: then it listens.

@@ -149,6 +149,8 @@ fn header() -> Result<String, fmt::Error> {
 
     c.section("Rings: entry i of a ring is at i modulo its size; a submission is a slot number")?;
     c.line("typedef uint32_t dmus_submission;")?;
+    let consumed = "what a card that checks stores over submissions that it has fetched";
+    c.define("DMUS_", "CONSUMED", ring::CONSUMED.into(), consumed)?;
     structure!(
         c,
         "dmus_completion",

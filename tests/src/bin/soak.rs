@@ -8,8 +8,8 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["hostile", minutes] => clients(number(minutes)?),
-        ["events", events] => soak(number(events)?),
-        _ => anyhow::bail!("soak events NUMBER, or soak hostile MINUTES"),
+        ["events", events, check] => soak(number(events)?, check != "off"),
+        _ => anyhow::bail!("soak events NUMBER off|warn, or soak hostile MINUTES"),
     }
 }
 
@@ -17,10 +17,10 @@ fn number(text: &str) -> anyhow::Result<u64> {
     text.replace('_', "").parse().with_context(|| format!("{text} is no number"))
 }
 
-fn soak(events: u64) -> anyhow::Result<()> {
+fn soak(events: u64, checked: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     let (mut shown, mut shown_events) = (started, 0);
-    let report = dmus_tests::soak::run(events, |sent| {
+    let report = dmus_tests::soak::run(events, checked, |sent| {
         let passed = shown.elapsed().as_secs_f64();
         if passed >= 1.0 {
             let rate = (sent - shown_events) as f64 / passed;
