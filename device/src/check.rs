@@ -111,6 +111,11 @@ impl Checker {
         }
     }
 
+    /// Whether a breach of this rule would be described.
+    pub(crate) fn is_news(&self, code: Code) -> bool {
+        self.0.lock().tallies.iter().any(|tally| tally.rule.code == code && !tally.told)
+    }
+
     /// The client has gone: the next one is told everything anew.
     pub(crate) fn next_client(&self) {
         self.0.lock().tallies.iter_mut().for_each(|tally| tally.told = false);

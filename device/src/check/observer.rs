@@ -110,10 +110,15 @@ impl Observer {
         }
     }
 
-    /// The same, of a submission that is refused, whose event is still where it was fetched from.
-    pub(crate) fn details_of(&self, memory: Option<&impl StreamMemory>, slot: u32) -> Details {
-        let words = memory.and_then(|memory| memory.slot(slot));
-        Details { event: words.map(|words| self.seen(&words, &[])), ..self.details(Some(slot), None) }
+    /// The same, with the event as it is in a slot now.
+    pub(crate) fn details_of(&self, memory: &impl StreamMemory, slot: u32, detail: Option<u32>) -> Details {
+        let words = memory.slot(slot);
+        Details { event: words.map(|words| self.seen(&words, &[])), ..self.details(Some(slot), detail) }
+    }
+
+    /// Whether this mistake would be the first of its kind.
+    pub(crate) fn is_news(&self, code: Code) -> bool {
+        self.checker.is_news(code)
     }
 
     fn seen(&self, words: &SlotWords, data: &[u8]) -> Seen {
@@ -260,7 +265,7 @@ impl Observer {
     /// In virtual time only the driver can make an event late.
     fn check_late(&self, memory: &impl StreamMemory, head: u32, status: u16) {
         if status == Status::Late as u16 && self.is_virtual {
-            self.checker.found(Code::Check(Check::GrantBroken), || self.details_of(Some(memory), head));
+            self.checker.found(Code::Check(Check::GrantBroken), || self.details_of(memory, head, None));
         }
     }
 

@@ -105,10 +105,12 @@ pub(super) fn summary(tallies: &[Tally]) -> Option<String> {
     }
     let each = |tally: &&Tally| {
         let allowed = if tally.allowed.is_some() { ", allowed" } else { "" };
-        format!("{} {} ({} times{allowed})", tally.rule.code, tally.rule.name, tally.count)
+        let times = if tally.count == 1 { "once".into() } else { format!("{} times", tally.count) };
+        format!("{} {} ({times}{allowed})", tally.rule.code, tally.rule.name)
     };
     let list: Vec<String> = found.iter().map(each).collect();
-    Some(format!("the driver broke {} of the data sheet's rules: {}", found.len(), list.join(", ")))
+    let rules = if found.len() == 1 { "a rule".into() } else { format!("{} of the rules", found.len()) };
+    Some(format!("the driver broke {rules} of the data sheet: {}", list.join(", ")))
 }
 
 /// See [`super::Checker::json`].

@@ -377,26 +377,32 @@ impl Queues {
     fn publish_notices(&mut self, section: &mut Section<'_>) {
         for notice in std::mem::take(&mut self.notices) {
             let code = self.code(notice, section);
-            let observer = self.observer.as_deref();
+            let details = self.details(notice, code, section);
             match notice {
-                Notice::Stale(detail) => {
-                    let details = || observer.map(|observer| observer.details(None, Some(detail))).unwrap_or_default();
-                    section.fault_with(Fault::BadSlot, detail, code, details);
-                }
-                Notice::Fault(fault, detail) => {
-                    let slot =
-                        matches!(fault, Fault::SlotInFlight | Fault::UnfinishedMessage).then_some(detail & 0xFFFF);
-                    let details = || observer.map(|observer| observer.details(slot, Some(detail))).unwrap_or_default();
-                    section.fault_with(fault, detail, code, details);
-                }
-                Notice::Rejected { head, reason, at, .. } => {
-                    let details = match observer {
-                        Some(observer) => observer.details_of(section.view(self.stream).as_ref(), at),
-                        None => Details::default(),
-                    };
+                Notice::Fault(fault, detail) => section.fault_with(fault, detail, code, || details),
+                Notice::Stale(detail) => section.fault_with(Fault::BadSlot, detail, code, || details),
+                Notice::Rejected { head, reason, .. } => {
                     section.rejected(self.stream, head, reason, code, || details);
                 }
             }
+        }
+    }
+
+    /// What a card that checks knows of a mistake, if it is the first of its kind: the others are only counted.
+    fn details(&self, notice: Notice, code: Code, section: &Section<'_>) -> Details {
+        let Some(observer) = self.observer.as_deref().filter(|observer| observer.is_news(code)) else {
+            return Details::default();
+        };
+        let (slot, detail) = match notice {
+            Notice::Fault(Fault::SlotInFlight | Fault::UnfinishedMessage, detail) => {
+                (Some(detail & 0xFFFF), Some(detail))
+            }
+            Notice::Fault(_, detail) | Notice::Stale(detail) => (None, Some(detail)),
+            Notice::Rejected { at, .. } => (Some(at), None),
+        };
+        match (section.view(self.stream), slot) {
+            (Some(view), Some(slot)) => observer.details_of(&view, slot, detail),
+            _ => observer.details(slot, detail),
         }
     }
 
