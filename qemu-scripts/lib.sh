@@ -202,8 +202,15 @@ build_runner() {
     runner=$target/release/dmus-run
 }
 
-# build_guest: sets `guest_elf` to the release build of the bare-metal guest.
+# build_guest: sets `guest_elf` to the release build of the bare-metal guest; with DMUS_GUEST_DEBUG=1 to one with debug information and frame
+# pointers, which is another file.
 build_guest() {
+    if [[ ${DMUS_GUEST_DEBUG:-} == 1 ]]; then
+        CARGO_PROFILE_RELEASE_DEBUG=2 RUSTFLAGS='-C force-frame-pointers=yes' cargo build --release "${quiet[@]}" --locked \
+            --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest-debug"
+        guest_elf=$target/guest-debug/release/dmus-player
+        return
+    fi
     cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest"
     # shellcheck disable=SC2034 # for the script that sources this
     guest_elf=$target/guest/release/dmus-player
@@ -243,6 +250,29 @@ image_of() {
     printf '%s\n' "$image"
 }
 
+# culprit_wanted ARGUMENT...: whether one of them is --culprit.
+culprit_wanted() {
+    local argument
+    for argument; do
+        [[ $argument != --culprit ]] || return 0
+    done
+    return 1
+}
+
+# build_plugin: builds the plugin of QEMU that --culprit loads, beside the runner.
+build_plugin() {
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-plugin
+}
+
+# accelerator ARGUMENT...: QEMU's accelerator; with --culprit software emulation, unless the user has chosen.
+accelerator() {
+    if culprit_wanted "$@" && [[ -z ${DMUS_ACCEL:-} ]]; then
+        echo tcg
+    else
+        "$repo/qemu-scripts/qemu" --accel
+    fi
+}
+
 # supervise COMMAND ARGUMENT...: builds card, runner and the guest that --image names, gets QEMU if need be, and runs `dmus-run COMMAND`
 # with all of it, in this process's place but for its end.
 supervise() {
@@ -250,12 +280,18 @@ supervise() {
     image=$(image_of "$@")
     say 'building'
     build_runner
+    if culprit_wanted "$@"; then
+        build_plugin
+        export DMUS_GUEST_DEBUG=1
+    fi
     "$scripts/qemu" --find || exit 4
     case $image in
         linux)
             "$repo/images/linux/build" --dmusd -o "$target/linux"
             guest=$target/linux/vmlinux
             more=(--initrd "$target/linux/initrd")
+            # Where Linux puts it without randomisation, which the runner asks for.
+            ! culprit_wanted "$@" || more+=(--symbols "$target/release/dmusd@0x555555554000")
             ;;
         *)
             build_guest
@@ -265,9 +301,10 @@ supervise() {
             guest=$target/dmus-player.iso
             "$scripts/iso" -o "$guest"
             ;;&
-        iso-uefi) more=(--firmware "$("$scripts/qemu" --firmware)") ;;
+        iso*) ! culprit_wanted "$@" || more+=(--symbols "$guest_elf") ;;&
+        iso-uefi) more+=(--firmware "$("$scripts/qemu" --firmware)") ;;
     esac
-    accel=$("$scripts/qemu" --accel)
+    accel=$(accelerator "$@")
     # Not exec: if the program is killed, somebody must still say so.
     "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" --guest "$guest" "${more[@]}" "${@:2}" || status=$?
     ((status < 128 || status == 130)) || say "dmus-run was killed (status $status); an audio file that was written is valid as far as it got"

@@ -227,7 +227,7 @@ impl CaptureStream {
             let memory = Pieces::new(shared, epoch, &config);
             let (first, waited) = (self.queues.submissions.fetched(), self.queues.completions.waiting());
             self.fetch(&memory, shared.stats());
-            self.queues.show_fetched(&memory, first, waited);
+            self.queues.show_fetched(&memory, first, waited, &self.in_flight);
             self.fill_posted(&memory, shared.stats());
         });
         section.is_of(epoch) && self.publish(section) && !self.has_work()

@@ -4,6 +4,7 @@
 //! error, the report file and the exit status. It changes nothing that a driver sees: registers, completions and audio
 //! are those of a card that does not check.
 
+mod culprit;
 mod describe;
 mod journal;
 mod observer;

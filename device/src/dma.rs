@@ -8,6 +8,7 @@
 
 mod access;
 mod guest;
+pub mod owners;
 mod sysex;
 mod view;
 

@@ -39,6 +39,7 @@ mod stream;
 pub mod synth;
 pub mod transport;
 
+pub use dma::owners;
 pub use dmus_dls as collection;
 pub use identity::{ClockMode, SAMPLE_RATE};
 

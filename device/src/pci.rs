@@ -10,13 +10,14 @@ use crate::back_off::BackOff;
 use crate::check::Checker;
 use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
+use crate::dma::owners::Owners;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
 use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
 use config_space::{ConfigSpace, Effect};
 use dmus_interface::command::{Answer, Status};
 use dmus_interface::event::PointerWidth;
-use dmus_interface::pci::STREAMS;
+use dmus_interface::pci::{DOORBELL_BAR, STREAMS};
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Access, Fault, Found, Register, control, feature};
 use dmus_interface::time::RefTime;
@@ -51,6 +52,19 @@ impl Card {
         }
     }
 
+    /// From now on, tells this map where the guest sees the doorbell page, and what the card owns: before the first
+    /// client, once.
+    pub fn set_owners(&self, owners: Arc<Owners>) {
+        self.shared.set_owners(owners);
+        self.tell_doorbell();
+    }
+
+    fn tell_doorbell(&self) {
+        if let Some(owners) = self.shared.owners() {
+            owners.set_doorbell(self.config.bar(DOORBELL_BAR).map(u64::from));
+        }
+    }
+
     /// Has what drivers do checked from here on: before the first client, once.
     pub fn set_checker(&self, checker: Arc<Checker>) {
         self.shared.set_checker(checker);
@@ -64,6 +78,7 @@ impl Card {
     /// As at power-on, but for maps and vectors.
     fn restart(&mut self) {
         self.config = ConfigSpace::new();
+        self.tell_doorbell();
         // In one section: in between, what the engine still has to do would be a fault.
         let mut section = self.shared.section();
         section.set_bus_master(false);
@@ -323,6 +338,7 @@ impl Device for Card {
         match region {
             Region::Config => {
                 let effect = self.config.write(offset, data);
+                self.tell_doorbell();
                 let bus_master = self.config.bus_master();
                 let mut section = self.shared.section();
                 if section.is_bus_master() && !bus_master {

@@ -11,6 +11,7 @@ mod section;
 
 use crate::check::Checker;
 use crate::device::{Eventfd, RemoteMemory};
+use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::stats::Stats;
 use dmus_interface::doorbell;
@@ -249,6 +250,7 @@ pub(crate) struct Shared {
     remapping: AtomicBool,
     stats: Arc<Stats>,
     checker: OnceLock<Arc<Checker>>,
+    owners: OnceLock<Arc<Owners>>,
 }
 
 impl Shared {
@@ -281,6 +283,7 @@ impl Shared {
             remapping: AtomicBool::new(false),
             stats: Arc::default(),
             checker: OnceLock::new(),
+            owners: OnceLock::new(),
         })
     }
 
@@ -288,6 +291,16 @@ impl Shared {
     pub(crate) fn set_checker(&self, checker: Arc<Checker>) {
         // The first one stays.
         let _ = self.checker.set(checker);
+    }
+
+    /// Streams that are opened from here on tell this map what they own, if they are checked.
+    pub(crate) fn set_owners(&self, owners: Arc<Owners>) {
+        // The first one stays.
+        let _ = self.owners.set(owners);
+    }
+
+    pub(crate) fn owners(&self) -> Option<&Arc<Owners>> {
+        self.owners.get()
     }
 
     pub(crate) fn checker(&self) -> Option<&Arc<Checker>> {

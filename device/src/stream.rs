@@ -234,7 +234,7 @@ impl RenderStream {
             PointerWidth::Eight => self.fetch_events::<true>(memory, stats),
             PointerWidth::Four => self.fetch_events::<false>(memory, stats),
         }
-        self.queues.show_fetched(memory, first, waited);
+        self.queues.show_fetched(memory, first, waited, &self.in_flight);
     }
 
     /// The maps have changed, or the stream is not shared whole.

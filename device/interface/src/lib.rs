@@ -150,6 +150,7 @@ pub mod doorbell;
 pub mod download;
 pub mod event;
 pub mod midi;
+pub mod owners;
 pub mod pci;
 pub mod property;
 pub mod protocol;

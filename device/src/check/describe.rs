@@ -4,6 +4,7 @@
 //! Fed by whoever finds a mistake; feeds the report.
 
 use crate::dma::SlotWords;
+use crate::dma::owners::StoreRecord;
 use dmus_interface::event::{Event, PointerWidth};
 use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
@@ -70,6 +71,8 @@ pub(crate) struct Details {
     /// Master time.
     pub(crate) time: RefTime,
     pub(crate) event: Option<Seen>,
+    /// The guest's store that did it.
+    pub(crate) culprit: Option<StoreRecord>,
     /// What should be there, and what is, in words.
     pub(crate) expected: Option<String>,
     pub(crate) found: Option<String>,

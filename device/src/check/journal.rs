@@ -114,6 +114,11 @@ impl Journal {
         });
     }
 
+    /// The slot of a submission, by its number.
+    pub(super) fn entry(&self, number: u32) -> u32 {
+        self.fetched.entries[number as usize % REMEMBERED]
+    }
+
     /// The last completion that was written.
     pub(super) fn last_completion(&self) -> Option<[u64; 2]> {
         self.completed.last(|_| true).next().map(|(words, _)| words)

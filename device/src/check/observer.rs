@@ -5,9 +5,11 @@
 //! its path. What it costs an event, some thirty instructions, is a gate of `bench ring` ("checked").
 
 use super::Checker;
+use super::culprit::Culprit;
 use super::describe::{Details, Place, Seen, hex};
 use super::journal::Journal;
-use crate::dma::{Pieces, SlotWords, StreamMemory};
+use crate::dma::owners::Owners;
+use crate::dma::{GuestMemory, Pieces, SlotWords, StreamMemory};
 use crate::shared::StreamConfig;
 use crate::stream::in_flight::{Carried, InFlight};
 use dmus_interface::event::{PACKAGE, PointerWidth};
@@ -47,6 +49,8 @@ pub(crate) struct Observer {
     /// Among the completions that wait, those of submissions that were completed as they were fetched: of these the
     /// card holds nothing to compare with.
     fresh: Range<usize>,
+    /// Of a guest that a plugin watches.
+    culprit: Option<Culprit>,
     /// What posted buffers are filled with, and which of them are, by their slots.
     canary: Box<[u8]>,
     guarded: Box<[Cell<bool>]>,
@@ -75,9 +79,15 @@ impl Observer {
             zeros: Cell::new(0),
             words: RefCell::new(vec![nothing; config.slots as usize].into()),
             fresh: 0..0,
+            culprit: None,
             canary: if renders { Box::default() } else { (0..config.buffer_size).map(canary).collect() },
             guarded: (0..posted).map(|_| Cell::new(false)).collect(),
         }
+    }
+
+    /// Tells this map from now on what the card owns, and asks it whose doing a mistake is.
+    pub(crate) fn set_owners(&mut self, owners: Arc<Owners>, memory: &GuestMemory) {
+        self.culprit = Some(Culprit::new(owners, memory, &self.config));
     }
 
     /// Time has moved.
@@ -92,8 +102,17 @@ impl Observer {
         (first, count): (u32, u32),
         tail: u32,
         fresh: Range<u32>,
+        in_flight: &InFlight,
     ) {
         self.journal.fetched((first, count), self.time, tail, |first, entries| memory.consume(first, entries));
+        if let Some(culprit) = &self.culprit {
+            let entries = (0..count).map(|number| self.journal.entry(first.wrapping_add(number)));
+            for head in entries.filter(|head| in_flight.is_owned(*head)) {
+                for (slot, carried) in in_flight.chain(head) {
+                    culprit.take(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
+                }
+            }
+        }
         if !fresh.is_empty() {
             let start = if self.fresh.is_empty() { fresh.start as usize } else { self.fresh.start };
             self.fresh = start..fresh.end as usize;
@@ -105,6 +124,8 @@ impl Observer {
         let slot = slot.filter(|slot| *slot < self.config.slots);
         let place = Place { stream: Some(self.stream), slot, detail, ..Place::default() };
         Details {
+            // What is wrong with a submission was published by the last store of the tail, or by one before it.
+            culprit: self.culprit.as_ref().and_then(|culprit| culprit.of_tail(self.stream)),
             history: slot.map(|slot| self.journal.history(slot)).unwrap_or_default(),
             ..Details::at(place, self.time)
         }
@@ -149,6 +170,11 @@ impl Observer {
             self.look_again(memory, entries, in_flight);
         } else {
             self.look_at_fresh(memory, entries, in_flight);
+        }
+        if let Some(culprit) = &self.culprit {
+            for (slot, carried) in entries.iter().flat_map(|[word, _]| in_flight.chain(*word as u32)) {
+                culprit.give_back(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
+            }
         }
         self.journal.completed(entries, self.time, tail);
     }
@@ -297,6 +323,7 @@ impl Observer {
         let from = differs.saturating_sub(8);
         let show = |bytes: &[u8]| format!("{} from byte {from} on", hex(&bytes[from..bytes.len().min(from + 32)]));
         self.checker.found(Code::Check(Check::BufferChanged), || Details {
+            culprit: self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, Some(offset))),
             expected: Some(show(copied)),
             found: Some(show(&now)),
             ..self.with_buffer(memory, slot, offset, copied)
@@ -323,6 +350,7 @@ impl Observer {
             .unzip();
         self.checker.found(Code::Check(Check::SlotChanged), || Details {
             event: Some(self.seen(fetched, &[])),
+            culprit: self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, None)),
             expected: Some(expected.join(", ")),
             found: Some(found.join(", ")),
             ..self.details(Some(slot), None)
@@ -368,7 +396,8 @@ impl Observer {
             let mut details = self.details(Some(slot), None);
             details.place.buffer = Some(offset);
             let found = hex(&now[differs..now.len().min(differs + 32)]);
-            Details { found: Some(format!("{found} from byte {differs} on")), ..details }
+            let culprit = self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, Some(offset)));
+            Details { culprit, found: Some(format!("{found} from byte {differs} on")), ..details }
         });
     }
 

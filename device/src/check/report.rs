@@ -4,6 +4,7 @@
 
 use super::Tally;
 use super::describe::{Details, Happened, Place, Step, hex, message};
+use crate::dma::owners::StoreRecord;
 use dmus_interface::rule::{Code, Rule, Severity};
 use dmus_interface::time::RefTime;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ fn write(text: &mut String, rule: &Rule, allowed: Option<&str>, details: &Detail
     };
     let severity = rule.severity.to_string().to_uppercase();
     writeln!(text, "{severity}: {what} {} {}: {}", rule.code, rule.name, rule.code.meaning())?;
-    let Details { place, time, event, expected, found, history } = details;
+    let Details { place, time, event, culprit, expected, found, history } = details;
     writeln!(text, "  where     {} at {}", where_it_was(place), seconds(*time))?;
     if let Some(seen) = event {
         let event = &seen.event;
@@ -47,6 +48,13 @@ fn write(text: &mut String, rule: &Rule, allowed: Option<&str>, details: &Detail
     for (label, value) in [("expected", expected), ("found", found)] {
         if let Some(value) = value {
             writeln!(text, "  {label:<9} {value}")?;
+        }
+    }
+    if let Some(store) = culprit {
+        let (label, what) = ("culprit", format!("{} bytes, {:#x}, at pc {:#x}", store.size, store.value, store.pc));
+        writeln!(text, "  {label:<9} a store of {what}:")?;
+        for function in &store.functions {
+            writeln!(text, "            {function}")?;
         }
     }
     let from = history.len().saturating_sub(SHOWN_STEPS);
@@ -146,7 +154,7 @@ fn violation(tally: &Tally) -> Value {
 }
 
 fn first(details: &Details) -> Value {
-    let Details { place, time, event, expected, found, history } = details;
+    let Details { place, time, event, culprit, expected, found, history } = details;
     let event = event.as_ref().map(|seen| {
         json!({
             "cb_event": seen.event.event_bytes,
@@ -166,9 +174,23 @@ fn first(details: &Details) -> Value {
         "detail": place.detail,
         "master_time_100ns": time.0,
         "event": event,
+        "culprit": culprit.as_ref().map(store),
         "expected": expected,
         "found": found,
         "history": history,
+    })
+}
+
+fn store(store: &StoreRecord) -> Value {
+    let hex = |value: &u64| format!("{value:#x}");
+    json!({
+        "pc": hex(&store.pc),
+        "bytes": store.size,
+        "value": format!("{:#x}", store.value),
+        "vcpu": store.vcpu,
+        "functions": store.functions,
+        "callers": store.callers.iter().map(hex).collect::<Vec<_>>(),
+        "registers": store.registers.iter().map(hex).collect::<Vec<_>>(),
     })
 }
 

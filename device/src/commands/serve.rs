@@ -8,6 +8,7 @@ use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::check::{Allowed, Checker};
 use dmus_card::engine::EngineHandle;
+use dmus_card::owners::Owners;
 use dmus_card::sink::limited::LimitedSink;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
@@ -101,6 +102,11 @@ pub(crate) struct Args {
     /// Count and report breaches of this rule, and let them be no reason to fail. May be given again.
     #[arg(long, value_name = "NAME=REASON")]
     allow: Vec<Allowed>,
+    /// Tell dmus-plugin, a plugin of QEMU, through this file which guest memory the card owns, and learn from it which
+    /// guest instructions store there and to the doorbell page. A missing or empty file becomes a map of 2 GiB. Give
+    /// QEMU -plugin file=libdmus_plugin.so,owners=FILE, --accel tcg, and 2 GiB of memory at most.
+    #[arg(long, value_name = "FILE")]
+    owners: Option<PathBuf>,
     /// Serve as this user once everything is open, without any group but its own. Only root can.
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
@@ -310,6 +316,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let report = args.report.clone().map(JsonFile::create).transpose()?;
+    let owners = args.owners.as_deref().map(Owners::open).transpose()?;
     // Last of all files: whoever sees it knows that the card could open everything else.
     let json = args.json.clone().map(JsonFile::create).transpose()?;
     let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
@@ -317,6 +324,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let checker = (args.check == CheckArg::Warn).then(|| Arc::new(Checker::new(&args.allow)));
     if let Some(checker) = &checker {
         card.set_checker(Arc::clone(checker));
+    }
+    if let Some(owners) = owners {
+        card.set_owners(Arc::new(owners));
     }
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     privileges::drop_all(args.user.as_deref())?;

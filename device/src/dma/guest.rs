@@ -21,6 +21,8 @@ pub(crate) struct NotMapped {
 struct Map {
     iova: u64,
     size: u64,
+    /// Where it begins in its file.
+    offset: u64,
     writable: bool,
     /// `None`: the client did not share it, or in a way that could end the card.
     memory: Option<SharedMemory>,
@@ -63,7 +65,8 @@ impl GuestMemory {
             None => None,
         };
         self.generation += 1;
-        self.maps.insert(at, Map { iova: map.iova, size: map.size, writable: map.writable, memory });
+        self.maps
+            .insert(at, Map { iova: map.iova, size: map.size, offset: map.offset, writable: map.writable, memory });
         Ok(())
     }
 
@@ -127,6 +130,12 @@ impl GuestMemory {
             done += piece;
         }
         Ok(())
+    }
+
+    /// Where in its file an address is, if it is shared.
+    pub(crate) fn file_offset(&self, iova: u64) -> Option<u64> {
+        let map = self.at(iova).filter(|map| map.memory.is_some())?;
+        Some(map.offset + (iova - map.iova))
     }
 
     /// Whether the whole range is shared and may be read (and written, with `write`).

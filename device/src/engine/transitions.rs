@@ -90,7 +90,13 @@ impl Core {
             return Err(Fault::NoMemory);
         }
         let is_virtual = self.clock.is_virtual();
-        let observe = |checker: &Arc<Checker>| Box::new(Observer::new(Arc::clone(checker), index, config, is_virtual));
+        let observe = |checker: &Arc<Checker>| {
+            let mut observer = Observer::new(Arc::clone(checker), index, config, is_virtual);
+            if let Some(owners) = shared.owners() {
+                observer.set_owners(Arc::clone(owners), shared.section().maps());
+            }
+            Box::new(observer)
+        };
         let observer = shared.checker().map(observe);
         let streams = &mut self.streams;
         if config.kind == Type::Render {

@@ -27,7 +27,8 @@ mod offset {
 }
 
 /// Memory space, bus master, SERR, interrupt disable.
-const COMMAND_WRITABLE: u16 = 0x0002 | BUS_MASTER | 0x0100 | 0x0400;
+const COMMAND_WRITABLE: u16 = MEMORY_SPACE | BUS_MASTER | 0x0100 | 0x0400;
+const MEMORY_SPACE: u16 = 0x0002;
 const BUS_MASTER: u16 = 0x0004;
 const STATUS_CAPABILITIES: u16 = 0x0010;
 const DEVICE_CAP_FLR: u32 = 1 << 28;
@@ -97,9 +98,23 @@ impl ConfigSpace {
         self.set32(offset::MSIX + 0x08, MSIX_PBA_OFFSET | u32::from(MSIX_BAR));
     }
 
+    fn command(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[offset::COMMAND], self.bytes[offset::COMMAND + 1]])
+    }
+
     /// Whether the function may access memory.
     pub(crate) fn bus_master(&self) -> bool {
-        u16::from_le_bytes([self.bytes[offset::COMMAND], self.bytes[offset::COMMAND + 1]]) & BUS_MASTER != 0
+        self.command() & BUS_MASTER != 0
+    }
+
+    /// Where the guest sees a BAR, if it does: memory space is enabled, and the address is one.
+    pub(crate) fn bar(&self, bar: u8) -> Option<u32> {
+        let at = offset::BAR0 + usize::from(bar) * 4;
+        let bytes = self.bytes.get(at..at + 4)?.try_into().ok()?;
+        let address = u32::from_le_bytes(bytes);
+        // All ones ask for the size.
+        let placed = address != 0 && address != !(BAR_SIZE - 1);
+        (self.command() & MEMORY_SPACE != 0 && placed).then_some(address)
     }
 
     /// Reads; all ones beyond the end.
@@ -181,6 +196,17 @@ mod tests {
             let expected = if bar % 2 == 0 { 0xFFFF_F000 } else { 0 };
             assert_eq!(read32(&space, 0x10 + bar * 4), expected);
         }
+    }
+
+    #[test]
+    fn a_bar_is_somewhere_once_it_is_placed_and_memory_is_enabled() {
+        let mut space = ConfigSpace::new();
+        space.write(0x18, &0xFEB0_0000_u32.to_le_bytes());
+        assert_eq!(space.bar(DOORBELL_BAR), None);
+        space.write(4, &[0x02]);
+        assert_eq!(space.bar(DOORBELL_BAR), Some(0xFEB0_0000));
+        space.write(0x18, &[0xFF; 4]);
+        assert_eq!(space.bar(DOORBELL_BAR), None);
     }
 
     #[test]

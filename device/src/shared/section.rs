@@ -254,6 +254,9 @@ impl Section<'_> {
     pub(crate) fn reset(&mut self) {
         self.inner.epoch += 1;
         self.inner.clear();
+        if let Some(owners) = self.shared.owners() {
+            owners.clear_all();
+        }
         self.shared.void.store(true, Ordering::Relaxed);
         self.wake();
     }

@@ -276,6 +276,11 @@ impl InFlight {
         self.inline
     }
 
+    /// Whether a slot is the card's.
+    pub(crate) fn is_owned(&self, slot: u32) -> bool {
+        self.slots.get(slot as usize).is_some_and(|held| held.mark == OWNED)
+    }
+
     /// What the card holds of a slot, or held until just now.
     #[inline(always)]
     pub(crate) fn carried(&self, slot: u32) -> Option<Carried> {

@@ -301,10 +301,11 @@ impl Queues {
 
     /// Shows the checker what was fetched from an index on, when so many completions waited.
     #[inline(always)]
-    pub(crate) fn show_fetched(&mut self, memory: &impl StreamMemory, first: u32, waited: u32) {
+    pub(crate) fn show_fetched(&mut self, memory: &impl StreamMemory, first: u32, waited: u32, in_flight: &InFlight) {
         if let Some(observer) = &mut self.observer {
             let (fetched, tail) = (self.submissions.fetched, self.submissions.tail);
-            observer.fetched(memory, (first, fetched.wrapping_sub(first)), tail, waited..self.completions.waiting());
+            let fresh = waited..self.completions.waiting();
+            observer.fetched(memory, (first, fetched.wrapping_sub(first)), tail, fresh, in_flight);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Fed by the arguments of `play`, `record`, `conform` and `zoo`; feeds [`crate::supervisor`], which runs it.
 
 use crate::card::Checking;
+use crate::culprit::Culprit;
 use crate::programs::Programs;
 use crate::qemu::{Guest, Qemu};
 use anyhow::{Context, ensure};
@@ -93,12 +94,25 @@ impl Machine {
         if self.realtime { "realtime" } else { "virtual" }
     }
 
+    /// What kind of guest the image is.
+    pub(crate) fn guest(&self) -> Guest {
+        if self.image == Image::Linux { Guest::Linux } else { Guest::BareMetal }
+    }
+
     /// QEMU with the card behind this socket, for a job.
-    pub(crate) fn qemu_command(&self, socket: &Path, job: &Job) -> anyhow::Result<Vec<OsString>> {
+    pub(crate) fn qemu_command(
+        &self,
+        socket: &Path,
+        job: &Job,
+        culprit: Option<&Culprit>,
+    ) -> anyhow::Result<Vec<OsString>> {
         let guest = self.guest.display();
         ensure!(self.guest.exists(), "there is no guest image at {guest}: qemu-scripts/play builds it");
         let linux = self.image == Image::Linux;
-        let mut qemu = Qemu::new(&self.programs, if linux { Guest::Linux } else { Guest::BareMetal });
+        let mut qemu = Qemu::new(&self.programs, self.guest());
+        if let Some(culprit) = culprit {
+            culprit.add_to(&mut qemu, matches!(self.image, Image::Elf | Image::Linux).then_some(&self.guest));
+        }
         qemu.add(&["-serial", "stdio"]);
         for (name, item) in &job.items {
             match item {

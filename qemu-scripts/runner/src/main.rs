@@ -7,6 +7,7 @@
 
 mod card;
 mod commands;
+mod culprit;
 mod exit;
 mod guest;
 mod machine;

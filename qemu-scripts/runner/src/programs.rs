@@ -2,6 +2,7 @@
 //!
 //! Fed by the command line; feeds [`crate::card`] and [`crate::qemu`].
 
+use crate::culprit;
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ pub(crate) struct Programs {
     /// Keep the card out of its sandbox (see dmus-card serve --help), to debug it.
     #[arg(long)]
     pub(crate) no_sandbox: bool,
+    #[command(flatten)]
+    pub(crate) culprit: culprit::Options,
 }
 
 impl Programs {

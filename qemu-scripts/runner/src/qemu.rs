@@ -7,9 +7,9 @@ use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Guest memory, of the player and of Linux.
-const MEMORY: &str = "256M";
-const LINUX_MEMORY: &str = "512M";
+/// Guest memory, of the player and of Linux, in MiB.
+const MEMORY: u64 = 256;
+const LINUX_MEMORY: u64 = 512;
 /// For the kernel of Linux: little on the serial line, QEMU ends when it panics, and it does not panic because its
 /// timer is late on a busy host.
 const LINUX_OPTIONS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
@@ -25,22 +25,36 @@ pub(crate) enum Guest {
     Linux,
 }
 
+impl Guest {
+    fn memory(self) -> u64 {
+        match self {
+            Self::BareMetal => MEMORY,
+            Self::Linux => LINUX_MEMORY,
+        }
+    }
+
+    /// Bytes of memory that it has.
+    pub(crate) fn memory_bytes(self) -> u64 {
+        self.memory() << 20
+    }
+}
+
 /// A command line in the making. The order of devices is that of the calls.
 pub(crate) struct Qemu {
     words: Vec<OsString>,
+    /// More for the kernel of Linux.
+    linux_options: &'static str,
 }
 
 impl Qemu {
     /// A machine with shared memory and isa-debug-exit; all else is added.
     pub(crate) fn new(programs: &Programs, guest: Guest) -> Self {
-        let mut qemu = Self { words: vec![programs.qemu.clone().into()] };
+        let mut qemu = Self { words: vec![programs.qemu.clone().into()], linux_options: "" };
         // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller. Other
         // accelerators ignore it.
-        let (memory, split) = match guest {
-            Guest::BareMetal => (MEMORY, ""),
-            Guest::Linux => (LINUX_MEMORY, ",kernel-irqchip=split"),
-        };
-        qemu.add(&["-accel", &programs.accel, "-m", memory]);
+        let split = if guest == Guest::Linux { ",kernel-irqchip=split" } else { "" };
+        let memory = format!("{}M", guest.memory());
+        qemu.add(&["-accel", &programs.accel, "-m", &memory]);
         qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
         qemu.add(&["-machine", &format!("q35,memory-backend=ram{split}")]);
         qemu.add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none", "-net", "none"]);
@@ -105,7 +119,13 @@ impl Qemu {
         self.kernel(kernel);
         self.add(&["-initrd"]);
         self.words.push(initrd.into());
-        self.add(&["-append", LINUX_OPTIONS]);
+        self.add(&["-append", &format!("{LINUX_OPTIONS}{}", self.linux_options)]);
+    }
+
+    /// A plugin. In Linux, programs are then where their symbols say; call it before [`Qemu::linux`].
+    pub(crate) fn plugin(&mut self, option: &str) {
+        self.add(&["-plugin", option]);
+        self.linux_options = " nokaslr norandmaps";
     }
 
     /// A CD to boot from.
@@ -135,7 +155,7 @@ pub(crate) fn is_harmless(line: &str) -> bool {
 }
 
 /// A path as part of an option of QEMU, where a comma ends the part.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
@@ -145,7 +165,7 @@ mod tests {
 
     #[test]
     fn commas_in_paths_and_texts_do_not_end_an_option() {
-        let mut qemu = Qemu { words: vec![] };
+        let mut qemu = Qemu { words: vec![], linux_options: "" };
         qemu.file("song", Path::new("/a,b.mid"));
         qemu.text("run", "echo a, b");
         assert_eq!(

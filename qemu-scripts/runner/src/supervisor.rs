@@ -4,6 +4,7 @@
 //! caller with what the guest said and what the card counted.
 
 use crate::card::{self, Card, Checking};
+use crate::culprit::Culprit;
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::guest::GuestReport;
 use crate::machine::{Job, Machine};
@@ -32,21 +33,27 @@ pub(crate) fn run(
     progress: &mut Progress,
 ) -> anyhow::Result<(GuestReport, Value)> {
     let interrupt = Interrupt::catch()?;
+    let culprit = Culprit::prepare(&machine.programs, machine.guest(), dir)?;
+    let mut more = job.card.clone();
+    more.extend(culprit.iter().flat_map(Culprit::card));
     let options = card::Options {
         clock: machine.clock_name(),
         checking: machine.checking.clone(),
-        more: job.card.clone(),
+        more,
         log: Some(job.log),
         log_file: job.log_file.clone(),
     };
     let mut card = Card::start(&machine.programs, dir, &options, &interrupt)?;
     let guest = GuestReport::new();
-    let watched = start_qemu(machine, job, card.socket()).and_then(|mut qemu| {
+    let watched = start_qemu(machine, job, card.socket(), culprit.as_ref()).and_then(|mut qemu| {
         progress.boot();
         let limit = Duration::from_secs(machine.time_limit);
         Watch { qemu: &mut qemu, card: &mut card, interrupt: &interrupt, limit }.run(guest, progress)
     });
     progress.finish();
+    if let Some(culprit) = &culprit {
+        culprit.report()?;
+    }
     // A terminal interrupts all three processes at once, and another's end may be seen first.
     let watched = interrupt.check().map_err(anyhow::Error::from).and(watched);
     match watched {
@@ -62,8 +69,8 @@ pub(crate) fn run(
     }
 }
 
-fn start_qemu(machine: &Machine, job: &Job, socket: &Path) -> anyhow::Result<Process> {
-    let command = machine.qemu_command(socket, job)?;
+fn start_qemu(machine: &Machine, job: &Job, socket: &Path, culprit: Option<&Culprit>) -> anyhow::Result<Process> {
+    let command = machine.qemu_command(socket, job, culprit)?;
     tracing::debug!("{command:?}");
     let mut command = process::command(&command)?;
     let qemu = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
@@ -144,12 +151,16 @@ fn lines_of(output: ChildStdout) -> Receiver<String> {
     receiver
 }
 
-/// All that QEMU complains of, at its end, less what is harmless.
+/// All that QEMU complains of, at its end, less what is harmless; what the plugin says is passed on at once.
 fn complaints_of(stderr: ChildStderr) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(stderr).lines().map_while(Result::ok);
-        let lines: Vec<_> = lines.filter(|line| !qemu::is_harmless(line)).collect();
+        let plugin = |line: &String| {
+            let said = line.strip_prefix("dmus-plugin: ");
+            said.inspect(|said| tracing::warn!("{said}")).is_some()
+        };
+        let lines: Vec<_> = lines.filter(|line| !qemu::is_harmless(line) && !plugin(line)).collect();
         let _ = sender.send(lines.join("\n"));
     });
     receiver

@@ -4,6 +4,7 @@
 //! that the command line names, unless kernel and initramfs are given.
 
 use crate::card::{self, Card, Checking};
+use crate::culprit::Culprit;
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::process::{self, Process};
 use crate::programs::Programs;
@@ -82,10 +83,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Clock::Virtual => "virtual",
         Clock::Realtime => "realtime",
     };
+    let culprit = Culprit::prepare(&args.programs, Guest::Linux, dir.path())?;
+    more.extend(culprit.iter().flat_map(Culprit::card));
     let checking = args.checking.clone();
     let options = card::Options { clock, checking, more, log: None, log_file: None };
     let card = Card::start(&args.programs, dir.path(), &options, &interrupt)?;
-    match attend(args, &kernel, &initrd, card.socket(), &interrupt) {
+    let attended = attend(args, [&kernel, &initrd], card.socket(), culprit.as_ref(), &interrupt);
+    if let Some(culprit) = &culprit {
+        culprit.report()?;
+    }
+    match attended {
         Ok(()) => Checking::judge(card.finish()?.1),
         Err(error) => {
             card.abandon();
@@ -123,8 +130,17 @@ fn image(args: &Args, dir: &Path, interrupt: &Interrupt) -> anyhow::Result<(Path
 }
 
 /// Boots the guest, and waits for its end, which a person or the script decides.
-fn attend(args: &Args, kernel: &Path, initrd: &Path, card: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn attend(
+    args: &Args,
+    [kernel, initrd]: [&Path; 2],
+    card: &Path,
+    culprit: Option<&Culprit>,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
     let mut qemu = Qemu::new(&args.programs, Guest::Linux);
+    if let Some(culprit) = culprit {
+        culprit.add_to(&mut qemu, Some(kernel));
+    }
     match &args.script {
         Some(script) => {
             qemu.file("run", script);

@@ -1,0 +1,221 @@
+//! What is done about a store: nothing, or a record.
+//!
+//! Fed by [`crate::ffi`] with each store of the guest, and with the vCPU that made it; feeds the owners map with
+//! records.
+
+use crate::ffi::OwnersFile;
+use crate::stack;
+use crate::symbols::Symbols;
+use dmus_interface::owners::{MAX_CALLERS, MAX_TEXT, Record, Ring, Store};
+use std::sync::{Mutex, PoisonError};
+
+/// Numbers of registers.
+const STACK_POINTER: usize = 4;
+const FRAME_POINTER: usize = 5;
+/// Bytes of the doorbell page.
+const PAGE: u64 = dmus_interface::pci::BAR_SIZE as u64;
+
+/// The vCPU that has just stored.
+pub(crate) trait Cpu {
+    /// What it stored.
+    fn value(&mut self) -> u128;
+    /// The registers, in the order of the data sheet; 0 for those that cannot be read.
+    fn registers(&mut self) -> [u64; 16];
+    /// One of them.
+    fn register(&mut self, number: usize) -> u64;
+    /// The two words at a virtual address.
+    fn words(&self, address: u64) -> Option<(u64, u64)>;
+}
+
+/// A store that may be of interest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored {
+    pub(crate) vcpu: u32,
+    pub(crate) pc: u64,
+    /// Guest-physical address of its first byte.
+    pub(crate) address: u64,
+    pub(crate) size: u32,
+}
+
+/// See the module.
+pub(crate) struct Watch {
+    file: OwnersFile,
+    /// One record is written at a time.
+    symbols: Mutex<Symbols>,
+}
+
+impl Watch {
+    pub(crate) fn new(file: OwnersFile, symbols: Symbols) -> Self {
+        Self { file, symbols: Mutex::new(symbols) }
+    }
+
+    /// Whether a store is of interest, and where to. For every store of the guest, so that it must be cheap.
+    #[inline]
+    pub(crate) fn judge(&self, address: u64, size: u32) -> Option<Ring> {
+        let size = u64::from(size);
+        let door = self.file.doorbell_page();
+        if door != 0 && address.wrapping_sub(door) < PAGE {
+            return Some(Ring::Doorbell);
+        }
+        let layout = self.file.layout();
+        let owned = layout.touched_units(address, size).any(|(place, bits)| self.file.byte(place) & bits != 0);
+        owned.then_some(Ring::Owned)
+    }
+
+    /// Records a store.
+    #[cold]
+    pub(crate) fn record(&self, ring: Ring, stored: Stored, cpu: &mut dyn Cpu) {
+        // A register each costs as much as a look at memory: doorbell stores, of which there are many, go without.
+        let registers = match ring {
+            Ring::Owned => cpu.registers(),
+            Ring::Doorbell => [0; 16],
+        };
+        let value = cpu.value();
+        let (frame, stack_pointer) = (cpu.register(FRAME_POINTER), cpu.register(STACK_POINTER));
+        let (mut callers, mut caller_count) = stack::callers(frame, |address| cpu.words(address));
+        let mut symbols = self.symbols.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = symbols.function(stored.pc) {
+            let first = callers[..caller_count].first().copied();
+            let word = |address| cpu.words(address).map(|words| words.0);
+            let target = |caller| call_target(caller, cpu.words(caller.wrapping_sub(8))?.0);
+            if let Some(caller) = stack::frameless_caller(function, stack_pointer, first, target, word) {
+                callers.copy_within(..MAX_CALLERS - 1, 1);
+                callers[0] = caller;
+                caller_count = (caller_count + 1).min(MAX_CALLERS);
+            }
+        }
+        let text = describe(&mut symbols, stored.pc, &callers[..caller_count]);
+        let address = match ring {
+            Ring::Owned => stored.address,
+            Ring::Doorbell => stored.address.wrapping_sub(self.file.doorbell_page()) % PAGE,
+        };
+        let Stored { vcpu, pc, size, .. } = stored;
+        let store =
+            Store { ring, address, size, value, vcpu, pc, registers, caller_count, callers, text: text.trim_end() };
+        self.file.push(ring, |number| Record::encode(number, &store));
+    }
+}
+
+/// Where the direct call before a return address goes, by the 8 bytes before that.
+fn call_target(caller: u64, before: u64) -> Option<u64> {
+    const CALL: u8 = 0xE8;
+    let bytes = before.to_le_bytes();
+    let distance = i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    (bytes[3] == CALL).then(|| caller.wrapping_add_signed(distance.into()))
+}
+
+/// The functions of an instruction and of its callers.
+fn describe(symbols: &mut Symbols, pc: u64, callers: &[u64]) -> String {
+    let mut text = String::with_capacity(MAX_TEXT + 256);
+    text.push_str(symbols.describe(pc));
+    for caller in callers.iter().take(MAX_CALLERS) {
+        if text.len() > MAX_TEXT {
+            break;
+        }
+        // A return address may be of the line, or the function, after the call.
+        text.push_str(symbols.describe(caller.wrapping_sub(1)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dmus_interface::owners::{DOORBELL_PAGE, Layout};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use zerocopy::FromBytes;
+
+    struct Still;
+
+    impl Cpu for Still {
+        fn value(&mut self) -> u128 {
+            77
+        }
+        fn registers(&mut self) -> [u64; 16] {
+            std::array::from_fn(|i| if i == 5 { 0x1000 } else { i as u64 })
+        }
+        fn register(&mut self, number: usize) -> u64 {
+            self.registers()[number]
+        }
+        fn words(&self, address: u64) -> Option<(u64, u64)> {
+            (address == 0x1000).then_some((0, 0x42))
+        }
+    }
+
+    struct Fixture {
+        watch: Watch,
+        file: File,
+        path: std::path::PathBuf,
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    impl Fixture {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dmus-plugin-{name}-{}", std::process::id()));
+            let layout = Layout::new(1 << 20).expect("a layout");
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).expect("a file");
+            file.set_len(layout.file_size()).expect("its size");
+            file.write_all_at(&layout.header(), 0).expect("its header");
+            let watch = Watch::new(OwnersFile::open(&path).expect("a map"), Symbols::default());
+            Self { watch, file, path }
+        }
+
+        fn mark(&self, address: u64, bits: u8) {
+            let place = self.watch.file.layout().granule(address).expect("inside");
+            self.file.write_all_at(&[bits], place).expect("a mark");
+        }
+
+        fn record(&self, ring: Ring, number: u32) -> Record {
+            let mut bytes = vec![0; 2048];
+            self.file.read_exact_at(&mut bytes, ring.record(number)).expect("a record");
+            Record::read_from_bytes(&bytes).expect("of its size")
+        }
+    }
+
+    #[test]
+    fn a_store_is_judged_by_each_unit_that_it_touches() {
+        let fixture = Fixture::new("judged");
+        let owned = |address, size| fixture.watch.judge(address, size) == Some(Ring::Owned);
+        assert!(!owned(0x100, 8));
+        fixture.mark(0x100, 0b10);
+        assert!(!owned(0x100, 8) && owned(0x108, 8) && owned(0x10F, 1) && !owned(0x110, 16));
+        // From one unit, or granule, into the next.
+        assert!(owned(0x104, 8) && owned(0xFC, 16) && !owned(0xF8, 16));
+        // Beyond the map.
+        assert!(!owned((1 << 20) - 4, 8) && !owned(u64::MAX - 3, 8));
+    }
+
+    #[test]
+    fn a_direct_call_is_recognised_by_its_bytes() {
+        let before = u64::from_le_bytes([0x90, 0x90, 0x90, 0xE8, 0xF0, 0xFF, 0xFF, 0xFF]);
+        assert_eq!(call_target(0x1000, before), Some(0xFF0));
+        assert_eq!(call_target(0x1000, 0), None);
+    }
+
+    #[test]
+    fn a_record_has_the_callers_and_registers_of_an_owned_store_alone() {
+        let fixture = Fixture::new("records");
+        fixture.file.write_all_at(&0xFEB0_0000_u64.to_le_bytes(), DOORBELL_PAGE).expect("the page");
+        assert_eq!(fixture.watch.judge(0xFEB0_0FF8, 8), Some(Ring::Doorbell));
+        assert_eq!(fixture.watch.judge(0xFEB0_1000, 8), None);
+        let stored = |address| Stored { vcpu: 0, pc: 0x40, address, size: 4 };
+        for _ in 0..2 {
+            fixture.watch.record(Ring::Owned, stored(0x108), &mut Still);
+        }
+        fixture.watch.record(Ring::Doorbell, stored(0xFEB0_0040), &mut Still);
+        let record = fixture.record(Ring::Owned, 1);
+        let store = record.decode(1).expect("a record");
+        assert_eq!((store.address, store.value, store.registers[1], store.caller_count), (0x108, 77, 1, 1));
+        assert_eq!((store.callers[0], store.text), (0x42, "0x40\n0x41"));
+        let record = fixture.record(Ring::Doorbell, 0);
+        let store = record.decode(0).expect("a record");
+        assert_eq!((store.address, store.value, store.registers[1]), (0x40, 77, 0));
+        assert_eq!(store.text, "0x40\n0x41");
+    }
+}
