@@ -248,13 +248,13 @@ impl Core {
         Turn::Quiet
     }
 
-    /// With nothing to do, a card that checks looks whether the page's words are as it stored them.
+    /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.
     #[inline(never)]
-    fn check_page(&self, section: &Section<'_>) {
-        let Some(checker) = section.shared().checker() else {
+    fn check_page(&mut self, section: &Section<'_>) {
+        let clocks = section.clocks();
+        let Some(checker) = section.shared().checker().filter(|_| self.sleeper.is_quiet_again(clocks.samples)) else {
             return;
         };
-        let clocks = section.clocks();
         let render = self.streams.render.iter().map(|stream| (&stream.queues, stream.state));
         let streams = render.chain(self.streams.capture.iter().map(|stream| (&stream.queues, stream.state)));
         let of_streams = streams.flat_map(|(queues, state)| {

@@ -24,6 +24,15 @@ use std::sync::Arc;
 /// No event has this first word.
 const NO_HEADER: u64 = u64::MAX;
 
+/// Tells the plugin of what goes home.
+#[cold]
+#[inline(never)]
+fn give_back(culprit: &Culprit, entries: &[[u64; 2]], in_flight: &InFlight) {
+    for (slot, carried) in entries.iter().flat_map(|[word, _]| in_flight.chain(*word as u32)) {
+        culprit.give_back(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
+    }
+}
+
 /// The byte of a posted buffer at an offset: unlike its neighbours, and no status byte of a message.
 fn canary(offset: u32) -> u8 {
     (offset as u8).wrapping_mul(0x9D) & 0x7F ^ 0x55
@@ -106,12 +115,7 @@ impl Observer {
     ) {
         self.journal.fetched((first, count), self.time, tail, |first, entries| memory.consume(first, entries));
         if let Some(culprit) = &self.culprit {
-            let entries = (0..count).map(|number| self.journal.entry(first.wrapping_add(number)));
-            for head in entries.filter(|head| in_flight.is_owned(*head)) {
-                for (slot, carried) in in_flight.chain(head) {
-                    culprit.take(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
-                }
-            }
+            self.take(culprit, (first, count), in_flight);
         }
         if !fresh.is_empty() {
             let start = if self.fresh.is_empty() { fresh.start as usize } else { self.fresh.start };
@@ -172,11 +176,21 @@ impl Observer {
             self.look_at_fresh(memory, entries, in_flight);
         }
         if let Some(culprit) = &self.culprit {
-            for (slot, carried) in entries.iter().flat_map(|[word, _]| in_flight.chain(*word as u32)) {
-                culprit.give_back(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
-            }
+            give_back(culprit, entries, in_flight);
         }
         self.journal.completed(entries, self.time, tail);
+    }
+
+    /// Tells the plugin of what was fetched and is held.
+    #[cold]
+    #[inline(never)]
+    fn take(&self, culprit: &Culprit, (first, count): (u32, u32), in_flight: &InFlight) {
+        let entries = (0..count).map(|number| self.journal.entry(first.wrapping_add(number)));
+        for head in entries.filter(|head| in_flight.is_owned(*head)) {
+            for (slot, carried) in in_flight.chain(head) {
+                culprit.take(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
+            }
+        }
     }
 
     /// The same, with some among them that were never held.

@@ -32,6 +32,8 @@ pub(super) struct Sleeper {
     stalled: Option<(Instant, bool)>,
     /// The tails of closed streams that were reported, as they were.
     reported: [u32; STREAMS],
+    /// Samples that were rendered at the last quiet turn.
+    quiet_at: u64,
 }
 
 impl Sleeper {
@@ -40,7 +42,12 @@ impl Sleeper {
             Ok(cores) if cores.get() == 1 => Duration::ZERO,
             _ => SPIN,
         };
-        Self { number: 0, quiet_since: None, spin, stalled: None, reported: [0; STREAMS] }
+        Self { number: 0, quiet_since: None, spin, stalled: None, reported: [0; STREAMS], quiet_at: u64::MAX }
+    }
+
+    /// Whether nothing was rendered since the last quiet turn.
+    pub(super) fn is_quiet_again(&mut self, samples: u64) -> bool {
+        std::mem::replace(&mut self.quiet_at, samples) == samples
     }
 
     /// A turn has found something to do.
