@@ -51,6 +51,15 @@ impl Checking {
         self.check = Check::Warn;
     }
 
+    /// The same where a culprit is to be named: only a card that checks finds a mistake to name it for.
+    pub(crate) fn with(&self, culprit: bool) -> Self {
+        let mut checking = self.clone();
+        if culprit {
+            checking.on();
+        }
+        checking
+    }
+
     /// The same for the card. Its own fault for what does not go together has the same code.
     fn options(&self) -> Vec<OsString> {
         let check = if self.check == Check::Warn { "warn" } else { "off" };

@@ -24,7 +24,8 @@ const READY: &str = "dmus-plugin: ready";
 #[derive(Clone, clap::Args)]
 pub(crate) struct Options {
     /// Find the culprit: a plugin of QEMU sees each store of the guest into memory that the card owns, and each to the
-    /// doorbell page, and names instruction, function and callers to the card. Software emulation only (--accel tcg).
+    /// doorbell page, and names instruction, function and callers to the card, which checks then (--check warn).
+    /// Software emulation only (--accel tcg).
     #[arg(long)]
     pub(crate) culprit: bool,
     /// With --culprit: the plugin [default: libdmus_plugin.so beside this program].

@@ -38,7 +38,7 @@ pub(crate) fn run(
     more.extend(culprit.iter().flat_map(Culprit::card));
     let options = card::Options {
         clock: machine.clock_name(),
-        checking: machine.checking.clone(),
+        checking: machine.checking.with(culprit.is_some()),
         more,
         log: Some(job.log),
         log_file: job.log_file.clone(),

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let culprit = Culprit::prepare(&args.programs, Guest::Linux, dir.path())?;
     more.extend(culprit.iter().flat_map(Culprit::card));
-    let checking = args.checking.clone();
+    let checking = args.checking.with(culprit.is_some());
     let options = card::Options { clock, checking, more, log: None, log_file: None };
     let card = Card::start(&args.programs, dir.path(), &options, &interrupt)?;
     let attended = attend(args, [&kernel, &initrd], card.socket(), culprit.as_ref(), &interrupt);
