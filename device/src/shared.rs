@@ -67,11 +67,11 @@ impl StreamConfig {
         }
     }
 
-    /// Bytes of the card's own memory that it takes, and no less: of a synthesizer and what else does not depend on the
-    /// sizes, of each slot, and of each buffer.
+    /// Bytes of the card's own memory that it takes, and no less: of a synthesizer, what the checker remembers, and
+    /// what else does not depend on the sizes, of each slot, and of each buffer.
     pub(crate) fn memory(&self) -> usize {
-        const STREAM: usize = 1 << 20;
-        const SLOT: usize = 128;
+        const STREAM: usize = 2 << 20;
+        const SLOT: usize = 192;
         const BUFFER: usize = 16;
         STREAM + self.slots as usize * SLOT + self.buffers as usize * (self.buffer_size as usize + BUFFER)
     }
