@@ -32,8 +32,9 @@ fn served(dir: &Path, options: &[&str], drive: impl FnOnce(&Loopback) -> anyhow:
 fn change_slots(driver: &Loopback) -> anyhow::Result<()> {
     let s = RawStream::running(driver, PointerWidth::Eight)?;
     for (slot, at) in [(5, SECOND), (6, 2 * SECOND)] {
-        s.submit(slot, s.inline(at, &NOTE), 0);
-        s.ring();
+        s.fill(slot, s.inline(at, &NOTE));
+        s.put(slot);
+        s.publish();
         // It is the card's once the card has looked at the tail.
         s.grant(at - SECOND / 2);
         s.reach(at - SECOND / 2)?;
