@@ -7,6 +7,7 @@
 //! QEMU -> transport -> pci -> shared -> engine: stream (fetch -> validate -> schedule -> render) -> sink
 //! MIDI inputs, audio -> engine: capture (streams of posted slots: MIDI capture, wave sink)
 //! guest memory and doorbell page <- dma <- shared <- completions, clocks, interrupts
+//! what a driver does wrong -> check -> standard error, report, exit status
 //! ```
 //!
 //! The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments

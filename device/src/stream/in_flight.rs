@@ -285,7 +285,6 @@ impl InFlight {
     #[inline(always)]
     pub(crate) fn carried(&self, slot: u32) -> Option<Carried> {
         let held = self.slots.get(slot as usize)?;
-        // What has flags, or is in a chain, is not by itself.
         Some(Carried { header: held.header, data: held.data, next: held.next, inline: self.inline })
     }
 

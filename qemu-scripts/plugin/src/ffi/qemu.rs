@@ -58,6 +58,7 @@ type OnTranslate = extern "C" fn(*mut c_void, *mut c_void);
 type OnStore = extern "C" fn(c_uint, u32, u64, *mut c_void);
 type OnVcpu = extern "C" fn(c_uint, *mut c_void);
 
+// SAFETY: as QEMU declares them for version 7 of its interface, which is the only one that loads this library.
 unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: OnTranslate, data: *mut c_void);
     fn qemu_plugin_register_vcpu_init_cb(id: u64, callback: OnVcpu, data: *mut c_void);
