@@ -250,21 +250,31 @@ image_of() {
     printf '%s\n' "$image"
 }
 
-# culprit_wanted ARGUMENT...: whether one of them is --culprit.
+# culprit_wanted ARGUMENT...: whether one of them wants the plugin of QEMU: --culprit, or --check stop.
 culprit_wanted() {
-    local argument
+    local argument before=
     for argument; do
-        [[ $argument != --culprit ]] || return 0
+        [[ $argument != --culprit && $argument != --check=stop && $before$argument != --checkstop ]] || return 0
+        before=$argument
     done
     return 1
 }
 
-# build_plugin: builds the plugin of QEMU that --culprit loads, beside the runner.
+# guest_named ARGUMENT...: whether one of them is --guest.
+guest_named() {
+    local argument
+    for argument; do
+        [[ $argument != --guest && $argument != --guest=* ]] || return 0
+    done
+    return 1
+}
+
+# build_plugin: builds the plugin of QEMU that --culprit and --check stop load, beside the runner.
 build_plugin() {
     cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-plugin
 }
 
-# accelerator ARGUMENT...: QEMU's accelerator; with --culprit software emulation, unless the user has chosen.
+# accelerator ARGUMENT...: QEMU's accelerator; with a plugin software emulation, unless the user has chosen.
 accelerator() {
     if culprit_wanted "$@" && [[ -z ${DMUS_ACCEL:-} ]]; then
         echo tcg
@@ -276,7 +286,7 @@ accelerator() {
 # supervise COMMAND ARGUMENT...: builds card, runner and the guest that --image names, gets QEMU if need be, and runs `dmus-run COMMAND`
 # with all of it, in this process's place but for its end.
 supervise() {
-    local scripts=$repo/qemu-scripts guest more=() accel image status=0
+    local scripts=$repo/qemu-scripts guest=() more=() accel image status=0
     image=$(image_of "$@")
     say 'building'
     build_runner
@@ -288,25 +298,27 @@ supervise() {
     case $image in
         linux)
             "$repo/images/linux/build" --dmusd -o "$target/linux"
-            guest=$target/linux/vmlinux
+            guest=(--guest "$target/linux/vmlinux")
             more=(--initrd "$target/linux/initrd")
             # Where Linux puts it without randomisation, which the runner asks for.
             ! culprit_wanted "$@" || more+=(--symbols "$target/release/dmusd@0x555555554000")
             ;;
         *)
-            build_guest
-            guest=$guest_elf
+            if ! guest_named "$@"; then
+                build_guest
+                guest=(--guest "$guest_elf")
+            fi
             ;;&
         iso*)
-            guest=$target/dmus-player.iso
-            "$scripts/iso" -o "$guest"
+            guest=(--guest "$target/dmus-player.iso")
+            "$scripts/iso" -o "$target/dmus-player.iso"
             ;;&
         iso*) ! culprit_wanted "$@" || more+=(--symbols "$guest_elf") ;;&
         iso-uefi) more+=(--firmware "$("$scripts/qemu" --firmware)") ;;
     esac
     accel=$(accelerator "$@")
     # Not exec: if the program is killed, somebody must still say so.
-    "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" --guest "$guest" "${more[@]}" "${@:2}" || status=$?
+    "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" "${guest[@]}" "${more[@]}" "${@:2}" || status=$?
     ((status < 128 || status == 130)) || say "dmus-run was killed (status $status); an audio file that was written is valid as far as it got"
     exit "$status"
 }

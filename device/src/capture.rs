@@ -297,6 +297,23 @@ impl CaptureStream {
         }
     }
 
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// The guest has stored into memory of the card: the checker looks at all that is posted.
+    pub(crate) fn look_at_posted(&self, section: &mut Section<'_>) {
+        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
+        if let Some(observer) = &self.queues.observer {
+            section.unlocked(|| {
+                let pieces = Pieces::new(shared, epoch, &config);
+                for (slot, buffer) in &self.posted {
+                    observer.check_posted(&pieces, *slot, buffer.start());
+                }
+            });
+        }
+    }
+
     fn discard(&mut self, slot: u32, stats: &Stats) {
         self.in_flight.release(slot);
         if let Waiting::Midi(_) = self.waiting {

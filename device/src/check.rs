@@ -11,14 +11,17 @@ mod observer;
 mod page;
 mod report;
 
-pub(crate) use describe::{Details, Place};
+pub(crate) use describe::{Details, Place, message};
 pub(crate) use observer::Observer;
 pub(crate) use page::Word;
+pub(crate) use report::{seconds, write_event, write_history};
 
+use crate::dma::owners::Owners;
 use crate::log;
 use dmus_interface::rule::{Code, Rule, Severity};
 use parking_lot::Mutex;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// How many reports a process gives in full: each new client is told once again of each kind.
 const FULL_REPORTS: u32 = 1000;
@@ -71,15 +74,44 @@ struct Book {
     /// In the order of [`Rule::ALL`].
     tallies: Vec<Tally>,
     full_reports: u32,
+    /// The last report in full.
+    last: Option<String>,
+}
+
+/// At which mistakes a plugin of QEMU holds the guest.
+#[derive(Debug)]
+pub struct Stop {
+    /// What the plugin is told by. Its stopping has to be [set](Owners::set_stopping).
+    pub owners: Arc<Owners>,
+    /// At each breach of this rule; else at the first of each that is an error and not allowed.
+    pub at: Option<&'static Rule>,
+}
+
+impl Stop {
+    fn is_at(&self, tally: &Tally, news: bool) -> bool {
+        match self.at {
+            Some(rule) => rule.code == tally.rule.code,
+            None => news && tally.is_error(),
+        }
+    }
+}
+
+impl Tally {
+    fn is_error(&self) -> bool {
+        self.rule.severity == Severity::Error && self.allowed.is_none()
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Checker(Mutex<Book>);
+pub struct Checker {
+    book: Mutex<Book>,
+    stop: Option<Stop>,
+}
 
 impl Checker {
     /// Nothing was found yet. What is allowed is counted and reported, and is no reason to fail.
-    pub fn new(allowed: &[Allowed]) -> Self {
+    pub fn new(allowed: &[Allowed], stop: Option<Stop>) -> Self {
         let reason = |rule: &Rule| allowed.iter().find(|allowed| allowed.rule.name == rule.name);
         let tally = |rule: &'static Rule| Tally {
             rule,
@@ -88,60 +120,76 @@ impl Checker {
             first: None,
             told: false,
         };
-        Self(Mutex::new(Book { tallies: Rule::ALL.iter().map(tally).collect(), full_reports: 0 }))
+        let book = Book { tallies: Rule::ALL.iter().map(tally).collect(), full_reports: 0, last: None };
+        Self { book: Mutex::new(book), stop }
+    }
+
+    /// Whether a plugin holds the guest at mistakes, and waits for the card to judge.
+    pub(crate) fn stops(&self) -> bool {
+        self.stop.is_some()
     }
 
     /// A rule was broken. It is described if that is the first time for this client.
     pub(crate) fn found(&self, code: Code, describe: impl FnOnce() -> Details) {
-        let mut book = self.0.lock();
-        let Book { tallies, full_reports } = &mut *book;
+        let mut book = self.book.lock();
+        let Book { tallies, full_reports, last } = &mut *book;
         let Some(tally) = tallies.iter_mut().find(|tally| tally.rule.code == code) else {
             return;
         };
         tally.count += 1;
-        if std::mem::replace(&mut tally.told, true) || *full_reports == FULL_REPORTS {
+        let news = !std::mem::replace(&mut tally.told, true);
+        let stop = self.stop.as_ref().filter(|stop| stop.is_at(tally, news));
+        if !news && stop.is_none() || *full_reports == FULL_REPORTS {
             return;
         }
         *full_reports += 1;
         let details = describe();
         let text = report::text(tally.rule, tally.allowed.as_deref(), &details);
         tally.first.get_or_insert(Box::new(details));
-        drop(book);
         if tracing::enabled!(tracing::Level::WARN) {
             log::say(&text);
+        }
+        *last = Some(text);
+        // With the report there, for whoever sees that the guest is held.
+        if let Some(stop) = stop {
+            stop.owners.stop();
         }
     }
 
     /// Whether a breach of this rule would be described.
     pub(crate) fn is_news(&self, code: Code) -> bool {
-        self.0.lock().tallies.iter().any(|tally| tally.rule.code == code && !tally.told)
+        let at = self.stop.as_ref().and_then(|stop| stop.at).is_some_and(|rule| rule.code == code);
+        at || self.book.lock().tallies.iter().any(|tally| tally.rule.code == code && !tally.told)
+    }
+
+    /// The last report in full.
+    pub(crate) fn last_report(&self) -> Option<String> {
+        self.book.lock().last.clone()
     }
 
     /// The client has gone: the next one is told everything anew.
     pub(crate) fn next_client(&self) {
-        self.0.lock().tallies.iter_mut().for_each(|tally| tally.told = false);
+        self.book.lock().tallies.iter_mut().for_each(|tally| tally.told = false);
     }
 
     /// How often each rule was broken that was, by the rules' order.
     pub fn counts(&self) -> Vec<(&'static Rule, u64)> {
-        let book = self.0.lock();
+        let book = self.book.lock();
         book.tallies.iter().filter(|tally| tally.count > 0).map(|tally| (tally.rule, tally.count)).collect()
     }
 
     /// Whether a rule was broken that is an error and not allowed.
     pub fn has_errors(&self) -> bool {
-        let is_error =
-            |tally: &Tally| tally.count > 0 && tally.rule.severity == Severity::Error && tally.allowed.is_none();
-        self.0.lock().tallies.iter().any(is_error)
+        self.book.lock().tallies.iter().any(|tally| tally.count > 0 && tally.is_error())
     }
 
     /// One line for the end: what was found, and where to read on; `None` if nothing was.
     pub fn summary(&self) -> Option<String> {
-        report::summary(&self.0.lock().tallies)
+        report::summary(&self.book.lock().tallies)
     }
 
     /// All that was found, as the README of this crate documents it.
     pub fn json(&self) -> serde_json::Value {
-        report::json(&self.0.lock().tallies)
+        report::json(&self.book.lock().tallies)
     }
 }

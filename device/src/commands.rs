@@ -1,5 +1,6 @@
 //! The subcommands, and their exit codes.
 
+pub(crate) mod ask;
 pub(crate) mod bank;
 pub(crate) mod explain;
 pub(crate) mod header;

@@ -7,6 +7,7 @@
 //! are carried out and inputs are captured, and an engine with nothing to do sleeps.
 
 mod captures;
+mod inspect;
 mod mailbox;
 mod output;
 mod sleep;
@@ -83,6 +84,8 @@ struct Core {
     sleeper: Sleeper,
     /// Some of what is due at the present sample was left to the next turn.
     presenting: bool,
+    /// Of the owners map.
+    seen: inspect::Seen,
 }
 
 /// The open streams, and what capture streams receive.
@@ -159,6 +162,7 @@ impl Engine {
             library,
             sleeper: Sleeper::new(),
             presenting: false,
+            seen: inspect::Seen::default(),
         };
         Self { shared, core }
     }
@@ -245,7 +249,7 @@ impl Core {
             return Turn::Worked;
         }
         self.check_page(&section);
-        Turn::Quiet
+        self.inspect(&mut section)
     }
 
     /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.

@@ -20,6 +20,7 @@ pub mod bank;
 pub mod capture;
 pub mod check;
 mod clock;
+pub mod control;
 pub mod demo;
 pub mod device;
 mod dma;

@@ -27,6 +27,7 @@ enum Command {
     Render(commands::render::Args),
     Bank(commands::bank::Args),
     Explain(commands::explain::Args),
+    Ask(commands::ask::Args),
     Header(commands::header::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Render(args) => commands::render::run(&args),
         Command::Bank(args) => commands::bank::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
+        Command::Ask(args) => commands::ask::run(&args),
         Command::Header(args) => commands::header::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };

@@ -23,6 +23,7 @@ use dmus_interface::regs::{self, Access, Fault, Found, Register, control, featur
 use dmus_interface::time::RefTime;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use stream_registers::{Part, StreamRegisters};
 
@@ -68,6 +69,14 @@ impl Card {
     /// Has what drivers do checked from here on: before the first client, once.
     pub fn set_checker(&self, checker: Arc<Checker>) {
         self.shared.set_checker(checker);
+    }
+
+    /// Answers questions at this socket from now on.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn answer_at(&self, listener: UnixListener) -> io::Result<()> {
+        crate::control::start(listener, Arc::clone(&self.shared))
     }
 
     /// The card's counters.

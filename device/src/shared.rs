@@ -10,6 +10,7 @@ mod interrupts;
 mod section;
 
 use crate::check::Checker;
+use crate::control::Questions;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
@@ -251,6 +252,8 @@ pub(crate) struct Shared {
     stats: Arc<Stats>,
     checker: OnceLock<Arc<Checker>>,
     owners: OnceLock<Arc<Owners>>,
+    /// What the control socket wants to know.
+    questions: Questions,
 }
 
 impl Shared {
@@ -284,6 +287,7 @@ impl Shared {
             stats: Arc::default(),
             checker: OnceLock::new(),
             owners: OnceLock::new(),
+            questions: Questions::default(),
         })
     }
 
@@ -305,6 +309,10 @@ impl Shared {
 
     pub(crate) fn checker(&self) -> Option<&Arc<Checker>> {
         self.checker.get()
+    }
+
+    pub(crate) fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     pub(crate) fn stats(&self) -> &Arc<Stats> {

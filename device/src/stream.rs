@@ -437,6 +437,24 @@ impl RenderStream {
         self.synth.set_groups(groups);
     }
 
+    /// The submissions that wait, with their stream times.
+    pub(crate) fn due(&self) -> impl Iterator<Item = (i64, u32)> {
+        self.scheduler.all()
+    }
+
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// The guest has stored into memory of the card: the checker compares all that is held with what it was.
+    pub(crate) fn look_at_held(&self, section: &Section<'_>) {
+        if let (Some(observer), Some(view)) = (&self.queues.observer, section.view(self.queues.stream)) {
+            for (time, head) in self.scheduler.all() {
+                observer.look_at_held(&view, head, time, &self.in_flight);
+            }
+        }
+    }
+
     /// Gives up everything at once, as a reset does: nothing is published.
     pub(crate) fn abandon(self, stats: &Stats) -> Synth {
         stats.in_flight.sub(u64::from(self.counted));

@@ -75,7 +75,7 @@ impl Direct {
 
     /// Has what the driver does checked from here on; to be asked before a stream is opened, once.
     pub fn check(&self) -> Arc<Checker> {
-        let checker = Arc::new(Checker::new(&[]));
+        let checker = Arc::new(Checker::new(&[], None));
         self.card.borrow().set_checker(Arc::clone(&checker));
         checker
     }

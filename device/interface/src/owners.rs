@@ -24,6 +24,11 @@
 //! | 0x80 | 4 | [`Ring::next`] of owned stores: number of the next record | counts up, wraps at 2^32 | plugin |
 //! | 0x84 | 4 | [`Ring::next`] of doorbell stores | " | plugin |
 //! | 0x88 | 4 | [`WATCHING`]: 1 once a plugin watches | | plugin |
+//! | 0x8C | 4 | [`STOPPING`]: 1 if the guest is to be held at a mistake | | card, before the plugin is loaded |
+//! | 0x90 | 4 | [`ASKED`]: recorded stores | counts up, wraps at 2^32 | plugin |
+//! | 0x94 | 4 | [`JUDGED`]: the last value of [`ASKED`] up to which the card has judged | " | card |
+//! | 0x98 | 4 | [`STOPS`]: mistakes to hold the guest at | " | card |
+//! | 0x9C | 4 | [`HELD`]: the value of [`STOPS`] for which a vCPU was last held | " | plugin |
 //! | 0x1000 | | ring of owned stores, [`RECORDS`] x [`Record`] | | plugin |
 //! | then | | ring of doorbell stores, the same | | plugin |
 //! | then | a byte for each [`GRANULE`] | the map: bit *n* is 1 if unit *n* of it is the card's | [`UNIT`] | card |
@@ -39,6 +44,13 @@
 //!
 //! The map is not ordered with the guest's stores: a store that the guest makes while the card takes a slot may be
 //! judged by the map before or after. The record of a store comes a moment after the store itself.
+//!
+//! # Holding the guest
+//!
+//! With [`STOPPING`], the plugin adds 1 to [`ASKED`] after each record, and the vCPU that stored waits, for a while at
+//! most, until [`JUDGED`] has got there: the card has then acted on all that the guest had stored before. If [`STOPS`]
+//! has moved, the plugin holds the vCPU where it is, behind the store, and stores the value to [`HELD`]. It lets go of
+//! it once the machine has been stopped, by a debugger or a monitor, and goes on.
 
 use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -46,7 +58,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 /// The first 8 bytes of the file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"DMUSOWNS");
 /// The version of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Guest memory of a byte of the map.
 pub const GRANULE: u64 = 64;
 /// Guest memory of a bit of the map.
@@ -67,6 +79,16 @@ pub const HEADER_SIZE: usize = size_of::<Header>();
 pub const DOORBELL_PAGE: u64 = 0x40;
 /// Offset of the word that says whether a plugin watches.
 pub const WATCHING: u64 = 0x88;
+/// Offset of the word that says whether the guest is to be held at a mistake.
+pub const STOPPING: u64 = 0x8C;
+/// Offset of the number of stores that the plugin has asked the card to judge.
+pub const ASKED: u64 = 0x90;
+/// Offset of the number of those that the card has judged.
+pub const JUDGED: u64 = 0x94;
+/// Offset of the number of mistakes to hold the guest at.
+pub const STOPS: u64 = 0x98;
+/// Offset of the number of those that a vCPU was held at.
+pub const HELD: u64 = 0x9C;
 
 const RINGS: u64 = 0x1000;
 const RING_SIZE: u64 = RECORDS as u64 * RECORD_SIZE;

@@ -4,12 +4,14 @@
 //! Fed by the stream's queues; feeds the [`Checker`]. A stream that is not checked has no observer, and none of this on
 //! its path. What it costs an event, some thirty instructions, is a gate of `bench ring` ("checked").
 
+mod posted;
+
 use super::Checker;
 use super::culprit::Culprit;
 use super::describe::{Details, Place, Seen, hex};
 use super::journal::Journal;
 use crate::dma::owners::Owners;
-use crate::dma::{GuestMemory, Pieces, SlotWords, StreamMemory};
+use crate::dma::{GuestMemory, SlotWords, StreamMemory};
 use crate::shared::StreamConfig;
 use crate::stream::in_flight::{Carried, InFlight};
 use dmus_interface::event::{PACKAGE, PointerWidth};
@@ -31,11 +33,6 @@ fn give_back(culprit: &Culprit, entries: &[[u64; 2]], in_flight: &InFlight) {
     for (slot, carried) in entries.iter().flat_map(|[word, _]| in_flight.chain(*word as u32)) {
         culprit.give_back(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
     }
-}
-
-/// The byte of a posted buffer at an offset: unlike its neighbours, and no status byte of a message.
-fn canary(offset: u32) -> u8 {
-    (offset as u8).wrapping_mul(0x9D) & 0x7F ^ 0x55
 }
 
 /// See the module.
@@ -63,6 +60,9 @@ pub(crate) struct Observer {
     /// What posted buffers are filled with, and which of them are, by their slots.
     canary: Box<[u8]>,
     guarded: Box<[Cell<bool>]>,
+    /// Slots that were found changed while they were held, for a guest that is held at mistakes: they are not told of
+    /// again when they go home.
+    told: Box<[Cell<bool>]>,
 }
 
 impl std::fmt::Debug for Observer {
@@ -89,8 +89,9 @@ impl Observer {
             words: RefCell::new(vec![nothing; config.slots as usize].into()),
             fresh: 0..0,
             culprit: None,
-            canary: if renders { Box::default() } else { (0..config.buffer_size).map(canary).collect() },
+            canary: if renders { Box::default() } else { (0..config.buffer_size).map(posted::canary).collect() },
             guarded: (0..posted).map(|_| Cell::new(false)).collect(),
+            told: (0..config.slots).map(|_| Cell::new(false)).collect(),
         }
     }
 
@@ -188,6 +189,9 @@ impl Observer {
         let entries = (0..count).map(|number| self.journal.entry(first.wrapping_add(number)));
         for head in entries.filter(|head| in_flight.is_owned(*head)) {
             for (slot, carried) in in_flight.chain(head) {
+                if let Some(told) = self.told.get(slot as usize) {
+                    told.set(false);
+                }
                 culprit.take(slot, carried.has_buffer().then(|| in_flight.copied(&carried).0));
             }
         }
@@ -284,20 +288,63 @@ impl Observer {
             let Some(now) = memory.slot(slot) else {
                 return self.unmapped(slot);
             };
-            let fetched = match carried.is_single() {
-                true => self.single(&carried, status, time, &now, in_flight),
-                false => self.noted(slot).unwrap_or(now),
-            };
+            let fetched = self.fetched_words(slot, &carried, status, time, &now, in_flight);
             if !self.is_known(&fetched) {
                 self.judge(slot, &fetched);
             }
-            if now != fetched {
-                self.changed(slot, &fetched, &now);
-            } else if carried.has_buffer() {
-                let (offset, copy) = in_flight.copied(&carried);
-                if memory.is_same(offset, copy) != Some(true) {
-                    self.buffer_changed(memory, slot, offset, copy);
-                }
+            let told = self.told.get(slot as usize).is_some_and(|told| told.replace(false));
+            if !told {
+                self.compare(memory, slot, (&fetched, &now), &carried, in_flight);
+            }
+        }
+    }
+
+    /// The words of an event as it was fetched.
+    fn fetched_words(
+        &self,
+        slot: u32,
+        carried: &Carried,
+        status: u16,
+        time: u64,
+        now: &SlotWords,
+        in_flight: &InFlight,
+    ) -> SlotWords {
+        match carried.is_single() {
+            true => self.single(carried, status, time, now, in_flight),
+            false => self.noted(slot).unwrap_or(*now),
+        }
+    }
+
+    /// Whether a slot, or the buffer of its event, is another than it was, which is told.
+    fn compare(
+        &self,
+        memory: &impl StreamMemory,
+        slot: u32,
+        (fetched, now): (&SlotWords, &SlotWords),
+        carried: &Carried,
+        in_flight: &InFlight,
+    ) -> bool {
+        if now != fetched {
+            self.changed(slot, fetched, now);
+            return true;
+        }
+        let (offset, copy) = if carried.has_buffer() { in_flight.copied(carried) } else { return false };
+        let changed = memory.is_same(offset, copy) != Some(true);
+        if changed {
+            self.buffer_changed(memory, slot, offset, copy);
+        }
+        changed
+    }
+
+    /// Compares a submission that is held, due at this stream time, with what it was: the guest has just stored there.
+    pub(crate) fn look_at_held(&self, memory: &impl StreamMemory, head: u32, time: i64, in_flight: &InFlight) {
+        for (slot, carried) in in_flight.chain(head) {
+            let (Some(now), Some(told)) = (memory.slot(slot), self.told.get(slot as usize)) else {
+                return;
+            };
+            let fetched = self.fetched_words(slot, &carried, Status::Presented as u16, time as u64, &now, in_flight);
+            if !told.get() && self.compare(memory, slot, (&fetched, &now), &carried, in_flight) {
+                told.set(true);
             }
         }
     }
@@ -375,44 +422,6 @@ impl Observer {
     #[inline(never)]
     fn unmapped(&self, slot: u32) {
         self.checker.found(Code::Check(Check::UnmappedInFlight), || self.details(Some(slot), None));
-    }
-
-    /// A slot was posted with the buffer that begins at `offset`: its bytes are such as no driver stores.
-    pub(crate) fn guard(&self, memory: &Pieces<'_>, slot: u32, words: &SlotWords, offset: usize) {
-        self.note(slot, words);
-        let iova = self.config.buffer_base + offset as u64;
-        if let Some(guarded) = self.guarded.get(slot as usize) {
-            guarded.set(memory.write_shared(iova, &self.canary));
-        }
-    }
-
-    /// A posted slot is about to be filled: neither it nor its buffer may have changed.
-    pub(crate) fn check_posted(&self, memory: &Pieces<'_>, slot: u32, offset: usize) {
-        if let (Some(fetched), Some(now)) = (self.noted(slot), memory.slot(slot))
-            && now != fetched
-        {
-            self.changed(slot, &fetched, &now);
-        }
-        let guarded = self.guarded.get(slot as usize).is_some_and(|guarded| guarded.replace(false));
-        if guarded && memory.is_same(offset, &self.canary) == Some(false) {
-            self.touched(memory, slot, offset);
-        }
-    }
-
-    #[cold]
-    fn touched(&self, memory: &Pieces<'_>, slot: u32, offset: usize) {
-        let mut now = vec![0; self.canary.len()];
-        if memory.copy(offset, &mut now).is_none() {
-            return;
-        }
-        let differs = self.canary.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);
-        self.checker.found(Code::Check(Check::PostedBufferTouched), || {
-            let mut details = self.details(Some(slot), None);
-            details.place.buffer = Some(offset);
-            let found = hex(&now[differs..now.len().min(differs + 32)]);
-            let culprit = self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, Some(offset)));
-            Details { culprit, found: Some(format!("{found} from byte {differs} on")), ..details }
-        });
     }
 
     /// Whether guest memory has gone back to what it was: the last completion that the card has written, before

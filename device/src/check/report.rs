@@ -3,7 +3,7 @@
 //! Fed by the checker; feeds standard error and the report file.
 
 use super::Tally;
-use super::describe::{Details, Happened, Place, Step, hex, message};
+use super::describe::{Details, Happened, Place, Seen, Step, hex, message};
 use crate::dma::owners::StoreRecord;
 use dmus_interface::rule::{Code, Rule, Severity};
 use dmus_interface::time::RefTime;
@@ -35,15 +35,7 @@ fn write(text: &mut String, rule: &Rule, allowed: Option<&str>, details: &Detail
     let Details { place, time, event, culprit, expected, found, history } = details;
     writeln!(text, "  where     {} at {}", where_it_was(place), seconds(*time))?;
     if let Some(seen) = event {
-        let event = &seen.event;
-        let flags = if event.flags == 0 { String::new() } else { format!(", usFlags {:#x}", event.flags) };
-        let due = if event.time < 0 { "at once".into() } else { seconds(RefTime(event.time)) };
-        writeln!(
-            text,
-            "  event     cbEvent {}, group {}, due {due} of stream time{flags}",
-            event.event_bytes, event.channel_group
-        )?;
-        writeln!(text, "            {} ({})", hex(&seen.bytes), message(&seen.bytes))?;
+        write_event(text, "event", seen)?;
     }
     for (label, value) in [("expected", expected), ("found", found)] {
         if let Some(value) = value {
@@ -57,18 +49,34 @@ fn write(text: &mut String, rule: &Rule, allowed: Option<&str>, details: &Detail
             writeln!(text, "            {function}")?;
         }
     }
-    let from = history.len().saturating_sub(SHOWN_STEPS);
-    for (number, step) in history[from..].iter().enumerate() {
-        let label = if number == 0 { "history" } else { "" };
-        let when = step.when.map_or("long ago".into(), |(time, tail)| format!("at {}, tail {tail}", seconds(time)));
-        writeln!(text, "  {label:<9} {:<26} {when}", name(step.happened))?;
-    }
+    write_history(text, history)?;
     writeln!(text, "  cause     {}", rule.cause)?;
     writeln!(text, "  mend      {}", rule.mend)?;
     if let Some(reason) = allowed {
         writeln!(text, "  allowed   {reason}")?;
     }
     write!(text, "  rule      dmus_interface::{}; dmus-card explain {}", rule.section, rule.name)
+}
+
+/// An event, in two lines behind a label.
+pub(crate) fn write_event(text: &mut String, label: &str, seen: &Seen) -> fmt::Result {
+    let event = &seen.event;
+    let flags = if event.flags == 0 { String::new() } else { format!(", usFlags {:#x}", event.flags) };
+    let due = if event.time < 0 { "at once".into() } else { seconds(RefTime(event.time)) };
+    let (bytes, group) = (event.event_bytes, event.channel_group);
+    writeln!(text, "  {label:<9} cbEvent {bytes}, group {group}, due {due} of stream time{flags}")?;
+    writeln!(text, "            {} ({})", hex(&seen.bytes), message(&seen.bytes))
+}
+
+/// The last steps of a slot, a line each.
+pub(crate) fn write_history(text: &mut String, history: &[Step]) -> fmt::Result {
+    let from = history.len().saturating_sub(SHOWN_STEPS);
+    for (number, step) in history[from..].iter().enumerate() {
+        let label = if number == 0 { "history" } else { "" };
+        let when = step.when.map_or("long ago".into(), |(time, tail)| format!("at {}, tail {tail}", seconds(time)));
+        writeln!(text, "  {label:<9} {:<26} {when}", name(step.happened))?;
+    }
+    Ok(())
 }
 
 fn where_it_was(place: &Place) -> String {
@@ -91,7 +99,7 @@ fn where_it_was(place: &Place) -> String {
     if parts.is_empty() { "the card".into() } else { parts.join(", ") }
 }
 
-fn seconds(time: RefTime) -> String {
+pub(crate) fn seconds(time: RefTime) -> String {
     format!("{:.6} s", time.0 as f64 / 1e7)
 }
 

@@ -6,7 +6,7 @@ use super::midi_in::MidiIn;
 use super::sweep::Sweeper;
 use anyhow::Context;
 use dmus_card::capture::inputs::MAX_INPUTS;
-use dmus_card::check::{Allowed, Checker};
+use dmus_card::check::{Allowed, Checker, Stop};
 use dmus_card::engine::EngineHandle;
 use dmus_card::owners::Owners;
 use dmus_card::sink::limited::LimitedSink;
@@ -16,6 +16,7 @@ use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
 use dmus_card::{log, privileges, sandbox};
+use dmus_interface::rule::Rule;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::fs::File;
@@ -93,9 +94,14 @@ pub(crate) struct Args {
     json: Option<PathBuf>,
     /// Name each mistake that the driver makes (warn), with the event, the history of its slot, the likely cause and
     /// the mend; the first of a kind in full, then counted. If one of them is an error, the exit code is 9. `dmus-card
-    /// explain` lists the rules.
+    /// explain` lists the rules. With stop the guest is also held at the instruction behind the first mistake of each
+    /// kind that is an error, until somebody stops QEMU there and goes on, a debugger say: dmus-plugin does that, by
+    /// --owners. dmus-run debug does all of it.
     #[arg(long, value_enum, default_value = "warn")]
     check: CheckArg,
+    /// With --check stop: hold the guest at each breach of this rule instead.
+    #[arg(long, value_name = "NAME", value_parser = rule)]
+    stop_at: Option<&'static Rule>,
     /// Write what the checker found to this file at the end, as one JSON object.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -107,6 +113,9 @@ pub(crate) struct Args {
     /// QEMU -plugin file=libdmus_plugin.so,owners=FILE, --accel tcg, and 2 GiB of memory at most.
     #[arg(long, value_name = "FILE")]
     owners: Option<PathBuf>,
+    /// Answer questions about slots and mistakes at this Unix socket: see dmus-card ask --help.
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Serve as this user once everything is open, without any group but its own. Only root can.
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
@@ -125,6 +134,11 @@ enum ClockArg {
 enum CheckArg {
     Off,
     Warn,
+    Stop,
+}
+
+fn rule(name: &str) -> Result<&'static Rule, &'static str> {
+    Rule::find(name).ok_or("there is no such rule; `dmus-card explain` lists them all")
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -284,9 +298,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if matches!(args.sink, SinkArg::Audio) && !args.no_sandbox {
         anyhow::bail!("--sink audio cannot work inside the card's sandbox: add --no-sandbox");
     }
-    if args.check == CheckArg::Off && (args.report.is_some() || !args.allow.is_empty()) {
-        let message = "--report and --allow are about what --check warn finds\n";
-        clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message).exit();
+    let checks = args.check != CheckArg::Off;
+    for (wrong, message) in [
+        (
+            !checks && (args.report.is_some() || !args.allow.is_empty() || args.control.is_some()),
+            "--report, --allow and --control are about what --check warn finds\n",
+        ),
+        (
+            args.check == CheckArg::Stop && args.owners.is_none(),
+            "--check stop needs --owners FILE, and dmus-plugin in QEMU: nothing else can hold the guest\n",
+        ),
+        (args.check != CheckArg::Stop && args.stop_at.is_some(), "--stop-at says where --check stop holds the guest\n"),
+    ] {
+        if wrong {
+            clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message).exit();
+        }
     }
     let bank = args.banks.load()?;
     // From here on a signal is kept until somebody can complete the output.
@@ -315,18 +341,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
+    let control = args.control.as_deref().map(transport::listen).transpose()?;
+    if let Some(path) = &args.control {
+        sweepers.push(Sweeper::start(path)?);
+    }
     let report = args.report.clone().map(JsonFile::create).transpose()?;
-    let owners = args.owners.as_deref().map(Owners::open).transpose()?;
+    let owners = args.owners.as_deref().map(Owners::open).transpose()?.map(Arc::new);
     // Last of all files: whoever sees it knows that the card could open everything else.
     let json = args.json.clone().map(JsonFile::create).transpose()?;
     let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
     engine.set_drift(args.drift);
-    let checker = (args.check == CheckArg::Warn).then(|| Arc::new(Checker::new(&args.allow)));
+    let stop = owners.as_ref().filter(|_| args.check == CheckArg::Stop).map(|owners| {
+        owners.set_stopping();
+        Stop { owners: Arc::clone(owners), at: args.stop_at }
+    });
+    let checker = checks.then(|| Arc::new(Checker::new(&args.allow, stop)));
     if let Some(checker) = &checker {
         card.set_checker(Arc::clone(checker));
     }
     if let Some(owners) = owners {
-        card.set_owners(Arc::new(owners));
+        card.set_owners(owners);
     }
     // The last moment at which there is one thread, and the first at which nothing more is to be opened.
     privileges::drop_all(args.user.as_deref())?;
@@ -336,6 +370,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     log::start().context("cannot start the log")?;
     let engine = engine.spawn().context("cannot start the engine")?;
+    if let Some(listener) = control {
+        card.answer_at(listener).context("cannot start answering at the control socket")?;
+    }
     let stats = card.stats();
     let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json, report })), stats, checker });
 

@@ -9,7 +9,8 @@
 
 use super::SharedMemory;
 use dmus_interface::owners::{
-    DOORBELL_PAGE, HEADER_SIZE, Layout, LayoutError, MAX_RAM, RECORD_SIZE, RECORDS, Record, Ring, Store, WATCHING,
+    ASKED, DOORBELL_PAGE, HEADER_SIZE, HELD, JUDGED, Layout, LayoutError, MAX_RAM, RECORD_SIZE, RECORDS, Record, Ring,
+    STOPPING, STOPS, Store, WATCHING,
 };
 use memmap2::MmapOptions;
 use std::fs::{File, OpenOptions};
@@ -186,6 +187,36 @@ impl Owners {
         self.load(WATCHING) == 1
     }
 
+    /// Has the plugin, which is not loaded yet, hold the guest at mistakes.
+    pub fn set_stopping(&self) {
+        self.store(STOPPING, 1);
+    }
+
+    /// How many stores the plugin has asked the card to judge, wrapping at 2^32.
+    pub(crate) fn asked(&self) -> u32 {
+        self.load(ASKED)
+    }
+
+    /// Whether all of them are judged.
+    pub(crate) fn is_judged(&self, asked: u32) -> bool {
+        self.load(JUDGED) == asked
+    }
+
+    /// The first so many are judged: the vCPU goes on, or is held.
+    pub(crate) fn set_judged(&self, asked: u32) {
+        self.store(JUDGED, asked);
+    }
+
+    /// Has the guest held. One thread at a time says so.
+    pub(crate) fn stop(&self) {
+        self.store(STOPS, self.load(STOPS).wrapping_add(1));
+    }
+
+    /// For how many mistakes it was to be held when a vCPU was held last, wrapping at 2^32; 0: none was.
+    pub fn held(&self) -> u32 {
+        self.load(HELD)
+    }
+
     /// How many stores a ring has had, wrapping at 2^32. The last 512 can be read.
     pub fn count(&self, ring: Ring) -> u32 {
         self.load(ring.next())
@@ -226,6 +257,13 @@ impl Owners {
     fn load(&self, offset: u64) -> u32 {
         // SAFETY: as in `set_doorbell`, with 4 bytes.
         self.word(offset, 4).map_or(0, |place| unsafe { AtomicU32::from_ptr(place.cast()) }.load(Ordering::Acquire))
+    }
+
+    fn store(&self, offset: u64, value: u32) {
+        if let Some(place) = self.word(offset, 4) {
+            // SAFETY: as in `set_doorbell`, with 4 bytes.
+            unsafe { AtomicU32::from_ptr(place.cast()) }.store(value, Ordering::Release);
+        }
     }
 
     /// The place of an aligned word.

@@ -92,13 +92,18 @@ impl Core {
         // In realtime a granted time is an alarm, and a stall is logged in time.
         let stall = self.sleeper.stalled.filter(|(_, logged)| !logged).map(|_| STALL);
         let alarm = self.clock.alarm().or(stall);
+        // A guest that is held at mistakes waits for each judgement, before it rings.
+        let holds = shared.checker().is_some_and(|checker| checker.stops());
+        let alarm = if holds { Some(alarm.map_or(LONGEST_SLEEP, |alarm| alarm.min(LONGEST_SLEEP))) } else { alarm };
         self.sleeper.number = self.sleeper.number.wrapping_add(1).max(1);
         let poll = card::arm_sleep(section.page(), self.sleeper.number);
         if !self.moved_in(poll, &section) {
             section.sleep(alarm);
         }
         card::end_sleep(section.page());
-        self.sleeper.quiet_since = None;
+        if !holds {
+            self.sleeper.quiet_since = None;
+        }
     }
 
     /// Whether the driver has stored anything that a turn would act on.
@@ -109,7 +114,7 @@ impl Core {
     }
 
     /// Tells of tails that were stored for streams which are not open.
-    fn report_closed(&mut self, section: &mut Section<'_>) {
+    pub(super) fn report_closed(&mut self, section: &mut Section<'_>) {
         let open = self.streams.open;
         for index in (0..STREAMS).filter(|index| open & 1 << index == 0) {
             self.report_closed_tail(index, section);

@@ -7,6 +7,7 @@ use crate::shared::StreamConfig;
 use dmus_interface::event::PACKAGE;
 use dmus_interface::ring::Reject;
 use std::collections::BTreeMap;
+use zerocopy::IntoBytes;
 
 /// No slot.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -299,6 +300,18 @@ impl InFlight {
     pub(crate) fn copied(&self, carried: &Carried) -> (usize, &[u8]) {
         let buffer = Buffer::of(carried.data);
         (buffer.start(), self.buffers.bytes(buffer, Header(carried.header).len()))
+    }
+
+    /// The message that an owned slot carries, if it is one.
+    pub(crate) fn bytes(&self, slot: u32) -> Option<&[u8]> {
+        let held = self.slots.get(slot as usize).filter(|held| held.mark == OWNED)?;
+        let header = Header(held.header);
+        match header.flags() {
+            ASSEMBLED => self.assembled.get(&slot).map(|bytes| &bytes[..]),
+            0 if header.len() <= self.inline => held.data.as_bytes().get(..header.len()),
+            0 => self.buffers.copy.get(Buffer::of(held.data).start()..)?.get(..header.len()),
+            _ => None,
+        }
     }
 
     /// Bytes of assembled messages that wait.

@@ -39,6 +39,10 @@ impl SubmissionQueue {
     }
 
     /// Submissions that were fetched so far.
+    pub(crate) fn tail(&self) -> u32 {
+        self.tail
+    }
+
     pub(crate) fn fetched(&self) -> u32 {
         self.fetched
     }

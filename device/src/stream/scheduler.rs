@@ -86,6 +86,12 @@ impl<T: Copy + Ord + Default> Scheduler<T> {
         }
     }
 
+    /// All of them with their times, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (i64, T)> {
+        let in_order = self.in_order.get(self.first..self.end).unwrap_or(&[]).iter().copied();
+        in_order.chain(self.out_of_order.iter().map(|Reverse((time, _, item))| (*time, *item)))
+    }
+
     /// How many there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {

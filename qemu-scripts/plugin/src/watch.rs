@@ -7,13 +7,21 @@ use crate::ffi::OwnersFile;
 use crate::stack;
 use crate::symbols::Symbols;
 use dmus_interface::owners::{MAX_CALLERS, MAX_TEXT, Record, Ring, Store};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Numbers of registers.
 const STACK_POINTER: usize = 4;
 const FRAME_POINTER: usize = 5;
 /// Bytes of the doorbell page.
 const PAGE: u64 = dmus_interface::pci::BAR_SIZE as u64;
+
+/// How long a vCPU waits until the card has judged its store: as long as a card may render what was granted at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it looks again at once, and how long between two looks then.
+const SPIN: Duration = Duration::from_micros(20);
+const STEP: Duration = Duration::from_micros(20);
 
 /// The vCPU that has just stored.
 pub(crate) trait Cpu {
@@ -42,11 +50,45 @@ pub(crate) struct Watch {
     file: OwnersFile,
     /// One record is written at a time.
     symbols: Mutex<Symbols>,
+    /// The guest is held at mistakes, and of how many it was.
+    stopping: bool,
+    known: AtomicU32,
 }
 
 impl Watch {
     pub(crate) fn new(file: OwnersFile, symbols: Symbols) -> Self {
-        Self { file, symbols: Mutex::new(symbols) }
+        let (stopping, known) = (file.is_stopping(), AtomicU32::new(file.stops()));
+        Self { file, symbols: Mutex::new(symbols), stopping, known }
+    }
+
+    /// Whether the guest is held at mistakes.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Waits until the card has judged what the guest has stored up to here.
+    pub(crate) fn wait_for_judgement(&self) {
+        let (question, began) = (self.file.ask(), Instant::now());
+        while !self.file.is_judged(question) && began.elapsed() < PATIENCE {
+            if began.elapsed() < SPIN {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(STEP);
+            }
+        }
+    }
+
+    /// Whether there is a mistake that no vCPU was held at yet: the one that asks is to be held. Cheap, for every
+    /// access.
+    #[inline]
+    pub(crate) fn takes_stop(&self) -> bool {
+        let stops = self.file.stops();
+        stops != self.known.load(Ordering::Relaxed) && self.known.swap(stops, Ordering::Relaxed) != stops
+    }
+
+    /// Says that a vCPU is held.
+    pub(crate) fn say_held(&self) {
+        self.file.set_held(self.known.load(Ordering::Relaxed));
     }
 
     /// Whether a store is of interest, and where to. For every store of the guest, so that it must be cheap.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use signal_hook::consts::SIGSYS;
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +28,8 @@ const NOTICE: Duration = Duration::from_millis(200);
 #[derive(Clone, clap::Args)]
 pub(crate) struct Checking {
     /// Have the card name each mistake of the driver, with what led to it; see dmus-card serve --help. If one of them
-    /// is an error, the exit code is 9.
+    /// is an error, the exit code is 9. With stop the run ends right there, in software emulation; the command debug
+    /// opens gdb there instead.
     #[arg(long, value_enum, default_value = "off")]
     check: Check,
     /// Write what was found to this file, as one JSON object.
@@ -43,6 +44,7 @@ pub(crate) struct Checking {
 pub(crate) enum Check {
     Off,
     Warn,
+    Stop,
 }
 
 impl Checking {
@@ -51,10 +53,20 @@ impl Checking {
         self.check = Check::Warn;
     }
 
+    /// The same, and the guest is held at mistakes.
+    pub(crate) fn stop(&mut self) {
+        self.check = Check::Stop;
+    }
+
+    /// Whether the guest is held at mistakes.
+    pub(crate) fn stops(&self) -> bool {
+        self.check == Check::Stop
+    }
+
     /// The same where a culprit is to be named: only a card that checks finds a mistake to name it for.
     pub(crate) fn with(&self, culprit: bool) -> Self {
         let mut checking = self.clone();
-        if culprit {
+        if culprit && !checking.stops() {
             checking.on();
         }
         checking
@@ -62,7 +74,11 @@ impl Checking {
 
     /// The same for the card. Its own fault for what does not go together has the same code.
     fn options(&self) -> Vec<OsString> {
-        let check = if self.check == Check::Warn { "warn" } else { "off" };
+        let check = match self.check {
+            Check::Off => "off",
+            Check::Warn => "warn",
+            Check::Stop => "stop",
+        };
         let mut options = vec!["--check".into(), check.into()];
         options.extend(self.report.iter().flat_map(|file| ["--report".into(), file.into()]));
         let allow = self.allow.iter().map(|allowed| format!("{}={}", allowed.rule.name, allowed.reason));
@@ -132,7 +148,9 @@ impl Card {
         if let Some(path) = &options.log_file {
             command.stderr(File::create(path).with_context(|| format!("cannot create {}", path.display()))?);
         }
-        let mut process = Process::start(command.stdin(Stdio::null())).context("cannot start the card")?;
+        // Not of this process's group: what a terminal sends to that is this process's business.
+        command.stdin(Stdio::null()).process_group(0);
+        let mut process = Process::start(&mut command).context("cannot start the card")?;
         let deadline = Instant::now() + LIMIT;
         // It makes the file of its counters once it listens and has opened all else.
         while !json.exists() {

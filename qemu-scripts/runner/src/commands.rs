@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub(crate) mod conform;
+pub(crate) mod debug;
 pub(crate) mod play;
 pub(crate) mod record;
 pub(crate) mod shell;

@@ -3,11 +3,12 @@
 //! Fed by the command line; feeds card and QEMU with the owners map, through which plugin and card speak, and the
 //! terminal with what the plugin saw.
 
+use crate::card::Checking;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Process};
 use crate::programs::Programs;
 use crate::qemu::{Guest, Qemu, escaped};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use dmus_card::owners::Owners;
 use dmus_interface::owners::Ring;
 use std::ffi::OsString;
@@ -41,21 +42,27 @@ pub(crate) struct Options {
 pub(crate) struct Culprit {
     plugin: PathBuf,
     map: PathBuf,
+    owners: Owners,
     symbols: Vec<String>,
 }
 
 impl Culprit {
     /// What the command line wants, with the owners map in `dir`. `None`: nothing, or it cannot be had here, which is
-    /// said in a sentence.
-    pub(crate) fn prepare(programs: &Programs, guest: Guest, dir: &Path) -> anyhow::Result<Option<Self>> {
+    /// said in a sentence; but a guest that is to be held at mistakes must have it.
+    pub(crate) fn prepare(
+        programs: &Programs,
+        guest: Guest,
+        dir: &Path,
+        checking: &Checking,
+    ) -> anyhow::Result<Option<Self>> {
         let options = &programs.culprit;
-        if !options.culprit {
+        if !options.culprit && !checking.stops() {
             return Ok(None);
         }
         if programs.accel.split(',').next() != Some("tcg") {
             let message = format!(
-                "--culprit needs software emulation: under --accel {} no plugin sees what the guest does; use \
-                 --accel tcg",
+                "--culprit and --check stop need software emulation: under --accel {} no plugin sees what the guest \
+                 does; use --accel tcg",
                 programs.accel
             );
             return Err(Failure::new(Exit::Usage, message).into());
@@ -75,12 +82,20 @@ impl Culprit {
             return Err(Failure::new(Exit::Usage, message).into());
         }
         if let Err(why) = probe(programs, &plugin) {
+            let message = format!("the guest cannot be held at mistakes: this QEMU does not take the plugin ({why})");
+            ensure!(!checking.stops(), Failure::new(Exit::Qemu, message));
             tracing::warn!("no culprit will be named: this QEMU does not take the plugin ({why})");
             return Ok(None);
         }
         let map = dir.join("owners");
         Owners::create(&map, guest.memory_bytes())?;
-        Ok(Some(Self { plugin, map, symbols: options.symbols.clone() }))
+        let owners = Owners::open(&map)?;
+        Ok(Some(Self { plugin, map, owners, symbols: options.symbols.clone() }))
+    }
+
+    /// For how many mistakes a guest was to be held when it was held last.
+    pub(crate) fn held(&self) -> u32 {
+        self.owners.held()
     }
 
     /// Options of `serve`.
@@ -101,16 +116,15 @@ impl Culprit {
     }
 
     /// What the plugin saw, in a sentence, and the newest stores into the card's memory.
-    pub(crate) fn report(&self) -> anyhow::Result<()> {
+    pub(crate) fn report(&self) {
         const SHOWN: usize = 3;
-        let owners = Owners::open(&self.map)?;
+        let owners = &self.owners;
         let (owned, doorbell) = (owners.count(Ring::Owned), owners.count(Ring::Doorbell));
         eprintln!("culprit: {owned} stores into memory of the card, {doorbell} stores to its doorbell page");
         for store in owners.records(Ring::Owned, |_| true).iter().take(SHOWN) {
             eprintln!("  {} bytes at {:#x}, pc {:#x}:", store.size, store.address, store.pc);
             store.functions.iter().for_each(|function| eprintln!("    {function}"));
         }
-        Ok(())
     }
 }
 

@@ -63,6 +63,11 @@ impl Interrupt {
         Ok(Self(asked))
     }
 
+    /// What a terminal sent was for somebody else.
+    pub(crate) fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
     /// Fails once a signal came.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.0.load(Ordering::Relaxed) {

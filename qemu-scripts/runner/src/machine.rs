@@ -94,6 +94,11 @@ impl Machine {
         if self.realtime { "realtime" } else { "virtual" }
     }
 
+    /// A file with symbols of what is booted.
+    pub(crate) fn symbols(&self) -> &Path {
+        &self.guest
+    }
+
     /// What kind of guest the image is.
     pub(crate) fn guest(&self) -> Guest {
         if self.image == Image::Linux { Guest::Linux } else { Guest::BareMetal }

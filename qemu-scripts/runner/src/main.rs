@@ -8,6 +8,7 @@
 mod card;
 mod commands;
 mod culprit;
+mod debugger;
 mod exit;
 mod guest;
 mod machine;
@@ -27,7 +28,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 4 QEMU cannot be started;
 /// 5 the guest failed; 6 the guest stood still longer than the time limit; 7 the card ended early; 8 QEMU ended early;
-/// 9 the driver broke rules of the data sheet (--check warn); 130 interrupted.
+/// 9 the driver broke rules of the data sheet (--check warn or stop); 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -42,6 +43,7 @@ enum Command {
     Conform(commands::conform::Args),
     Shell(commands::shell::Args),
     Zoo(commands::zoo::Args),
+    Debug(commands::debug::Args),
     #[command(hide = true)]
     DieWithParent(process::DieWithParent),
 }
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Conform(args) => commands::conform::run(&args),
         Command::Shell(args) => commands::shell::run(&args),
         Command::Zoo(args) => commands::zoo::run(&args),
+        Command::Debug(args) => commands::debug::run(&args),
         Command::DieWithParent(args) => process::become_command(&args),
     };
     match result {

@@ -5,6 +5,7 @@
 
 use crate::card::{self, Card, Checking};
 use crate::culprit::Culprit;
+use crate::debugger::Debugger;
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::guest::GuestReport;
 use crate::machine::{Job, Machine};
@@ -13,7 +14,9 @@ use crate::progress::Progress;
 use crate::qemu::{self, GUEST_SUCCESS};
 use anyhow::Context;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -32,9 +35,21 @@ pub(crate) fn run(
     dir: &Path,
     progress: &mut Progress,
 ) -> anyhow::Result<(GuestReport, Value)> {
+    run_under(machine, job, dir, progress, None)
+}
+
+/// The same, under a debugger, which is opened where the guest is held.
+pub(crate) fn run_under(
+    machine: &Machine,
+    job: &Job,
+    dir: &Path,
+    progress: &mut Progress,
+    debugger: Option<&mut Debugger>,
+) -> anyhow::Result<(GuestReport, Value)> {
     let interrupt = Interrupt::catch()?;
-    let culprit = Culprit::prepare(&machine.programs, machine.guest(), dir)?;
+    let culprit = Culprit::prepare(&machine.programs, machine.guest(), dir, &machine.checking)?;
     let mut more = job.card.clone();
+    more.extend(debugger.iter().flat_map(|debugger| debugger.card()));
     more.extend(culprit.iter().flat_map(Culprit::card));
     let options = card::Options {
         clock: machine.clock_name(),
@@ -45,14 +60,19 @@ pub(crate) fn run(
     };
     let mut card = Card::start(&machine.programs, dir, &options, &interrupt)?;
     let guest = GuestReport::new();
-    let watched = start_qemu(machine, job, card.socket(), culprit.as_ref()).and_then(|mut qemu| {
+    let more = debugger.as_ref().map(|debugger| debugger.qemu()).unwrap_or_default();
+    let watched = start_qemu(machine, job, card.socket(), culprit.as_ref(), &more).and_then(|mut qemu| {
         progress.boot();
-        let limit = Duration::from_secs(machine.time_limit);
-        Watch { qemu: &mut qemu, card: &mut card, interrupt: &interrupt, limit }.run(guest, progress)
+        let limit = match &debugger {
+            Some(debugger) if debugger.is_attached_by_hand() => Duration::MAX,
+            _ => Duration::from_secs(machine.time_limit),
+        };
+        let culprit = culprit.as_ref();
+        Watch { qemu: &mut qemu, card: &mut card, interrupt: &interrupt, limit, culprit, debugger }.run(guest, progress)
     });
     progress.finish();
-    if let Some(culprit) = &culprit {
-        culprit.report()?;
+    if let Some(culprit) = culprit.filter(|_| machine.programs.culprit.culprit) {
+        culprit.report();
     }
     // A terminal interrupts all three processes at once, and another's end may be seen first.
     let watched = interrupt.check().map_err(anyhow::Error::from).and(watched);
@@ -69,11 +89,20 @@ pub(crate) fn run(
     }
 }
 
-fn start_qemu(machine: &Machine, job: &Job, socket: &Path, culprit: Option<&Culprit>) -> anyhow::Result<Process> {
-    let command = machine.qemu_command(socket, job, culprit)?;
+fn start_qemu(
+    machine: &Machine,
+    job: &Job,
+    socket: &Path,
+    culprit: Option<&Culprit>,
+    more: &[OsString],
+) -> anyhow::Result<Process> {
+    let mut command = machine.qemu_command(socket, job, culprit)?;
+    command.extend_from_slice(more);
     tracing::debug!("{command:?}");
     let mut command = process::command(&command)?;
-    let qemu = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // As the card.
+    let qemu = Process::start(command.process_group(0));
     qemu.map_err(|error| Failure::new(Exit::Qemu, format!("cannot start QEMU: {error}")).into())
 }
 
@@ -84,6 +113,8 @@ struct Watch<'a> {
     interrupt: &'a Interrupt,
     /// How long the guest may say nothing.
     limit: Duration,
+    culprit: Option<&'a Culprit>,
+    debugger: Option<&'a mut Debugger>,
 }
 
 impl Watch<'_> {
@@ -91,8 +122,13 @@ impl Watch<'_> {
     fn run(&mut self, mut guest: GuestReport, progress: &mut Progress) -> anyhow::Result<GuestReport> {
         let complaints = complaints_of(self.qemu.stderr()?);
         let lines = lines_of(self.qemu.stdout()?);
-        let mut last_sign = Instant::now();
+        let (mut last_sign, mut held) = (Instant::now(), 0);
         loop {
+            let now_held = self.culprit.map_or(0, Culprit::held);
+            if std::mem::replace(&mut held, now_held) != now_held {
+                self.at_mistake()?;
+                (last_sign, held) = (Instant::now(), self.culprit.map_or(0, Culprit::held));
+            }
             self.interrupt.check()?;
             match lines.recv_timeout(GLANCE) {
                 Ok(line) => {
@@ -114,12 +150,24 @@ impl Watch<'_> {
         let status = self.qemu.wait(QEMU_LIMIT)?.context("QEMU closed its output and did not end")?;
         let complaints = complaints.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
         match status.code() {
-            Some(GUEST_SUCCESS) if guest.summary.is_some() => Ok(guest),
+            // What is debugged may be a guest that says nothing of what this project's do.
+            Some(GUEST_SUCCESS) if guest.summary.is_some() || self.debugger.is_some() => Ok(guest),
             _ => {
                 self.card.check()?;
                 Err(judge(status, &guest, complaints.trim()).into())
             }
         }
+    }
+}
+
+impl Watch<'_> {
+    /// The guest is held at a mistake.
+    fn at_mistake(&mut self) -> anyhow::Result<()> {
+        let (Some(debugger), Some(culprit)) = (&mut self.debugger, self.culprit) else {
+            let message = "the guest was held at its first mistake, which the card's report names, and was ended";
+            return Err(Failure::new(Exit::Violation, message).into());
+        };
+        debugger.open(self.interrupt, culprit)
     }
 }
 

@@ -3,7 +3,10 @@
 //! Fed by the card with marks; feeds the card with records. All accesses are atomic or, for the body of a record, as
 //! bytes that a reader judges by the record's sequence.
 
-use dmus_interface::owners::{DOORBELL_PAGE, HEADER_SIZE, Layout, LayoutError, RECORD_SIZE, Record, Ring, WATCHING};
+use dmus_interface::owners::{
+    ASKED, DOORBELL_PAGE, HEADER_SIZE, HELD, JUDGED, Layout, LayoutError, RECORD_SIZE, Record, Ring, STOPPING, STOPS,
+    WATCHING,
+};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -61,6 +64,34 @@ impl OwnersFile {
         // SAFETY: as in `byte`; the offset is a multiple of 8 and the mapping begins with a page.
         self.place(DOORBELL_PAGE, 8)
             .map_or(0, |place| unsafe { AtomicU64::from_ptr(place.cast()) }.load(Ordering::Relaxed))
+    }
+
+    /// Whether the guest is to be held at a mistake. It does not change.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.word(STOPPING).is_some_and(|word| word.load(Ordering::Acquire) == 1)
+    }
+
+    /// Asks the card to judge all that the guest has stored; gives the number of the question.
+    pub(crate) fn ask(&self) -> u32 {
+        self.word(ASKED).map_or(0, |word| word.fetch_add(1, Ordering::AcqRel).wrapping_add(1))
+    }
+
+    /// Whether that question is answered.
+    pub(crate) fn is_judged(&self, question: u32) -> bool {
+        self.word(JUDGED).is_none_or(|word| word.load(Ordering::Acquire).wrapping_sub(question).cast_signed() >= 0)
+    }
+
+    /// Mistakes to hold the guest at, so far.
+    #[inline]
+    pub(crate) fn stops(&self) -> u32 {
+        self.word(STOPS).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Says that a vCPU is held for the last of so many.
+    pub(crate) fn set_held(&self, stops: u32) {
+        if let Some(word) = self.word(HELD) {
+            word.store(stops, Ordering::Release);
+        }
     }
 
     /// Writes the next record of a ring. The caller sees to it that one is written at a time.

@@ -11,6 +11,7 @@ use dmus_interface::owners::REGISTERS;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The version of the interface that is declared here. QEMU looks for this symbol, and refuses the library if it has
 /// another one.
@@ -20,8 +21,15 @@ pub(crate) static qemu_plugin_version: c_int = 7;
 
 /// `enum qemu_plugin_cb_flags`: the callback reads registers.
 const READS_REGISTERS: c_int = 1;
-/// `enum qemu_plugin_mem_rw`: stores.
+/// The same: it changes the program counter, too.
+const WRITES_PC: c_int = 3;
+/// `enum qemu_plugin_mem_rw`: stores, and loads and stores.
 const STORES: c_int = 2;
+const ACCESSES: c_int = 3;
+/// `enum qemu_plugin_cond`: not equal.
+const NOT_EQUAL: c_int = 3;
+/// How long a held vCPU sleeps between two looks whether the machine is to be stopped.
+const HOLD_STEP: Duration = Duration::from_micros(200);
 /// Bytes of a page of the guest.
 const PAGE: u64 = 4096;
 
@@ -54,6 +62,19 @@ struct Value {
     high: u64,
 }
 
+/// `qemu_plugin_u64`: a number for each vCPU.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct PerCpu {
+    scoreboard: *mut c_void,
+    offset: usize,
+}
+
+// SAFETY: the scoreboard is QEMU's, lives as long as it, and is only given back to it.
+unsafe impl Send for PerCpu {}
+// SAFETY: as above; each vCPU has a number of its own, which only its thread changes.
+unsafe impl Sync for PerCpu {}
+
 type OnTranslate = extern "C" fn(*mut c_void, *mut c_void);
 type OnStore = extern "C" fn(c_uint, u32, u64, *mut c_void);
 type OnVcpu = extern "C" fn(c_uint, *mut c_void);
@@ -62,6 +83,20 @@ type OnVcpu = extern "C" fn(c_uint, *mut c_void);
 unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: OnTranslate, data: *mut c_void);
     fn qemu_plugin_register_vcpu_init_cb(id: u64, callback: OnVcpu, data: *mut c_void);
+    fn qemu_plugin_register_vcpu_resume_cb(id: u64, callback: OnVcpu, data: *mut c_void);
+    fn qemu_plugin_register_vcpu_insn_exec_cond_cb(
+        instruction: *mut c_void,
+        callback: OnVcpu,
+        flags: c_int,
+        condition: c_int,
+        number: PerCpu,
+        operand: u64,
+        data: *mut c_void,
+    );
+    fn qemu_plugin_scoreboard_new(size: usize) -> *mut c_void;
+    fn qemu_plugin_u64_set(number: PerCpu, vcpu: c_uint, value: u64);
+    fn qemu_plugin_set_pc(address: u64) -> !;
+    fn qemu_plugin_mem_is_store(info: u32) -> bool;
     fn qemu_plugin_tb_n_insns(block: *const c_void) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const c_void, index: usize) -> *mut c_void;
     fn qemu_plugin_insn_vaddr(instruction: *const c_void) -> u64;
@@ -87,6 +122,9 @@ unsafe extern "C" {
 }
 
 static WATCH: OnceLock<Watch> = OnceLock::new();
+
+/// Which vCPUs are held: 1. None, unless the guest is held at mistakes.
+static HOLD: OnceLock<PerCpu> = OnceLock::new();
 
 /// Handles of the general registers, in the order of the data sheet: numbers to QEMU, the same for each vCPU.
 static HANDLES: OnceLock<[usize; 16]> = OnceLock::new();
@@ -119,6 +157,11 @@ pub(crate) unsafe extern "C" fn qemu_plugin_install(
     unsafe {
         qemu_plugin_register_vcpu_init_cb(id, on_vcpu, std::ptr::null_mut());
         qemu_plugin_register_vcpu_tb_trans_cb(id, on_translate, std::ptr::null_mut());
+        if WATCH.get().is_some_and(Watch::is_stopping) {
+            let scoreboard = qemu_plugin_scoreboard_new(size_of::<u64>());
+            HOLD.get_or_init(|| PerCpu { scoreboard, offset: 0 });
+            qemu_plugin_register_vcpu_resume_cb(id, on_resume, std::ptr::null_mut());
+        }
     }
     0
 }
@@ -179,22 +222,66 @@ extern "C" fn on_translate(block: *mut c_void, _data: *mut c_void) {
     unsafe {
         for i in 0..qemu_plugin_tb_n_insns(block) {
             let instruction = qemu_plugin_tb_get_insn(block, i);
-            let pc = qemu_plugin_insn_vaddr(instruction);
-            qemu_plugin_register_vcpu_mem_cb(
-                instruction,
-                on_store,
-                READS_REGISTERS,
-                STORES,
-                std::ptr::without_provenance_mut(pc as usize),
-            );
+            let pc = std::ptr::without_provenance_mut(qemu_plugin_insn_vaddr(instruction) as usize);
+            let accesses = match HOLD.get() {
+                None => STORES,
+                // A register may be one that must not be read.
+                Some(hold) => {
+                    qemu_plugin_register_vcpu_insn_exec_cond_cb(
+                        instruction,
+                        on_held,
+                        WRITES_PC,
+                        NOT_EQUAL,
+                        *hold,
+                        0,
+                        pc,
+                    );
+                    ACCESSES
+                }
+            };
+            qemu_plugin_register_vcpu_mem_cb(instruction, on_access, READS_REGISTERS, accesses, pc);
         }
     }
 }
 
-extern "C" fn on_store(vcpu: c_uint, info: u32, address: u64, pc: *mut c_void) {
+/// A vCPU that is held is about to go on, with the instruction behind the mistake or the first of an interrupt: it goes
+/// back to QEMU, which stops it there once somebody has the machine stopped.
+extern "C" fn on_held(_vcpu: c_uint, pc: *mut c_void) {
+    if let Some(watch) = WATCH.get() {
+        watch.say_held();
+    }
+    std::thread::sleep(HOLD_STEP);
+    // SAFETY: the callback was registered as one that changes the program counter, and nothing here has to be dropped.
+    unsafe { qemu_plugin_set_pc(pc.addr() as u64) }
+}
+
+/// The machine was stopped, and goes on; or the vCPU was halted, and was not held then.
+extern "C" fn on_resume(vcpu: c_uint, _data: *mut c_void) {
+    set_hold(vcpu, false);
+}
+
+fn set_hold(vcpu: c_uint, held: bool) {
+    if let Some(hold) = HOLD.get() {
+        // SAFETY: the scoreboard is of numbers of 64 bits, and has one for each vCPU.
+        unsafe { qemu_plugin_u64_set(*hold, vcpu, held.into()) };
+    }
+}
+
+extern "C" fn on_access(vcpu: c_uint, info: u32, address: u64, pc: *mut c_void) {
     let Some(watch) = WATCH.get() else {
         return;
     };
+    // SAFETY: `info` is that of the access that this is called for.
+    if unsafe { qemu_plugin_mem_is_store(info) } && on_store(watch, vcpu, info, address, pc) && watch.is_stopping() {
+        watch.wait_for_judgement();
+    }
+    if watch.is_stopping() && watch.takes_stop() {
+        set_hold(vcpu, true);
+    }
+}
+
+/// Whether the store was recorded.
+fn on_store(watch: &Watch, vcpu: c_uint, info: u32, address: u64, pc: *mut c_void) -> bool {
     // SAFETY: `info` is that of the store that this is called for.
     let size = 1 << (unsafe { qemu_plugin_mem_size_shift(info) }.min(4));
     let in_page = PAGE - address % PAGE;
@@ -213,9 +300,10 @@ extern "C" fn on_store(vcpu: c_uint, info: u32, address: u64, pc: *mut c_void) {
         if let Some(ring) = watch.judge(place, part) {
             let stored = Stored { vcpu, pc: pc.addr() as u64, address: place, size };
             watch.record(ring, stored, &mut Vcpu { info });
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Guest-physical address of a byte that was stored to.

@@ -83,14 +83,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Clock::Virtual => "virtual",
         Clock::Realtime => "realtime",
     };
-    let culprit = Culprit::prepare(&args.programs, Guest::Linux, dir.path())?;
+    let culprit = Culprit::prepare(&args.programs, Guest::Linux, dir.path(), &args.checking)?;
     more.extend(culprit.iter().flat_map(Culprit::card));
     let checking = args.checking.with(culprit.is_some());
     let options = card::Options { clock, checking, more, log: None, log_file: None };
     let card = Card::start(&args.programs, dir.path(), &options, &interrupt)?;
     let attended = attend(args, [&kernel, &initrd], card.socket(), culprit.as_ref(), &interrupt);
     if let Some(culprit) = &culprit {
-        culprit.report()?;
+        culprit.report();
     }
     match attended {
         Ok(()) => Checking::judge(card.finish()?.1),

@@ -1,0 +1,151 @@
+//! What the engine tells of itself between two turns: a plugin that holds the guest until its last store is judged, and
+//! the control socket.
+//!
+//! Fed by quiet turns; feeds the owners map with what is judged, and whoever asks with text.
+
+use super::{Core, Turn};
+use crate::check::{Observer, message, seconds, write_event, write_history};
+use crate::control::Question;
+use crate::dma::owners::Owners;
+use crate::shared::Section;
+use crate::stream::in_flight::InFlight;
+use crate::stream::queue::Queues;
+use dmus_interface::owners::Ring;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+/// What was last seen of the owners map.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    asked: u32,
+    owned: u32,
+}
+
+/// A stream, to be described.
+struct Parts<'a> {
+    queues: &'a Queues,
+    state: State,
+    in_flight: &'a InFlight,
+    /// Stream times of the submissions that wait.
+    due: BTreeMap<u32, i64>,
+}
+
+impl Core {
+    /// A turn has found nothing to do. Whether it was quiet indeed, or another one is wanted at once.
+    #[inline(never)]
+    pub(super) fn inspect(&mut self, section: &mut Section<'_>) -> Turn {
+        let shared = section.shared();
+        shared.questions().answer(|question| self.answer(question, section));
+        let Some(owners) = shared.owners().filter(|owners| !owners.is_judged(owners.asked())) else {
+            return Turn::Quiet;
+        };
+        let asked = owners.asked();
+        if std::mem::replace(&mut self.seen.asked, asked) != asked {
+            // This turn may have polled the page before the last store.
+            return Turn::Worked;
+        }
+        self.judge(section, owners);
+        owners.set_judged(asked);
+        Turn::Quiet
+    }
+
+    /// What no turn has found by itself: a change of what is held, and tails of closed streams.
+    fn judge(&mut self, section: &mut Section<'_>, owners: &Owners) {
+        self.report_closed(section);
+        let owned = owners.count(Ring::Owned);
+        if std::mem::replace(&mut self.seen.owned, owned) == owned {
+            return;
+        }
+        for stream in &self.streams.render {
+            stream.look_at_held(section);
+        }
+        for stream in &self.streams.capture {
+            stream.look_at_posted(section);
+        }
+    }
+
+    fn answer(&self, question: Question, section: &Section<'_>) -> String {
+        let mut text = String::new();
+        // A string takes all that is written to it.
+        let _ = match question {
+            Question::Violation => {
+                let report = section.shared().checker().and_then(|checker| checker.last_report());
+                text.write_str(report.as_deref().unwrap_or("no rule was broken so far"))
+                    .and_then(|()| text.write_char('\n'))
+            }
+            Question::Slots => self.parts().try_for_each(|parts| parts.slots(&mut text)),
+            Question::Slot(slot) => self.parts().try_for_each(|parts| parts.slot(slot, section, &mut text)),
+        };
+        if text.is_empty() { "no stream is open\n".into() } else { text }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Parts<'_>> {
+        let render = self.streams.render.iter().map(|stream| {
+            let (queues, state) = (&stream.queues, stream.state);
+            let due = stream.due().map(|(time, head)| (head, time)).collect();
+            Parts { queues, state, in_flight: stream.in_flight(), due }
+        });
+        render.chain(self.streams.capture.iter().map(|stream| {
+            let (queues, state) = (&stream.queues, stream.state);
+            Parts { queues, state, in_flight: stream.in_flight(), due: BTreeMap::new() }
+        }))
+    }
+}
+
+impl Parts<'_> {
+    /// The stream in a line, and each slot that the card owns in another.
+    fn slots(&self, text: &mut String) -> fmt::Result {
+        let Queues { stream, config, submissions, completions, .. } = self.queues;
+        let (kind, state) = (format!("{:?}", config.kind), format!("{:?}", self.state));
+        writeln!(
+            text,
+            "stream {stream}, {}, {}: {} of {} slots are the card's; tail {}, fetched {}, completed {}",
+            kind.to_lowercase(),
+            state.to_uppercase(),
+            self.in_flight.owned(),
+            config.slots,
+            submissions.tail(),
+            submissions.fetched(),
+            completions.published()
+        )?;
+        (0..config.slots)
+            .filter(|slot| self.in_flight.is_owned(*slot))
+            .try_for_each(|slot| writeln!(text, "  slot {slot:<5} {}", self.held(slot)))
+    }
+
+    /// What the card holds of a slot that it owns, in words.
+    fn held(&self, slot: u32) -> String {
+        let what = match self.in_flight.bytes(slot) {
+            Some(bytes) => message(bytes),
+            None if self.due.contains_key(&slot) => "the head of a package".into(),
+            None => "posted, or part of a submission".into(),
+        };
+        match self.due.get(&slot) {
+            None => what,
+            Some(time) if *time < 0 => format!("{what}, due at once"),
+            Some(time) => format!("{what}, due {} of stream time", seconds(RefTime(*time))),
+        }
+    }
+
+    fn slot(&self, slot: u32, section: &Section<'_>, text: &mut String) -> fmt::Result {
+        let Queues { stream, config, .. } = self.queues;
+        if slot >= config.slots {
+            return writeln!(text, "stream {stream} has {} slots and no slot {slot}", config.slots);
+        }
+        let owner = match self.in_flight.is_owned(slot) {
+            true => format!("the card's: {}", self.held(slot)),
+            false => "the driver's".into(),
+        };
+        writeln!(text, "stream {stream}, slot {slot}: {owner}")?;
+        let details = self.queues.observer.as_deref().zip(section.view(*stream));
+        let Some(details) = details.map(|(observer, view)| Observer::details_of(observer, &view, slot, None)) else {
+            return writeln!(text, "  its memory cannot be looked at now");
+        };
+        if let Some(seen) = &details.event {
+            write_event(text, "memory", seen)?;
+        }
+        write_history(text, &details.history)
+    }
+}
