@@ -1,5 +1,5 @@
-//! What the checker sees of slots that a capture or wave sink stream has posted: their buffers are filled with bytes that
-//! no driver stores, and held against these before the card stores what it captured.
+//! What the checker sees of slots that a capture or wave sink stream has posted: their buffers are filled with bytes
+//! that no driver stores, and held against these before the card stores what it captured.
 //!
 //! Fed by capture streams; feeds the checker.
 

@@ -74,6 +74,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let message = "there is no terminal: what is to run goes into a SCRIPT; see --help";
         return Err(Failure::new(Exit::Usage, message).into());
     }
+    if args.checking.stops() {
+        let message = "--check stop is not for shell, where nobody could let the guest go on: see debug";
+        return Err(Failure::new(Exit::Usage, message).into());
+    }
     let interrupt = Interrupt::catch()?;
     let dir = tempfile::Builder::new().prefix("dmus-shell-").tempdir().context("cannot make a temporary directory")?;
     let (kernel, initrd) = image(args, dir.path(), &interrupt)?;
