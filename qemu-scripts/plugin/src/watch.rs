@@ -61,6 +61,12 @@ impl Watch {
         Self { file, symbols: Mutex::new(symbols), stopping, known }
     }
 
+    /// Whether a guest-physical address is one of memory: below the end of it lie only the windows of VGA.
+    pub(crate) fn is_memory(&self, address: u64) -> bool {
+        const VGA: std::ops::Range<u64> = 0xA_0000..0xC_0000;
+        address < self.file.layout().ram() && !VGA.contains(&address)
+    }
+
     /// Whether the guest is held at mistakes.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping
@@ -231,6 +237,14 @@ mod tests {
         assert!(owned(0x104, 8) && owned(0xFC, 16) && !owned(0xF8, 16));
         // Beyond the map.
         assert!(!owned((1 << 20) - 4, 8) && !owned(u64::MAX - 3, 8));
+    }
+
+    #[test]
+    fn registers_of_devices_are_no_memory() {
+        let fixture = Fixture::new("memory");
+        let is_memory = |address| fixture.watch.is_memory(address);
+        assert!(is_memory(0) && is_memory(0x9_FFFF) && is_memory(0xC_0000) && is_memory((1 << 20) - 1));
+        assert!(!is_memory(0xA_0000) && !is_memory(0xB_FFFF) && !is_memory(1 << 20) && !is_memory(0xFEBF_0000));
     }
 
     #[test]

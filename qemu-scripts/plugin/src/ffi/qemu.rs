@@ -113,6 +113,7 @@ unsafe extern "C" {
     fn qemu_plugin_hwaddr_phys_addr(place: *const c_void) -> u64;
     fn qemu_plugin_get_registers() -> *mut Array;
     fn qemu_plugin_read_register(handle: *mut c_void, bytes: *mut ByteArray) -> bool;
+    fn qemu_plugin_translate_vaddr(address: u64, physical: *mut u64) -> bool;
     fn qemu_plugin_read_memory_vaddr(address: u64, bytes: *mut ByteArray, len: usize) -> bool;
     // GLib, which QEMU is linked with.
     fn g_byte_array_new() -> *mut ByteArray;
@@ -315,6 +316,14 @@ fn physical(info: u32, address: u64) -> Option<u64> {
     }
 }
 
+/// Whether a virtual address is one of the guest's memory, and of no device.
+fn is_memory(address: u64) -> bool {
+    let mut physical = 0;
+    // SAFETY: any address may be asked for, and the answer is this function's; this is a vCPU's callback.
+    let is_mapped = unsafe { qemu_plugin_translate_vaddr(address, &mut physical) };
+    is_mapped && WATCH.get().is_some_and(|watch| watch.is_memory(physical))
+}
+
 /// The vCPU on whose thread a callback runs.
 struct Vcpu {
     info: u32,
@@ -375,6 +384,11 @@ impl Cpu for Vcpu {
     }
 
     fn words(&self, address: u64) -> Option<(u64, u64)> {
+        let ends = [address, address.checked_add(15)?];
+        // What is no frame pointer may be the address of a register, and reading that would be the guest's doing.
+        if !ends.into_iter().all(is_memory) {
+            return None;
+        }
         // SAFETY: any address may be asked for; this is a vCPU's callback.
         let read = |bytes| unsafe { qemu_plugin_read_memory_vaddr(address, bytes, 16) };
         let words: [u8; 16] = BYTES.with_borrow_mut(|bytes| bytes.fill(read))?;
