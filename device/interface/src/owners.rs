@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(Layout::decode(&header, size - 1), Err(LayoutError::Short(size - 1, size)));
         for (at, error) in [
             (0, LayoutError::Magic),
-            (8, LayoutError::Version(0xFE)),
+            (8, LayoutError::Version(VERSION ^ 0xFF)),
             (0x10, LayoutError::Ram((256 << 20) + 0xFF)),
             (0x20, LayoutError::Header),
             (0x30, LayoutError::Header),
