@@ -10,11 +10,13 @@ mod journal;
 mod observer;
 mod page;
 mod report;
+mod wake;
 
 pub(crate) use describe::{Details, Place, message};
 pub(crate) use observer::Observer;
 pub(crate) use page::Word;
 pub(crate) use report::{seconds, write_event, write_history};
+pub(crate) use wake::Rings;
 
 use crate::dma::owners::Owners;
 use crate::log;

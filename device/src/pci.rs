@@ -138,6 +138,9 @@ impl Card {
 
     fn register_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xFF);
+        if self.shared.checker().is_some() {
+            self.shared.section().show_read();
+        }
         let Some(found) = self.find(offset, data.len(), Access::Write) else {
             return;
         };
@@ -217,7 +220,7 @@ impl Card {
                 Some(width) => self.width = width,
             },
             regs::FAULT => self.shared.section().clear_fault(value),
-            regs::WAKE => self.shared.section().wake(),
+            regs::WAKE => self.shared.section().ring(),
             regs::COMMAND_REQUEST => part.apply(&mut self.command.request),
             regs::COMMAND_RESULT => part.apply(&mut self.command.result),
             regs::COMMAND_REQUEST_SIZE => self.command.request_size = value,
@@ -244,7 +247,7 @@ impl Card {
     fn write_control(&mut self, value: u32) {
         if value & control::RESET != 0 {
             self.shared.stats().resets.add(1);
-            self.shared.section().reset();
+            self.shared.section().reset_by_driver();
             self.reset_registers();
         } else if value & !control::ENABLE != 0 {
             self.fault(Fault::BadValue, regs::CONTROL.offset);
@@ -366,7 +369,7 @@ impl Device for Card {
                 let mut section = self.shared.section();
                 section.page().write(offset, data);
                 // Whoever does not map the page need not write WAKE besides.
-                section.wake();
+                section.ring_by_page();
             }
             Region::Msix => {}
         }

@@ -9,7 +9,7 @@
 mod interrupts;
 mod section;
 
-use crate::check::Checker;
+use crate::check::{Checker, Rings};
 use crate::control::Questions;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
@@ -213,6 +213,8 @@ struct Inner {
     fault: FaultRecord,
     /// The tails at the last reset.
     tails_before: [u32; STREAMS],
+    /// Of a card that checks.
+    rings: Rings,
     /// A bit for each vector that the transport leaves to the engine to raise.
     vectors: u32,
     /// Something happened that a sleeping engine must look at.
@@ -232,6 +234,7 @@ impl Inner {
         self.clocks = Clocks::default();
         self.fault = FaultRecord::default();
         self.vectors = 0;
+        self.rings = Rings::default();
         self.tails_before = std::array::from_fn(|index| {
             self.page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed)
         });
@@ -274,6 +277,7 @@ impl Shared {
             clocks: Clocks::default(),
             fault: FaultRecord::default(),
             tails_before: [0; STREAMS],
+            rings: Rings::default(),
             vectors: 0,
             woken: false,
             shutdown: false,

@@ -29,6 +29,8 @@ pub struct Direct {
     card: RefCell<Card>,
     /// Gone once it has a thread of its own.
     engine: RefCell<Option<Engine>>,
+    /// The thread that is ended with this.
+    thread: RefCell<Option<EngineHandle>>,
     page: Page,
     /// The memory that it shares with the card.
     pub ram: Ram,
@@ -93,8 +95,8 @@ impl Direct {
             vectors.push(fd);
         }
         card.write(Region::Config, 4, &[0x06, 0x00]);
-        let (card, engine) = (RefCell::new(card), RefCell::new(Some(engine)));
-        Ok(Self { card, engine, page, ram, vectors, started: Instant::now(), stats })
+        let (card, engine, thread) = (RefCell::new(card), RefCell::new(Some(engine)), RefCell::default());
+        Ok(Self { card, engine, thread, page, ram, vectors, started: Instant::now(), stats })
     }
 
     /// Takes all memory back from the card.
@@ -141,6 +143,28 @@ impl Direct {
     pub fn spawn_engine(&self) -> anyhow::Result<EngineHandle> {
         Ok(self.take_engine()?.spawn()?)
     }
+
+    /// Whether the engine is turned here.
+    pub fn has_engine(&self) -> bool {
+        self.engine.borrow().is_some()
+    }
+
+    /// Gives the engine a thread of its own until this is dropped, if it has none yet.
+    pub fn keep_engine(&self) -> anyhow::Result<()> {
+        if self.has_engine() {
+            *self.thread.borrow_mut() = Some(self.spawn_engine()?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Nobody is left to be told of its output.
+            let _ = thread.finish();
+        }
+    }
 }
 
 impl Platform for Direct {
@@ -167,7 +191,7 @@ impl Platform for Direct {
     }
 
     fn wait(&self, vector: u16, limit: Duration) -> bool {
-        if self.engine.borrow().is_none() {
+        if !self.has_engine() {
             let limit = Timespec::try_from(limit).ok();
             if let Some(fd) = self.vectors.get(usize::from(vector)) {
                 // Whether it fired is seen below.

@@ -8,22 +8,32 @@ use crate::direct::Direct;
 use crate::raw::Bus;
 use anyhow::ensure;
 use dmus_card::ClockMode;
-use dmus_conformance::zoo::{Machine, Mistake, Verdict};
+use dmus_conformance::zoo::{Machine, Mistake, Verdict, settle_by_page, sleep_by_page};
 use dmus_driver::Platform;
 use dmus_driver::dma::DmaMemory;
 use dmus_interface::regs;
 use dmus_interface::rule::Rule;
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 /// Where this process's memory is seen once more, for reading only.
 const ABOVE: u64 = 0x8000_0000;
 
 impl Machine for Direct {
-    fn settle(&self) -> anyhow::Result<()> {
+    fn settle(&self, rung: &Cell<u32>) -> anyhow::Result<()> {
+        if !self.has_engine() {
+            return settle_by_page(self, rung);
+        }
         self.run_until_idle();
         self.read32(regs::MAGIC.offset);
         self.run_until_idle();
         Ok(())
+    }
+
+    /// Only a card with a thread of its own sleeps.
+    fn let_sleep(&self) -> anyhow::Result<()> {
+        self.keep_engine()?;
+        sleep_by_page(self)
     }
 
     fn read16(&self, offset: u32) -> u16 {

@@ -18,7 +18,7 @@
 /// that does, or is negative, is ignored and reported ([`crate::regs::Fault::GrantBackward`]).
 pub const GRANT: usize = 0x000;
 /// u32: 0 while the card watches the page; else the number of its present sleep, which a write to
-/// [`crate::regs::WAKE`] ends. Ringing once for a number is enough.
+/// [`crate::regs::WAKE`] ends. Ring once for a number, and not without one.
 pub const WAKE_ARMED: usize = 0x040;
 /// i64, 100 ns: the master clock as the card last published it.
 pub const MASTER_TIME: usize = 0x080;

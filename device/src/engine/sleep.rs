@@ -97,10 +97,12 @@ impl Core {
         let alarm = if holds { Some(alarm.map_or(LONGEST_SLEEP, |alarm| alarm.min(LONGEST_SLEEP))) } else { alarm };
         self.sleeper.number = self.sleeper.number.wrapping_add(1).max(1);
         let poll = card::arm_sleep(section.page(), self.sleeper.number);
+        section.show_armed();
         if !self.moved_in(poll, &section) {
             section.sleep(alarm);
         }
         card::end_sleep(section.page());
+        section.show_awake();
         if !holds {
             self.sleeper.quiet_since = None;
         }

@@ -230,6 +230,32 @@ impl Section<'_> {
         self.wake();
     }
 
+    /// WAKE was written. A driver that has not seen an answer since the reset may have seen the page from before it.
+    pub(crate) fn ring(&mut self) {
+        self.wake();
+        let Some(checker) = self.shared.checker() else {
+            return;
+        };
+        let inner = &mut *self.inner;
+        if inner.views.iter().any(|view| view.transitions > 0) {
+            inner.rings.rung(checker, inner.clocks.master);
+        } else {
+            inner.rings.over();
+        }
+    }
+
+    /// The page was stored to by a message, which wakes the engine, too.
+    pub(crate) fn ring_by_page(&mut self) {
+        self.wake();
+        self.inner.rings.over();
+    }
+
+    /// A register is read: a card that checks looks what the driver has not rung for.
+    pub(crate) fn show_read(&mut self) {
+        let Inner { rings, page, views, .. } = &mut *self.inner;
+        rings.read(page, |index| views.get(index).is_some_and(|view| view.open));
+    }
+
     pub(crate) fn offer_memory(&mut self, client: Arc<dyn RemoteMemory>) {
         self.inner.client = Some(client);
     }
@@ -248,6 +274,15 @@ impl Section<'_> {
             // What was translated under the other rule is void.
             self.inner.memory.renew();
         }
+    }
+
+    /// The driver resets the card, as [`Self::reset`] does.
+    pub(crate) fn reset_by_driver(&mut self) {
+        let inner = &mut *self.inner;
+        if let Some(checker) = self.shared.checker() {
+            inner.rings.reset(checker, inner.clocks.master);
+        }
+        self.reset();
     }
 
     /// Forgets everything but maps and vectors.
@@ -308,6 +343,19 @@ impl<'s> Section<'s> {
             self.vectors |= std::mem::take(&mut self.inner.vectors);
         }
         woken
+    }
+
+    /// A sleep was armed.
+    pub(crate) fn show_armed(&mut self) {
+        if self.shared.checker().is_some() {
+            let Inner { rings, page, .. } = &mut *self.inner;
+            rings.armed(page);
+        }
+    }
+
+    /// The armed sleep is over.
+    pub(crate) fn show_awake(&mut self) {
+        self.inner.rings.over();
     }
 
     /// Sleeps until woken, or for `limit`. What is to be raised is raised before.

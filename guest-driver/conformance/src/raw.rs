@@ -73,6 +73,8 @@ pub struct RawStream<'p, P: Platform + ?Sized> {
     tail: Cell<u32>,
     consumed: Cell<u32>,
     transitions: Cell<u32>,
+    /// The number of the card's sleep that was rung for last.
+    pub rung: Cell<u32>,
 }
 
 impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
@@ -88,6 +90,7 @@ impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
             tail: Cell::new(0),
             consumed: Cell::new(0),
             transitions: Cell::new(0),
+            rung: Cell::new(0),
         };
         this.program();
         Ok(this)
@@ -290,10 +293,11 @@ impl<'p, P: Platform + ?Sized> RawStream<'p, P> {
         self.ring();
     }
 
-    /// Wakes the card if it sleeps.
+    /// Wakes the card if it sleeps, once a sleep.
     pub fn ring(&self) {
         fence(Ordering::SeqCst);
-        if self.platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Relaxed) != 0 {
+        let sleep = self.platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Relaxed);
+        if sleep != 0 && self.rung.replace(sleep) != sleep {
             self.write_global(regs::WAKE, 1);
         }
     }

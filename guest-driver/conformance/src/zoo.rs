@@ -13,6 +13,7 @@ mod registers;
 mod ring;
 mod table;
 mod verdict;
+mod wake;
 
 use crate::raw::{RawStream, SLOTS};
 use alloc::vec::Vec;
@@ -22,7 +23,7 @@ use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::{self, Fault};
 use dmus_interface::rule::{Code, Rule};
-pub use machine::{Machine, Needs, Place};
+pub use machine::{Machine, Needs, Place, settle_by_page, sleep_by_page};
 pub use table::Table;
 pub use verdict::{Said, Verdict, words};
 
@@ -117,7 +118,7 @@ fn prepared(_: &Stream<'_>) -> anyhow::Result<()> {
 
 /// Lets the card do all that it has to, and gives what it says, completions that refuse nothing left out.
 fn observe(s: &Stream<'_>) -> anyhow::Result<Vec<Said>> {
-    s.platform.settle()?;
+    s.platform.settle(&s.rung)?;
     let mut said = Vec::new();
     let mut completions = 0;
     while !s.is_drained() {
@@ -160,13 +161,14 @@ pub fn run(
 
 /// Every mistake, in the order of the rules' codes.
 pub fn mistakes() -> Vec<&'static Mistake> {
-    let groups: [&[Mistake]; 6] = [
+    let groups: [&[Mistake]; 7] = [
         &event::MISTAKES,
         &ring::MISTAKES,
         &memory::MISTAKES,
         &registers::MISTAKES,
         &progress::MISTAKES,
         &ownership::MISTAKES,
+        &wake::MISTAKES,
     ];
     let mut all: Vec<&Mistake> = groups.into_iter().flatten().collect();
     all.sort_by_key(|mistake| Rule::ALL.iter().position(|rule| rule.name == mistake.rule));

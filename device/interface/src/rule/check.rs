@@ -45,11 +45,17 @@ pub enum Check {
     /// A chain reaches a slot of another submission.
     #[error("chain or package that reaches a slot of another submission in flight")]
     ChainSteals = 12,
+    /// WAKE was written more often than the card has slept.
+    #[error("write to WAKE that no sleep of the card asked for")]
+    WakeNeedless = 13,
+    /// A tail or the grant moved while the card slept, and nobody rang.
+    #[error("tail or grant stored while the card slept, and WAKE not written")]
+    WakeMissing = 14,
 }
 
 impl Check {
     /// Every one of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::EntryStale,
         Self::GrantBroken,
         Self::ForeignWord,
@@ -62,6 +68,8 @@ impl Check {
         Self::UseAfterReset,
         Self::WentBack,
         Self::ChainSteals,
+        Self::WakeNeedless,
+        Self::WakeMissing,
     ];
 }
 
@@ -77,7 +85,7 @@ const fn rule(
 }
 
 /// Their rules, by their codes.
-pub(super) const RULES: [Rule; 12] = [
+pub(super) const RULES: [Rule; 14] = [
     rule(
         Check::EntryStale,
         "entry-stale",
@@ -181,5 +189,24 @@ pub(super) const RULES: [Rule; 12] = [
         "event",
         "pNextEvt or pPackageEvt leads to a slot that was submitted by itself, or is in another chain that is held.",
         "Build a chain of slots that are the driver's, each in that chain alone.",
+    ),
+    rule(
+        Check::WakeNeedless,
+        "wake-needless",
+        Severity::Note,
+        "doorbell::WAKE_ARMED",
+        "The driver writes WAKE after each tail or grant, without a look at WAKE_ARMED, or again for a sleep that it \
+            has rung for: each write is a trap that takes longer than a hundred events.",
+        "After a tail or grant and a full fence load WAKE_ARMED, and write WAKE only if that is neither 0 nor the \
+            number that was rung for last.",
+    ),
+    rule(
+        Check::WakeMissing,
+        "wake-missing",
+        Severity::Warning,
+        "doorbell::WAKE_ARMED",
+        "The driver does not look at WAKE_ARMED after it has stored a tail or the grant, or looks without a full \
+            fence in between, and sees what was there before: the card sleeps on.",
+        "After each tail or grant, a full fence and then a load of WAKE_ARMED; if that is a new number, write WAKE.",
     ),
 ];

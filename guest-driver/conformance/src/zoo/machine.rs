@@ -4,6 +4,7 @@
 
 use alloc::format;
 use anyhow::{bail, ensure};
+use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
@@ -21,13 +22,20 @@ const ROUND: u64 = 500_000;
 /// See the module.
 pub trait Machine: Platform {
     /// Lets the card do all that it has to. The registers are accessed meanwhile, so that memory which is away counts
-    /// as gone, and not as being moved.
+    /// as gone, and not as being moved. `rung` is the number of the card's sleep that was rung for last.
     ///
     /// # Errors
     /// The card does not come to rest within seconds.
-    fn settle(&self) -> anyhow::Result<()> {
-        // What it looked at before the last store of this side is looked at again in the second round.
-        (0..2).try_for_each(|_| rest(self))
+    fn settle(&self, rung: &Cell<u32>) -> anyhow::Result<()> {
+        settle_by_page(self, rung)
+    }
+
+    /// Lets the card go to sleep, in virtual time.
+    ///
+    /// # Errors
+    /// It does not within seconds.
+    fn let_sleep(&self) -> anyhow::Result<()> {
+        sleep_by_page(self)
     }
 
     /// Reads 2 bytes of BAR0.
@@ -64,26 +72,46 @@ pub trait Machine: Platform {
     }
 }
 
+/// [`Machine::settle`] of a card that has a thread of its own, as its sleeps show on the page.
+///
+/// # Errors
+/// The card does not come to rest within seconds.
+pub fn settle_by_page<M: Machine + ?Sized>(machine: &M, rung: &Cell<u32>) -> anyhow::Result<()> {
+    // What it looked at before the last store of this side is looked at again in the second round.
+    (0..2).try_for_each(|_| rest(machine, rung))
+}
+
+/// [`Machine::let_sleep`] of a card that has a thread of its own.
+///
+/// # Errors
+/// The card does not go to sleep within seconds.
+pub fn sleep_by_page<M: Machine + ?Sized>(machine: &M) -> anyhow::Result<()> {
+    await_sleep(machine, |sleep| sleep != 0)
+}
+
 /// Waits until the card has looked at everything anew and found nothing to do: it sleeps once more then. One that never
 /// sleeps, since streams run in real time, has once its clock has moved.
-fn rest<M: Machine + ?Sized>(machine: &M) -> anyhow::Result<()> {
+fn rest<M: Machine + ?Sized>(machine: &M, rung: &Cell<u32>) -> anyhow::Result<()> {
     let page = machine.doorbell();
-    let sleep = || page.load_u32(doorbell::WAKE_ARMED, Ordering::Acquire);
     let time = || page.load_u64(doorbell::MASTER_TIME, Ordering::Acquire);
     let is_virtual = machine.read32(regs::FEATURES.offset) & feature::VIRTUAL_CLOCK != 0;
-    let (before, began) = (sleep(), time());
+    let (before, began) = (page.load_u32(doorbell::WAKE_ARMED, Ordering::Acquire), time());
+    if before != 0 && rung.replace(before) != before {
+        // Ends the present sleep.
+        machine.write32(regs::WAKE.offset, 1);
+    }
+    await_sleep(machine, |sleep| sleep != 0 && sleep != before || !is_virtual && time().saturating_sub(began) >= ROUND)
+}
+
+/// Waits until the number of the card's sleep is as it should be.
+fn await_sleep<M: Machine + ?Sized>(machine: &M, is_right: impl Fn(u32) -> bool) -> anyhow::Result<()> {
+    let page = machine.doorbell();
     let deadline = machine.now() + LIMIT;
-    // Ends the present sleep.
-    machine.write32(regs::WAKE.offset, 1);
-    loop {
-        let present = sleep();
-        let sleeps_anew = present != 0 && present != before;
-        if sleeps_anew || !is_virtual && time().saturating_sub(began) >= ROUND {
-            return Ok(());
-        }
+    while !is_right(page.load_u32(doorbell::WAKE_ARMED, Ordering::Acquire)) {
         ensure!(machine.now() < deadline, "the card did not come to rest within {LIMIT:?}");
         machine.wait(0, Duration::from_millis(1));
     }
+    Ok(())
 }
 
 /// Where mistakes are made.

@@ -81,7 +81,7 @@ pub(super) const MISTAKES: [Mistake; 12] = [
     ),
     Mistake::new("foreign-word", "acknowledges completions by storing the card's head", completed, |s| {
         s.platform.doorbell().store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), 0, Ordering::Release);
-        s.platform.settle()?;
+        s.platform.settle(&s.rung)?;
         // As it was, so that this side does not wait for what it has taken.
         s.platform.doorbell().store_u32(doorbell::at(0, doorbell::COMPLETION_HEAD), 2, Ordering::Release);
         Ok(())
@@ -138,7 +138,7 @@ pub(super) const MISTAKES: [Mistake; 12] = [
         s.program();
         s.publish_tail(3);
         // Otherwise the card says so when it goes to sleep.
-        s.platform.settle()?;
+        s.platform.settle(&s.rung)?;
         s.create()?;
         Ok(())
     }),

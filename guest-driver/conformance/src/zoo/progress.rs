@@ -16,7 +16,7 @@ use dmus_interface::wave::{Sample, WaveFormat};
 fn halted(s: &Stream<'_>) -> anyhow::Result<()> {
     running(s)?;
     s.publish_tail(SLOTS + 1);
-    s.platform.settle()?;
+    s.platform.settle(&s.rung)?;
     let told = s.take_fault();
     ensure!(told == Some(Fault::TailOverrun), "{told:?} for a wrong tail");
     Ok(())
