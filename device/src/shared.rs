@@ -215,6 +215,8 @@ struct Inner {
     tails_before: [u32; STREAMS],
     /// Of a card that checks.
     rings: Rings,
+    /// A stream that was not in STOP when bus mastering was turned off, and its state; for a card that checks.
+    master_off: Option<(usize, State)>,
     /// A bit for each vector that the transport leaves to the engine to raise.
     vectors: u32,
     /// Something happened that a sleeping engine must look at.
@@ -235,6 +237,7 @@ impl Inner {
         self.fault = FaultRecord::default();
         self.vectors = 0;
         self.rings = Rings::default();
+        self.master_off = None;
         self.tails_before = std::array::from_fn(|index| {
             self.page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed)
         });
@@ -278,6 +281,7 @@ impl Shared {
             fault: FaultRecord::default(),
             tails_before: [0; STREAMS],
             rings: Rings::default(),
+            master_off: None,
             vectors: 0,
             woken: false,
             shutdown: false,

@@ -42,6 +42,11 @@ impl Machine for Direct {
         u16::from_le_bytes(bytes)
     }
 
+    fn set_bus_master(&self, on: bool) -> anyhow::Result<()> {
+        self.write_config(4, &[if on { 6 } else { 2 }, 0]);
+        Ok(())
+    }
+
     fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {
         self.dma_alloc_apart(len)
     }

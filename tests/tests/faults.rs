@@ -7,7 +7,7 @@ use dmus_interface::event::{Event, INCOMPLETE, PointerWidth};
 use dmus_interface::pci::CONTROL_VECTOR;
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
-use dmus_interface::regs::{self, Fault, Register};
+use dmus_interface::regs::{self, Fault, Register, control};
 use dmus_interface::ring::Status;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
@@ -201,6 +201,30 @@ fn bus_mastering_that_is_turned_off_for_a_reset_is_no_fault_and_otherwise_one() 
             platform.run_until_idle();
             assert_eq!(fault(&s), Some((Fault::RingFault, 0)));
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn bus_mastering_off_and_on_around_a_running_stream_is_a_mistake_unless_a_reset_comes_between() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let checker = platform.check();
+    let function_reset = || platform.write_config(0x49, &[0x80]);
+    let resets: [&dyn Fn(); 3] =
+        [&|| platform.device_reset(), &|| platform.write32(regs::CONTROL.offset, control::RESET), &function_reset];
+    for reset in resets {
+        RawStream::running(&platform, PointerWidth::Eight)?;
+        platform.write_config(4, &[2, 0]);
+        reset();
+        platform.write_config(4, &[6, 0]);
+        assert!(checker.counts().is_empty(), "{:?}", checker.counts());
+    }
+    for (state, mistakes) in [(State::Stop, 0), (State::Pause, 1), (State::Run, 2)] {
+        RawStream::running(&platform, PointerWidth::Eight)?.set_state(state)?;
+        platform.write_config(4, &[2, 0]);
+        platform.write_config(4, &[6, 0]);
+        let named: u64 = checker.counts().iter().map(|(_, count)| count).sum();
+        assert_eq!(named, mistakes, "{state:?}: {:?}", checker.counts());
     }
     Ok(())
 }

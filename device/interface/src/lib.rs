@@ -6,9 +6,10 @@
 //!
 //! # Programming the card
 //!
-//! 1. **Find it.** A PCI Express endpoint with vendor and device id of [`pci`]. Enable memory space and bus-master.
-//!    BAR0 holds the [`regs`] (trapped), BAR2 the [`doorbell`] page (plain shared memory), BAR4 the MSI-X table. Vector
-//!    *n* belongs to stream *n*; vector [`pci::CONTROL_VECTOR`] reports faults.
+//! 1. **Find it.** A PCI Express endpoint with vendor and device id of [`pci`]. Enable memory space and bus-master,
+//!    and leave that on while any stream is not in STOP. BAR0 holds the [`regs`] (trapped), BAR2 the [`doorbell`] page
+//!    (plain shared memory), BAR4 the MSI-X table. Vector *n* belongs to stream *n*; vector [`pci::CONTROL_VECTOR`]
+//!    reports faults.
 //! 2. **Start it.** Check [`regs::MAGIC`] and [`regs::VERSION`], write [`regs::control::RESET`] to [`regs::CONTROL`],
 //!    then [`regs::control::ENABLE`]. A reset zeroes BAR2, every index and the master clock, and forgets all streams;
 //!    it writes nothing to guest memory, so everything that the card held is the driver's again once the write has

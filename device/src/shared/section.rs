@@ -13,6 +13,7 @@ use dmus_interface::command::{Answer, Status};
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::{Page, card};
+use dmus_interface::regs::stream::State;
 use dmus_interface::regs::{Fault, stream};
 use dmus_interface::ring::Reject;
 use dmus_interface::rule::{Check, Code};
@@ -271,8 +272,29 @@ impl Section<'_> {
     pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
         if self.inner.bus_master != bus_master {
             self.inner.bus_master = bus_master;
+            self.check_bus_master(bus_master);
             // What was translated under the other rule is void.
             self.inner.memory.renew();
+        }
+    }
+
+    /// Bus mastering was turned off, and perhaps a reset comes next: it was wrong once it is turned on again without
+    /// one.
+    fn check_bus_master(&mut self, bus_master: bool) {
+        let Some(checker) = self.shared.checker() else {
+            return;
+        };
+        let inner = &mut *self.inner;
+        let mut views = inner.views.iter().enumerate();
+        if !bus_master {
+            let plays = views.find(|(_, view)| view.open && view.state != State::Stop);
+            inner.master_off = plays.map(|(index, view)| (index, view.state));
+        } else if let Some((index, state)) = inner.master_off.take() {
+            let place = Place { stream: Some(index), ..Place::default() };
+            checker.found(Code::Check(Check::MasterOffInFlight), || Details {
+                found: Some(format!("the stream in {state:?}")),
+                ..Details::at(place, inner.clocks.master)
+            });
         }
     }
 

@@ -147,6 +147,11 @@ impl VfioPlatform {
         interrupts.msi_x().enable(&fds).map_err(VfioError::io("cannot route the card's interrupts"))
     }
 
+    /// Turns bus mastering off or on.
+    pub(crate) fn set_bus_master(&self, on: bool) -> Result<(), VfioError> {
+        self.set_command(if on { MEMORY_SPACE | BUS_MASTER } else { MEMORY_SPACE })
+    }
+
     /// Sets bits of the command register, or with 0 clears those of [`MEMORY_SPACE`] and [`BUS_MASTER`].
     fn set_command(&self, bits: u16) -> Result<(), VfioError> {
         let config = self.device.config();

@@ -11,6 +11,10 @@ impl Machine for VfioPlatform {
         self.read16(offset)
     }
 
+    fn set_bus_master(&self, on: bool) -> anyhow::Result<()> {
+        Ok(self.set_bus_master(on)?)
+    }
+
     fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {
         Machine::dma_alloc_apart(self, len)
     }

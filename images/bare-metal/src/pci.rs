@@ -134,6 +134,13 @@ impl Device {
         self.root.set_command(self.function, command);
     }
 
+    /// Turns bus mastering off or on.
+    pub(crate) fn set_bus_master(&mut self, on: bool) {
+        let (_, mut command) = self.root.get_status_command(self.function);
+        command.set(Command::BUS_MASTER, on);
+        self.root.set_command(self.function, command);
+    }
+
     /// The device's function, and the configuration space that it is reached through.
     pub(crate) fn into_parts(self) -> (DeviceFunction, PciRoot<PortAccess>) {
         (self.function, self.root)

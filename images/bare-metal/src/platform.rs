@@ -3,7 +3,7 @@
 //! Fed by `pci`, `heap`, `interrupts` and `time`; feeds `dmus_driver`, and the wrong drivers of `dmus_conformance`.
 //! Memory is mapped one to one, so an address of the guest is the card's too.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::ptr::NonNull;
 use core::time::Duration;
 
@@ -25,6 +25,7 @@ const BIOS_LEN: usize = 64 << 10;
 
 /// One card, enabled, with its interrupts routed.
 pub(crate) struct Platform {
+    device: RefCell<Device>,
     registers: Mmio,
     doorbell: SharedMemory,
     /// The counter of each vector when its last wait ended.
@@ -44,13 +45,18 @@ impl Platform {
         card.enable();
         card.enable_msix()?;
         let seen = core::array::from_fn(|index| Cell::new(interrupts::count(index)));
-        Ok(Self { registers, doorbell, seen })
+        Ok(Self { device: RefCell::new(card), registers, doorbell, seen })
     }
 }
 
 impl dmus_conformance::zoo::Machine for Platform {
     fn read16(&self, offset: u32) -> u16 {
         self.registers.read16(offset as usize)
+    }
+
+    fn set_bus_master(&self, on: bool) -> anyhow::Result<()> {
+        self.device.try_borrow_mut()?.set_bus_master(on);
+        Ok(())
     }
 
     fn dma_alloc_read_only(&self, len: usize) -> anyhow::Result<DmaMemory> {

@@ -51,11 +51,14 @@ pub enum Check {
     /// A tail or the grant moved while the card slept, and nobody rang.
     #[error("tail or grant stored while the card slept, and WAKE not written")]
     WakeMissing = 14,
+    /// Bus mastering was turned off, and on again without a reset, around a stream that was not in STOP.
+    #[error("bus mastering turned off while a stream was not in STOP")]
+    MasterOffInFlight = 15,
 }
 
 impl Check {
     /// Every one of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::EntryStale,
         Self::GrantBroken,
         Self::ForeignWord,
@@ -70,6 +73,7 @@ impl Check {
         Self::ChainSteals,
         Self::WakeNeedless,
         Self::WakeMissing,
+        Self::MasterOffInFlight,
     ];
 }
 
@@ -85,7 +89,7 @@ const fn rule(
 }
 
 /// Their rules, by their codes.
-pub(super) const RULES: [Rule; 14] = [
+pub(super) const RULES: [Rule; 15] = [
     rule(
         Check::EntryStale,
         "entry-stale",
@@ -208,5 +212,14 @@ pub(super) const RULES: [Rule; 14] = [
         "The driver does not look at WAKE_ARMED after it has stored a tail or the grant, or looks without a full \
             fence in between, and sees what was there before: the card sleeps on.",
         "After each tail or grant, a full fence and then a load of WAKE_ARMED; if that is a new number, write WAKE.",
+    ),
+    rule(
+        Check::MasterOffInFlight,
+        "master-off-in-flight",
+        Severity::Error,
+        "pci",
+        "The command register was written without the bus-master bit while the card played, by a driver that suspends \
+            the function or sets it up a second time: what is due meanwhile finds no memory.",
+        "Set every stream to STOP, or reset the card, before bus mastering is turned off.",
     ),
 ];

@@ -41,6 +41,12 @@ pub trait Machine: Platform {
     /// Reads 2 bytes of BAR0.
     fn read16(&self, offset: u32) -> u16;
 
+    /// Turns the card's bus mastering off or on, in configuration space.
+    ///
+    /// # Errors
+    /// That cannot be written.
+    fn set_bus_master(&self, on: bool) -> anyhow::Result<()>;
+
     /// Memory that the card may only read. The driver should not write to it either, and it is not given back.
     ///
     /// # Errors

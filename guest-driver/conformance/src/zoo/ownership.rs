@@ -60,7 +60,7 @@ fn completed(s: &Stream<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) const MISTAKES: [Mistake; 12] = [
+pub(super) const MISTAKES: [Mistake; 13] = [
     Mistake::new("entry-stale", "stores the tail before the ring entry", once_around, |s| {
         s.fill(0, s.inline(0, &NOTE));
         s.publish_tail(SLOTS + 1);
@@ -152,4 +152,13 @@ pub(super) const MISTAKES: [Mistake; 12] = [
         Ok(())
     })
     .refusing(1),
+    Mistake::new(
+        "master-off-in-flight",
+        "turns bus mastering off for a while, with an event in flight",
+        holding,
+        |s| {
+            s.platform.set_bus_master(false)?;
+            s.platform.set_bus_master(true)
+        },
+    ),
 ];
