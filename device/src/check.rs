@@ -10,12 +10,14 @@ mod journal;
 mod observer;
 mod page;
 mod report;
+mod request;
 mod wake;
 
 pub(crate) use describe::{Details, Place, message};
 pub(crate) use observer::Observer;
 pub(crate) use page::Word;
 pub(crate) use report::{seconds, write_event, write_history};
+pub(crate) use request::COMPARED;
 pub(crate) use wake::Rings;
 
 use crate::dma::owners::Owners;

@@ -208,6 +208,8 @@ struct Inner {
     /// A command was left or taken, and not yet answered.
     command_busy: bool,
     commands: u32,
+    /// The beginning of the command's request as it was when the opcode was written, for a card that checks.
+    request: Vec<u8>,
     unloads: u32,
     clocks: Clocks,
     fault: FaultRecord,
@@ -232,6 +234,7 @@ impl Inner {
         self.translations = [Translation::STALE; STREAMS];
         self.command_busy = false;
         self.commands = 0;
+        self.request = Vec::new();
         self.unloads = 0;
         self.clocks = Clocks::default();
         self.fault = FaultRecord::default();
@@ -276,6 +279,7 @@ impl Shared {
             translations: [Translation::STALE; STREAMS],
             command_busy: false,
             commands: 0,
+            request: Vec::new(),
             unloads: 0,
             clocks: Clocks::default(),
             fault: FaultRecord::default(),

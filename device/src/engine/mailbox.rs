@@ -122,6 +122,11 @@ impl Core {
         }
         request.resize(size, 0);
         memory.read(command.request, &mut request)?;
+        if let (Some(checker), Some(mut section)) = (shared.checker(), shared.section_of(self.epoch)) {
+            let then = section.take_request();
+            drop(section);
+            checker.check_request(opcode, &then, &request, self.clock.master_time());
+        }
         let reply = self.execute(opcode, command.stream as usize, &request)?;
         if let Err(error) = memory.write(command.result, &reply.bytes) {
             if opcode == Opcode::Download {

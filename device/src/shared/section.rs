@@ -5,7 +5,7 @@
 use super::{
     Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
 };
-use crate::check::{Details, Place};
+use crate::check::{COMPARED, Details, Place};
 use crate::device::RemoteMemory;
 use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
 use crate::log;
@@ -225,6 +225,9 @@ impl Section<'_> {
 
     /// Leaves a command for the engine.
     pub(crate) fn command(&mut self, command: Command) {
+        if self.shared.checker().is_some() {
+            self.inner.request = self.copy_request(&command);
+        }
         self.inner.command_busy = true;
         self.inner.requests.command = Some(command);
         self.inner.requests.any = true;
@@ -255,6 +258,15 @@ impl Section<'_> {
     pub(crate) fn show_read(&mut self) {
         let Inner { rings, page, views, .. } = &mut *self.inner;
         rings.read(page, |index| views.get(index).is_some_and(|view| view.open));
+    }
+
+    /// The beginning of a request, if the client shares its memory: nobody may wait for a message here.
+    fn copy_request(&self, command: &Command) -> Vec<u8> {
+        let mut copy = vec![0; COMPARED.min(command.request_size as usize)];
+        let read = self.memory().is_some_and(|memory| {
+            memory.covers(command.request, copy.len() as u64, false) && memory.read(command.request, &mut copy).is_ok()
+        });
+        if read { copy } else { Vec::new() }
     }
 
     pub(crate) fn offer_memory(&mut self, client: Arc<dyn RemoteMemory>) {
@@ -456,6 +468,11 @@ impl<'s> Section<'s> {
     pub(crate) fn publish_clocks(&mut self, clocks: Clocks, latency: RefTime) {
         self.inner.clocks = clocks;
         card::publish_clocks(&self.inner.page, clocks.samples, latency, clocks.master);
+    }
+
+    /// What was copied of the request of the command under way.
+    pub(crate) fn take_request(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.inner.request)
     }
 
     /// Tells that so many unloads that were pending are carried out.

@@ -54,11 +54,14 @@ pub enum Check {
     /// Bus mastering was turned off, and on again without a reset, around a stream that was not in STOP.
     #[error("bus mastering turned off while a stream was not in STOP")]
     MasterOffInFlight = 15,
+    /// A command's request is not as it was when the opcode was written.
+    #[error("request of a command that was stored to before its answer")]
+    RequestChanged = 16,
 }
 
 impl Check {
     /// Every one of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::EntryStale,
         Self::GrantBroken,
         Self::ForeignWord,
@@ -74,6 +77,7 @@ impl Check {
         Self::WakeNeedless,
         Self::WakeMissing,
         Self::MasterOffInFlight,
+        Self::RequestChanged,
     ];
 }
 
@@ -89,7 +93,7 @@ const fn rule(
 }
 
 /// Their rules, by their codes.
-pub(super) const RULES: [Rule; 15] = [
+pub(super) const RULES: [Rule; 16] = [
     rule(
         Check::EntryStale,
         "entry-stale",
@@ -221,5 +225,14 @@ pub(super) const RULES: [Rule; 15] = [
         "The command register was written without the bus-master bit while the card played, by a driver that suspends \
             the function or sets it up a second time: what is due meanwhile finds no memory.",
         "Set every stream to STOP, or reset the card, before bus mastering is turned off.",
+    ),
+    rule(
+        Check::RequestChanged,
+        "request-changed",
+        Severity::Error,
+        "regs::COMMAND",
+        "The request's memory was used again, or freed, as soon as COMMAND was written: it is on the stack of a \
+            function that has returned, say, or two threads use one buffer.",
+        "Leave request and result alone from the write to COMMAND until COMMANDS counts the answer.",
     ),
 ];

@@ -7,9 +7,11 @@ use super::{Mistake, Needs, Stream};
 use crate::raw::{SLOTS, STRIDE, seconds};
 use anyhow::ensure;
 use core::sync::atomic::Ordering;
+use dmus_interface::command::Opcode;
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event};
 use dmus_interface::protocol::Page as _;
+use dmus_interface::regs;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::wave::{Sample, WaveFormat};
 
@@ -60,7 +62,23 @@ fn completed(s: &Stream<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) const MISTAKES: [Mistake; 13] = [
+/// Sets the volume, and stores another one into the request. The command waits until the card has rendered what is
+/// granted.
+fn change_request(s: &Stream<'_>) -> anyhow::Result<()> {
+    let commands = || s.platform.doorbell().load_u32(doorbell::COMMANDS, Ordering::Acquire);
+    let before = commands();
+    s.buffers.memory.write(0, &(-600_i32).to_le_bytes());
+    s.grant(seconds(50));
+    s.write_global(regs::COMMAND_REQUEST, s.buffers.iova as u32);
+    s.write_global(regs::COMMAND_REQUEST_SIZE, 4);
+    s.write_global(regs::COMMAND, Opcode::SetVolume as u32);
+    // The answer to a read says that the write has arrived.
+    s.platform.read32(regs::MAGIC.offset);
+    s.buffers.memory.write(0, &(-1200_i32).to_le_bytes());
+    s.until("the answer to a command", || commands() != before)
+}
+
+pub(super) const MISTAKES: [Mistake; 14] = [
     Mistake::new("entry-stale", "stores the tail before the ring entry", once_around, |s| {
         s.fill(0, s.inline(0, &NOTE));
         s.publish_tail(SLOTS + 1);
@@ -161,4 +179,5 @@ pub(super) const MISTAKES: [Mistake; 13] = [
             s.platform.set_bus_master(true)
         },
     ),
+    Mistake::new("request-changed", "uses a command's request again before the answer", running, change_request),
 ];
