@@ -5,7 +5,7 @@ use super::memory::revoke;
 use super::ring::once_around;
 use super::{Mistake, Needs, Stream};
 use crate::raw::{SLOTS, STRIDE, seconds};
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use core::sync::atomic::Ordering;
 use dmus_interface::command::Opcode;
 use dmus_interface::doorbell;
@@ -62,20 +62,33 @@ fn completed(s: &Stream<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sets the volume, and stores another one into the request. The command waits until the card has rendered what is
-/// granted.
+/// Sets the volume, and stores another one into the request while the command waits until the card has rendered what
+/// is granted. A card that was quicker has set the first one, and is asked again.
 fn change_request(s: &Stream<'_>) -> anyhow::Result<()> {
+    const VOLUMES: [i32; 2] = [-600, -1200];
+    /// Where the volume is read back.
+    const RESULT: usize = 64;
     let commands = || s.platform.doorbell().load_u32(doorbell::COMMANDS, Ordering::Acquire);
-    let before = commands();
-    s.buffers.memory.write(0, &(-600_i32).to_le_bytes());
-    s.grant(seconds(50));
-    s.write_global(regs::COMMAND_REQUEST, s.buffers.iova as u32);
-    s.write_global(regs::COMMAND_REQUEST_SIZE, 4);
-    s.write_global(regs::COMMAND, Opcode::SetVolume as u32);
-    // The answer to a read says that the write has arrived.
-    s.platform.read32(regs::MAGIC.offset);
-    s.buffers.memory.write(0, &(-1200_i32).to_le_bytes());
-    s.until("the answer to a command", || commands() != before)
+    let store = |volume: i32| s.buffers.memory.write(0, &volume.to_le_bytes());
+    for attempt in 1..=4 {
+        let before = commands();
+        store(VOLUMES[0]);
+        s.grant(seconds(50 * attempt));
+        s.write_global(regs::COMMAND_REQUEST, s.buffers.iova as u32);
+        s.write_global(regs::COMMAND_REQUEST_SIZE, 4);
+        s.write_global(regs::COMMAND, Opcode::SetVolume as u32);
+        // The answer to a read says that the write has arrived.
+        s.platform.read32(regs::MAGIC.offset);
+        store(VOLUMES[1]);
+        s.until("the answer to a command", || commands() != before)?;
+        s.command(Opcode::GetVolume, (0, 0), (s.buffers.iova + RESULT as u64, 4))?;
+        let mut volume = [0; 4];
+        s.buffers.memory.read(RESULT, &mut volume);
+        if i32::from_le_bytes(volume) == VOLUMES[1] {
+            return Ok(());
+        }
+    }
+    bail!("the card is too quick for its request to be changed")
 }
 
 pub(super) const MISTAKES: [Mistake; 14] = [
