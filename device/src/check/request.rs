@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_request_is_compared_as_far_as_it_was_copied() {
-        let checker = Checker::new(&[]);
+        let checker = Checker::new(&[], None);
         let check = |then: &[u8], now: &[u8]| {
             checker.check_request(Opcode::SetVolume, then, now, RefTime::ZERO);
             checker.counts().iter().map(|(rule, count)| (rule.name, *count)).collect::<Vec<_>>()
