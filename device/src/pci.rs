@@ -33,6 +33,10 @@ pub struct Card {
     shared: Arc<Shared>,
     clock: ClockMode,
     config: ConfigSpace,
+    /// The address that BAR2 was given last, by this client: what a plugin of QEMU is told. A reset clears the BARs
+    /// here and not QEMU's copy of them, which is the one that counts and that the guest reads: it finds them as they
+    /// were, and does not write them again.
+    doorbell: Option<u32>,
     enabled: bool,
     width: PointerWidth,
     streams: [StreamRegisters; STREAMS],
@@ -46,6 +50,7 @@ impl Card {
             shared,
             clock,
             config: ConfigSpace::new(),
+            doorbell: None,
             enabled: false,
             width: PointerWidth::default(),
             streams: [StreamRegisters::default(); STREAMS],
@@ -55,14 +60,15 @@ impl Card {
 
     /// From now on, tells this map where the guest sees the doorbell page, and what the card owns: before the first
     /// client, once.
-    pub fn set_owners(&self, owners: Arc<Owners>) {
+    pub fn set_owners(&mut self, owners: Arc<Owners>) {
         self.shared.set_owners(owners);
         self.tell_doorbell();
     }
 
-    fn tell_doorbell(&self) {
+    fn tell_doorbell(&mut self) {
+        self.doorbell = self.config.bar(DOORBELL_BAR).or(self.doorbell);
         if let Some(owners) = self.shared.owners() {
-            owners.set_doorbell(self.config.bar(DOORBELL_BAR).map(u64::from));
+            owners.set_doorbell(self.doorbell.filter(|_| self.config.memory_space()).map(u64::from));
         }
     }
 
@@ -407,6 +413,7 @@ impl Device for Card {
     fn disconnect(&mut self) {
         // First, since it may have made the engine wait.
         self.shared.clear_vectors();
+        self.doorbell = None;
         self.restart();
         self.shared.section().disconnect();
         if let Some(checker) = self.shared.checker() {
@@ -420,5 +427,42 @@ impl Device for Card {
 
     fn doorbell_fd(&self) -> io::Result<OwnedFd> {
         self.shared.section().page().fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dmus_interface::owners::DOORBELL_PAGE;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_plugin_is_told_the_doorbell_page_over_a_reset_until_the_client_goes() -> anyhow::Result<()> {
+        const COMMAND: u64 = 4;
+        const DEVICE_CONTROL: u64 = 0x48;
+        const BAR2: u64 = 0x18;
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("owners");
+        let (mut card, _engine) = crate::assemble(ClockMode::Virtual, Box::new(crate::sink::NullSink))?;
+        card.set_owners(Arc::new(Owners::open(&path)?));
+        let file = std::fs::File::open(&path)?;
+        let mut after = |at, value: u32| {
+            card.write(Region::Config, at, &value.to_le_bytes());
+            let mut word = [0; 8];
+            file.read_exact_at(&mut word, DOORBELL_PAGE).map(|()| u64::from_le_bytes(word))
+        };
+        assert_eq!(after(BAR2, 0xFEB0_0000)?, 0);
+        assert_eq!(after(COMMAND, 2)?, 0xFEB0_0000);
+        // As vfio-pci resets a function: memory space is disabled before, enabled after, and the BARs are left alone.
+        assert_eq!(after(COMMAND, 0)?, 0);
+        assert_eq!(after(DEVICE_CONTROL, 1 << 15)?, 0);
+        assert_eq!(after(COMMAND, 2)?, 0xFEB0_0000);
+        assert_eq!(after(BAR2, 0xFEA0_0000)?, 0xFEA0_0000);
+        card.disconnect();
+        card.write(Region::Config, COMMAND, &[2]);
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, DOORBELL_PAGE)?;
+        assert_eq!(word, [0; 8]);
+        Ok(())
     }
 }

@@ -107,14 +107,18 @@ impl ConfigSpace {
         self.command() & BUS_MASTER != 0
     }
 
-    /// Where the guest sees a BAR, if it does: memory space is enabled, and the address is one.
+    /// Whether the function answers accesses to its memory.
+    pub(crate) fn memory_space(&self) -> bool {
+        self.command() & MEMORY_SPACE != 0
+    }
+
+    /// The address that a BAR was given, if it is one.
     pub(crate) fn bar(&self, bar: u8) -> Option<u32> {
         let at = offset::BAR0 + usize::from(bar) * 4;
         let bytes = self.bytes.get(at..at + 4)?.try_into().ok()?;
         let address = u32::from_le_bytes(bytes);
         // All ones ask for the size.
-        let placed = address != 0 && address != !(BAR_SIZE - 1);
-        (self.command() & MEMORY_SPACE != 0 && placed).then_some(address)
+        (address != 0 && address != !(BAR_SIZE - 1)).then_some(address)
     }
 
     /// Reads; all ones beyond the end.
@@ -199,14 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_somewhere_once_it_is_placed_and_memory_is_enabled() {
+    fn a_bar_has_an_address_once_it_was_given_one() {
         let mut space = ConfigSpace::new();
-        space.write(0x18, &0xFEB0_0000_u32.to_le_bytes());
         assert_eq!(space.bar(DOORBELL_BAR), None);
-        space.write(4, &[0x02]);
+        space.write(0x18, &0xFEB0_0000_u32.to_le_bytes());
         assert_eq!(space.bar(DOORBELL_BAR), Some(0xFEB0_0000));
         space.write(0x18, &[0xFF; 4]);
         assert_eq!(space.bar(DOORBELL_BAR), None);
+        assert!(!space.memory_space());
+        space.write(4, &[0x02]);
+        assert!(space.memory_space());
     }
 
     #[test]
