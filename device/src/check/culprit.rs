@@ -7,6 +7,7 @@ use crate::dma::GuestMemory;
 use crate::dma::owners::{Owners, StoreRecord};
 use crate::shared::StreamConfig;
 use dmus_interface::doorbell;
+use dmus_interface::owners::Ring;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,56 +15,81 @@ use std::time::Duration;
 const LOOKS: u32 = 10;
 const STEP: Duration = Duration::from_millis(1);
 
+/// Ranges of the guest's memory, by number: where each is in the file of that memory, as far as it is shared.
+#[derive(Debug)]
+struct Places {
+    /// Offsets and bytes.
+    pieces: Vec<(u64, u64)>,
+    /// Where those of a range end, and those of the next one begin.
+    ends: Vec<usize>,
+}
+
+impl Places {
+    fn new(memory: &GuestMemory, count: u32, bytes: u64, iova: impl Fn(u32) -> u64) -> Self {
+        let mut places = Self { pieces: Vec::with_capacity(count as usize), ends: Vec::with_capacity(count as usize) };
+        for number in 0..count {
+            places.pieces.extend(memory.file_pieces(iova(number), bytes));
+            places.ends.push(places.pieces.len());
+        }
+        places
+    }
+
+    fn of(&self, number: u32) -> &[(u64, u64)] {
+        let end = |number: usize| self.ends.get(number).copied();
+        let number = number as usize;
+        let start = number.checked_sub(1).map_or(Some(0), end).unwrap_or(0);
+        end(number).and_then(|end| self.pieces.get(start..end)).unwrap_or(&[])
+    }
+}
+
 /// A stream's slots and buffers in the owners map.
 #[derive(Debug)]
 pub(super) struct Culprit {
     owners: Arc<Owners>,
-    /// Where they are in the guest's memory, as far as it is shared; as it was when the stream was created.
-    slots: Box<[Option<u64>]>,
-    buffers: Box<[Option<u64>]>,
-    /// Bytes of an event, and of a buffer.
-    event: u64,
+    /// As it was when the stream was created.
+    slots: Places,
+    buffers: Places,
+    /// Bytes of a buffer.
     buffer: u64,
 }
 
 impl Culprit {
     pub(super) fn new(owners: Arc<Owners>, memory: &GuestMemory, config: &StreamConfig) -> Self {
+        let (event, buffer) = (config.width.event_size() as u64, config.buffer_size.into());
         Self {
             owners,
-            slots: (0..config.slots).map(|slot| memory.file_offset(config.slot_iova(slot))).collect(),
-            buffers: (0..config.buffers).map(|buffer| memory.file_offset(config.buffer_iova(buffer))).collect(),
-            event: config.width.event_size() as u64,
-            buffer: config.buffer_size.into(),
+            slots: Places::new(memory, config.slots, event, |slot| config.slot_iova(slot)),
+            buffers: Places::new(memory, config.buffers, buffer, |number| config.buffer_iova(number)),
+            buffer,
         }
     }
 
-    fn slot(&self, slot: u32) -> Option<(u64, u64)> {
-        Some((self.slots.get(slot as usize).copied()??, self.event))
+    /// Of the buffer that begins at an offset of the area.
+    fn buffer(&self, offset: usize) -> &[(u64, u64)] {
+        let number = (offset as u64).checked_div(self.buffer).and_then(|number| u32::try_from(number).ok());
+        number.map_or(&[], |number| self.buffers.of(number))
     }
 
-    /// Of the buffer that begins at an offset of the area.
-    fn buffer(&self, offset: usize) -> Option<(u64, u64)> {
-        let number = (offset as u64).checked_div(self.buffer)?;
-        Some((self.buffers.get(usize::try_from(number).ok()?).copied()??, self.buffer))
+    /// Of a slot, and of the buffer that its event has.
+    fn both(&self, slot: u32, buffer: Option<usize>) -> impl Iterator<Item = (u64, u64)> {
+        let buffer = buffer.map_or(&[][..], |at| self.buffer(at));
+        self.slots.of(slot).iter().chain(buffer).copied()
     }
 
     /// A slot, and the buffer that its event has, are the card's from here on, or the driver's.
     pub(super) fn take(&self, slot: u32, buffer: Option<usize>) {
-        for (offset, bytes) in [self.slot(slot), buffer.and_then(|at| self.buffer(at))].into_iter().flatten() {
-            self.owners.mark(offset, bytes);
-        }
+        self.both(slot, buffer).for_each(|(offset, bytes)| self.owners.mark(offset, bytes));
     }
 
     pub(super) fn give_back(&self, slot: u32, buffer: Option<usize>) {
-        for (offset, bytes) in [self.slot(slot), buffer.and_then(|at| self.buffer(at))].into_iter().flatten() {
-            self.owners.clear(offset, bytes);
-        }
+        self.both(slot, buffer).for_each(|(offset, bytes)| self.owners.clear(offset, bytes));
     }
 
     /// The last store into a slot, or into the buffer that begins there, while it was the card's.
     pub(super) fn of_memory(&self, slot: u32, buffer: Option<usize>) -> Option<StoreRecord> {
-        let (offset, bytes) = buffer.map_or_else(|| self.slot(slot), |at| self.buffer(at))?;
-        self.look(|owners| owners.stores_into(offset, bytes))
+        let pieces = buffer.map_or_else(|| self.slots.of(slot), |at| self.buffer(at));
+        let touched = |store: &StoreRecord| pieces.iter().any(|(offset, bytes)| store.touches(*offset, *bytes));
+        self.look(|owners| owners.records(Ring::Owned, touched))
     }
 
     /// The last store of a stream's tail.
@@ -86,11 +112,8 @@ impl Culprit {
 impl Drop for Culprit {
     /// A stream that is closed, or reset, owns nothing.
     fn drop(&mut self) {
-        for (offset, bytes) in self.slots.iter().flatten().map(|offset| (*offset, self.event)) {
-            self.owners.clear(offset, bytes);
-        }
-        for (offset, bytes) in self.buffers.iter().flatten().map(|offset| (*offset, self.buffer)) {
-            self.owners.clear(offset, bytes);
+        for (offset, bytes) in self.slots.pieces.iter().chain(&self.buffers.pieces) {
+            self.owners.clear(*offset, *bytes);
         }
     }
 }

@@ -132,10 +132,16 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Where in its file an address is, if it is shared.
-    pub(crate) fn file_offset(&self, iova: u64) -> Option<u64> {
-        let map = self.at(iova).filter(|map| map.memory.is_some())?;
-        Some(map.offset + (iova - map.iova))
+    /// Where in its file a range is, as offsets and bytes, as far as it is shared. Pages that follow one another behind
+    /// an IOMMU may be anywhere.
+    pub(crate) fn file_pieces(&self, iova: u64, bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+        let end = iova.saturating_add(bytes);
+        let first = self.maps.partition_point(|map| map.end() <= iova);
+        let maps = self.maps[first..].iter().take_while(move |map| map.iova < end);
+        maps.filter(|map| map.memory.is_some()).map(move |map| {
+            let (start, end) = (iova.max(map.iova), end.min(map.end()));
+            (map.offset + (start - map.iova), end - start)
+        })
     }
 
     /// Whether the whole range is shared and may be read (and written, with `write`).
@@ -246,6 +252,21 @@ mod tests {
         let mut tail = [1; 16];
         memory.read(0x2FF0, &mut tail).expect("read");
         assert_eq!(tail, [0; 16], "a write that does not fit changes nothing");
+    }
+
+    #[test]
+    fn neighbours_by_address_may_be_far_apart_in_their_file() {
+        let file = memfd(16384);
+        let mut memory = GuestMemory::default();
+        memory.map(map(0x1000, 4096, 8192, &file, true)).expect("map");
+        memory.map(map(0x2000, 4096, 0, &file, true)).expect("map");
+        memory.map(DmaMap { iova: 0x3000, size: 4096, offset: 0, file: None, writable: true }).expect("map");
+        memory.map(map(0x5000, 4096, 4096, &file, true)).expect("map");
+        let pieces = |iova, bytes| memory.file_pieces(iova, bytes).collect::<Vec<_>>();
+        assert_eq!(pieces(0x1010, 16), [(8208, 16)]);
+        assert_eq!(pieces(0x1FF0, 32), [(12272, 16), (0, 16)]);
+        assert_eq!(pieces(0x2FFF, 0x2002), [(4095, 1), (4096, 1)]);
+        assert_eq!([pieces(0x3000, 4096), pieces(0x6000, u64::MAX), pieces(0x1000, 0)], [const { vec![] }; 3]);
     }
 
     #[test]
