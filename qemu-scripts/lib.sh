@@ -216,16 +216,33 @@ build_guest() {
     guest_elf=$target/guest/release/dmus-player
 }
 
-# build_dmusd: sets `dmusd` to the release build of the driver's program, with ALSA.
+# build_dmusd: sets `dmusd` to the release build of the driver's program, with ALSA; with DMUS_GUEST_DEBUG=1 to one with debug information and frame
+# pointers, which is another file.
 build_dmusd() {
     local alsa
     link_alsa
     # That library was linked with a newer C library than this machine's, perhaps; what it wants of it is in the image.
-    cargo rustc --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" "${alsa[@]}" \
-        -p dmus-driver-vfio --features alsa --bin dmusd -- -C link-arg=-Wl,--allow-shlib-undefined
+    local arguments=("${quiet[@]}" --release --locked --manifest-path "$repo/Cargo.toml" "${alsa[@]}" -p dmus-driver-vfio --features alsa --bin dmusd)
+    local linking=(-- -C 'link-arg=-Wl,--allow-shlib-undefined')
+    if [[ ${DMUS_GUEST_DEBUG:-} == 1 ]]; then
+        CARGO_PROFILE_RELEASE_DEBUG=2 CARGO_PROFILE_RELEASE_LTO=off RUSTFLAGS='-C force-frame-pointers=yes' \
+            cargo rustc "${arguments[@]}" --target-dir "$target/linux-debug" "${linking[@]}"
+    else
+        cargo rustc "${arguments[@]}" --target-dir "$target" "${linking[@]}"
+    fi
     # shellcheck disable=SC2034 # for the script that sources this
-    dmusd=$target/release/dmusd
+    dmusd=$(dmusd_file)
 }
+
+# dmusd_file: what build_dmusd makes.
+dmusd_file() {
+    local debug=''
+    [[ ${DMUS_GUEST_DEBUG:-} != 1 ]] || debug=/linux-debug
+    printf '%s\n' "$target$debug/release/dmusd"
+}
+
+# The symbols of dmusd in the Linux guest: where the kernel puts it without randomisation, which the runner asks for.
+dmusd_symbols() { printf '%s@0x555555554000\n' "$(dmusd_file)"; }
 
 # link_alsa: sets `alsa` to the options of cargo that have ALSA's library be the image's own, so that this machine needs neither it nor pkg-config:
 # what its build script would find out is said here.
@@ -286,7 +303,7 @@ accelerator() {
 # supervise COMMAND ARGUMENT...: builds card, runner and the guest that --image names, gets QEMU if need be, and runs `dmus-run COMMAND`
 # with all of it, in this process's place but for its end.
 supervise() {
-    local scripts=$repo/qemu-scripts guest=() more=() accel image status=0
+    local scripts=$repo/qemu-scripts guest=() more=() accel image images status=0
     image=$(image_of "$@")
     say 'building'
     build_runner
@@ -297,11 +314,13 @@ supervise() {
     "$scripts/qemu" --find || exit 4
     case $image in
         linux)
-            "$repo/images/linux/build" --dmusd -o "$target/linux"
-            guest=(--guest "$target/linux/vmlinux")
-            more=(--initrd "$target/linux/initrd")
-            # Where Linux puts it without randomisation, which the runner asks for.
-            ! culprit_wanted "$@" || more+=(--symbols "$target/release/dmusd@0x555555554000")
+            # The image that others boot keeps the usual dmusd.
+            images=$target/linux
+            ! culprit_wanted "$@" || images=$target/linux-debug/image
+            "$repo/images/linux/build" --dmusd -o "$images"
+            guest=(--guest "$images/vmlinux")
+            more=(--initrd "$images/initrd")
+            ! culprit_wanted "$@" || more+=(--symbols "$(dmusd_symbols)")
             ;;
         *)
             if ! guest_named "$@"; then

@@ -116,7 +116,8 @@ impl Machine {
         let linux = self.image == Image::Linux;
         let mut qemu = Qemu::new(&self.programs, self.guest());
         if let Some(culprit) = culprit {
-            culprit.add_to(&mut qemu, matches!(self.image, Image::Elf | Image::Linux).then_some(&self.guest));
+            // An ISO and the kernel of the Linux image have no symbols.
+            culprit.add_to(&mut qemu, (self.image == Image::Elf).then_some(&self.guest));
         }
         qemu.add(&["-serial", "stdio"]);
         for (name, item) in &job.items {

@@ -143,7 +143,8 @@ fn attend(
 ) -> anyhow::Result<()> {
     let mut qemu = Qemu::new(&args.programs, Guest::Linux);
     if let Some(culprit) = culprit {
-        culprit.add_to(&mut qemu, Some(kernel));
+        // The kernel of the image has no symbols; one of the user's may.
+        culprit.add_to(&mut qemu, args.kernel.as_deref());
     }
     match &args.script {
         Some(script) => {

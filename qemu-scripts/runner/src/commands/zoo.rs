@@ -50,10 +50,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut table = Table::new(&mistakes);
     for mistake in mistakes {
         let row = match verdicts.get(mistake.rule) {
-            Some(verdict) => table.row(mistake, verdict),
+            Some((verdict, _)) => table.row(mistake, verdict),
             None => table.untried(mistake),
         };
         let _ = writeln!(out, "{row}");
+        for line in verdicts.get(mistake.rule).iter().flat_map(|(_, culprit)| culprit) {
+            let _ = writeln!(out, "{line}");
+        }
     }
     let (last, all) = table.end();
     let _ = writeln!(out, "{last}");
@@ -61,11 +64,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has mistakes made in one boot; gives what came of each, by its rule.
-fn make(
-    machine: &Machine,
-    mistakes: &[&'static Mistake],
-) -> anyhow::Result<BTreeMap<&'static str, anyhow::Result<Verdict>>> {
+/// What came of each mistake, by its rule: the verdict, and the culprits that the card's report names, in its lines.
+type Verdicts = BTreeMap<&'static str, (anyhow::Result<Verdict>, Vec<String>)>;
+
+/// Has mistakes made in one boot.
+fn make(machine: &Machine, mistakes: &[&'static Mistake]) -> anyhow::Result<Verdicts> {
     let dir = tempfile::Builder::new().prefix("dmus-zoo-").tempdir().context("cannot make a temporary directory")?;
     let log = dir.path().join("card.log");
     let rules: Vec<&str> = mistakes.iter().map(|mistake| mistake.rule).collect();
@@ -94,11 +97,7 @@ fn tail(log: &str) -> String {
 }
 
 /// What came of each mistake, by what the guest saw and by the card's log.
-fn judge(
-    mistakes: &[&'static Mistake],
-    guest: &GuestReport,
-    log: &str,
-) -> anyhow::Result<BTreeMap<&'static str, anyhow::Result<Verdict>>> {
+fn judge(mistakes: &[&'static Mistake], guest: &GuestReport, log: &str) -> anyhow::Result<Verdicts> {
     let told = guest.mistakes.iter().map(|(rule, _)| rule.as_str());
     ensure!(
         told.eq(mistakes.iter().map(|mistake| mistake.rule)),
@@ -112,10 +111,15 @@ fn judge(
             Ok(said) => log.verdict(mistake, index, said),
             Err(why) => Err(anyhow::anyhow!("{why}")),
         };
-        (mistake.rule, verdict)
+        let culprit = log.0.get(&(index * 2 + 1)).map(|mark| mark.culprit.clone()).unwrap_or_default();
+        (mistake.rule, (verdict, culprit))
     });
     Ok(verdicts.collect())
 }
+
+/// How the lines of a report begin that name a culprit: the first one, and those after it.
+const CULPRIT: &str = "  culprit  ";
+const CONTINUED: &str = "            ";
 
 /// A place in the card's log.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,6 +128,8 @@ struct Mark {
     counted: [u64; 2],
     /// The codes that the log names from there to the next mark.
     named: Vec<Code>,
+    /// The lines there that tell of a culprit.
+    culprit: Vec<String>,
 }
 
 /// The card's log, by the marks in it.
@@ -134,6 +140,7 @@ impl Log {
     fn read(text: &str) -> anyhow::Result<Self> {
         let mut marks = BTreeMap::new();
         let mut last = None;
+        let mut in_culprit = false;
         for line in text.lines() {
             let whole = !line.contains("lines were left out") && !line.contains("lines of the log were lost");
             ensure!(whole, "the card's log is not whole: {line}");
@@ -142,12 +149,16 @@ impl Log {
                 let counted = [field(line, "faults")?, field(line, "rejected")?];
                 // 0 is what drivers write.
                 if value != 0 {
-                    let before = marks.insert(value, Mark { counted, named: Vec::new() });
+                    let before = marks.insert(value, Mark { counted, named: Vec::new(), culprit: Vec::new() });
                     ensure!(before.is_none(), "mark {value} is twice in the card's log");
                     last = Some(value);
                 }
             } else if let Some(mark) = last.and_then(|last| marks.get_mut(&last)) {
                 mark.named.extend(code_in(line));
+                in_culprit = line.starts_with(CULPRIT) || in_culprit && line.starts_with(CONTINUED);
+                if in_culprit {
+                    mark.culprit.push(line.to_owned());
+                }
             }
         }
         Ok(Self(marks))
@@ -202,7 +213,7 @@ DEBUG FAULT is cleared value=4 faults=2 rejected=1
         lines.iter().for_each(|line| assert_eq!(guest.take(&format!("dmus: {line}")), None));
         let verdicts = judge(&mistakes, &guest, log)?;
         let mut table = Table::new(&mistakes);
-        Ok(mistakes.iter().map(|mistake| table.row(mistake, &verdicts[mistake.rule])).collect())
+        Ok(mistakes.iter().map(|mistake| table.row(mistake, &verdicts[mistake.rule].0)).collect())
     }
 
     #[test]
@@ -225,6 +236,22 @@ DEBUG FAULT is cleared value=4 faults=2 rejected=1
         assert!(kept.contains("no answer") && kept.contains("  NOT"), "{kept}");
         let other = rows(&["broke stream-halted: nothing", good[1]], LOG)?;
         assert!(other.contains("report F23") && other.contains("  NOT"), "{other}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_culprit_of_a_mistake_is_what_the_report_says_of_it_and_no_more() -> anyhow::Result<()> {
+        const REPORT: &str = "ERROR: submission rejected R2 struct-size: cbStruct
+  where     stream 0, slot 0 at 0.0 s
+            another line
+  culprit   a store of 4 bytes, 0x1, at pc 0x10:
+            publish_tail at src/raw.rs:1
+            submit at src/raw.rs:2
+  history   submitted by the driver    long ago
+            fetched by the card        long ago";
+        let log = LOG.replace(" WARN submission rejected R2 struct-size: cbStruct stream=0 slot=0", REPORT);
+        let culprit = Log::read(&log)?.0.remove(&3).map(|mark| mark.culprit).unwrap_or_default();
+        assert_eq!(culprit, REPORT.lines().skip(3).take(3).collect::<Vec<_>>());
         Ok(())
     }
 
