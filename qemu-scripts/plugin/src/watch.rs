@@ -31,7 +31,7 @@ pub(crate) trait Cpu {
     fn registers(&mut self) -> [u64; 16];
     /// One of them.
     fn register(&mut self, number: usize) -> u64;
-    /// The two words at a virtual address.
+    /// The two words at a virtual address, if memory is there.
     fn words(&self, address: u64) -> Option<(u64, u64)>;
 }
 
@@ -59,12 +59,6 @@ impl Watch {
     pub(crate) fn new(file: OwnersFile, symbols: Symbols) -> Self {
         let (stopping, known) = (file.is_stopping(), AtomicU32::new(file.stops()));
         Self { file, symbols: Mutex::new(symbols), stopping, known }
-    }
-
-    /// Whether a guest-physical address is one of memory: below the end of it lie only the windows of VGA.
-    pub(crate) fn is_memory(&self, address: u64) -> bool {
-        const VGA: std::ops::Range<u64> = 0xA_0000..0xC_0000;
-        address < self.file.layout().ram() && !VGA.contains(&address)
     }
 
     /// Whether the guest is held at mistakes.
@@ -110,6 +104,13 @@ impl Watch {
         owned.then_some(Ring::Owned)
     }
 
+    /// Whether the guest has memory at a guest-physical address, and no device: reading that may change it.
+    pub(crate) fn is_memory(&self, address: u64) -> bool {
+        // Where a PC has its video memory and ROMs.
+        const LEGACY: std::ops::Range<u64> = 0xA_0000..0x10_0000;
+        self.file.layout().granule(address).is_some() && !LEGACY.contains(&address)
+    }
+
     /// Records a store.
     #[cold]
     pub(crate) fn record(&self, ring: Ring, stored: Stored, cpu: &mut dyn Cpu) {
@@ -122,15 +123,24 @@ impl Watch {
         let (frame, stack_pointer) = (cpu.register(FRAME_POINTER), cpu.register(STACK_POINTER));
         let (mut callers, mut caller_count) = stack::callers(frame, |address| cpu.words(address));
         let mut symbols = self.symbols.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = symbols.function(stored.pc) {
-            let first = callers[..caller_count].first().copied();
-            let word = |address| cpu.words(address).map(|words| words.0);
-            let target = |caller| call_target(caller, cpu.words(caller.wrapping_sub(8))?.0);
-            if let Some(caller) = stack::frameless_caller(function, stack_pointer, first, target, word) {
-                callers.copy_within(..MAX_CALLERS - 1, 1);
-                callers[0] = caller;
-                caller_count = (caller_count + 1).min(MAX_CALLERS);
-            }
+        let first = callers[..caller_count].first().copied();
+        let word = |address| cpu.words(address).map(|words| words.0);
+        let before = |caller: u64| word(caller.wrapping_sub(8));
+        let function = symbols.function(stored.pc);
+        let target = |caller| call_target(caller, before(caller)?);
+        let caller =
+            function.and_then(|at| stack::frameless_caller(at, stack_pointer, first, target, word)).or_else(|| {
+                // Assembly, such as most memcpy are, makes no frame, and may have been jumped to by what was called.
+                let framed = function.and_then(word).is_some_and(makes_frame);
+                let caller = word(stack_pointer).filter(|caller| !framed && Some(*caller) != first)?;
+                let called =
+                    symbols.function(caller.wrapping_sub(1)).is_some() && before(caller).is_some_and(ends_with_call);
+                called.then_some(caller)
+            });
+        if let Some(caller) = caller {
+            callers.copy_within(..MAX_CALLERS - 1, 1);
+            callers[0] = caller;
+            caller_count = (caller_count + 1).min(MAX_CALLERS);
         }
         let text = describe(&mut symbols, stored.pc, &callers[..caller_count]);
         let address = match ring {
@@ -150,6 +160,21 @@ fn call_target(caller: u64, before: u64) -> Option<u64> {
     let bytes = before.to_le_bytes();
     let distance = i32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
     (bytes[3] == CALL).then(|| caller.wrapping_add_signed(distance.into()))
+}
+
+/// Whether code that begins with these 8 bytes makes a frame: `push %rbp`, with `endbr64` before it perhaps.
+fn makes_frame(code: u64) -> bool {
+    const PUSH: u8 = 0x55;
+    match code.to_le_bytes() {
+        [0xF3, 0x0F, 0x1E, 0xFA, next, ..] => next == PUSH,
+        [next, ..] => next == PUSH,
+    }
+}
+
+/// Whether the last of 8 bytes of code are a call: a direct one, or one through the GOT or a register.
+fn ends_with_call(code: u64) -> bool {
+    let bytes = code.to_le_bytes();
+    matches!(bytes, [_, _, _, 0xE8, ..] | [_, _, 0xFF, 0x15, ..] | [.., 0xFF, 0xD0..=0xD7])
 }
 
 /// The functions of an instruction and of its callers.
@@ -240,18 +265,29 @@ mod tests {
     }
 
     #[test]
-    fn registers_of_devices_are_no_memory() {
-        let fixture = Fixture::new("memory");
-        let is_memory = |address| fixture.watch.is_memory(address);
-        assert!(is_memory(0) && is_memory(0x9_FFFF) && is_memory(0xC_0000) && is_memory((1 << 20) - 1));
-        assert!(!is_memory(0xA_0000) && !is_memory(0xB_FFFF) && !is_memory(1 << 20) && !is_memory(0xFEBF_0000));
-    }
-
-    #[test]
     fn a_direct_call_is_recognised_by_its_bytes() {
         let before = u64::from_le_bytes([0x90, 0x90, 0x90, 0xE8, 0xF0, 0xFF, 0xFF, 0xFF]);
         assert_eq!(call_target(0x1000, before), Some(0xFF0));
         assert_eq!(call_target(0x1000, 0), None);
+    }
+
+    #[test]
+    fn frames_and_calls_are_recognised_by_their_bytes() {
+        let code = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+        assert!(makes_frame(code([0x55, 0x48, 0x89, 0xE5, 0, 0, 0, 0])));
+        assert!(makes_frame(code([0xF3, 0x0F, 0x1E, 0xFA, 0x55, 0x48, 0x89, 0xE5])));
+        assert!(!makes_frame(code([0xF3, 0x0F, 0x1E, 0xFA, 0x48, 0x89, 0xF8, 0x55])) && !makes_frame(0x55 << 8));
+        for call in [[0, 0, 0, 0xE8, 1, 2, 3, 4], [0, 0, 0xFF, 0x15, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0x41, 0xFF, 0xD7]] {
+            assert!(ends_with_call(code(call)), "{call:x?}");
+        }
+        assert!(!ends_with_call(0) && !ends_with_call(code([0, 0, 0, 0, 0, 0, 0xFF, 0xE0])));
+    }
+
+    #[test]
+    fn memory_is_what_the_map_covers_but_for_the_video_memory_of_a_pc() {
+        let fixture = Fixture::new("memory");
+        let is_memory = |address| fixture.watch.is_memory(address);
+        assert!(is_memory(0x9_FFFF) && !is_memory(0xA_0000) && !is_memory(0xF_FFFF) && !is_memory(1 << 20));
     }
 
     #[test]
