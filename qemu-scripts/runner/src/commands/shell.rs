@@ -27,7 +27,7 @@ const QEMU_LIMIT: Duration = Duration::from_secs(5);
 /// The guest has the card bound to vfio-pci (its address is $CARD). Leave it with `exit`, or with Ctrl-A X.
 ///
 /// Exit codes: 0 left by `exit`, or the script succeeded; 1 the script, the guest or the card failed; 2 wrong usage;
-/// 3 this machine lacks something; 4 QEMU failed; 130 interrupted.
+/// 3 this machine lacks something; 4 QEMU failed; 9 the driver broke a rule of the data sheet; 130 interrupted.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What the guest's sh runs instead of a person.
