@@ -13,6 +13,7 @@ mod report;
 mod request;
 mod wake;
 
+pub(crate) use culprit::of_word as culprit_of_word;
 pub(crate) use describe::{Details, Place, message};
 pub(crate) use observer::Observer;
 pub(crate) use page::Word;

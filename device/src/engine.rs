@@ -27,7 +27,6 @@ use crate::synth::Synth;
 use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
 use dmus_interface::protocol::card::Poll;
-use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::SampleTime;
 use output::Output;
@@ -271,7 +270,8 @@ impl Core {
             (doorbell::SAMPLE_POSITION, Word::Whole(clocks.samples)),
             (doorbell::COMMANDS, Word::Half(section.commands())),
         ];
-        checker.check_page(section.page(), clocks.master, of_streams.chain(of_clocks));
+        let owners = section.shared().owners().map(|owners| &**owners);
+        checker.check_page(section.page(), owners, clocks.master, of_streams.chain(of_clocks));
     }
 
     /// Loads the grant, and says with what to load the tails after it: what a grant covers is among what these publish.
@@ -279,7 +279,7 @@ impl Core {
     fn poll(&mut self, section: &mut Section<'_>) -> Poll {
         let poll = Poll::at(section.page());
         if self.clock.grant(poll.grant()).is_err() {
-            section.fault(Fault::GrantBackward, 0);
+            section.grant_backward();
         }
         let Streams { capture, inputs, .. } = &self.streams;
         let reached = self.clock.now().horizon;

@@ -130,8 +130,12 @@ fn stores_into_slots_and_buffers_of_a_linux_guest_are_named_by_the_line_of_the_d
 }
 
 #[test]
-fn a_store_into_a_posted_buffer_is_named_by_the_line_of_the_driver() -> anyhow::Result<()> {
-    zoo_is_named("bare-metal", &[("posted-buffer-touched", "s.buffers.memory.write(16, &[0; 16]);")])
+fn stores_into_a_posted_buffer_and_to_a_word_of_the_card_are_named_by_the_line_of_the_driver() -> anyhow::Result<()> {
+    let drivers = [
+        ("foreign-word", "doorbell::COMPLETION_HEAD), 0, Ordering"),
+        ("posted-buffer-touched", "s.buffers.memory.write(16, &[0; 16]);"),
+    ];
+    zoo_is_named("bare-metal", &drivers)
 }
 
 #[test]

@@ -89,24 +89,28 @@ impl Culprit {
     pub(super) fn of_memory(&self, slot: u32, buffer: Option<usize>) -> Option<StoreRecord> {
         let pieces = buffer.map_or_else(|| self.slots.of(slot), |at| self.buffer(at));
         let touched = |store: &StoreRecord| pieces.iter().any(|(offset, bytes)| store.touches(*offset, *bytes));
-        self.look(|owners| owners.records(Ring::Owned, touched))
+        look(&self.owners, |owners| owners.records(Ring::Owned, touched))
     }
 
     /// The last store of a stream's tail.
     pub(super) fn of_tail(&self, stream: usize) -> Option<StoreRecord> {
-        let tail = doorbell::at(stream, doorbell::SUBMISSION_TAIL) as u64;
-        self.look(|owners| owners.doorbell_stores(tail))
+        of_word(&self.owners, doorbell::at(stream, doorbell::SUBMISSION_TAIL))
     }
+}
 
-    fn look(&self, stores: impl Fn(&Owners) -> Vec<StoreRecord>) -> Option<StoreRecord> {
-        for _ in 0..if self.owners.is_watched() { LOOKS } else { 0 } {
-            if let Some(store) = stores(&self.owners).into_iter().next() {
-                return Some(store);
-            }
-            std::thread::sleep(STEP);
+/// The last store to the word of the doorbell page at an offset.
+pub(crate) fn of_word(owners: &Owners, word: usize) -> Option<StoreRecord> {
+    look(owners, |owners| owners.doorbell_stores(word as u64))
+}
+
+fn look(owners: &Owners, stores: impl Fn(&Owners) -> Vec<StoreRecord>) -> Option<StoreRecord> {
+    for _ in 0..if owners.is_watched() { LOOKS } else { 0 } {
+        if let Some(store) = stores(owners).into_iter().next() {
+            return Some(store);
         }
-        None
+        std::thread::sleep(STEP);
     }
+    None
 }
 
 impl Drop for Culprit {

@@ -5,8 +5,9 @@
 use super::{
     Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
 };
-use crate::check::{COMPARED, Details, Place};
+use crate::check::{COMPARED, Details, Place, culprit_of_word};
 use crate::device::RemoteMemory;
+use crate::dma::owners::StoreRecord;
 use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
 use crate::log;
 use dmus_interface::command::{Answer, Status};
@@ -345,6 +346,11 @@ impl Section<'_> {
     }
 }
 
+/// The guest's last store to a word of the doorbell page, if a plugin watches.
+fn last_store(shared: &Shared, word: usize) -> Option<StoreRecord> {
+    culprit_of_word(shared.owners()?, word)
+}
+
 /// What the engine does.
 impl<'s> Section<'s> {
     pub(crate) fn is_ending(&self) -> bool {
@@ -354,6 +360,17 @@ impl<'s> Section<'s> {
     /// The engine has seen all resets so far: what it does from now on counts again.
     pub(crate) fn take_up(&self) {
         self.shared.void.store(self.inner.shutdown, Ordering::Relaxed);
+    }
+
+    /// A grant was stored that lies before one that was stored already.
+    #[cold]
+    pub(crate) fn grant_backward(&mut self) {
+        let (shared, master) = (self.shared, self.inner.clocks.master);
+        let place = Place { detail: Some(0), ..Place::default() };
+        self.fault_with(Fault::GrantBackward, 0, Code::Fault(Fault::GrantBackward), || Details {
+            culprit: last_store(shared, doorbell::GRANT),
+            ..Details::at(place, master)
+        });
     }
 
     /// A tail was stored for a stream that is not open.
@@ -366,7 +383,12 @@ impl<'s> Section<'s> {
         let place = Place { stream: Some(index), detail: Some(detail), ..Place::default() };
         let master = self.inner.clocks.master;
         let found = goes_on.then(|| format!("tail {tail}, which was {before} at the last reset"));
-        self.fault_with(Fault::ClosedStream, detail, code, || Details { found, ..Details::at(place, master) });
+        let shared = self.shared;
+        self.fault_with(Fault::ClosedStream, detail, code, || Details {
+            found,
+            culprit: last_store(shared, doorbell::at(index, doorbell::SUBMISSION_TAIL)),
+            ..Details::at(place, master)
+        });
     }
 
     /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.
