@@ -29,13 +29,13 @@ pub(crate) struct Options {
     /// Software emulation only (--accel tcg).
     #[arg(long)]
     pub(crate) culprit: bool,
-    /// With --culprit: the plugin [default: libdmus_plugin.so beside this program].
-    #[arg(long, value_name = "PATH", requires = "culprit")]
+    /// With --culprit or --check stop: the plugin [default: libdmus_plugin.so beside this program].
+    #[arg(long, value_name = "PATH")]
     plugin: Option<PathBuf>,
-    /// With --culprit: an ELF file with symbols of what runs in the guest, and the address (as 0x...) that it is
-    /// loaded at if that is not its own; may be given again.
-    #[arg(long, value_name = "ELF[@ADDRESS]", requires = "culprit")]
-    symbols: Vec<String>,
+    /// With --culprit or --check stop: an ELF file with symbols of what runs in the guest, and the address (as 0x...)
+    /// that it is loaded at if that is not its own; may be given again.
+    #[arg(long, value_name = "ELF[@ADDRESS]")]
+    pub(crate) symbols: Vec<String>,
 }
 
 /// A run with a plugin.

@@ -21,10 +21,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How often gdb and the guest are looked at.
 const POLL: Duration = Duration::from_millis(5);
 
+/// What gdb is told first: the guest's architecture decides how wide an address of symbols is.
+const START: &str = "set confirm off\nset pagination off\nset auto-load off\nset architecture i386:x86-64\n\
+                     define-prefix dmus\n";
+
 /// What is opened.
 pub(crate) enum Opened {
-    /// gdb, with this file of symbols; with commands, it runs them and ends.
-    Gdb { gdb: PathBuf, symbols: PathBuf, commands: Vec<String> },
+    /// gdb, with these files of symbols (`ELF[@0xADDRESS]`); with commands, it runs them and ends.
+    Gdb { gdb: PathBuf, symbols: Vec<String>, commands: Vec<String> },
     /// Nothing: somebody attaches to this socket.
     ByHand { socket: PathBuf },
 }
@@ -104,12 +108,11 @@ impl Debugger {
             }
         };
         let script = self.dir.join("commands.gdb");
-        std::fs::write(&script, self.script()?).context("cannot write gdb's commands")?;
+        std::fs::write(&script, self.script(symbols)?).context("cannot write gdb's commands")?;
         let mut words: Vec<OsString> = vec![gdb.into(), "-q".into(), "-nx".into()];
         words.extend((!commands.is_empty()).then(|| "--batch".into()));
         words.extend(["-x".into(), script.into()]);
         words.extend(commands.iter().flat_map(|command| ["-ex".into(), command.into()]));
-        words.push(symbols.into());
         let mut gdb = Process::start(&mut process::command(&words)?)
             .map_err(|error| Failure::new(crate::exit::Exit::Failed, format!("cannot start gdb: {error}")))?;
         let mut held = culprit.held();
@@ -133,15 +136,21 @@ impl Debugger {
     }
 
     /// What gdb runs first.
-    fn script(&self) -> anyhow::Result<String> {
+    fn script(&self, symbols: &[String]) -> anyhow::Result<String> {
         let ask = format!("shell {} ask {}", quoted(&self.card), quoted(&self.control()));
-        let mut text = String::from("set confirm off\nset pagination off\ndefine-prefix dmus\n");
+        let mut text = String::from(START);
         for (name, question, help) in [
             ("slots", "slots", "Each open stream, and each slot that the card owns."),
             ("slot", "slot $arg0", "dmus slot NUMBER: whose it is, its event as it is in memory, its last steps."),
             ("violation", "violation", "The last report of the card's checker."),
         ] {
             writeln!(text, "define dmus {name}\n{ask} {question}\nend\ndocument dmus {name}\n{help}\nend")?;
+        }
+        for file in symbols {
+            match file.rsplit_once("@0x") {
+                Some((file, address)) => writeln!(text, "add-symbol-file {file} -o 0x{address}")?,
+                None => writeln!(text, "file {file}")?,
+            }
         }
         // The card has told of the mistake on standard error.
         writeln!(text, "target remote {}", self.gdb_path().display())?;

@@ -94,9 +94,12 @@ impl Machine {
         if self.realtime { "realtime" } else { "virtual" }
     }
 
-    /// A file with symbols of what is booted.
-    pub(crate) fn symbols(&self) -> &Path {
-        &self.guest
+    /// Files with symbols of what runs in the guest, as --symbols names them.
+    pub(crate) fn symbols(&self) -> Vec<String> {
+        match self.programs.culprit.symbols.as_slice() {
+            [] => vec![self.guest.display().to_string()],
+            named => named.to_vec(),
+        }
     }
 
     /// What kind of guest the image is.

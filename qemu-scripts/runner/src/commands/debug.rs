@@ -5,7 +5,7 @@
 
 use crate::debugger::{Debugger, Opened};
 use crate::exit::{Exit, Failure};
-use crate::machine::{Image, Item, Job, Machine};
+use crate::machine::{Item, Job, Machine};
 use crate::progress::Progress;
 use crate::supervisor;
 use anyhow::Context;
@@ -74,12 +74,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     let more = args.append.iter().flat_map(|text| ["-append".into(), text.into()]).collect();
+    let symbols = machine.symbols();
     let opened = match &args.socket {
-        Some(socket) => Opened::ByHand { socket: std::path::absolute(socket).context("cannot use --socket")? },
-        None => {
-            let symbols = machine.symbols().to_owned();
-            Opened::Gdb { gdb: args.gdb.clone(), symbols, commands: args.ex.clone() }
+        Some(socket) => {
+            eprintln!("symbols: {}", symbols.join(", "));
+            Opened::ByHand { socket: std::path::absolute(socket).context("cannot use --socket")? }
         }
+        None => Opened::Gdb { gdb: args.gdb.clone(), symbols, commands: args.ex.clone() },
     };
     let mut debugger = Debugger::new(opened, machine.programs.card()?, dir.path(), at, more);
     let job = Job {
@@ -92,9 +93,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         speaker: None,
         misbehaves: true,
     };
-    if machine.image != Image::Linux && args.socket.is_some() {
-        eprintln!("symbols: {}", machine.symbols().display());
-    }
     let ended =
         supervisor::run_under(&machine, &job, dir.path(), &mut Progress::hidden("running"), Some(&mut debugger));
     if debugger.was_opened {
