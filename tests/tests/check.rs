@@ -63,7 +63,7 @@ fn a_mistake_is_told_in_full_once_counted_and_fails_the_card() -> anyhow::Result
         "  found     uData 0x0000000000643d90",
         "submitted by the driver",
         "fetched by the card",
-        "held until it is due",
+        "held by the card",
         "  cause     The driver filled",
         "dmus-card explain slot-changed",
         "the driver broke a rule of the data sheet: C6 slot-changed (2 times)",
@@ -84,7 +84,7 @@ fn a_mistake_is_told_in_full_once_counted_and_fails_the_card() -> anyhow::Result
     assert_eq!((&first["event"]["bytes"], &first["event"]["time_100ns"]), (&"90 3c 64".into(), &SECOND.into()));
     let steps: Vec<&str> =
         first["history"].as_array().context("history")?.iter().filter_map(|s| s["step"].as_str()).collect();
-    assert_eq!(steps, ["submitted by the driver", "fetched by the card", "held until it is due"], "{report:#}");
+    assert_eq!(steps, ["submitted by the driver", "fetched by the card", "held by the card"], "{report:#}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use super::Checker;
 use super::culprit::Culprit;
 use super::describe::{Details, Place, Seen, hex};
 use super::journal::Journal;
+use super::report::seconds;
 use crate::dma::owners::Owners;
 use crate::dma::{GuestMemory, SlotWords, StreamMemory};
 use crate::shared::StreamConfig;
@@ -352,7 +353,11 @@ impl Observer {
     /// In virtual time only the driver can make an event late.
     fn check_late(&self, memory: &impl StreamMemory, head: u32, status: u16) {
         if status == Status::Late as u16 && self.is_virtual {
-            self.checker.found(Code::Check(Check::GrantBroken), || self.details_of(memory, head, None));
+            self.checker.found(Code::Check(Check::GrantBroken), || Details {
+                expected: Some("submitted before the grant that covers its time".into()),
+                found: Some(format!("submitted when time was granted to {} already", seconds(self.time))),
+                ..self.details_of(memory, head, None)
+            });
         }
     }
 
@@ -382,7 +387,7 @@ impl Observer {
         }
         let differs = copied.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);
         let from = differs.saturating_sub(8);
-        let show = |bytes: &[u8]| format!("{} from byte {from} on", hex(&bytes[from..bytes.len().min(from + 32)]));
+        let show = |bytes: &[u8]| format!("from byte {from} on: {}", hex(&bytes[from..bytes.len().min(from + 32)]));
         self.checker.found(Code::Check(Check::BufferChanged), || Details {
             culprit: self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, Some(offset))),
             expected: Some(show(copied)),

@@ -107,7 +107,7 @@ fn name(happened: Happened) -> String {
     match happened {
         Happened::Submitted => "submitted by the driver".into(),
         Happened::Fetched => "fetched by the card".into(),
-        Happened::Held => "held until it is due".into(),
+        Happened::Held => "held by the card".into(),
         Happened::Completed(status) => format!("completed: {}", format!("{status:?}").to_lowercase()),
         Happened::TakenHome => "taken home by the driver".into(),
     }

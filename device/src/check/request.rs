@@ -23,7 +23,7 @@ impl Checker {
         };
         let show = |bytes: &[u8]| {
             let shown = bytes.iter().copied().skip(from).take(SHOWN).collect::<Vec<u8>>();
-            Some(format!("{} from byte {from} of the request of {opcode:?} on", hex(&shown)))
+            Some(format!("from byte {from} of the request of {opcode:?} on: {}", hex(&shown)))
         };
         self.found(Code::Check(Check::RequestChanged), || Details {
             expected: show(then),

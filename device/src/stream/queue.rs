@@ -405,10 +405,14 @@ impl Queues {
             Notice::Fault(_, detail) | Notice::Stale(detail) => (None, Some(detail)),
             Notice::Rejected { at, .. } => (Some(at), None),
         };
-        match (section.view(self.stream), slot) {
+        let mut details = match (section.view(self.stream), slot) {
             (Some(view), Some(slot)) => observer.details_of(&view, slot, detail),
             _ => observer.details(slot, detail),
+        };
+        if let Notice::Rejected { head, stolen: true, .. } = notice {
+            details.found = Some(format!("this slot, which is in flight by itself, in the submission of slot {head}"));
         }
+        details
     }
 
     /// What a card that checks calls a mistake: it knows some of them better.

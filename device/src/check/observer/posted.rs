@@ -55,9 +55,12 @@ impl Observer {
         self.checker.found(Code::Check(Check::PostedBufferTouched), || {
             let mut details = self.details(Some(slot), None);
             details.place.buffer = Some(offset);
-            let found = hex(&now[differs..now.len().min(differs + 32)]);
+            let show = |bytes: &[u8]| {
+                format!("from byte {differs} on: {}", hex(&bytes[differs..bytes.len().min(differs + 32)]))
+            };
             let culprit = self.culprit.as_ref().and_then(|culprit| culprit.of_memory(slot, Some(offset)));
-            Details { culprit, found: Some(format!("{found} from byte {differs} on")), ..details }
+            let expected = Some(format!("{}, with which the card fills it", show(&self.canary)));
+            Details { culprit, expected, found: Some(show(&now)), ..details }
         });
     }
 }
