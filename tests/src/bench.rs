@@ -248,15 +248,52 @@ pub fn callgrind(out: &Path) -> Command {
     valgrind
 }
 
+/// What callgrind says of the first thread.
+fn first_thread(out: &Path) -> anyhow::Result<String> {
+    let mut name = out.as_os_str().to_owned();
+    name.push("-01");
+    std::fs::read_to_string(&name).with_context(|| format!("callgrind left no {}", Path::new(&name).display()))
+}
+
+/// Instructions of the first thread that come from source files in a folder, inlined ones too, once the program that
+/// [`callgrind`] ran has ended.
+///
+/// # Errors
+/// There is no such file, or it is not as callgrind documents it.
+pub fn instructions_in(out: &Path, folder: &str) -> anyhow::Result<u64> {
+    let text = first_thread(out)?;
+    // A file is named once, and known by its number from then on.
+    let mut inside = std::collections::HashMap::new();
+    let (mut counts, mut sum, mut lines) = (false, 0, text.lines());
+    while let Some(line) = lines.next() {
+        if let Some((word, file)) =
+            line.split_once('=').filter(|(word, _)| ["fl", "fi", "fe", "cfi", "cfl"].contains(word))
+        {
+            let (number, name) = file.split_once(' ').unwrap_or((file, ""));
+            if !name.is_empty() {
+                inside.insert(number, name.contains(folder));
+            }
+            // The others name the file of what is called next.
+            if !word.starts_with('c') {
+                counts = *inside.get(number).with_context(|| format!("callgrind does not name {number}"))?;
+            }
+        } else if line.starts_with("calls=") {
+            // What is called has its own lines.
+            lines.next();
+        } else if counts && line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+            let cost = line.split_whitespace().nth(1).map_or(Ok(0), str::parse::<u64>);
+            sum += cost.with_context(|| format!("no cost in {line}"))?;
+        }
+    }
+    Ok(sum)
+}
+
 /// Instructions of the first thread, once the program that [`callgrind`] ran has ended.
 ///
 /// # Errors
 /// There is no such file, or it has no total.
 pub fn instructions(out: &Path) -> anyhow::Result<u64> {
-    let mut name = out.as_os_str().to_owned();
-    name.push("-01");
-    let text =
-        std::fs::read_to_string(&name).with_context(|| format!("callgrind left no {}", Path::new(&name).display()))?;
+    let text = first_thread(out)?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")));
     Ok(total.context("callgrind's output has no total")?.trim().parse()?)
 }

@@ -13,10 +13,12 @@ mod peer_virtqueue;
 
 use anyhow::{Context, bail, ensure};
 use dmus_tests::bench::{
-    Arguments, Quantile, Report, Row, Target, callgrind, instructions, per_operation, progress, this_program,
+    Arguments, Quantile, Report, Row, Target, callgrind, instructions, instructions_in, per_operation, progress,
+    this_program,
 };
 use dmus_tests::programs::{self, said};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -120,18 +122,28 @@ impl Counted {
         if let Some(&known) = self.0.get(&(who, bytes, batch)) {
             return Ok(known);
         }
-        let dir = tempfile::tempdir()?;
-        let out = dir.path().join("callgrind");
-        let each = per_operation(COUNTED, |events| {
-            let numbers = [bytes as u64, batch, events].map(|number| number.to_string());
-            let mut counting = callgrind(&out);
-            let done = programs::run(counting.arg(this_program()?).arg("count").args(who).args(numbers))?;
-            ensure!(done.status.success(), "callgrind failed: {}", said(&done));
-            instructions(&out)
-        })?;
+        let each = count_with(who, bytes, batch, instructions)?;
         self.0.insert((who, bytes, batch), each);
         Ok(each)
     }
+}
+
+/// What an event costs, by what `read` takes from callgrind's output.
+fn count_with(
+    who: [&str; 2],
+    bytes: usize,
+    batch: u64,
+    read: impl Fn(&Path) -> anyhow::Result<u64>,
+) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let out = dir.path().join("callgrind");
+    per_operation(COUNTED, |events| {
+        let numbers = [bytes as u64, batch, events].map(|number| number.to_string());
+        let mut counting = callgrind(&out);
+        let done = programs::run(counting.arg(this_program()?).arg("count").args(who).args(numbers))?;
+        ensure!(done.status.success(), "callgrind failed: {}", said(&done));
+        read(&out)
+    })
 }
 
 /// A row of instructions: its name's first part, what of ours is counted, what is taken off because it is not the
@@ -179,6 +191,21 @@ fn count_checked(arguments: &Arguments, counted: &mut Counted, rows: &mut Vec<Ro
             [counted.each(["ours", "checked"], bytes, batch)?, counted.each(["ours", "ahead"], bytes, batch)?];
         let target = Target::RatioAtMost(target);
         rows.push(Row::counted(name, "Ir/event", target, [checked - grants, unchecked - grants]));
+    }
+    // Inlined or not: a card that does not check has none of it on an event's way.
+    for batch in [1, 16] {
+        let name = format!("instructions of the checker's code, ahead of a grant, 8 B, batch {batch}, off to warn");
+        if arguments.wants(&name) {
+            progress(&name);
+            let of_checker =
+                |case| count_with(["ours", case], 8, batch, |out| instructions_in(out, "/device/src/check"));
+            rows.push(Row::counted(
+                name,
+                "Ir/event",
+                Target::RatioAtMost(0.0),
+                [of_checker("ahead")?, of_checker("checked")?],
+            ));
+        }
     }
     Ok(())
 }
