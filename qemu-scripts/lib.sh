@@ -303,7 +303,7 @@ accelerator() {
 # supervise COMMAND ARGUMENT...: builds card, runner and the guest that --image names, gets QEMU if need be, and runs `dmus-run COMMAND`
 # with all of it, in this process's place but for its end.
 supervise() {
-    local scripts=$repo/qemu-scripts guest=() more=() accel image images status=0
+    local scripts=$repo/qemu-scripts booted=() more=() accel image images status=0
     image=$(image_of "$@")
     say 'building'
     build_runner
@@ -318,18 +318,18 @@ supervise() {
             images=$target/linux
             ! culprit_wanted "$@" || images=$target/linux-debug/image
             "$repo/images/linux/build" --dmusd -o "$images"
-            guest=(--guest "$images/vmlinux")
+            booted=(--guest "$images/vmlinux")
             more=(--initrd "$images/initrd")
             ! culprit_wanted "$@" || more+=(--symbols "$(dmusd_symbols)")
             ;;
         *)
             if ! guest_named "$@"; then
                 build_guest
-                guest=(--guest "$guest_elf")
+                booted=(--guest "$guest_elf")
             fi
             ;;&
         iso*)
-            guest=(--guest "$target/dmus-player.iso")
+            booted=(--guest "$target/dmus-player.iso")
             "$scripts/iso" -o "$target/dmus-player.iso"
             ;;&
         iso*) ! culprit_wanted "$@" || more+=(--symbols "$guest_elf") ;;&
@@ -337,7 +337,7 @@ supervise() {
     esac
     accel=$(accelerator "$@")
     # Not exec: if the program is killed, somebody must still say so.
-    "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" "${guest[@]}" "${more[@]}" "${@:2}" || status=$?
+    "$runner" "$1" --qemu "$scripts/qemu" --accel "$accel" "${booted[@]}" "${more[@]}" "${@:2}" || status=$?
     ((status < 128 || status == 130)) || say "dmus-run was killed (status $status); an audio file that was written is valid as far as it got"
     exit "$status"
 }

@@ -121,9 +121,10 @@ impl Debugger {
             if std::mem::replace(&mut held, now_held) != now_held {
                 self.ask("stop")?;
             }
+            // The terminal interrupts gdb, whose user wants the guest to stop.
+            interrupt.forget_interrupts();
+            interrupt.check()?;
         }
-        // gdb is interrupted by the terminal when its user wants the guest to stop.
-        interrupt.forget();
         Ok(())
     }
 

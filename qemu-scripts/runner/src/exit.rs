@@ -51,26 +51,29 @@ pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
 
 /// Whether somebody asked this process to end.
 #[derive(Clone)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt {
+    ended: Arc<AtomicBool>,
+    interrupted: Arc<AtomicBool>,
+}
 
 impl Interrupt {
     /// From here on, SIGHUP, SIGINT and SIGTERM are noted instead of killing this process.
     pub(crate) fn catch() -> anyhow::Result<Self> {
-        let asked = Arc::new(AtomicBool::new(false));
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&asked)).context("cannot handle signals")?;
+        let this = Self { ended: Arc::default(), interrupted: Arc::default() };
+        for (signal, flag) in [(SIGHUP, &this.ended), (SIGTERM, &this.ended), (SIGINT, &this.interrupted)] {
+            signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot handle signals")?;
         }
-        Ok(Self(asked))
+        Ok(this)
     }
 
-    /// What a terminal sent was for somebody else.
-    pub(crate) fn forget(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    /// What the terminal has sent until now was for another program.
+    pub(crate) fn forget_interrupts(&self) {
+        self.interrupted.store(false, Ordering::Relaxed);
     }
 
     /// Fails once a signal came.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.ended.load(Ordering::Relaxed) || self.interrupted.load(Ordering::Relaxed) {
             true => Err(Failure::new(Exit::Interrupted, "interrupted")),
             false => Ok(()),
         }
