@@ -6,20 +6,20 @@
 use crate::shared::Shared;
 use crate::transport;
 use parking_lot::Mutex;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client may take to ask, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the engine may take to answer: it renders what was granted first.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes of a question.
-const MAX_QUESTION: u64 = 256;
+const MAX_QUESTION: usize = 256;
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,12 +95,28 @@ pub(crate) fn start(listener: UnixListener, shared: Arc<Shared>) -> io::Result<(
     std::thread::Builder::new().name("control".into()).spawn(serve).map(drop)
 }
 
+/// Reads a line, or what there is of it at the end.
+fn read_question(mut client: &UnixStream) -> io::Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut text, mut len) = ([0; MAX_QUESTION], 0);
+    while len < MAX_QUESTION && !text[..len].contains(&b'\n') {
+        // Of all reads together: bytes may come one by one.
+        let left = deadline.saturating_duration_since(Instant::now());
+        client.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match client.read(&mut text[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let line = text[..len].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).into_owned())
+}
+
 fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let mut text = Vec::new();
-    BufReader::new(client.take(MAX_QUESTION)).read_until(b'\n', &mut text)?;
-    let answer = match String::from_utf8_lossy(&text).parse() {
+    let answer = match read_question(client)?.parse() {
         Ok(question) => {
             let answer = shared.questions().ask(question);
             shared.section().wake();
