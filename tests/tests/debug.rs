@@ -1,13 +1,11 @@
 //! A guest that is stopped at a mistake, with gdb on it, or somebody else: where it stands, and what the card tells.
 
 use anyhow::{Context, ensure};
-use dmus_tests::programs::{Running, repository, run, said, script, target, until};
+use dmus_tests::programs::{LIMIT, Running, repository, run, said, script, target, until};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of an instruction of x86 at most.
 const INSTRUCTION: u64 = 15;
 
@@ -120,6 +118,7 @@ fn somebody_attaches_by_hand_as_an_editor_does() -> anyhow::Result<()> {
     let log = dir.path().join("log");
     let debugged = Running::start_logging(&mut command, std::fs::File::create(&log)?)?;
     let words = || std::fs::read_to_string(&log).unwrap_or_default();
+    // It is built first.
     until("the guest to be held", LIMIT, || words().contains("the guest stands behind its mistake"))?;
     // The machine interface of gdb is what editors speak.
     let socket = dir.path().join("debug.sock");
