@@ -3,15 +3,13 @@
 //! Fed by `dmus-card ask` with a line; asks the engine, which answers between two turns; feeds the one who asked with
 //! text. One at a time, each within a second, so that no client holds up more than the others of this socket.
 
+pub use crate::shared::questions::{NoQuestion, Question};
+
+use crate::pci::Card;
 use crate::shared::Shared;
 use crate::transport;
-use parking_lot::Mutex;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How long a client may take to ask, and to take the answer.
@@ -21,69 +19,12 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes of a question.
 const MAX_QUESTION: usize = 256;
 
-/// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Each slot that the card owns.
-    Slots,
-    /// One slot of each stream, with its history.
-    Slot(u32),
-    /// The last report of the checker.
-    Violation,
-}
-
-/// Why a text is no question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected `slots`, `slot NUMBER` or `violation`")]
-pub struct NoQuestion;
-
-impl FromStr for Question {
-    type Err = NoQuestion;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let words: Vec<_> = text.split_whitespace().collect();
-        match words.as_slice() {
-            ["slots"] => Ok(Self::Slots),
-            ["slot", number] => number.parse().map(Self::Slot).map_err(|_| NoQuestion),
-            ["violation"] => Ok(Self::Violation),
-            _ => Err(NoQuestion),
-        }
-    }
-}
-
-/// What the engine is asked.
-#[derive(Debug, Default)]
-pub(crate) struct Questions {
-    asked: Mutex<Option<(Question, SyncSender<String>)>>,
-    any: AtomicBool,
-}
-
-impl Questions {
-    fn ask(&self, question: Question) -> Receiver<String> {
-        let (sender, receiver) = sync_channel(1);
-        *self.asked.lock() = Some((question, sender));
-        self.any.store(true, Ordering::Release);
-        receiver
-    }
-
-    /// Answers what was asked, if anything was.
-    #[inline]
-    pub(crate) fn answer(&self, answer: impl FnOnce(Question) -> String) {
-        if self.any.load(Ordering::Acquire) {
-            self.any.store(false, Ordering::Relaxed);
-            if let Some((question, asker)) = self.asked.lock().take() {
-                // Whoever asked may have given up.
-                let _ = asker.try_send(answer(question));
-            }
-        }
-    }
-}
-
-/// Answers at a socket from now on.
+/// Answers at a socket from now on, for a card that checks.
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub(crate) fn start(listener: UnixListener, shared: Arc<Shared>) -> io::Result<()> {
+pub fn start(listener: UnixListener, card: &Card) -> io::Result<()> {
+    let shared = card.shared();
     let serve = move || {
         while let Ok(client) = transport::accept(&listener) {
             // It is its own fault.
@@ -125,24 +66,4 @@ fn serve(mut client: &UnixStream, shared: &Shared) -> io::Result<()> {
         Err(error) => format!("{error}\n"),
     };
     client.write_all(answer.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn questions_are_words_and_anything_else_is_none() {
-        for (text, question) in [
-            ("slots", Some(Question::Slots)),
-            ("slot 3", Some(Question::Slot(3))),
-            (" violation ", Some(Question::Violation)),
-            ("slot", None),
-            ("slot -1", None),
-            ("slots 3", None),
-            ("", None),
-        ] {
-            assert_eq!(text.parse().ok(), question, "{text}");
-        }
-    }
 }

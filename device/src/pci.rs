@@ -23,7 +23,6 @@ use dmus_interface::regs::{self, Access, Fault, Found, Register, control, featur
 use dmus_interface::time::RefTime;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use stream_registers::{Part, StreamRegisters};
 
@@ -77,12 +76,9 @@ impl Card {
         self.shared.set_checker(checker);
     }
 
-    /// Answers questions at this socket from now on.
-    ///
-    /// # Errors
-    /// The system has no room for a thread.
-    pub fn answer_at(&self, listener: UnixListener) -> io::Result<()> {
-        crate::control::start(listener, Arc::clone(&self.shared))
+    /// What it shares with its engine.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// The card's counters.

@@ -7,10 +7,10 @@
 //! request a stream and one command, which bounds by construction what a guest can pile up.
 
 mod interrupts;
+pub(crate) mod questions;
 mod section;
 
 use crate::check::{Checker, Rings};
-use crate::control::Questions;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
@@ -26,6 +26,7 @@ use dmus_interface::wave::WaveFormat;
 use interrupts::Interrupts;
 pub(crate) use interrupts::{EngineThread, accept_kicks, allow_kicks};
 use parking_lot::{Condvar, Mutex};
+use questions::Questions;
 pub(crate) use section::Section;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! What a serving card tells whoever debugs its guest: the control socket, and the owners map of a plugin that holds the
-//! guest at mistakes, whose part is played here.
+//! What a serving card tells whoever debugs its guest: the control socket, and the owners map of a plugin that holds
+//! the guest at mistakes, whose part is played here.
 
 use anyhow::{Context, ensure};
 use dmus_card::owners::Owners;

@@ -15,7 +15,7 @@ use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
 use dmus_card::stats::{LATE_LIMITS, Stats};
 use dmus_card::transport::{self, Transport};
 use dmus_card::{ClockMode, SAMPLE_RATE};
-use dmus_card::{log, privileges, sandbox};
+use dmus_card::{control, log, privileges, sandbox};
 use dmus_interface::rule::Rule;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -341,7 +341,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             sweepers.push(Sweeper::start(path)?);
         }
     }
-    let control = args.control.as_deref().map(transport::listen).transpose()?;
+    let questions = args.control.as_deref().map(transport::listen).transpose()?;
     if let Some(path) = &args.control {
         sweepers.push(Sweeper::start(path)?);
     }
@@ -370,8 +370,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     log::start().context("cannot start the log")?;
     let engine = engine.spawn().context("cannot start the engine")?;
-    if let Some(listener) = control {
-        card.answer_at(listener).context("cannot start answering at the control socket")?;
+    if let Some(listener) = questions {
+        control::start(listener, &card).context("cannot start answering at the control socket")?;
     }
     let stats = card.stats();
     let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json, report })), stats, checker });

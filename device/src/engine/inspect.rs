@@ -5,9 +5,9 @@
 
 use super::{Core, Turn};
 use crate::check::{Observer, message, seconds, write_event, write_history};
-use crate::control::Question;
 use crate::dma::owners::Owners;
 use crate::shared::Section;
+use crate::shared::questions::Question;
 use crate::stream::in_flight::InFlight;
 use crate::stream::queue::Queues;
 use dmus_interface::owners::Ring;

@@ -3,7 +3,6 @@
 //! Fed by the command line; feeds card and QEMU with the owners map, through which plugin and card speak, and the
 //! terminal with what the plugin saw.
 
-use crate::card::Checking;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Process};
 use crate::programs::Programs;
@@ -22,22 +21,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What the plugin says then.
 const READY: &str = "dmus-plugin: ready";
 
-#[derive(Clone, clap::Args)]
-pub(crate) struct Options {
-    /// Find the culprit: a plugin of QEMU sees each store of the guest into memory that the card owns, and each to the
-    /// doorbell page, and names instruction, function and callers to the card, which checks then (--check warn).
-    /// Software emulation only (--accel tcg).
-    #[arg(long)]
-    pub(crate) culprit: bool,
-    /// With --culprit or --check stop: the plugin [default: libdmus_plugin.so beside this program].
-    #[arg(long, value_name = "PATH")]
-    plugin: Option<PathBuf>,
-    /// With --culprit or --check stop: an ELF file with symbols of what runs in the guest, and the address (as 0x...)
-    /// that it is loaded at if that is not its own; may be given again.
-    #[arg(long, value_name = "ELF[@ADDRESS]")]
-    pub(crate) symbols: Vec<String>,
-}
-
 /// A run with a plugin.
 pub(crate) struct Culprit {
     plugin: PathBuf,
@@ -48,15 +31,10 @@ pub(crate) struct Culprit {
 
 impl Culprit {
     /// What the command line wants, with the owners map in `dir`. `None`: nothing, or it cannot be had here, which is
-    /// said in a sentence; but a guest that is to be held at mistakes must have it.
-    pub(crate) fn prepare(
-        programs: &Programs,
-        guest: Guest,
-        dir: &Path,
-        checking: &Checking,
-    ) -> anyhow::Result<Option<Self>> {
+    /// said in a sentence; but a guest that `stops` at mistakes must have it.
+    pub(crate) fn prepare(programs: &Programs, guest: Guest, dir: &Path, stops: bool) -> anyhow::Result<Option<Self>> {
         let options = &programs.culprit;
-        if !options.culprit && !checking.stops() {
+        if !options.culprit && !stops {
             return Ok(None);
         }
         if programs.accel.split(',').next() != Some("tcg") {
@@ -83,7 +61,7 @@ impl Culprit {
         }
         if let Err(why) = probe(programs, &plugin) {
             let message = format!("the guest cannot be held at mistakes: this QEMU does not take the plugin ({why})");
-            ensure!(!checking.stops(), Failure::new(Exit::Qemu, message));
+            ensure!(!stops, Failure::new(Exit::Qemu, message));
             tracing::warn!("no culprit will be named: this QEMU does not take the plugin ({why})");
             return Ok(None);
         }

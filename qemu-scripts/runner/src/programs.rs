@@ -2,7 +2,6 @@
 //!
 //! Fed by the command line; feeds [`crate::card`] and [`crate::qemu`].
 
-use crate::culprit;
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
@@ -21,7 +20,7 @@ pub(crate) struct Programs {
     #[arg(long)]
     pub(crate) no_sandbox: bool,
     #[command(flatten)]
-    pub(crate) culprit: culprit::Options,
+    pub(crate) culprit: Plugin,
 }
 
 impl Programs {
@@ -38,4 +37,21 @@ impl Programs {
         );
         Ok(card)
     }
+}
+
+/// What a plugin of QEMU is wanted for.
+#[derive(Clone, clap::Args)]
+pub(crate) struct Plugin {
+    /// Find the culprit: a plugin of QEMU sees each store of the guest into memory that the card owns, and each to the
+    /// doorbell page, and names instruction, function and callers to the card, which checks then (--check warn).
+    /// Software emulation only (--accel tcg).
+    #[arg(long)]
+    pub(crate) culprit: bool,
+    /// With --culprit or --check stop: the plugin [default: libdmus_plugin.so beside this program].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) plugin: Option<PathBuf>,
+    /// With --culprit or --check stop: an ELF file with symbols of what runs in the guest, and the address (as 0x...)
+    /// that it is loaded at if that is not its own; may be given again.
+    #[arg(long, value_name = "ELF[@ADDRESS]")]
+    pub(crate) symbols: Vec<String>,
 }

@@ -47,7 +47,7 @@ pub(crate) fn run_under(
     debugger: Option<&mut Debugger>,
 ) -> anyhow::Result<(GuestReport, Value)> {
     let interrupt = Interrupt::catch()?;
-    let culprit = Culprit::prepare(&machine.programs, machine.guest(), dir, &machine.checking)?;
+    let culprit = Culprit::prepare(&machine.programs, machine.guest(), dir, machine.checking.stops())?;
     let mut more = job.card.clone();
     more.extend(debugger.iter().flat_map(|debugger| debugger.card()));
     more.extend(culprit.iter().flat_map(Culprit::card));
