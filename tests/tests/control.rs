@@ -252,6 +252,9 @@ fn a_guest_is_stopped_at_each_breach_of_the_rule_that_is_chosen_and_at_no_other(
     let done = served.end()?;
     // Each that the guest is stopped at is told in full.
     ensure!(said(&done).matches("submission rejected R2 struct-size").count() == 2, "{}", said(&done));
+    for slot in ["  where     stream 0, slot 0 at ", "  where     stream 0, slot 2 at "] {
+        ensure!(said(&done).contains(slot), "{slot}: {}", said(&done));
+    }
     Ok(())
 }
 
