@@ -50,15 +50,16 @@ pub(crate) struct Watch {
     file: OwnersFile,
     /// One record is written at a time.
     symbols: Mutex<Symbols>,
-    /// The guest is held at mistakes, and of how many it was.
+    /// The guest is held at mistakes, and of how many it was; and how many vCPUs wait for a judgement.
     stopping: bool,
     known: AtomicU32,
+    waiting: AtomicU32,
 }
 
 impl Watch {
     pub(crate) fn new(file: OwnersFile, symbols: Symbols) -> Self {
         let (stopping, known) = (file.is_stopping(), AtomicU32::new(file.stops()));
-        Self { file, symbols: Mutex::new(symbols), stopping, known }
+        Self { file, symbols: Mutex::new(symbols), stopping, known, waiting: AtomicU32::new(0) }
     }
 
     /// Whether the guest is held at mistakes.
@@ -66,8 +67,21 @@ impl Watch {
         self.stopping
     }
 
-    /// Waits until the card has judged what the guest has stored up to here.
-    pub(crate) fn wait_for_judgement(&self) {
+    /// Whether the vCPU that has made an access is to be held. One whose store was recorded waits until the card has
+    /// judged what the guest has stored up to here.
+    #[inline]
+    pub(crate) fn is_held(&self, recorded: bool) -> bool {
+        self.stopping
+            && match recorded {
+                true => self.is_wrong(),
+                // What is wrong may be a store that its vCPU waits behind.
+                false => self.waiting.load(Ordering::Relaxed) == 0 && self.takes_stop(),
+            }
+    }
+
+    #[cold]
+    fn is_wrong(&self) -> bool {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         let (question, began) = (self.file.ask(), Instant::now());
         while !self.file.is_judged(question) && began.elapsed() < PATIENCE {
             if began.elapsed() < SPIN {
@@ -76,12 +90,15 @@ impl Watch {
                 std::thread::sleep(STEP);
             }
         }
+        let wrong = self.takes_stop();
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        wrong
     }
 
     /// Whether there is a mistake that no vCPU was held at yet: the one that asks is to be held. Cheap, for every
     /// access.
     #[inline]
-    pub(crate) fn takes_stop(&self) -> bool {
+    fn takes_stop(&self) -> bool {
         let stops = self.file.stops();
         stops != self.known.load(Ordering::Relaxed) && self.known.swap(stops, Ordering::Relaxed) != stops
     }
@@ -194,7 +211,7 @@ fn describe(symbols: &mut Symbols, pc: u64, callers: &[u64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dmus_interface::owners::{DOORBELL_PAGE, Layout};
+    use dmus_interface::owners::{ASKED, DOORBELL_PAGE, JUDGED, Layout, STOPPING, STOPS};
     use std::fs::File;
     use std::os::unix::fs::FileExt;
     use zerocopy::FromBytes;
@@ -262,6 +279,37 @@ mod tests {
         assert!(owned(0x104, 8) && owned(0xFC, 16) && !owned(0xF8, 16));
         // Beyond the map.
         assert!(!owned((1 << 20) - 4, 8) && !owned(u64::MAX - 3, 8));
+    }
+
+    #[test]
+    fn the_vcpu_that_was_wrong_is_held_once_and_no_other() {
+        let fixture = Fixture::new("held");
+        fixture.file.write_all_at(&1_u32.to_le_bytes(), STOPPING).expect("the mode");
+        let watch = Watch::new(OwnersFile::open(&fixture.path).expect("a map"), Symbols::default());
+        let store = |offset, value: u32| fixture.file.write_all_at(&value.to_le_bytes(), offset).expect("a word");
+        let asked = || {
+            let mut word = [0; 4];
+            fixture.file.read_exact_at(&mut word, ASKED).expect("a word");
+            u32::from_le_bytes(word)
+        };
+        assert!(!watch.is_held(false));
+        std::thread::scope(|scope| {
+            let wrong = scope.spawn(|| watch.is_held(true));
+            let began = Instant::now();
+            while asked() == 0 {
+                assert!(began.elapsed() < PATIENCE, "nothing is asked");
+                std::thread::yield_now();
+            }
+            // The card counts a stop, and then says that it has judged: another vCPU runs in between.
+            store(STOPS, 1);
+            assert!(!watch.is_held(false));
+            store(JUDGED, 1);
+            assert!(wrong.join().expect("a vCPU"));
+        });
+        assert!(!watch.is_held(false));
+        // At a register, say, the card has counted by the time the access returns.
+        store(STOPS, 2);
+        assert!(watch.is_held(false) && !watch.is_held(false));
     }
 
     #[test]

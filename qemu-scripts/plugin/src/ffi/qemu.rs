@@ -273,10 +273,8 @@ extern "C" fn on_access(vcpu: c_uint, info: u32, address: u64, pc: *mut c_void) 
         return;
     };
     // SAFETY: `info` is that of the access that this is called for.
-    if unsafe { qemu_plugin_mem_is_store(info) } && on_store(watch, vcpu, info, address, pc) && watch.is_stopping() {
-        watch.wait_for_judgement();
-    }
-    if watch.is_stopping() && watch.takes_stop() {
+    let recorded = unsafe { qemu_plugin_mem_is_store(info) } && on_store(watch, vcpu, info, address, pc);
+    if watch.is_held(recorded) {
         set_hold(vcpu, true);
     }
 }
