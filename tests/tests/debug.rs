@@ -79,6 +79,21 @@ fn a_guest_is_stopped_behind_the_tail_that_published_a_mistake_and_plays_on() ->
 }
 
 #[test]
+fn a_guest_that_gdb_has_left_plays_on_past_its_next_mistakes() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut command = script("debug");
+    command.args(["--zoo", "slot-changed", "--zoo", "buffer-changed", "--zoo", "struct-size", "--ex", "bt"]);
+    let done = run(command.env("DMUS_LOG", "warn,dmus_run=debug").current_dir(dir.path()))?;
+    let said = said(&done);
+    ensure!(done.status.code() == Some(9), "{}: {said}", done.status);
+    ensure!(said.matches("\n#0 ").count() == 1, "gdb was opened again: {said}");
+    for told in ["C6 slot-changed: ", "C7 buffer-changed: ", "R2 struct-size: ", "guest: dmus: misbehaved mistakes=3"] {
+        ensure!(said.contains(told), "{told}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_guest_without_a_mistake_is_never_stopped_and_another_rule_can_be_chosen() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let done = run(&mut debug(dir.path())?)?;

@@ -125,6 +125,8 @@ impl Debugger {
             interrupt.forget_interrupts();
             interrupt.check()?;
         }
+        // It may have let go of the guest just before that was held again. A QEMU that has ended needs nothing more.
+        let _ = self.ask("cont");
         Ok(())
     }
 

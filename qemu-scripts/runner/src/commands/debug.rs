@@ -25,9 +25,9 @@ pub(crate) struct Args {
     /// Standard MIDI file to play, format 0 or 1 [default: the bundled song].
     #[arg(conflicts_with = "zoo")]
     song: Option<PathBuf>,
-    /// Have the guest break this rule, to try all of this.
+    /// Have the guest break this rule, to try all of this; may be given again.
     #[arg(long, value_name = "NAME")]
-    zoo: Option<String>,
+    zoo: Vec<String>,
     /// Stop at each breach of this rule, instead of at the first of each that is an error.
     #[arg(long, value_name = "NAME")]
     at: Option<String>,
@@ -58,15 +58,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut machine = args.machine.clone();
     machine.checking.stop();
     let mut items = Vec::new();
-    let linux = match &args.zoo {
-        Some(name) => {
-            let mistakes = zoo::select(std::slice::from_ref(name)).map_err(|error| usage(error.to_string()))?;
-            let mistake = mistakes.first().context("no mistake")?;
-            machine.realtime = mistake.realtime;
-            items.push(("zoo", Item::Text(mistake.rule.into())));
-            format!("dmusd zoo {} || :", mistake.rule)
+    let linux = match args.zoo.as_slice() {
+        [_, ..] => {
+            let mistakes = zoo::select(&args.zoo).map_err(|error| usage(error.to_string()))?;
+            machine.realtime = mistakes.iter().all(|mistake| mistake.realtime);
+            if mistakes.iter().any(|mistake| mistake.realtime != machine.realtime) {
+                return Err(usage("some of these rules are of real time and some of virtual time".into()).into());
+            }
+            let rules: Vec<&str> = mistakes.iter().map(|mistake| mistake.rule).collect();
+            items.push(("zoo", Item::Text(rules.join(" "))));
+            format!("dmusd zoo {} || :", rules.join(" "))
         }
-        None => {
+        [] => {
             let song = dir.path().join("song.mid");
             std::fs::write(&song, load_song(args.song.as_deref())?.bytes).context("cannot write a temporary file")?;
             items.push(("song", Item::File(song)));
