@@ -10,8 +10,6 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// From the command to the guest's first own act.
-const BOOT_LIMIT: Duration = Duration::from_secs(12);
 /// Of the initramfs, in bytes.
 const SIZE_LIMIT: u64 = 15_000_000;
 
@@ -38,8 +36,6 @@ struct Seen {
     driver: String,
     /// What shares the card's IOMMU group.
     group: String,
-    /// From the command to the script's first line.
-    booted: Duration,
 }
 
 /// Boots once for all tests.
@@ -52,14 +48,9 @@ fn seen() -> anyhow::Result<&'static Seen> {
 
 fn look() -> anyhow::Result<Seen> {
     programs::card()?;
-    // So that the time of the boot is not that of a download.
-    let built = tempfile::tempdir()?;
-    let done = run(&mut build(built.path()))?;
-    ensure!(done.status.success(), "{}", said(&done));
     let share = tempfile::tempdir()?;
     let text = "set -e
         cd /share
-        : >begun
         lspci -vvv -nn -s $CARD >lspci 2>&1
         device=/sys/bus/pci/devices/$CARD
         basename $(readlink $device/driver) >driver
@@ -68,7 +59,6 @@ fn look() -> anyhow::Result<Seen> {
         dmesg -r >dmesg
         cat /proc/interrupts >interrupts
     ";
-    let started = std::time::SystemTime::now();
     let done = boot(share.path(), text, &[])?;
     ensure!(done.status.success(), "{}", said(&done));
     let read = |name: &str| std::fs::read_to_string(share.path().join(name)).with_context(|| name.to_owned());
@@ -78,7 +68,6 @@ fn look() -> anyhow::Result<Seen> {
         interrupts: read("interrupts")?,
         driver: read("driver")?,
         group: read("group")?,
-        booted: std::fs::metadata(share.path().join("begun"))?.modified()?.duration_since(started)?,
     })
 }
 
@@ -129,13 +118,6 @@ fn the_kernel_has_nothing_to_say_against_the_card() -> anyhow::Result<()> {
     }
     let errors = seen.interrupts.lines().find(|line| line.trim_start().starts_with("ERR:")).context("no ERR line")?;
     assert_eq!(errors.split_whitespace().nth(1), Some("0"), "{errors}");
-    Ok(())
-}
-
-#[test]
-fn it_boots_within_its_time() -> anyhow::Result<()> {
-    let booted = seen()?.booted;
-    assert!(booted < BOOT_LIMIT, "{booted:?}");
     Ok(())
 }
 
