@@ -17,6 +17,7 @@
 
 mod back_off;
 pub mod bank;
+pub mod capsule;
 pub mod capture;
 pub mod check;
 mod clock;
