@@ -86,16 +86,19 @@ impl Card {
         Arc::clone(self.shared.stats())
     }
 
-    /// As at power-on, but for maps and vectors.
-    fn restart(&mut self) {
+    /// As at power-on, but for maps and vectors. In one section: in between, what the engine still has to do would be a
+    /// fault.
+    fn restart(&mut self, section: &mut Section<'_>) {
         self.config = ConfigSpace::new();
         self.tell_doorbell();
-        // In one section: in between, what the engine still has to do would be a fault.
-        let mut section = self.shared.section();
         section.set_bus_master(false);
         section.reset();
-        drop(section);
         self.reset_registers();
+    }
+
+    fn reset_function(&mut self, section: &mut Section<'_>) {
+        section.shared().stats().resets.add(1);
+        self.restart(section);
     }
 
     /// As after a reset of the function; what is shared with the engine is the caller's.
@@ -106,57 +109,46 @@ impl Card {
         self.command = Command::default();
     }
 
-    fn fault(&self, fault: Fault, detail: u32) {
-        self.shared.section().fault(fault, detail);
-    }
-
-    fn view(&self, index: usize) -> StreamView {
-        self.shared.section().views().get(index).copied().unwrap_or_default()
-    }
-
     /// Finds what an access of `len` bytes means; records what is wrong with it.
-    fn find(&self, offset: u64, len: usize, refused: Access) -> Option<Found> {
-        self.shared.stats().register_accesses.add(1);
+    fn find(section: &mut Section<'_>, offset: u64, len: usize, refused: Access) -> Option<Found> {
+        section.shared().stats().register_accesses.add(1);
         let place = u32::try_from(offset).unwrap_or(u32::MAX);
         let aligned = matches!(len, 4 | 8) && offset.is_multiple_of(len as u64);
         if !aligned {
-            self.fault(Fault::BadAccess, place);
+            section.fault(Fault::BadAccess, place);
             return None;
         }
         let Some(found) = regs::find(place) else {
-            self.fault(Fault::Reserved, place);
+            section.fault(Fault::Reserved, place);
             return None;
         };
         if len == 8 && (found.register.width != 8 || found.high) {
-            self.fault(Fault::BadAccess, place);
+            section.fault(Fault::BadAccess, place);
             return None;
         }
         if found.register.access == refused {
-            self.fault(Fault::AccessRights, place);
+            section.fault(Fault::AccessRights, place);
             return None;
         }
         Some(found)
     }
 
-    fn register_read(&self, offset: u64, data: &mut [u8]) {
+    fn register_read(&self, section: &mut Section<'_>, offset: u64, data: &mut [u8]) {
         data.fill(0xFF);
-        if self.shared.checker().is_some() {
-            self.shared.section().show_read();
-        }
-        let Some(found) = self.find(offset, data.len(), Access::Write) else {
+        section.show_read();
+        let Some(found) = Self::find(section, offset, data.len(), Access::Write) else {
             return;
         };
         let value = match found.stream {
-            None => self.global_value(found.register),
-            Some(index) => self.stream_value(index, found.register),
+            None => self.global_value(section, found.register),
+            Some(index) => self.stream_value(section, index, found.register),
         };
         let value = if found.high { value >> 32 } else { value };
         let len = data.len();
         data.copy_from_slice(&value.to_le_bytes()[..len]);
     }
 
-    fn global_value(&self, register: Register) -> u64 {
-        let section = self.shared.section();
+    fn global_value(&self, section: &Section<'_>, register: Register) -> u64 {
         let (clocks, fault) = (section.clocks(), section.fault_record());
         let latency = |master: RefTime| master.saturating_add(LATENCY).0 as u64;
         match register {
@@ -183,8 +175,8 @@ impl Card {
         }
     }
 
-    fn stream_value(&self, index: usize, register: Register) -> u64 {
-        let view = self.view(index);
+    fn stream_value(&self, section: &Section<'_>, index: usize, register: Register) -> u64 {
+        let view = section.views().get(index).copied().unwrap_or_default();
         match register {
             stream::TYPE if !view.open => stream::CLOSED.into(),
             stream::STATE => view.state as u64,
@@ -194,8 +186,8 @@ impl Card {
         }
     }
 
-    fn register_write(&mut self, offset: u64, data: &[u8]) {
-        let Some(found) = self.find(offset, data.len(), Access::Read) else {
+    fn register_write(&mut self, section: &mut Section<'_>, offset: u64, data: &[u8]) {
+        let Some(found) = Self::find(section, offset, data.len(), Access::Read) else {
             return;
         };
         let mut bytes = [0; 8];
@@ -203,39 +195,38 @@ impl Card {
         let value = u64::from_le_bytes(bytes);
         let part = Part { high: found.high, whole: data.len() == 8, value };
         match found.stream {
-            None => self.write_global(found.register, part),
+            None => self.write_global(section, found.register, part),
             Some(index) => match found.register {
-                stream::TYPE | stream::STATE => self.write_transition(index, found.register, value as u32),
-                register => self.write_stream(index, register, part),
+                stream::TYPE | stream::STATE => self.write_transition(section, index, found.register, value as u32),
+                register => self.write_stream(section, index, register, part),
             },
         }
     }
 
-    fn write_global(&mut self, register: Register, part: Part) {
+    fn write_global(&mut self, section: &mut Section<'_>, register: Register, part: Part) {
         let value = part.value as u32;
         match register {
-            regs::CONTROL => self.write_control(value),
+            regs::CONTROL => self.write_control(section, value),
             regs::POINTER_WIDTH => match PointerWidth::decode(value) {
-                None => self.fault(Fault::BadValue, register.offset),
+                None => section.fault(Fault::BadValue, register.offset),
                 // An open stream keeps the layout that it was created with.
-                Some(_) if self.any_taken() => self.fault(Fault::Locked, register.offset),
+                Some(_) if Self::any_taken(section) => section.fault(Fault::Locked, register.offset),
                 Some(width) => self.width = width,
             },
-            regs::FAULT => self.shared.section().clear_fault(value),
-            regs::WAKE => self.shared.section().ring(),
+            regs::FAULT => section.clear_fault(value),
+            regs::WAKE => section.ring(),
             regs::COMMAND_REQUEST => part.apply(&mut self.command.request),
             regs::COMMAND_RESULT => part.apply(&mut self.command.result),
             regs::COMMAND_REQUEST_SIZE => self.command.request_size = value,
             regs::COMMAND_RESULT_ROOM => self.command.result_room = value,
             regs::COMMAND_STREAM => self.command.stream = value,
-            regs::COMMAND => self.start_command(value),
+            regs::COMMAND => self.start_command(section, value),
             _ => {}
         }
     }
 
     /// A command: carried out by the engine, and answered once.
-    fn start_command(&self, opcode: u32) {
-        let mut section = self.shared.section();
+    fn start_command(&self, section: &mut Section<'_>, opcode: u32) {
         if section.has_command() {
             // The answer under way is the only one; this write has none.
             section.fault(Fault::CommandBusy, regs::COMMAND.offset);
@@ -246,27 +237,27 @@ impl Card {
         }
     }
 
-    fn write_control(&mut self, value: u32) {
+    fn write_control(&mut self, section: &mut Section<'_>, value: u32) {
         if value & control::RESET != 0 {
-            self.shared.stats().resets.add(1);
-            self.shared.section().reset_by_driver();
+            section.shared().stats().resets.add(1);
+            section.reset_by_driver();
             self.reset_registers();
         } else if value & !control::ENABLE != 0 {
-            self.fault(Fault::BadValue, regs::CONTROL.offset);
-        } else if value == 0 && self.any_taken() {
-            self.fault(Fault::Locked, regs::CONTROL.offset);
+            section.fault(Fault::BadValue, regs::CONTROL.offset);
+        } else if value == 0 && Self::any_taken(section) {
+            section.fault(Fault::Locked, regs::CONTROL.offset);
         } else {
             self.enabled = value & control::ENABLE != 0;
         }
     }
 
-    fn any_taken(&self) -> bool {
-        self.shared.section().views().iter().any(StreamView::is_taken)
+    fn any_taken(section: &Section<'_>) -> bool {
+        section.views().iter().any(StreamView::is_taken)
     }
 
-    fn write_stream(&mut self, index: usize, register: Register, part: Part) {
-        if self.view(index).is_taken() {
-            self.fault(Fault::Locked, stream::at(index, register).offset);
+    fn write_stream(&mut self, section: &mut Section<'_>, index: usize, register: Register, part: Part) {
+        if section.views().get(index).is_some_and(StreamView::is_taken) {
+            section.fault(Fault::Locked, stream::at(index, register).offset);
             return;
         }
         if let Some(registers) = self.streams.get_mut(index) {
@@ -275,9 +266,7 @@ impl Card {
     }
 
     /// TYPE and STATE: checked here, carried out by the engine, answered once each.
-    fn write_transition(&mut self, index: usize, register: Register, value: u32) {
-        let shared = Arc::clone(&self.shared);
-        let mut section = shared.section();
+    fn write_transition(&mut self, section: &mut Section<'_>, index: usize, register: Register, value: u32) {
         let Some(view) = section.views().get(index).copied() else {
             return;
         };
@@ -303,7 +292,7 @@ impl Card {
                 None => refuse(Fault::BadValue),
                 Some(_) if view.open => refuse(Fault::NotStopped),
                 Some(_) if !self.enabled || !section.is_bus_master() => refuse(Fault::NotEnabled),
-                Some(kind) => self.check_stream(index, kind, &section).map(Request::Open),
+                Some(kind) => self.check_stream(index, kind, section).map(Request::Open),
             }
         };
         if let (Ok(Request::Open(config)), Some(registers)) = (request, self.streams.get_mut(index)) {
@@ -332,44 +321,41 @@ fn next_page() -> DoorbellPage {
     }
 }
 
+/// Each call is one section: what the engine does comes before all of it or after.
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
-        self.shared.set_remapping(false);
+        let mut section = self.shared.section();
+        section.shared().set_remapping(false);
         match region {
             Region::Config => self.config.read(offset, data),
-            Region::Registers => self.register_read(offset, data),
-            Region::Doorbell => {
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                self.shared.section().page().read(offset, data);
-            }
+            Region::Registers => self.register_read(&mut section, offset, data),
+            Region::Doorbell => section.page().read(usize::try_from(offset).unwrap_or(usize::MAX), data),
             // The client emulates the table; no vector is ever pending here.
             Region::Msix => data.fill(0),
         }
     }
 
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
-        self.shared.set_remapping(false);
+        let shared = Arc::clone(&self.shared);
+        let mut section = shared.section();
+        section.shared().set_remapping(false);
         match region {
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 self.tell_doorbell();
                 let bus_master = self.config.bus_master();
-                let mut section = self.shared.section();
                 if section.is_bus_master() && !bus_master {
                     // Whoever resets the function does this first, and nothing else before the reset.
-                    self.shared.set_remapping(true);
+                    section.shared().set_remapping(true);
                 }
                 section.set_bus_master(bus_master);
-                drop(section);
                 if effect == Effect::FunctionLevelReset {
-                    self.reset();
+                    self.reset_function(&mut section);
                 }
             }
-            Region::Registers => self.register_write(offset, data),
+            Region::Registers => self.register_write(&mut section, offset, data),
             Region::Doorbell => {
-                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                let mut section = self.shared.section();
-                section.page().write(offset, data);
+                section.page().write(usize::try_from(offset).unwrap_or(usize::MAX), data);
                 // Whoever does not map the page need not write WAKE besides.
                 section.ring_by_page();
             }
@@ -402,22 +388,22 @@ impl Device for Card {
     }
 
     fn reset(&mut self) {
-        self.shared.stats().resets.add(1);
-        self.restart();
+        let shared = Arc::clone(&self.shared);
+        self.reset_function(&mut shared.section());
     }
 
     fn disconnect(&mut self) {
         // First, since it may have made the engine wait.
         self.shared.clear_vectors();
         self.doorbell = None;
-        self.restart();
-        self.shared.section().disconnect();
-        if let Some(checker) = self.shared.checker() {
-            checker.next_client();
-        }
+        let shared = Arc::clone(&self.shared);
+        let mut section = shared.section();
+        self.restart(&mut section);
+        section.disconnect();
+        drop(section);
         // Last, when all that the client held is given back.
         let page = next_page();
-        let old = self.shared.section().change_page(page);
+        let old = shared.section().change_page(page);
         drop(old);
     }
 

@@ -257,6 +257,9 @@ impl Section<'_> {
 
     /// A register is read: a card that checks looks what the driver has not rung for.
     pub(crate) fn show_read(&mut self) {
+        if self.shared.checker().is_none() {
+            return;
+        }
         let Inner { rings, page, views, .. } = &mut *self.inner;
         rings.read(page, |index| views.get(index).is_some_and(|view| view.open));
     }
@@ -336,6 +339,9 @@ impl Section<'_> {
         self.inner.memory.clear();
         self.inner.client = None;
         self.inner.slow_way_logged = false;
+        if let Some(checker) = self.shared.checker() {
+            checker.next_client();
+        }
     }
 
     /// The next client has this page, and everything begins anew with it; gives the one that was there.
