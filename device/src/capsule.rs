@@ -2,7 +2,61 @@
 //!
 //! Fed by a card that records; feeds a replay, which needs neither QEMU, nor the image, nor the driver, and shows what
 //! happened as a sequence of [`Observation`]s to whoever listens.
+//!
+//! ```text
+//! transport, engine -> ReplayLog -> records -> blocks -> file
+//! file -> blocks -> records -> ReplayLog -> the same card and engine -> audio, report, counters, observations
+//! ```
 
+mod blocks;
+mod header;
+mod memory;
 mod observation;
+mod records;
+mod replay;
+mod replay_log;
 
+pub use blocks::CapsuleError;
+pub use header::{BankFile, Header, Options};
+pub(crate) use memory::{Recorded, Replayed};
 pub use observation::{Listener, Observation};
+pub(crate) use records::{Put, Tag};
+pub use replay::{Capsule, Ended, Replayed as Run, Until};
+pub(crate) use replay_log::{ReplayLog, Unusual};
+
+use crate::engine::Engine;
+use crate::pci::Card;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Creates the file of a capsule, in place of what was there.
+///
+/// # Errors
+/// The file cannot be written, or another card records to it.
+pub fn create(path: &Path) -> Result<File, CapsuleError> {
+    blocks::create(path)
+}
+
+/// Has a card record from its first client and its first turn on; what it checks has to be set before. `name` is what
+/// the log calls the file.
+///
+/// # Errors
+/// There is no thread for the writing.
+pub fn record(
+    out: impl Write + Send + 'static,
+    name: String,
+    options: Options,
+    card: &Card,
+    engine: &mut Engine,
+) -> io::Result<()> {
+    let shared = card.shared();
+    let header = engine.header(options, shared.checker().map(|checker| &**checker));
+    let mut first = Vec::new();
+    header.write(&mut first);
+    let log = Arc::new(ReplayLog::record(blocks::Writer::start(Box::new(out), name)?, first));
+    shared.set_replay_log(Arc::clone(&log));
+    engine.set_replay_log(log);
+    Ok(())
+}

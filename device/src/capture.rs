@@ -10,8 +10,9 @@ mod pending;
 mod resampler;
 pub(crate) mod wave;
 
+use crate::capsule::{Recorded, ReplayLog, Replayed};
 use crate::check::Observer;
-use crate::dma::{Pieces, StreamMemory};
+use crate::dma::{Pieces, PostedMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::stream::in_flight::{Buffer, InFlight};
@@ -100,14 +101,20 @@ pub(crate) struct CaptureStream {
 
 impl CaptureStream {
     /// A stream in STOP; the crystal of a wave sink is off by `drift` parts per million.
-    pub(crate) fn new(index: usize, config: StreamConfig, drift: i32, observer: Option<Box<Observer>>) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        config: StreamConfig,
+        drift: i32,
+        observer: Option<Box<Observer>>,
+        logged: bool,
+    ) -> Self {
         let buffer_size = config.buffer_size as usize;
         let waiting = match (config.kind, config.wave) {
             (Type::WaveSink, Some(format)) => Waiting::Audio(Wave::new(format, buffer_size, drift)),
             (kind, _) => Waiting::Midi(Pending::new(kind != Type::Capture { cooked: false }, buffer_size)),
         };
         Self {
-            queues: Queues::new(index, config, observer),
+            queues: Queues::new(index, config, observer, logged),
             state: State::Stop,
             timeline: Timeline::default(),
             validator: Validator::new(&config, 0),
@@ -215,25 +222,59 @@ impl CaptureStream {
     /// Takes posted slots over and fills some, outside the section, and publishes them. False if there is more, or it
     /// has to wait until the stream's memory is back.
     pub(crate) fn exchange(&mut self, section: &mut Section<'_>) -> bool {
+        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
+        let log = shared.replay_log();
+        if let Some(log) = log {
+            self.queues.note_tail(log);
+        }
         if !self.has_work() {
             return self.publish(section);
         }
-        if self.queues.reach(section) == Reach::Away {
+        let reach = match log {
+            None => self.queues.reach(section),
+            Some(log) => log.reach(|| self.queues.reach(section)),
+        };
+        if reach == Reach::Away {
             return false;
         }
-        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
         self.queues.tell_time(section);
         section.unlocked(|| {
-            let memory = Pieces::new(shared, epoch, &config);
-            let (first, waited) = (self.queues.submissions.fetched(), self.queues.completions.waiting());
-            self.fetch(&memory, shared.stats());
-            self.queues.show_fetched(&memory, first, waited, &self.in_flight);
-            self.fill_posted(&memory, shared.stats());
+            let pieces = || Pieces::new(shared, epoch, &config);
+            match log.map(|log| (log, log.recording())) {
+                None => {
+                    let pieces = pieces();
+                    self.fetch(&pieces, shared.stats());
+                    self.fill_posted(&pieces, shared.stats());
+                }
+                Some((_, Some(recording))) => {
+                    let pieces = pieces();
+                    let memory = Recorded::<dyn PostedMemory>::new(&pieces, recording);
+                    self.fetch(&memory, shared.stats());
+                    self.fill_posted(&memory, shared.stats());
+                }
+                Some((log, None)) => self.exchange_replayed(log, shared.stats()),
+            }
         });
         section.is_of(epoch) && self.publish(section) && !self.has_work()
     }
 
-    fn fetch(&mut self, memory: &Pieces<'_>, stats: &Stats) {
+    fn exchange_replayed(&mut self, log: &ReplayLog, stats: &Stats) {
+        let (stream, width) = (self.queues.stream, self.queues.config.width);
+        if let Some(player) = log.player() {
+            self.fetch(&Replayed::fetched(player, stream, width), stats);
+        }
+        if let Some(player) = log.player() {
+            self.fill_posted(&Replayed::completed(player, stream, width), stats);
+        }
+    }
+
+    fn fetch(&mut self, memory: &impl PostedMemory, stats: &Stats) {
+        let (first, waited) = (self.queues.submissions.fetched(), self.queues.completions.waiting());
+        self.fetch_posted(memory, stats);
+        self.queues.show_fetched(memory, first, waited, &self.in_flight);
+    }
+
+    fn fetch_posted(&mut self, memory: &impl PostedMemory, stats: &Stats) {
         for _ in 0..SECTION {
             let Some(index) = self.queues.submissions.take() else {
                 return;
@@ -249,7 +290,7 @@ impl CaptureStream {
         }
     }
 
-    fn post(&mut self, memory: &Pieces<'_>, slot: u32, stats: &Stats) {
+    fn post(&mut self, memory: &impl PostedMemory, slot: u32, stats: &Stats) {
         let (buffers, publication) = (&self.in_flight.buffers, self.in_flight.publication());
         let words = memory.slot(slot).ok_or(Reject::NotMapped);
         let judged = words.and_then(|words| {
@@ -274,7 +315,7 @@ impl CaptureStream {
         }
     }
 
-    fn fill_posted(&mut self, memory: &Pieces<'_>, stats: &Stats) {
+    fn fill_posted(&mut self, memory: &impl PostedMemory, stats: &Stats) {
         for _ in 0..SECTION {
             let (Some((slot, buffer)), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
                 return;
@@ -304,13 +345,25 @@ impl CaptureStream {
     /// The guest has stored into memory of the card: the checker looks at all that is posted.
     pub(crate) fn look_at_posted(&self, section: &mut Section<'_>) {
         let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
-        if let Some(observer) = &self.queues.observer {
-            section.unlocked(|| {
+        let Some(observer) = &self.queues.observer else {
+            return;
+        };
+        section.unlocked(|| {
+            let Some(log) = shared.replay_log() else {
+                return self.check_all(observer, &Pieces::new(shared, epoch, &config));
+            };
+            if let Some(recording) = log.recording() {
                 let pieces = Pieces::new(shared, epoch, &config);
-                for (slot, buffer) in &self.posted {
-                    observer.check_posted(&pieces, *slot, buffer.start());
-                }
-            });
+                self.check_all(observer, &Recorded::<dyn PostedMemory>::new(&pieces, recording));
+            } else if let Some(player) = log.player() {
+                self.check_all(observer, &Replayed::completed(player, self.queues.stream, config.width));
+            }
+        });
+    }
+
+    fn check_all(&self, observer: &Observer, memory: &impl PostedMemory) {
+        for (slot, buffer) in &self.posted {
+            observer.check_posted(memory, *slot, buffer.start());
         }
     }
 
@@ -329,7 +382,13 @@ impl CaptureStream {
 }
 
 /// Writes an event into a slot, the data first.
-fn fill(memory: &Pieces<'_>, config: &StreamConfig, slot: u32, buffer: Buffer, captured: &Captured) -> Option<()> {
+fn fill(
+    memory: &impl PostedMemory,
+    config: &StreamConfig,
+    slot: u32,
+    buffer: Buffer,
+    captured: &Captured,
+) -> Option<()> {
     let width = config.width;
     let data = if captured.bytes.len() <= width.bytes() {
         let mut word = [0; 8];

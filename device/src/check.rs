@@ -19,7 +19,7 @@ pub(crate) use observer::Observer;
 pub(crate) use page::Word;
 pub(crate) use report::{seconds, write_event, write_history};
 pub(crate) use request::COMPARED;
-pub(crate) use wake::Rings;
+pub(crate) use wake::{DriverWords, Rings};
 
 use crate::dma::owners::Owners;
 use crate::log;
@@ -81,13 +81,29 @@ struct Book {
     full_reports: u32,
     /// The last report in full.
     last: Option<String>,
+    /// What was found since somebody last asked, if somebody does.
+    news: Option<Vec<Breach>>,
 }
+
+/// A breach of a rule.
+#[derive(Clone, Debug)]
+pub(crate) struct Breach {
+    pub(crate) rule: &'static Rule,
+    pub(crate) stream: Option<usize>,
+    pub(crate) slot: Option<u32>,
+    /// The report in full, of the first of its kind.
+    pub(crate) report: Option<String>,
+}
+
+/// Breaches that are kept until somebody asks.
+const KEPT: usize = 4096;
 
 /// At which mistakes a plugin of QEMU holds the guest.
 #[derive(Debug)]
 pub struct Stop {
-    /// What the plugin is told by. Its stopping has to be [set](Owners::set_stopping).
-    pub owners: Arc<Owners>,
+    /// What the plugin is told by. Its stopping has to be [set](Owners::set_stopping). None in a replay, which judges
+    /// as the card did and holds nobody.
+    pub owners: Option<Arc<Owners>>,
     /// At each breach of this rule; else at the first of each that is an error and not allowed.
     pub at: Option<&'static Rule>,
 }
@@ -125,39 +141,59 @@ impl Checker {
             first: None,
             told: false,
         };
-        let book = Book { tallies: Rule::ALL.iter().map(tally).collect(), full_reports: 0, last: None };
+        let book = Book { tallies: Rule::ALL.iter().map(tally).collect(), full_reports: 0, last: None, news: None };
         Self { book: Mutex::new(book), stop }
     }
 
     /// Whether a plugin holds the guest at mistakes, and waits for the card to judge.
     pub(crate) fn stops(&self) -> bool {
-        self.stop.is_some()
+        self.stop.as_ref().is_some_and(|stop| stop.owners.is_some())
+    }
+
+    /// What was found since the last call, and from the first one on.
+    pub(crate) fn take_news(&self) -> Vec<Breach> {
+        self.book.lock().news.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// What it takes to make another one that judges as this one does.
+    pub(crate) fn options(&self) -> (Vec<Allowed>, Option<Option<&'static Rule>>) {
+        let book = self.book.lock();
+        let allowed = book.tallies.iter().filter_map(|tally| {
+            let reason = tally.allowed.clone()?;
+            Some(Allowed { rule: tally.rule, reason })
+        });
+        (allowed.collect(), self.stop.as_ref().map(|stop| stop.at))
     }
 
     /// A rule was broken. It is described if that is the first time for this client.
     pub(crate) fn found(&self, code: Code, describe: impl FnOnce() -> Details) {
         let mut book = self.book.lock();
-        let Book { tallies, full_reports, last } = &mut *book;
+        let Book { tallies, full_reports, last, news } = &mut *book;
         let Some(tally) = tallies.iter_mut().find(|tally| tally.rule.code == code) else {
             return;
         };
         tally.count += 1;
-        let news = !std::mem::replace(&mut tally.told, true);
-        let stop = self.stop.as_ref().filter(|stop| stop.is_at(tally, news));
-        if !news && stop.is_none() || *full_reports == FULL_REPORTS {
+        let first = !std::mem::replace(&mut tally.told, true);
+        let stop = self.stop.as_ref().filter(|stop| stop.is_at(tally, first));
+        let breach = Breach { rule: tally.rule, stream: None, slot: None, report: None };
+        let mut tell = |breach| _ = news.as_mut().filter(|news| news.len() < KEPT).map(|news| news.push(breach));
+        if !first && stop.is_none() || *full_reports == FULL_REPORTS {
+            tell(breach);
             return;
         }
         *full_reports += 1;
         let details = describe();
         let text = report::text(tally.rule, tally.allowed.as_deref(), &details);
+        let Place { stream, slot, .. } = details.place;
+        tell(Breach { stream, slot, report: Some(text.clone()), ..breach });
         tally.first.get_or_insert(Box::new(details));
         if tracing::enabled!(tracing::Level::WARN) {
             log::say(&text);
         }
         *last = Some(text);
         // With the report there, for whoever sees that the guest is held.
-        if let Some(stop) = stop {
-            stop.owners.stop();
+        if let Some(owners) = stop.and_then(|stop| stop.owners.as_ref()) {
+            owners.stop();
         }
     }
 

@@ -41,6 +41,8 @@ impl Now {
 pub(crate) struct Clock {
     mode: ClockMode,
     start: Instant,
+    /// What the host's clock showed as a turn was recorded that is replayed now.
+    replayed: Option<RefTime>,
     /// The grant as it was last loaded, whatever it was.
     loaded: RefTime,
     /// The latest grant; one that moves back is ignored.
@@ -59,6 +61,7 @@ impl Clock {
         Self {
             mode,
             start: Instant::now(),
+            replayed: None,
             loaded: RefTime::ZERO,
             granted: RefTime::ZERO,
             announced: RefTime::ZERO,
@@ -75,6 +78,21 @@ impl Clock {
 
     pub(crate) fn mode(&self) -> ClockMode {
         self.mode
+    }
+
+    /// As new.
+    pub(crate) fn restart(&mut self) {
+        *self = Self { replayed: self.replayed, ..Self::new(self.mode) };
+    }
+
+    /// In realtime, the host's clock shows this until it is told otherwise.
+    pub(crate) fn replay_at(&mut self, time: RefTime) {
+        self.replayed = Some(time);
+    }
+
+    /// The grant as it was last loaded.
+    pub(crate) fn loaded(&self) -> RefTime {
+        self.loaded
     }
 
     #[inline]
@@ -106,7 +124,10 @@ impl Clock {
     fn due(&self) -> RefTime {
         match self.mode {
             ClockMode::Virtual => self.granted,
-            ClockMode::Realtime => RefTime::from_nanos(self.start.elapsed().as_nanos() as u64),
+            ClockMode::Realtime => match self.replayed {
+                None => RefTime::from_nanos(self.start.elapsed().as_nanos() as u64),
+                Some(time) => time,
+            },
         }
     }
 

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) use access::{AccessError, DmaAccess, SHARE_HINT};
 pub(crate) use guest::GuestMemory;
-pub(crate) use view::{Layout, Pieces, SlotWords, StreamMemory, Translation, View};
+pub(crate) use view::{Layout, Pieces, PostedMemory, SlotWords, StreamMemory, Translation, View};
 
 /// A mapped range.
 #[derive(Debug)]
@@ -103,6 +103,14 @@ impl DoorbellPage {
     pub(crate) fn zero(&self) {
         for offset in (0..self.memory.map.len()).step_by(8) {
             self.store_u64(offset, 0, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads a word of 8 bytes, or of 4.
+    pub(crate) fn load(&self, offset: usize, wide: bool) -> u64 {
+        match wide {
+            true => self.load_u64(offset, Ordering::Relaxed),
+            false => self.load_u32(offset, Ordering::Relaxed).into(),
         }
     }
 

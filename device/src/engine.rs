@@ -8,12 +8,14 @@
 
 mod captures;
 mod inspect;
+mod logged;
 mod mailbox;
 mod output;
 mod sleep;
 mod transitions;
 
 use crate::bank::Bank;
+use crate::capsule::{ReplayLog, Unusual};
 use crate::capture::CaptureStream;
 use crate::capture::inputs::Inputs;
 use crate::check::Word;
@@ -74,6 +76,8 @@ pub struct Engine {
 
 /// What is the engine's own.
 struct Core {
+    /// Of a card that records or replays.
+    log: Option<Arc<ReplayLog>>,
     epoch: u64,
     clock: Clock,
     requests: Requests,
@@ -146,6 +150,7 @@ impl Engine {
         // The first stream opens without a pause.
         library.spare.push(library.new_synth(&shared));
         let core = Core {
+            log: None,
             epoch: 0,
             clock: Clock::new(mode),
             requests: Requests::default(),
@@ -191,20 +196,33 @@ impl Engine {
             match self.turn() {
                 Turn::Worked => self.core.sleeper.worked(),
                 Turn::Quiet => self.core.rest(&self.shared),
-                Turn::Shutdown => return self.core.output.finish(self.shared.stats()),
+                Turn::Shutdown => return self.finish(),
             }
         }
     }
 
+    /// Completes the output.
+    fn finish(&mut self) -> Result<(), SinkError> {
+        let finished = self.core.output.finish(self.shared.stats(), self.core.log.as_deref());
+        if let Some(log) = &self.core.log {
+            log.finish(self.shared.stats());
+        }
+        finished
+    }
+
     /// Polls, fetches, renders a block, publishes.
     pub fn turn(&mut self) -> Turn {
-        self.core.turn(&self.shared)
+        match &self.core.log {
+            None => self.core.turn(self.shared.engine_section()),
+            Some(log) => self.core.turn_logged(&self.shared, &Arc::clone(log)),
+        }
     }
 }
 
 impl Core {
-    fn turn(&mut self, shared: &Shared) -> Turn {
-        let mut section = shared.engine_section();
+    #[inline(always)]
+    fn turn(&mut self, mut section: Section<'_>) -> Turn {
+        let shared = section.shared();
         if section.take_wake() {
             if section.is_ending() {
                 return Turn::Shutdown;
@@ -254,10 +272,31 @@ impl Core {
     /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.
     #[inline(never)]
     fn check_page(&mut self, section: &Section<'_>) {
-        let clocks = section.clocks();
-        let Some(checker) = section.shared().checker().filter(|_| self.sleeper.is_quiet_again(clocks.samples)) else {
+        let Some(checker) = section.shared().checker() else {
             return;
         };
+        let clocks = section.clocks();
+        let words = self.own_words(section, clocks);
+        let mut wrong = || {
+            let quiet = self.sleeper.is_quiet_again(clocks.samples);
+            quiet && words.iter().any(|(offset, word)| word.is_wrong(section.page(), *offset))
+        };
+        let look = match self.log.as_deref() {
+            None => wrong(),
+            Some(log) => log.unusual(Unusual::WrongWords, wrong),
+        };
+        if look {
+            let owners = section.shared().owners().map(|owners| &**owners);
+            let load = |offset, wide| match self.log.as_deref() {
+                None => section.page().load(offset, wide),
+                Some(log) => log.word(section.page(), offset, wide),
+            };
+            checker.check_page(section.page(), owners, clocks.master, &words, load);
+        }
+    }
+
+    /// What the words of the page are that only the card stores, as it stored them.
+    fn own_words(&self, section: &Section<'_>, clocks: Clocks) -> Vec<(usize, Word)> {
         let render = self.streams.render.iter().map(|stream| (&stream.queues, stream.state));
         let streams = render.chain(self.streams.capture.iter().map(|stream| (&stream.queues, stream.state)));
         let of_streams = streams.flat_map(|(queues, state)| {
@@ -270,8 +309,7 @@ impl Core {
             (doorbell::SAMPLE_POSITION, Word::Whole(clocks.samples)),
             (doorbell::COMMANDS, Word::Half(section.commands())),
         ];
-        let owners = section.shared().owners().map(|owners| &**owners);
-        checker.check_page(section.page(), owners, clocks.master, of_streams.chain(of_clocks));
+        of_streams.chain(of_clocks).collect()
     }
 
     /// Loads the grant, and says with what to load the tails after it: what a grant covers is among what these publish.
@@ -320,10 +358,10 @@ impl Core {
     #[cold]
     fn fetch_all(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
         for stream in &mut self.streams.render {
-            stream.queues.poll(poll, section);
+            stream.queues.poll_again(poll, section);
         }
         for stream in &mut self.streams.capture {
-            stream.queues.poll(poll, section);
+            stream.queues.poll_again(poll, section);
         }
         self.fetch_rest(section).then_some(Fetched { worked: true, held: true })
     }
@@ -347,7 +385,12 @@ impl Core {
             if !left {
                 return section.is_of(self.epoch);
             }
-            if self.is_away(section) {
+            let away = || self.is_away(section);
+            let away = match self.log.as_deref() {
+                None => away(),
+                Some(log) => log.unusual(Unusual::Away, away),
+            };
+            if away {
                 self.give_way(section);
                 return false;
             }
@@ -388,7 +431,7 @@ impl Core {
         if !any_due && self.clock.ahead() == 0 {
             return false;
         }
-        self.output.look();
+        self.output.look(self.log.as_deref());
         !self.is_stalled() && (any_due || self.frames() > 0)
     }
 
@@ -402,13 +445,18 @@ impl Core {
             monitor.clear();
         }
         let mut all = true;
-        self.output.block(frames, stats, |left, right| {
+        let log = self.log.as_deref();
+        let is_void = || match log {
+            None => shared.is_void(),
+            Some(log) => log.is_void(shared.is_void(), stats),
+        };
+        self.output.block(frames, stats, log, |left, right| {
             // Stream order: the sum is the same whatever the streams do.
             for stream in render.iter_mut() {
                 all &= stream.render(span, left, right, stats, monitor);
             }
             // What was broken off is nobody's audio.
-            let whole = !shared.is_void();
+            let whole = !is_void();
             if whole {
                 capture.iter_mut().for_each(|stream| stream.receive_audio(left, right));
             }
@@ -436,6 +484,9 @@ impl Core {
     /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees
     /// what is before it. Says whether a grant was reached.
     fn publish(&mut self, section: &mut Section<'_>) -> bool {
+        if let Some(log) = &self.log {
+            log.follow(self.clock.master_time());
+        }
         let mut there = true;
         for stream in &mut self.streams.render {
             there &= stream.publish(section);
@@ -499,6 +550,9 @@ impl Core {
         self.streams.monitor = Monitor::default();
         self.requests = Requests::default();
         self.sleeper.forget_tails();
-        self.clock = Clock::new(self.clock.mode());
+        if let Some(log) = &self.log {
+            log.forget_page();
+        }
+        self.clock.restart();
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod config_space;
 mod stream_registers;
 
 use crate::back_off::BackOff;
+use crate::capsule::{Put, Tag};
 use crate::check::Checker;
 use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
@@ -94,6 +95,34 @@ impl Card {
         section.set_bus_master(false);
         section.reset();
         self.reset_registers();
+    }
+
+    /// The first part of [`Device::disconnect`]: the client has gone.
+    pub(crate) fn leave(&mut self) {
+        self.doorbell = None;
+        let shared = Arc::clone(&self.shared);
+        let mut section = shared.section();
+        section.note(|out| _ = out.tag(Tag::Left));
+        self.restart(&mut section);
+        section.disconnect();
+    }
+
+    /// The second part: the next client has another page.
+    pub(crate) fn change_page(&self) {
+        let page = next_page();
+        let mut section = self.shared.section();
+        section.note(|out| _ = out.tag(Tag::NextPage));
+        let old = section.change_page(page);
+        drop(section);
+        drop(old);
+    }
+
+    /// Maps memory that a replay does not have.
+    pub(crate) fn map_absent(&self, iova: u64, size: u64, writable: bool, shared: bool) {
+        let mut section = self.shared.section();
+        if section.maps_mut().map_absent(iova, size, writable, shared).is_ok() {
+            section.shared().stats().maps.add(1);
+        }
     }
 
     fn reset_function(&mut self, section: &mut Section<'_>) {
@@ -325,6 +354,8 @@ fn next_page() -> DoorbellPage {
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
         let mut section = self.shared.section();
+        let len = data.len() as u64;
+        section.note(|out| _ = out.tag(Tag::Read).byte(region as u8).number(offset).number(len));
         section.shared().set_remapping(false);
         match region {
             Region::Config => self.config.read(offset, data),
@@ -333,11 +364,13 @@ impl Device for Card {
             // The client emulates the table; no vector is ever pending here.
             Region::Msix => data.fill(0),
         }
+        section.note(|out| _ = out.tag(Tag::Answer).bytes(data));
     }
 
     fn write(&mut self, region: Region, offset: u64, data: &[u8]) {
         let shared = Arc::clone(&self.shared);
         let mut section = shared.section();
+        section.note(|out| _ = out.tag(Tag::Write).byte(region as u8).number(offset).bytes(data));
         section.shared().set_remapping(false);
         match region {
             Region::Config => {
@@ -364,14 +397,21 @@ impl Device for Card {
     }
 
     fn offer_memory(&mut self, memory: Arc<dyn RemoteMemory>) {
-        self.shared.section().offer_memory(memory);
+        let mut section = self.shared.section();
+        section.note(|out| _ = out.tag(Tag::OfferMemory));
+        section.offer_memory(memory);
     }
 
     fn map(&mut self, map: DmaMap) -> io::Result<()> {
-        let (iova, size) = (map.iova, map.size);
-        let mapped = self.shared.section().maps_mut().map(map);
+        let (iova, size, writable) = (map.iova, map.size, map.writable);
+        let mut section = self.shared.section();
+        let mapped = section.maps_mut().map(map);
         match &mapped {
-            Ok(()) => self.shared.stats().maps.add(1),
+            Ok(()) => {
+                section.shared().stats().maps.add(1);
+                let kind = u8::from(writable) | u8::from(section.maps().covers(iova, size, false)) << 1;
+                section.note(|out| _ = out.tag(Tag::Map).number(iova).number(size).byte(kind));
+            }
             Err(error) => tracing::warn!("guest memory at {iova:#x}, {size:#x} bytes, is left out: {error}"),
         }
         mapped
@@ -379,8 +419,10 @@ impl Device for Card {
 
     fn unmap(&mut self, iova: u64, size: u64) {
         self.shared.set_remapping(true);
-        self.shared.section().maps_mut().unmap(iova, size);
-        self.shared.stats().unmaps.add(1);
+        let mut section = self.shared.section();
+        section.note(|out| _ = out.tag(Tag::Unmap).number(iova).number(size));
+        section.maps_mut().unmap(iova, size);
+        section.shared().stats().unmaps.add(1);
     }
 
     fn set_vector(&mut self, vector: u16, eventfd: Option<Eventfd>) {
@@ -389,22 +431,17 @@ impl Device for Card {
 
     fn reset(&mut self) {
         let shared = Arc::clone(&self.shared);
-        self.reset_function(&mut shared.section());
+        let mut section = shared.section();
+        section.note(|out| _ = out.tag(Tag::ResetFunction));
+        self.reset_function(&mut section);
     }
 
     fn disconnect(&mut self) {
         // First, since it may have made the engine wait.
         self.shared.clear_vectors();
-        self.doorbell = None;
-        let shared = Arc::clone(&self.shared);
-        let mut section = shared.section();
-        self.restart(&mut section);
-        section.disconnect();
-        drop(section);
+        self.leave();
         // Last, when all that the client held is given back.
-        let page = next_page();
-        let old = shared.section().change_page(page);
-        drop(old);
+        self.change_page();
     }
 
     fn doorbell_fd(&self) -> io::Result<OwnedFd> {

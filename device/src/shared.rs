@@ -10,15 +10,14 @@ mod interrupts;
 pub(crate) mod questions;
 mod section;
 
+use crate::capsule::{Put, ReplayLog, Tag};
 use crate::check::{Checker, Rings};
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
 use crate::stats::Stats;
-use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;
-use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{Fault, Register};
 use dmus_interface::time::RefTime;
@@ -220,6 +219,8 @@ struct Inner {
     rings: Rings,
     /// A stream that was not in STOP when bus mastering was turned off, and its state; for a card that checks.
     master_off: Option<(usize, State)>,
+    /// What the client did since the engine last looked, for a card that records.
+    accesses: Vec<u8>,
     /// A bit for each vector that the transport leaves to the engine to raise.
     vectors: u32,
     /// Something happened that a sleeping engine must look at.
@@ -228,8 +229,8 @@ struct Inner {
 }
 
 impl Inner {
-    /// As after a reset, but for memory, the epoch and the end of the process.
-    fn clear(&mut self) {
+    /// As after a reset, but for memory, the epoch and the end of the process; the page had these tails.
+    fn clear(&mut self, tails: [u32; STREAMS]) {
         self.requests = Requests::default();
         self.views = [StreamView::default(); STREAMS];
         self.translations = [Translation::STALE; STREAMS];
@@ -242,9 +243,7 @@ impl Inner {
         self.vectors = 0;
         self.rings = Rings::default();
         self.master_off = None;
-        self.tails_before = std::array::from_fn(|index| {
-            self.page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed)
-        });
+        self.tails_before = tails;
         self.page.zero();
     }
 }
@@ -262,6 +261,8 @@ pub(crate) struct Shared {
     stats: Arc<Stats>,
     checker: OnceLock<Arc<Checker>>,
     owners: OnceLock<Arc<Owners>>,
+    /// Of a card that records or replays.
+    replay_log: OnceLock<Arc<ReplayLog>>,
     /// What the control socket wants to know.
     questions: Questions,
 }
@@ -287,6 +288,7 @@ impl Shared {
             tails_before: [0; STREAMS],
             rings: Rings::default(),
             master_off: None,
+            accesses: Vec::new(),
             vectors: 0,
             woken: false,
             shutdown: false,
@@ -300,6 +302,7 @@ impl Shared {
             stats: Arc::default(),
             checker: OnceLock::new(),
             owners: OnceLock::new(),
+            replay_log: OnceLock::new(),
             questions: Questions::default(),
         })
     }
@@ -324,6 +327,27 @@ impl Shared {
         self.checker.get()
     }
 
+    /// What happens from here on is recorded, or replayed: before the first client.
+    pub(crate) fn set_replay_log(&self, log: Arc<ReplayLog>) {
+        // The first one stays.
+        let _ = self.replay_log.set(log);
+    }
+
+    /// Of a card that records or replays.
+    #[inline]
+    pub(crate) fn replay_log(&self) -> Option<&Arc<ReplayLog>> {
+        self.replay_log.get()
+    }
+
+    /// Raises the vectors whose bits are set.
+    fn raise(&self, vectors: u32) {
+        let raise = || self.interrupts.raise(vectors, &self.stats);
+        match self.replay_log() {
+            None => _ = raise(),
+            Some(log) => log.interrupts(vectors, &self.stats, raise),
+        }
+    }
+
     pub(crate) fn questions(&self) -> &Questions {
         &self.questions
     }
@@ -342,6 +366,16 @@ impl Shared {
     #[inline]
     pub(crate) fn engine_section(&self) -> Section<'_> {
         Section::new(self, true)
+    }
+
+    /// Begins a section of the engine's in the middle of a turn, if it is of that epoch.
+    pub(crate) fn engine_section_of(&self, epoch: u64) -> Option<Section<'_>> {
+        if let Some(log) = self.replay_log() {
+            log.repeat_accesses();
+        }
+        let mut section = self.engine_section();
+        section.take_accesses();
+        section.is_of(epoch).then_some(section)
     }
 
     /// Begins a section of an epoch; none once a reset or the end of the process has made it void.
@@ -395,6 +429,8 @@ impl Shared {
 
     /// Connects or disconnects a vector.
     pub(crate) fn set_vector(&self, vector: u16, eventfd: Option<Eventfd>) {
+        let connected = eventfd.is_some().into();
+        self.section().note(|out| _ = out.tag(Tag::Vector).number(vector.into()).byte(connected));
         self.interrupts.set(vector, eventfd);
     }
 

@@ -104,6 +104,11 @@ impl Stats {
         self.late_by[class.unwrap_or(LATE_LIMITS.len())].add(messages);
     }
 
+    /// In a replay, what it was as this was recorded.
+    pub(crate) fn set_first_presented(&self, nanos: u64) {
+        self.first_presented.set(nanos);
+    }
+
     /// When the first message was presented, as Unix time: what another process can compare.
     pub fn first_presented(&self) -> Option<Duration> {
         let nanos = self.first_presented.get();

@@ -17,6 +17,7 @@ mod render;
 pub(crate) mod scheduler;
 pub(crate) mod validate;
 
+use crate::capsule::{Recorded, ReplayLog, Replayed};
 use crate::check::Observer;
 use crate::clock::Now;
 use crate::dma::{Pieces, SlotWords, StreamMemory};
@@ -113,9 +114,10 @@ impl RenderStream {
         synth: Synth,
         monitored: bool,
         observer: Option<Box<Observer>>,
+        logged: bool,
     ) -> Self {
         Self {
-            queues: Queues::new(index, config, observer),
+            queues: Queues::new(index, config, observer, logged),
             state: State::Stop,
             timeline: Timeline::default(),
             clock: StreamClock::default(),
@@ -218,7 +220,7 @@ impl RenderStream {
     #[cold]
     #[inline(never)]
     fn fetch_watched(&mut self, section: &mut Section<'_>) -> bool {
-        let Some(view) = section.view(self.queues.stream) else {
+        let Some(view) = section.view(self.queues.unlogged) else {
             return self.fetch_elsewhere(section);
         };
         self.queues.tell_time(section);
@@ -241,6 +243,9 @@ impl RenderStream {
     #[cold]
     #[inline(never)]
     fn fetch_elsewhere(&mut self, section: &mut Section<'_>) -> bool {
+        if let Some(log) = section.shared().replay_log() {
+            return self.fetch_logged(log, section);
+        }
         match self.queues.reach(section) {
             Reach::Away => return false,
             Reach::Whole => {
@@ -260,6 +265,43 @@ impl RenderStream {
             }
         }
         true
+    }
+
+    /// What is fetched is recorded, or replayed.
+    #[cold]
+    #[inline(never)]
+    fn fetch_logged(&mut self, log: &ReplayLog, section: &mut Section<'_>) -> bool {
+        self.queues.note_tail(log);
+        self.queues.tell_time(section);
+        let (shared, epoch) = (section.shared(), section.epoch());
+        match log.reach(|| self.queues.reach(section)) {
+            Reach::Away => return false,
+            Reach::Whole => match (log.recording(), section.view(self.queues.stream)) {
+                (Some(recording), Some(view)) => self.fetch_from(&Recorded::new(&view, recording), shared.stats()),
+                (Some(_), None) => {}
+                (None, _) => self.fetch_replayed(log, shared.stats()),
+            },
+            Reach::Pieces => {
+                section.unlocked(|| {
+                    let Some(recording) = log.recording() else {
+                        return self.fetch_replayed(log, shared.stats());
+                    };
+                    let config = self.queues.config;
+                    let mut pieces = Pieces::new(shared, epoch, &config);
+                    pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
+                    self.fetch_from(&Recorded::<dyn StreamMemory>::new(&pieces, recording), shared.stats());
+                });
+                return section.is_of(epoch);
+            }
+        }
+        true
+    }
+
+    fn fetch_replayed(&mut self, log: &ReplayLog, stats: &Stats) {
+        if let Some(player) = log.player() {
+            let Queues { stream, config, .. } = self.queues;
+            self.fetch_from(&Replayed::fetched(player, stream, config.width), stats);
+        }
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
@@ -448,10 +490,12 @@ impl RenderStream {
 
     /// The guest has stored into memory of the card: the checker compares all that is held with what it was.
     pub(crate) fn look_at_held(&self, section: &Section<'_>) {
-        if let (Some(observer), Some(view)) = (&self.queues.observer, section.view(self.queues.stream)) {
-            for (time, head) in self.scheduler.all() {
-                observer.look_at_held(&view, head, time, &self.in_flight);
-            }
+        if let Some(observer) = &self.queues.observer {
+            self.queues.look(section, |memory| {
+                for (time, head) in self.scheduler.all() {
+                    observer.look_at_held(memory, head, time, &self.in_flight);
+                }
+            });
         }
     }
 

@@ -7,8 +7,11 @@ use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
+use dmus_card::capsule::{self, Capsule, Ended, Options};
 use dmus_card::capture::inputs::Input;
-use dmus_card::engine::EngineHandle;
+use dmus_card::check::Checker;
+use dmus_card::engine::{Engine, EngineHandle};
+use dmus_card::pci::Card;
 use dmus_card::sink::{Sink, SinkError};
 use dmus_card::stats::Stats;
 use dmus_card::transport::{self, Transport};
@@ -18,6 +21,7 @@ use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::{self, Cursor, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -51,6 +55,26 @@ impl Sink for MemorySink {
     }
 }
 
+/// A recording in memory.
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Recorded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().map_err(|_| io::ErrorKind::Other)?.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a run and its replay have to agree on.
+fn counters(stats: &Stats) -> impl PartialEq + std::fmt::Debug {
+    format!("{stats:?}")
+}
+
 /// A card that listens in a temporary directory and serves one client.
 pub struct HostedCard {
     /// Its audio.
@@ -60,18 +84,21 @@ pub struct HostedCard {
     socket: PathBuf,
     server: Option<JoinHandle<std::io::Result<()>>>,
     engine: Option<EngineHandle>,
+    checker: Option<Arc<Checker>>,
+    capsule: Recorded,
+    bank: Arc<Bank>,
     _dir: tempfile::TempDir,
 }
 
 impl HostedCard {
     /// Starts it behind the card's own server.
     pub fn start(clock: ClockMode) -> anyhow::Result<Self> {
-        Self::start_behind(Transport::Own, clock)
+        Self::start_with(Transport::Own, clock, Vec::new())
     }
 
-    /// Starts it behind a server.
+    /// Starts it behind a server, unchecked.
     pub fn start_behind(transport: Transport, clock: ClockMode) -> anyhow::Result<Self> {
-        Self::start_with(transport, clock, Vec::new())
+        Self::start_as(transport, clock, Vec::new(), |_, _| None)
     }
 
     /// Starts it behind a server, with MIDI inputs.
@@ -86,17 +113,35 @@ impl HostedCard {
         inputs: Vec<Input>,
         drift: i32,
     ) -> anyhow::Result<Self> {
+        Self::start_as(transport, clock, inputs, |card, engine| {
+            engine.set_drift(drift);
+            let checker = Arc::new(Checker::new(&[], None));
+            card.set_checker(Arc::clone(&checker));
+            Some(checker)
+        })
+    }
+
+    fn start_as(
+        transport: Transport,
+        clock: ClockMode,
+        inputs: Vec<Input>,
+        set_up: impl FnOnce(&Card, &mut Engine) -> Option<Arc<Checker>>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("card.sock");
         let audio = MemorySink::default();
+        let bank = Arc::new(Bank::general_midi());
         let (mut card, mut engine) =
-            dmus_card::assemble_with(Arc::new(Bank::general_midi()), clock, Box::new(audio.clone()), inputs)?;
-        engine.set_drift(drift);
+            dmus_card::assemble_with(Arc::clone(&bank), clock, Box::new(audio.clone()), inputs)?;
+        let checker = set_up(&card, &mut engine);
+        let capsule = Recorded::default();
+        capsule::record(capsule.clone(), "memory".into(), Options::default(), &card, &mut engine)?;
         let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;
         let server = std::thread::spawn(move || transport::serve(transport, listener, &mut card, true));
-        Ok(Self { audio, stats, socket, server: Some(server), engine: Some(engine), _dir: dir })
+        let (server, engine) = (Some(server), Some(engine));
+        Ok(Self { audio, stats, socket, server, engine, checker, capsule, bank, _dir: dir })
     }
 
     /// Connects the driver's platform.
@@ -104,15 +149,36 @@ impl HostedCard {
         Loopback::new(&self.socket)
     }
 
-    /// Waits until its client's leaving is handled and all audio is written. The client must be gone.
+    /// Waits until its client's leaving is handled and all audio is written, and replays the run: that has to come to
+    /// the same. The client must be gone.
     pub fn finish(mut self) -> anyhow::Result<MemorySink> {
+        self.end()?;
+        self.replay()?;
+        Ok(self.audio.clone())
+    }
+
+    /// The same, without the replay.
+    pub fn end(&mut self) -> anyhow::Result<()> {
         if let Some(server) = self.server.take() {
             server.join().ok().context("the server panicked")??;
         }
         if let Some(engine) = self.engine.take() {
             engine.finish()?;
         }
-        Ok(self.audio.clone())
+        Ok(())
+    }
+
+    fn replay(&self) -> anyhow::Result<()> {
+        let replayed = MemorySink::default();
+        let file = Cursor::new(self.capsule.0.lock().map(|file| file.clone()).unwrap_or_default());
+        let bank = Arc::clone(&self.bank);
+        let run = Capsule::open(file)?.replay(bank, Box::new(replayed.clone()), None, None, |_| ())?;
+        run.output?;
+        assert_eq!(run.ended, Ended::Whole);
+        assert!(replayed.samples() == self.audio.samples(), "a replay sounds otherwise");
+        assert_eq!(counters(&run.stats), counters(&self.stats));
+        assert_eq!(run.checker.map(|found| found.json()), self.checker.as_ref().map(|found| found.json()));
+        Ok(())
     }
 }
 

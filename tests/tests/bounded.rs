@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// From the reset to the next driver's note, and from the going of a client that does it again to the card's end.
 fn held_up(load: &Load, what: &str) -> anyhow::Result<()> {
-    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let mut hosted = HostedCard::start(ClockMode::Virtual)?;
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
     load.put_on(&card)?;
     let began = Instant::now();
@@ -38,8 +38,9 @@ fn held_up(load: &Load, what: &str) -> anyhow::Result<()> {
     load.put_on(&card)?;
     let began = Instant::now();
     drop(card);
-    hosted.finish()?;
+    hosted.end()?;
     let end = began.elapsed();
+    hosted.finish()?;
     eprintln!("{what}: the next driver plays after {next:.0?}, the card has ended after {end:.0?}");
     ensure!(next < LIMIT && end < LIMIT, "{what}: {next:?} to the next driver's note, {end:?} to the end");
     Ok(())

@@ -3,6 +3,7 @@
 //! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was
 //! presented; feeds the capture streams, through the engine, with bytes and their master times.
 
+use crate::capsule::ReplayLog;
 use crate::shared::Shared;
 use crate::stream::Monitor;
 use crate::transport;
@@ -41,14 +42,32 @@ enum Source {
     /// A live input before its thread runs.
     Idle(Input),
     Live(Receiver<Piece>),
+    /// A live input of a replay.
+    Replayed,
     Loopback,
 }
 
 /// What a live input's thread passes on.
-enum Piece {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
     Bytes(Box<[u8]>),
     /// The sender has gone.
     End,
+}
+
+/// An input as a capsule keeps it.
+#[derive(Clone, Debug)]
+pub(crate) enum Replayed {
+    Song(Song),
+    /// The replay log has what it received.
+    Live,
+    Loopback,
+}
+
+impl Source {
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_) | Self::Idle(_) | Self::Replayed)
+    }
 }
 
 /// What an input has for the capture streams.
@@ -76,6 +95,26 @@ impl Inputs {
             live => Source::Idle(live),
         };
         Self { sources: inputs.into_iter().take(MAX_INPUTS).map(source).collect(), began: None, turn: 0 }
+    }
+
+    /// Those of a run that is replayed.
+    pub(crate) fn replayed(inputs: Vec<Replayed>) -> Self {
+        let source = |input| match input {
+            Replayed::Song(song) => Source::Song { song, next: 0 },
+            Replayed::Live => Source::Replayed,
+            Replayed::Loopback => Source::Loopback,
+        };
+        Self { sources: inputs.into_iter().take(MAX_INPUTS).map(source).collect(), began: None, turn: 0 }
+    }
+
+    /// What a replay has to know of them.
+    pub(crate) fn to_replay(&self) -> Vec<Replayed> {
+        let input = |source: &Source| match source {
+            Source::Song { song, .. } => Replayed::Song(song.clone()),
+            Source::Loopback => Replayed::Loopback,
+            Source::Idle(_) | Source::Live(_) | Source::Replayed => Replayed::Live,
+        };
+        self.sources.iter().map(input).collect()
     }
 
     /// Starts the threads of the live inputs; they end with their input, or when the engine has.
@@ -131,7 +170,12 @@ impl Inputs {
 
     /// Takes one message or piece that was received by `now`, and shows it to `receive` with its input and its master
     /// time.
-    pub(crate) fn take_one(&mut self, now: RefTime, mut receive: impl FnMut(u16, RefTime, Received<'_>)) -> bool {
+    pub(crate) fn take_one(
+        &mut self,
+        now: RefTime,
+        log: Option<&ReplayLog>,
+        mut receive: impl FnMut(u16, RefTime, Received<'_>),
+    ) -> bool {
         if let Some(due) = self.next_time().filter(|time| *time <= now) {
             for (number, source) in (0..).zip(&mut self.sources) {
                 if let Source::Song { song, next } = source
@@ -147,9 +191,15 @@ impl Inputs {
         // In turn: an input that never stops leaves room for the others.
         let count = self.sources.len();
         for place in (self.turn..count).chain(0..self.turn) {
-            if let Source::Live(bytes) = &self.sources[place]
-                && let Ok(piece) = bytes.try_recv()
-            {
+            let real = || match &self.sources[place] {
+                Source::Live(bytes) => bytes.try_recv().ok(),
+                _ => None,
+            };
+            let piece = match log {
+                Some(log) if self.sources[place].is_live() => log.input(place as u16, real),
+                _ => real(),
+            };
+            if let Some(piece) = piece {
                 self.turn = (place + 1) % count;
                 let received = match &piece {
                     Piece::Bytes(bytes) => Received::Bytes(bytes),
@@ -234,7 +284,7 @@ mod tests {
         assert!(send(2));
         let mut received = vec![];
         for _ in 0..4 {
-            assert!(inputs.take_one(RefTime::ZERO, |input, _, _| received.push(input)));
+            assert!(inputs.take_one(RefTime::ZERO, None, |input, _, _| received.push(input)));
             send(0);
         }
         assert_eq!(received, [0, 2, 0, 0]);

@@ -11,20 +11,22 @@ use dmus_interface::time::RefTime;
 use std::sync::atomic::Ordering;
 
 impl Checker {
-    /// Holds words (offset, bytes, value) against the page; those that a driver has stored are put right again, so that
-    /// each is told of once.
+    /// Holds words (offset, value) against the page, which `load` loads from; those that a driver has stored are put
+    /// right again, so that each is told of once.
     pub(crate) fn check_page(
         &self,
         page: &DoorbellPage,
         owners: Option<&Owners>,
         master: RefTime,
-        words: impl Iterator<Item = (usize, Word)>,
+        words: &[(usize, Word)],
+        load: impl Fn(usize, bool) -> u64,
     ) {
-        for (offset, word) in words {
-            let (expected, found) = match word {
-                Word::Half(value) => (value.into(), u64::from(page.load_u32(offset, Ordering::Relaxed))),
-                Word::Whole(value) => (value, page.load_u64(offset, Ordering::Relaxed)),
+        for &(offset, word) in words {
+            let (expected, wide) = match word {
+                Word::Half(value) => (value.into(), false),
+                Word::Whole(value) => (value, true),
             };
+            let found = load(offset, wide);
             if expected == found {
                 continue;
             }
@@ -49,4 +51,14 @@ pub(crate) enum Word {
     Half(u32),
     /// 8 bytes.
     Whole(u64),
+}
+
+impl Word {
+    /// Whether the page has another one there.
+    pub(crate) fn is_wrong(self, page: &DoorbellPage, offset: usize) -> bool {
+        match self {
+            Self::Half(value) => page.load(offset, false) != u64::from(value),
+            Self::Whole(value) => page.load(offset, true) != value,
+        }
+    }
 }

@@ -8,24 +8,17 @@
 use super::{Checker, Details, Place};
 use dmus_interface::doorbell;
 use dmus_interface::pci::STREAMS;
-use dmus_interface::protocol::Page;
 use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
-use std::sync::atomic::Ordering;
 
 /// What the driver stores: the tails, and the grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Words {
-    tails: [u32; STREAMS],
-    grant: u64,
+pub(crate) struct DriverWords {
+    pub(crate) tails: [u32; STREAMS],
+    pub(crate) grant: u64,
 }
 
-impl Words {
-    fn load(page: &impl Page) -> Self {
-        let tail = |index| page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed);
-        Self { tails: std::array::from_fn(tail), grant: page.load_u64(doorbell::GRANT, Ordering::Relaxed) }
-    }
-
+impl DriverWords {
     /// The first word that is another now: its stream, where it is, what it was and what it is.
     fn moved(&self, now: &Self, open: impl Fn(usize) -> bool) -> Option<Moved> {
         let tails = self.tails.iter().zip(&now.tails).enumerate();
@@ -62,16 +55,21 @@ pub(crate) struct Rings {
     sleeps: u64,
     rings: u64,
     /// The driver's words when the present sleep was armed, unless it has been rung for.
-    asleep: Option<Words>,
+    asleep: Option<DriverWords>,
     /// What a read of a register has found moved since.
     unrung: Option<Moved>,
 }
 
 impl Rings {
     /// The card has armed a sleep, and not yet looked whether anything moved.
-    pub(crate) fn armed(&mut self, page: &impl Page) {
+    pub(crate) fn armed(&mut self, words: DriverWords) {
         self.sleeps += 1;
-        self.asleep = Some(Words::load(page));
+        self.asleep = Some(words);
+    }
+
+    /// Whether a sleep is armed that was not rung for.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.is_some()
     }
 
     /// The sleep is over, or was rung for.
@@ -99,9 +97,9 @@ impl Rings {
 
     /// A register is read. Whatever was written before has arrived, so that what is seen moved here is rung for by then
     /// or after it.
-    pub(crate) fn read(&mut self, page: &impl Page, open: impl Fn(usize) -> bool) {
+    pub(crate) fn read(&mut self, now: &DriverWords, open: impl Fn(usize) -> bool) {
         if let Some(words) = &self.asleep {
-            self.unrung = words.moved(&Words::load(page), open);
+            self.unrung = words.moved(now, open);
         }
     }
 
@@ -121,7 +119,8 @@ impl Rings {
 mod tests {
     use super::*;
     use crate::dma::DoorbellPage;
-    use dmus_interface::protocol::driver;
+    use dmus_interface::protocol::{Page, driver};
+    use std::sync::atomic::Ordering;
 
     struct Sleeper {
         rings: Rings,
@@ -135,8 +134,16 @@ mod tests {
             Self { rings: Rings::default(), checker: Checker::new(&[], None), page }
         }
 
+        fn words(&self) -> DriverWords {
+            let tail = |index| self.page.load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed);
+            DriverWords {
+                tails: std::array::from_fn(tail),
+                grant: self.page.load_u64(doorbell::GRANT, Ordering::Relaxed),
+            }
+        }
+
         fn arm(&mut self) {
-            self.rings.armed(&self.page);
+            self.rings.armed(self.words());
         }
 
         fn ring(&mut self) {
@@ -144,7 +151,8 @@ mod tests {
         }
 
         fn read(&mut self) {
-            self.rings.read(&self.page, |stream| stream == 0);
+            let words = self.words();
+            self.rings.read(&words, |stream| stream == 0);
         }
 
         /// The codes that were named.

@@ -353,7 +353,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     engine.set_drift(args.drift);
     let stop = owners.as_ref().filter(|_| args.check == CheckArg::Stop).map(|owners| {
         owners.set_stopping();
-        Stop { owners: Arc::clone(owners), at: args.stop_at }
+        Stop { owners: Some(Arc::clone(owners)), at: args.stop_at }
     });
     let checker = checks.then(|| Arc::new(Checker::new(&args.allow, stop)));
     if let Some(checker) = &checker {

@@ -24,7 +24,9 @@ struct Map {
     /// Where it begins in its file.
     offset: u64,
     writable: bool,
-    /// `None`: the client did not share it, or in a way that could end the card.
+    /// Whether the client shares it, in a way that cannot end the card.
+    shared: bool,
+    /// The memory, if it is shared and this is no replay.
     memory: Option<SharedMemory>,
 }
 
@@ -47,27 +49,44 @@ pub(crate) struct GuestMemory {
 impl GuestMemory {
     /// Adds a map. Overlapping, empty and overflowing ones are refused. What could end the card counts as not shared.
     pub(crate) fn map(&mut self, map: DmaMap) -> io::Result<()> {
-        let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        let Some(end) = map.iova.checked_add(map.size) else {
-            return invalid("the range overflows");
-        };
-        if map.size == 0 {
-            return invalid("the range is empty");
-        }
-        let at = self.maps.partition_point(|m| m.iova < map.iova);
-        let before = at.checked_sub(1).and_then(|i| self.maps.get(i));
-        let after = self.maps.get(at);
-        if before.is_some_and(|m| m.end() > map.iova) || after.is_some_and(|m| m.iova < end) {
-            return invalid("the range overlaps another map");
-        }
+        let at = self.place(map.iova, map.size)?;
         let memory = match &map.file {
             Some(file) => self.open(&map, file)?,
             None => None,
         };
-        self.generation += 1;
-        self.maps
-            .insert(at, Map { iova: map.iova, size: map.size, offset: map.offset, writable: map.writable, memory });
+        let DmaMap { iova, size, offset, writable, .. } = map;
+        self.insert(at, Map { iova, size, offset, writable, shared: memory.is_some(), memory });
         Ok(())
+    }
+
+    /// Adds a map of memory that is not there.
+    pub(crate) fn map_absent(&mut self, iova: u64, size: u64, writable: bool, shared: bool) -> io::Result<()> {
+        let at = self.place(iova, size)?;
+        self.insert(at, Map { iova, size, offset: 0, writable, shared, memory: None });
+        Ok(())
+    }
+
+    fn insert(&mut self, at: usize, map: Map) {
+        self.generation += 1;
+        self.maps.insert(at, map);
+    }
+
+    /// Where among the maps one belongs.
+    fn place(&self, iova: u64, size: u64) -> io::Result<usize> {
+        let invalid = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let Some(end) = iova.checked_add(size) else {
+            return invalid("the range overflows");
+        };
+        if size == 0 {
+            return invalid("the range is empty");
+        }
+        let at = self.maps.partition_point(|m| m.iova < iova);
+        let before = at.checked_sub(1).and_then(|i| self.maps.get(i));
+        let after = self.maps.get(at);
+        if before.is_some_and(|m| m.end() > iova) || after.is_some_and(|m| m.iova < end) {
+            return invalid("the range overlaps another map");
+        }
+        Ok(at)
     }
 
     fn open(&mut self, map: &DmaMap, file: &File) -> io::Result<Option<SharedMemory>> {
@@ -109,14 +128,14 @@ impl GuestMemory {
         self.maps.get(i).filter(|m| iova < m.end())
     }
 
-    /// Walks a range map by map: neighbours may come from different files. `visit` gets the memory if it is shared, the
+    /// Walks a range map by map: neighbours may come from different files. `visit` gets each, the
     /// offset in it, and which bytes of the range these are; it says whether that will do.
     fn walk(
         &self,
         iova: u64,
         len: usize,
         write: bool,
-        mut visit: impl FnMut(Option<&SharedMemory>, usize, std::ops::Range<usize>) -> bool,
+        mut visit: impl FnMut(&Map, usize, std::ops::Range<usize>) -> bool,
     ) -> Result<(), NotMapped> {
         let mut done = 0;
         while done < len {
@@ -124,7 +143,7 @@ impl GuestMemory {
             let map = self.at(here).filter(|m| m.writable || !write).ok_or(NotMapped { iova: here })?;
             let piece = (len - done).min(usize::try_from(map.end() - here).unwrap_or(usize::MAX));
             let offset = usize::try_from(here - map.iova).map_err(|_| NotMapped { iova: here })?;
-            if !visit(map.memory.as_ref(), offset, done..done + piece) {
+            if !visit(map, offset, done..done + piece) {
                 return Err(NotMapped { iova: here });
             }
             done += piece;
@@ -146,7 +165,7 @@ impl GuestMemory {
 
     /// Whether the whole range is shared and may be read (and written, with `write`).
     pub(crate) fn covers(&self, iova: u64, len: u64, write: bool) -> bool {
-        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |memory, _, _| memory.is_some()).is_ok())
+        usize::try_from(len).is_ok_and(|len| self.walk(iova, len, write, |map, _, _| map.shared).is_ok())
     }
 
     /// Whether the whole range may be read (and written, with `write`), be it by messages.
@@ -166,8 +185,8 @@ impl GuestMemory {
             memory.read(at, out);
             return Ok(());
         }
-        self.walk(iova, out.len(), false, |memory, at, range| {
-            memory.map(|memory| memory.read(at, &mut out[range])).is_some()
+        self.walk(iova, out.len(), false, |map, at, range| {
+            map.memory.as_ref().map(|memory| memory.read(at, &mut out[range])).is_some()
         })
     }
 
@@ -177,9 +196,9 @@ impl GuestMemory {
             memory.write(at, bytes);
             return Ok(());
         }
-        self.walk(iova, bytes.len(), true, |memory, _, _| memory.is_some())?;
-        self.walk(iova, bytes.len(), true, |memory, at, range| {
-            memory.map(|memory| memory.write(at, &bytes[range])).is_some()
+        self.walk(iova, bytes.len(), true, |map, _, _| map.memory.is_some())?;
+        self.walk(iova, bytes.len(), true, |map, at, range| {
+            map.memory.as_ref().map(|memory| memory.write(at, &bytes[range])).is_some()
         })
     }
 }

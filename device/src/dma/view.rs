@@ -64,6 +64,14 @@ pub(crate) trait StreamMemory {
     fn completion(&self, index: u32) -> Option<[u64; 2]>;
 }
 
+/// The parts of a stream whose slots the card fills.
+pub(crate) trait PostedMemory: StreamMemory {
+    /// Copies into the pool or the buffers.
+    fn write(&self, iova: u64, bytes: &[u8]) -> Option<()>;
+    /// Copies into the buffers if the client shares them, to be written; says whether it does.
+    fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool;
+}
+
 /// Where the parts of a stream are in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
@@ -318,15 +326,15 @@ impl<'a> Pieces<'a> {
         let ranges: Vec<(u64, usize)> = slots.into_iter().filter_map(buffer).collect();
         self.access.read_ahead(&ranges);
     }
+}
 
-    /// Copies into the buffers if the client shares them, to be written; says whether it does.
-    pub(crate) fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
-        self.access.write_shared(iova, bytes)
+impl PostedMemory for Pieces<'_> {
+    fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
+        self.access.write(iova, bytes).ok()
     }
 
-    /// Copies into the pool or the buffers.
-    pub(crate) fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
-        self.access.write(iova, bytes).ok()
+    fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
+        self.access.write_shared(iova, bytes)
     }
 }
 

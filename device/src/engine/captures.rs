@@ -58,7 +58,7 @@ impl Core {
             let receive = |input, time, received: Received<'_>| {
                 capture.iter_mut().for_each(|stream| stream.receive(input, time, received));
             };
-            if stalled || !inputs.take_one(now, receive) {
+            if stalled || !inputs.take_one(now, self.log.as_deref(), receive) {
                 break;
             }
             worked = true;

@@ -38,6 +38,9 @@ impl Core {
     pub(super) fn inspect(&mut self, section: &mut Section<'_>) -> Turn {
         let shared = section.shared();
         shared.questions().answer(|question| self.answer(question, section));
+        if let Some(look) = self.log.as_ref().and_then(|log| log.replayed_judgement()) {
+            self.judge_as(look, section);
+        }
         let Some(owners) = shared.owners().filter(|owners| !owners.is_judged(owners.asked())) else {
             return Turn::Quiet;
         };
@@ -53,9 +56,18 @@ impl Core {
 
     /// What no turn has found by itself: a change of what is held, and tails of closed streams.
     fn judge(&mut self, section: &mut Section<'_>, owners: &Owners) {
-        self.report_closed(section);
         let owned = owners.count(Ring::Owned);
-        if std::mem::replace(&mut self.seen.owned, owned) == owned {
+        let stored = std::mem::replace(&mut self.seen.owned, owned) != owned;
+        if let Some(log) = &self.log {
+            log.note_judgement(stored);
+        }
+        self.judge_as(stored, section);
+    }
+
+    /// The guest has `stored` into what is held, or only to the page.
+    fn judge_as(&mut self, stored: bool, section: &mut Section<'_>) {
+        self.report_closed(section);
+        if !stored {
             return;
         }
         for stream in &self.streams.render {
@@ -75,10 +87,18 @@ impl Core {
                 text.write_str(report.as_deref().unwrap_or("no rule was broken so far"))
                     .and_then(|()| text.write_char('\n'))
             }
-            Question::Slots => self.parts().try_for_each(|parts| parts.slots(&mut text)),
+            Question::Slots => text.write_str(&self.slots()),
             Question::Slot(slot) => self.parts().try_for_each(|parts| parts.slot(slot, section, &mut text)),
         };
         if text.is_empty() { "no stream is open\n".into() } else { text }
+    }
+
+    /// The open streams, and each slot that the card owns, in words.
+    pub(super) fn slots(&self) -> String {
+        let mut text = String::new();
+        // A string takes all that is written to it.
+        let _ = self.parts().try_for_each(|parts| parts.slots(&mut text));
+        text
     }
 
     fn parts(&self) -> impl Iterator<Item = Parts<'_>> {

@@ -5,6 +5,7 @@
 
 use super::Core;
 use crate::bank::{Bank, Full};
+use crate::capsule::{Observation, ReplayLog};
 use crate::dma::{AccessError, DmaAccess};
 use crate::download::{Bad, Refused, SAMPLE_MEMORY};
 use crate::identity::{LATENCY, SAMPLE_RATE};
@@ -86,6 +87,37 @@ fn sizes(opcode: Opcode) -> (&'static [usize], usize) {
     }
 }
 
+/// The memory of requests and results.
+struct Mailbox<'s> {
+    memory: DmaAccess<'s>,
+    log: Option<Arc<ReplayLog>>,
+}
+
+impl Mailbox<'_> {
+    fn access(
+        &self,
+        read: &mut [u8],
+        real: impl FnOnce(&DmaAccess<'_>, &mut [u8]) -> Result<(), AccessError>,
+    ) -> Result<(), AccessError> {
+        match &self.log {
+            None => real(&self.memory, read),
+            Some(log) => log.access(read, |read| real(&self.memory, read)),
+        }
+    }
+
+    fn check(&self, iova: u64, len: usize, write: bool) -> Result<(), AccessError> {
+        self.access(&mut [], |memory, _| memory.check(iova, len, write))
+    }
+
+    fn read(&self, iova: u64, out: &mut [u8]) -> Result<(), AccessError> {
+        self.access(out, |memory, out| memory.read(iova, out))
+    }
+
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        self.access(&mut [], |memory, _| memory.write(iova, bytes))
+    }
+}
+
 impl Core {
     /// Carries a command out, outside sections; gives its answer, unless a reset has come between.
     pub(super) fn command(&mut self, shared: &Shared, command: Command) -> Option<Answer> {
@@ -112,7 +144,7 @@ impl Core {
         if (command.result_room as usize) < result {
             return refuse(Status::BufferTooSmall, result, 0);
         }
-        let memory = DmaAccess::new(shared, self.epoch);
+        let memory = Mailbox { memory: DmaAccess::new(shared, self.epoch), log: self.log.clone() };
         // What was done could not be told otherwise.
         memory.check(command.result, result, true)?;
         memory.check(command.request, size, false)?;
@@ -122,12 +154,22 @@ impl Core {
         }
         request.resize(size, 0);
         memory.read(command.request, &mut request)?;
-        if let (Some(checker), Some(mut section)) = (shared.checker(), shared.section_of(self.epoch)) {
+        if let (Some(checker), Some(mut section)) = (shared.checker(), shared.engine_section_of(self.epoch)) {
             let then = section.take_request();
             drop(section);
             checker.check_request(opcode, &then, &request, self.clock.master_time());
         }
-        let reply = self.execute(opcode, command.stream as usize, &request)?;
+        let reply = self.execute(opcode, command.stream as usize, &request);
+        if let Some(log) = &self.log {
+            let status = match &reply {
+                Ok(reply) => reply.status as u32,
+                Err(Refusal::Answer(answer)) => answer.status,
+                Err(Refusal::Void) => 0,
+            };
+            let Command { opcode, stream, .. } = command;
+            log.show(|| Observation::Command { opcode, stream, request: request.into(), status });
+        }
+        let reply = reply?;
         if let Err(error) = memory.write(command.result, &reply.bytes) {
             if opcode == Opcode::Download {
                 self.take_back(&reply.bytes);
@@ -208,7 +250,7 @@ impl Core {
         let collected = self.collect();
         let finished = self.library.downloads.take_finished();
         if finished > 0
-            && let Some(mut section) = shared.section_of(self.epoch)
+            && let Some(mut section) = shared.engine_section_of(self.epoch)
         {
             section.announce_unloads(finished);
         }

@@ -3,6 +3,7 @@
 //! Fed by the engine, which lets the streams add to a block; feeds the sink.
 
 use super::BLOCK;
+use crate::capsule::ReplayLog;
 use crate::sink::{Sink, SinkError, to_s16};
 use crate::stats::Stats;
 
@@ -28,15 +29,34 @@ impl Output {
 
     /// Asks again a sink that had no room.
     #[inline]
-    pub(super) fn look(&mut self) {
+    pub(super) fn look(&mut self, log: Option<&ReplayLog>) {
         if !self.ready {
-            self.ready = self.sink.ready();
+            self.ask(log);
         }
+    }
+
+    fn ask(&mut self, log: Option<&ReplayLog>) {
+        let mut ready = || self.sink.ready();
+        self.ready = match log {
+            None => ready(),
+            Some(log) => log.ready(ready),
+        };
+    }
+
+    /// What a sink said when this was recorded.
+    pub(super) fn set_ready(&mut self, ready: bool) {
+        self.ready = ready;
     }
 
     /// Has `mix` add so many frames to silence, and passes them on if it says that they are whole. With none, `mix`
     /// still presents what is due.
-    pub(super) fn block(&mut self, frames: usize, stats: &Stats, mix: impl FnOnce(&mut [f32], &mut [f32]) -> bool) {
+    pub(super) fn block(
+        &mut self,
+        frames: usize,
+        stats: &Stats,
+        log: Option<&ReplayLog>,
+        mix: impl FnOnce(&mut [f32], &mut [f32]) -> bool,
+    ) {
         let (left, right) = (&mut self.left[..frames], &mut self.right[..frames]);
         left.fill(0.0);
         right.fill(0.0);
@@ -48,21 +68,30 @@ impl Output {
             *frame = [to_s16(*l), to_s16(*r)];
         }
         self.sink.write(pcm);
-        self.ready = self.sink.ready();
-        self.count_losses(stats);
+        self.ask(log);
+        self.count_losses(stats, log);
         stats.samples.add(frames as u64);
     }
 
-    fn count_losses(&self, stats: &Stats) {
-        let losses = self.sink.losses();
-        stats.dropped_samples.set(losses.dropped);
-        stats.underruns.set(losses.underruns);
+    fn count_losses(&self, stats: &Stats, log: Option<&ReplayLog>) {
+        let real = || {
+            let losses = self.sink.losses();
+            (losses.dropped, losses.underruns)
+        };
+        let losses = match log {
+            None => Some(real()),
+            Some(log) => log.losses(real),
+        };
+        if let Some((dropped, underruns)) = losses {
+            stats.dropped_samples.set(dropped);
+            stats.underruns.set(underruns);
+        }
     }
 
     /// Completes the output.
-    pub(super) fn finish(&mut self, stats: &Stats) -> Result<(), SinkError> {
+    pub(super) fn finish(&mut self, stats: &Stats, log: Option<&ReplayLog>) -> Result<(), SinkError> {
         let finished = self.sink.finish();
-        self.count_losses(stats);
+        self.count_losses(stats, log);
         finished
     }
 }

@@ -5,11 +5,8 @@
 
 use super::Core;
 use crate::shared::{Section, Shared};
-use dmus_interface::doorbell;
 use dmus_interface::pci::STREAMS;
-use dmus_interface::protocol::Page;
 use dmus_interface::protocol::card::{self, Poll};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped
@@ -74,7 +71,10 @@ impl Core {
     pub(super) fn rest(&mut self, shared: &Shared) {
         let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
-        self.output.look();
+        self.output.look(self.log.as_deref());
+        if let Some(log) = &self.log {
+            log.rest();
+        }
         let runs = !self.output.is_ready() || !self.clock.is_virtual() && self.any_runs();
         if quiet < self.sleeper.spin && !runs {
             std::hint::spin_loop();
@@ -84,6 +84,7 @@ impl Core {
         let step = if runs { LONGEST_SLEEP } else { quiet / 4 };
         let step = step.clamp(SHORTEST_SLEEP, LONGEST_SLEEP);
         let mut section = shared.engine_section();
+        section.take_accesses();
         if quiet < WATCH || runs {
             section.sleep(Some(step));
             return;
@@ -95,17 +96,27 @@ impl Core {
         // A guest that is held at mistakes waits for each judgement, before it rings.
         let holds = shared.checker().is_some_and(|checker| checker.stops());
         let alarm = if holds { Some(alarm.map_or(LONGEST_SLEEP, |alarm| alarm.min(LONGEST_SLEEP))) } else { alarm };
-        self.sleeper.number = self.sleeper.number.wrapping_add(1).max(1);
-        let poll = card::arm_sleep(section.page(), self.sleeper.number);
-        section.show_armed();
+        let poll = self.arm(&mut section);
         if !self.moved_in(poll, &section) {
             section.sleep(alarm);
         }
-        card::end_sleep(section.page());
-        section.show_awake();
+        Self::end_sleep(&mut section);
         if !holds {
             self.sleeper.quiet_since = None;
         }
+    }
+
+    /// Arms the trapped wake; with what to look whether anything moved.
+    pub(super) fn arm(&mut self, section: &mut Section<'_>) -> Poll {
+        self.sleeper.number = self.sleeper.number.wrapping_add(1).max(1);
+        let poll = card::arm_sleep(section.page(), self.sleeper.number);
+        section.show_armed();
+        poll
+    }
+
+    pub(super) fn end_sleep(section: &mut Section<'_>) {
+        card::end_sleep(section.page());
+        section.show_awake();
     }
 
     /// Whether the driver has stored anything that a turn would act on.
@@ -120,15 +131,16 @@ impl Core {
         let open = self.streams.open;
         for index in (0..STREAMS).filter(|index| open & 1 << index == 0) {
             self.report_closed_tail(index, section);
+            section.raise_now();
         }
     }
 
     /// Tells of a tail that was stored for a stream which is not open, once a value.
     pub(super) fn report_closed_tail(&mut self, index: usize, section: &mut Section<'_>) {
-        let tail = section.page().load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed);
         let Some(reported) = self.sleeper.reported.get_mut(index) else {
             return;
         };
+        let tail = section.closed_tail_word(index, *reported);
         if std::mem::replace(reported, tail) != tail && tail != 0 {
             section.closed_tail(index, tail);
         }

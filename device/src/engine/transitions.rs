@@ -6,6 +6,7 @@
 //! for a posted slot or for the sink.
 
 use super::Core;
+use crate::capsule::{Observation, Unusual};
 use crate::capture::CaptureStream;
 use crate::check::{Checker, Observer};
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
@@ -74,6 +75,18 @@ impl Core {
             section.clear_stream(index);
             self.sleeper.forget_tail(index);
         }
+        if let Some(log) = &self.log {
+            log.show(|| match (result, request) {
+                (Err(fault), _) => Observation::Refused { stream: index, fault },
+                (Ok(_), Request::Close) => Observation::Closed { stream: index },
+                (Ok(_), Request::Open(StreamConfig { kind, slots, buffers, buffer_size, .. })) => {
+                    Observation::Opened { stream: index, kind, slots, buffers, buffer_size }
+                }
+                (Ok(Transitioned { state, time_base, .. }), Request::SetState(_)) => {
+                    Observation::Changed { stream: index, state, time_base }
+                }
+            });
+        }
         section.answer(index, result.map_err(|fault| Refusal::of(fault, request.register())));
         true
     }
@@ -86,9 +99,15 @@ impl Core {
     }
 
     fn open(&mut self, shared: &Shared, index: usize, config: StreamConfig) -> Result<Transitioned, Fault> {
-        if !has_room(config.memory()) {
+        let no_room = || !has_room(config.memory());
+        let no_room = match &self.log {
+            None => no_room(),
+            Some(log) => log.unusual(Unusual::NoRoom, no_room),
+        };
+        if no_room {
             return Err(Fault::NoMemory);
         }
+        let logged = self.log.is_some();
         let is_virtual = self.clock.is_virtual();
         let observe = |checker: &Arc<Checker>| {
             let mut observer = Observer::new(Arc::clone(checker), index, config, is_virtual);
@@ -105,9 +124,9 @@ impl Core {
             synth.restore(CHANNEL_GROUPS, VOICES);
             let place = streams.render.partition_point(|stream| stream.queues.stream < index);
             let monitored = streams.inputs.monitors_render();
-            streams.render.insert(place, RenderStream::new(index, config, synth, monitored, observer));
+            streams.render.insert(place, RenderStream::new(index, config, synth, monitored, observer, logged));
         } else {
-            streams.capture.push(CaptureStream::new(index, config, streams.drift, observer));
+            streams.capture.push(CaptureStream::new(index, config, streams.drift, observer, logged));
         }
         streams.open |= 1 << index;
         Ok(Transitioned { open: true, ..Transitioned::default() })

@@ -5,7 +5,7 @@
 use super::{
     Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
 };
-use crate::check::{COMPARED, Details, Place, culprit_of_word};
+use crate::check::{COMPARED, Details, DriverWords, Place, culprit_of_word};
 use crate::device::RemoteMemory;
 use crate::dma::owners::StoreRecord;
 use crate::dma::{DoorbellPage, GuestMemory, Translation, View};
@@ -65,6 +65,13 @@ impl<'s> Section<'s> {
         self.inner.epoch == epoch && !self.inner.shutdown
     }
 
+    /// Raises what is to be raised, which may take another section.
+    pub(crate) fn raise_now(&mut self) {
+        if self.vectors != 0 {
+            self.give_vectors();
+        }
+    }
+
     /// Raises what is to be raised, or leaves it to the engine.
     #[cold]
     fn give_vectors(&mut self) {
@@ -81,10 +88,51 @@ impl<'s> Section<'s> {
     pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let vectors = std::mem::take(&mut self.vectors);
         let shared = self.shared;
-        MutexGuard::unlocked(&mut self.inner, || {
-            shared.interrupts.raise(vectors, &shared.stats);
-            work()
-        })
+        let result = MutexGuard::unlocked(&mut self.inner, || {
+            shared.raise(vectors);
+            let result = work();
+            if let Some(log) = shared.replay_log() {
+                log.repeat_accesses();
+            }
+            result
+        });
+        self.take_accesses();
+        result
+    }
+
+    /// Adds what the client does to the recording, if there is one.
+    pub(crate) fn note(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(log) = self.shared.replay_log() {
+            log.note_access(&mut self.inner.accesses, put);
+        }
+    }
+
+    /// The engine's recording takes over what the client did.
+    #[inline]
+    pub(crate) fn take_accesses(&mut self) {
+        if let Some(log) = self.shared.replay_log() {
+            log.take_accesses(&mut self.inner.accesses);
+        }
+    }
+
+    /// A word of the page, of which a replay has to be told.
+    fn word(&mut self, offset: usize, wide: bool) -> u64 {
+        let inner = &mut *self.inner;
+        match self.shared.replay_log() {
+            None if wide => inner.page.load_u64(offset, Ordering::Relaxed),
+            None => inner.page.load_u32(offset, Ordering::Relaxed).into(),
+            Some(log) if self.raises => log.word(&inner.page, offset, wide),
+            Some(log) => log.word_at_access(&mut inner.accesses, &inner.page, offset, wide),
+        }
+    }
+
+    /// The tails of all streams.
+    fn tails(&mut self) -> [u32; STREAMS] {
+        std::array::from_fn(|index| self.word(doorbell::at(index, doorbell::SUBMISSION_TAIL), false) as u32)
+    }
+
+    fn driver_words(&mut self) -> DriverWords {
+        DriverWords { tails: self.tails(), grant: self.word(doorbell::GRANT, true) }
     }
 
     #[inline]
@@ -227,7 +275,15 @@ impl Section<'_> {
     /// Leaves a command for the engine.
     pub(crate) fn command(&mut self, command: Command) {
         if self.shared.checker().is_some() {
-            self.inner.request = self.copy_request(&command);
+            self.inner.request = match self.shared.replay_log() {
+                None => self.copy_request(&command),
+                Some(log) => {
+                    let mut accesses = std::mem::take(&mut self.inner.accesses);
+                    let request = log.request_then(&mut accesses, || self.copy_request(&command));
+                    self.inner.accesses = accesses;
+                    request
+                }
+            };
         }
         self.inner.command_busy = true;
         self.inner.requests.command = Some(command);
@@ -260,8 +316,12 @@ impl Section<'_> {
         if self.shared.checker().is_none() {
             return;
         }
-        let Inner { rings, page, views, .. } = &mut *self.inner;
-        rings.read(page, |index| views.get(index).is_some_and(|view| view.open));
+        if !self.inner.rings.is_asleep() {
+            return;
+        }
+        let words = self.driver_words();
+        let Inner { rings, views, .. } = &mut *self.inner;
+        rings.read(&words, |index| views.get(index).is_some_and(|view| view.open));
     }
 
     /// The beginning of a request, if the client shares its memory: nobody may wait for a message here.
@@ -326,7 +386,8 @@ impl Section<'_> {
     /// Forgets everything but maps and vectors.
     pub(crate) fn reset(&mut self) {
         self.inner.epoch += 1;
-        self.inner.clear();
+        let tails = self.tails();
+        self.inner.clear(tails);
         if let Some(owners) = self.shared.owners() {
             owners.clear_all();
         }
@@ -409,22 +470,26 @@ impl<'s> Section<'s> {
 
     /// A sleep was armed.
     pub(crate) fn show_armed(&mut self) {
+        if let Some(log) = self.shared.replay_log() {
+            log.note_sleep(true);
+        }
         if self.shared.checker().is_some() {
-            let Inner { rings, page, .. } = &mut *self.inner;
-            rings.armed(page);
+            let words = self.driver_words();
+            self.inner.rings.armed(words);
         }
     }
 
     /// The armed sleep is over.
     pub(crate) fn show_awake(&mut self) {
+        if let Some(log) = self.shared.replay_log() {
+            log.note_sleep(false);
+        }
         self.inner.rings.over();
     }
 
     /// Sleeps until woken, or for `limit`. What is to be raised is raised before.
     pub(crate) fn sleep(&mut self, limit: Option<Duration>) {
-        if self.vectors != 0 {
-            self.give_vectors();
-        }
+        self.raise_now();
         let wake = &self.shared.wake;
         match limit {
             Some(limit) => {
@@ -432,6 +497,7 @@ impl<'s> Section<'s> {
             }
             None => wake.wait_while(&mut self.inner, |inner| !inner.woken),
         }
+        self.take_accesses();
     }
 
     /// Takes what has been asked since the last time.
@@ -491,11 +557,22 @@ impl<'s> Section<'s> {
         for word in [doorbell::SUBMISSION_TAIL, doorbell::COMPLETION_EVENT, doorbell::COMPLETION_HEAD] {
             self.inner.page.store_u32(doorbell::at(index, word), 0, Ordering::Relaxed);
         }
+        if let Some(log) = self.shared.replay_log() {
+            log.forget_tail(index);
+        }
     }
 
     pub(crate) fn publish_clocks(&mut self, clocks: Clocks, latency: RefTime) {
         self.inner.clocks = clocks;
         card::publish_clocks(&self.inner.page, clocks.samples, latency, clocks.master);
+    }
+
+    /// The tail of a stream that is not open; `told` is the one that was told of last.
+    pub(crate) fn closed_tail_word(&self, index: usize, told: u32) -> u32 {
+        match self.shared.replay_log() {
+            None => self.page().load_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), Ordering::Relaxed),
+            Some(log) => log.closed_tail(self.page(), index, told),
+        }
     }
 
     /// What was copied of the request of the command under way.

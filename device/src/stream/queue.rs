@@ -4,6 +4,7 @@
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
 use super::in_flight::InFlight;
+use crate::capsule::{Recorded, ReplayLog, Replayed};
 use crate::check::{Details, Observer};
 use crate::dma::{Pieces, StreamMemory};
 use crate::shared::{Section, StreamConfig};
@@ -119,6 +120,8 @@ pub(crate) struct Queues {
     pub(crate) stream: usize,
     /// The same, for whoever goes the way that no checker watches; no stream's if one does.
     pub(super) unwatched: usize,
+    /// The same, for whoever goes the way that no recording or replay is on.
+    pub(super) unlogged: usize,
     pub(crate) config: StreamConfig,
     pub(crate) submissions: SubmissionQueue,
     pub(crate) completions: CompletionQueue,
@@ -130,10 +133,13 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new(stream: usize, config: StreamConfig, observer: Option<Box<Observer>>) -> Self {
+    /// Of a card that records or replays, these are `logged`.
+    pub(crate) fn new(stream: usize, config: StreamConfig, observer: Option<Box<Observer>>, logged: bool) -> Self {
+        let unless = |is: bool| if is { usize::MAX } else { stream };
         Self {
             stream,
-            unwatched: if observer.is_some() { usize::MAX } else { stream },
+            unwatched: unless(logged || observer.is_some()),
+            unlogged: unless(logged),
             config,
             submissions: SubmissionQueue { fetched: 0, tail: 0, room: config.submission_entries },
             completions: CompletionQueue {
@@ -150,13 +156,26 @@ impl Queues {
     /// Takes the tail from the page; says whether there is something to fetch, or to tell of it.
     #[inline]
     pub(crate) fn poll(&mut self, poll: Poll, section: &Section<'_>) -> bool {
-        let tail = poll.tail(section.page(), self.stream);
+        self.take_tail(poll.tail(section.page(), self.stream), section)
+    }
+
+    /// The same, once more in a turn.
+    pub(crate) fn poll_again(&mut self, poll: Poll, section: &Section<'_>) {
+        let tail = match section.shared().replay_log() {
+            None => poll.tail(section.page(), self.stream),
+            Some(log) => log.tail_again(section.page(), self.stream),
+        };
+        self.take_tail(tail, section);
+    }
+
+    #[inline(always)]
+    fn take_tail(&mut self, tail: u32, section: &Section<'_>) -> bool {
         let pending = tail.wrapping_sub(self.submissions.fetched);
         if pending == 0 {
             return false;
         }
         if pending > self.submissions.room {
-            return self.wrong_tail(tail);
+            return self.wrong_tail(tail, section);
         }
         self.submissions.tail = tail;
         true
@@ -165,13 +184,23 @@ impl Queues {
     /// A tail that cannot be, of which nothing is fetched: the stream stands still from here on, unless it does
     /// already. Says whether there is something to tell.
     #[cold]
-    fn wrong_tail(&mut self, tail: u32) -> bool {
+    fn wrong_tail(&mut self, tail: u32, section: &Section<'_>) -> bool {
         let goes_on = !self.is_halted();
         if goes_on {
+            if let Some(log) = section.shared().replay_log() {
+                log.found_tail(self.stream, tail);
+            }
             let behind = tail.wrapping_sub(self.submissions.fetched).cast_signed() < 0;
             self.halt(if behind { Fault::TailBackward } else { Fault::TailOverrun }, tail);
         }
         goes_on
+    }
+
+    /// A recording is told what the last poll has found.
+    pub(crate) fn note_tail(&self, log: &ReplayLog) {
+        if !self.is_halted() {
+            log.found_tail(self.stream, self.submissions.tail);
+        }
     }
 
     /// Whether the driver has submitted more since the last poll.
@@ -282,14 +311,29 @@ impl Queues {
         self.tell_time(section);
         let waiting = self.completions.waiting();
         if waiting > 0 {
-            let written = match section.view(self.stream) {
-                Some(view) => self.complete(&view, in_flight),
-                None => match self.publish_pieces(section, in_flight) {
-                    Some(written) => written,
-                    None => return false,
-                },
+            let Some(view) = section.view(self.unlogged) else {
+                return self.publish_elsewhere(section, in_flight);
             };
+            let written = self.complete(&view, in_flight);
             self.announce(section, waiting, written);
+        }
+        self.conclude(section, in_flight);
+        true
+    }
+
+    /// The same, by a ring that is not shared whole, or of a card that records or replays.
+    #[cold]
+    fn publish_elsewhere(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
+        let waiting = self.completions.waiting();
+        match section.shared().replay_log() {
+            None => match self.publish_pieces(section, in_flight) {
+                Some(written) => self.announce(section, waiting, written),
+                None => return false,
+            },
+            Some(log) => match self.publish_logged(log, section, in_flight) {
+                Some(written) => self.announce_logged(log, section, waiting, written),
+                None => return false,
+            },
         }
         self.conclude(section, in_flight);
         true
@@ -352,6 +396,22 @@ impl Queues {
         }
     }
 
+    /// The same as [`Self::announce`], of a card that records or replays.
+    #[cold]
+    fn announce_logged(&mut self, log: &ReplayLog, section: &mut Section<'_>, waiting: u32, written: Option<()>) {
+        self.completions.waiting.clear();
+        if written.is_none() {
+            return self.unwritable();
+        }
+        let old = self.completions.published;
+        let new = old.wrapping_add(waiting);
+        self.completions.published = new;
+        let publish = || card::publish_head(section.page(), self.stream, old, new);
+        if log.asked(section.page(), self.stream, (old, new), publish) {
+            section.raise(self.stream as u16);
+        }
+    }
+
     /// Writes the entries of a ring that is not shared whole; `None` if it is away, and may come back.
     #[cold]
     fn publish_pieces(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> Option<Option<()>> {
@@ -367,6 +427,45 @@ impl Queues {
         });
         // What a reset has made void is published nowhere.
         section.is_of(epoch).then_some(written)
+    }
+
+    /// Writes the entries as they are recorded or replayed; `None` as in [`Self::publish_pieces`].
+    #[cold]
+    fn publish_logged(
+        &mut self,
+        log: &ReplayLog,
+        section: &mut Section<'_>,
+        in_flight: &mut InFlight,
+    ) -> Option<Option<()>> {
+        match log.reach(|| self.reach(section)) {
+            Reach::Away => return None,
+            _ if self.completions.lost => return Some(None),
+            Reach::Whole => {
+                let stream = self.stream;
+                return match log.recording() {
+                    Some(recording) => {
+                        let view = section.view(stream)?;
+                        Some(self.complete(&Recorded::new(&view, recording), in_flight))
+                    }
+                    None => Some(self.complete_replayed(log, in_flight)),
+                };
+            }
+            Reach::Pieces => {}
+        }
+        let (shared, epoch, config) = (section.shared(), section.epoch(), self.config);
+        let written = section.unlocked(|| match log.recording() {
+            Some(recording) => {
+                let pieces = Pieces::new(shared, epoch, &config);
+                self.complete(&Recorded::<dyn StreamMemory>::new(&pieces, recording), in_flight)
+            }
+            None => self.complete_replayed(log, in_flight),
+        });
+        section.is_of(epoch).then_some(written)
+    }
+
+    fn complete_replayed(&mut self, log: &ReplayLog, in_flight: &InFlight) -> Option<()> {
+        let player = log.player()?;
+        self.complete(&Replayed::completed(player, self.stream, self.config.width), in_flight)
     }
 
     /// The completion ring cannot be written: the stream stands still, and its slots come home only by closing it.
@@ -405,14 +504,31 @@ impl Queues {
             Notice::Fault(_, detail) | Notice::Stale(detail) => (None, Some(detail)),
             Notice::Rejected { at, .. } => (Some(at), None),
         };
-        let mut details = match (section.view(self.stream), slot) {
-            (Some(view), Some(slot)) => observer.details_of(&view, slot, detail),
-            _ => observer.details(slot, detail),
-        };
+        let details_of = |slot: u32| self.look(section, |memory| observer.details_of(memory, slot, detail));
+        let mut details = slot.and_then(details_of).unwrap_or_else(|| observer.details(slot, detail));
         if let Notice::Rejected { head, stolen: true, .. } = notice {
             details.found = Some(format!("this slot, which is in flight by itself, in the submission of slot {head}"));
         }
         details
+    }
+
+    /// Looks at the stream's memory, as it is now; `None` if it is not shared whole.
+    pub(crate) fn look<R>(&self, section: &Section<'_>, look: impl FnOnce(&dyn StreamMemory) -> R) -> Option<R> {
+        let view = section.view(self.stream);
+        let Some(log) = section.shared().replay_log() else {
+            return view.map(|view| look(&view));
+        };
+        if log.reach(|| if view.is_some() { Reach::Whole } else { Reach::Pieces }) != Reach::Whole {
+            return None;
+        }
+        match (log.recording(), view) {
+            (Some(recording), Some(view)) => Some(look(&Recorded::new(&view, recording))),
+            (Some(_), None) => None,
+            (None, _) => log.player().map(|player| {
+                let memory = Replayed::completed(player, self.stream, self.config.width);
+                look(&memory)
+            }),
+        }
     }
 
     /// What a card that checks calls a mistake: it knows some of them better.
@@ -424,7 +540,7 @@ impl Queues {
         match notice {
             Notice::Stale(_) => Code::Check(Check::EntryStale),
             Notice::Fault(Fault::TailBackward, _)
-                if section.view(self.stream).is_some_and(|view| observer.went_back(&view, published)) =>
+                if self.look(section, |memory| observer.went_back(memory, published)) == Some(true) =>
             {
                 Code::Check(Check::WentBack)
             }

@@ -103,6 +103,19 @@ enum Action<'a> {
     Nothing,
 }
 
+impl<'a> FromIterator<TimedMessage<'a>> for Song {
+    /// A song of these messages, which are in order, and no longer than the last of them.
+    fn from_iter<T: IntoIterator<Item = TimedMessage<'a>>>(messages: T) -> Self {
+        let mut song = Self::default();
+        for TimedMessage { time, bytes } in messages {
+            song.bytes.extend_from_slice(bytes);
+            song.messages.push((time, u32::try_from(song.bytes.len()).unwrap_or(u32::MAX)));
+            song.end = time;
+        }
+        song
+    }
+}
+
 impl Song {
     /// Reads the bytes of a standard MIDI file of format 0 or 1, with metrical or SMPTE time, or of an RMID file.
     pub fn parse(file: &[u8]) -> Result<Self, SongError> {

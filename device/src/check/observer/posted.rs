@@ -5,7 +5,7 @@
 
 use super::super::describe::{Details, hex};
 use super::Observer;
-use crate::dma::{Pieces, SlotWords, StreamMemory};
+use crate::dma::{PostedMemory, SlotWords};
 use dmus_interface::rule::{Check, Code};
 
 /// The byte of a posted buffer at an offset: unlike its neighbours, and no status byte of a message.
@@ -15,7 +15,7 @@ pub(super) fn canary(offset: u32) -> u8 {
 
 impl Observer {
     /// A slot was posted with the buffer that begins at `offset`: its bytes are such as no driver stores.
-    pub(crate) fn guard(&self, memory: &Pieces<'_>, slot: u32, words: &SlotWords, offset: usize) {
+    pub(crate) fn guard(&self, memory: &impl PostedMemory, slot: u32, words: &SlotWords, offset: usize) {
         self.note(slot, words);
         if let Some(told) = self.told.get(slot as usize) {
             told.set(false);
@@ -28,7 +28,7 @@ impl Observer {
 
     /// A posted slot is about to be filled, or the guest has just stored there: neither it nor its buffer may have
     /// changed.
-    pub(crate) fn check_posted(&self, memory: &Pieces<'_>, slot: u32, offset: usize) {
+    pub(crate) fn check_posted(&self, memory: &impl PostedMemory, slot: u32, offset: usize) {
         if let (Some(fetched), Some(now), Some(told)) =
             (self.noted(slot), memory.slot(slot), self.told.get(slot as usize))
             && now != fetched
@@ -46,7 +46,7 @@ impl Observer {
     }
 
     #[cold]
-    fn touched(&self, memory: &Pieces<'_>, slot: u32, offset: usize) {
+    fn touched(&self, memory: &impl PostedMemory, slot: u32, offset: usize) {
         let mut now = vec![0; self.canary.len()];
         if memory.copy(offset, &mut now).is_none() {
             return;

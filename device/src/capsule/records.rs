@@ -1,0 +1,235 @@
+//! The records of a capsule: a tag, and what belongs to it.
+//!
+//! Numbers are little-endian, or, where they are mostly small, in groups of seven bits with the lowest first.
+
+use super::blocks::Source;
+use zerocopy::{Immutable, KnownLayout, TryFromBytes};
+
+/// What a record is of. In front of its name, what wrote it: the transport's thread as it called the card, an engine
+/// between two turns or at the beginning of one, or in the middle of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromBytes, Immutable, KnownLayout)]
+#[repr(u8)]
+pub(crate) enum Tag {
+    /// An option of the card, as JSON. Before everything else.
+    Header = 1,
+    /// A message of a song that plays at an input.
+    SongMessage,
+    /// Transport: a read begins; page words that it looked at follow, and the answer.
+    Read,
+    Answer,
+    /// A write, and what it looked at.
+    Write,
+    /// What the mailbox's request was as the opcode was written.
+    RequestThen,
+    Map,
+    Unmap,
+    Vector,
+    ResetFunction,
+    /// The client has gone; there is a page for the next one.
+    Left,
+    NextPage,
+    OfferMemory,
+    /// A word of the doorbell page, as it was loaded.
+    Word,
+    /// Engine, before a turn: what this turn finds on the page, and on the host's clock.
+    Grant,
+    Time,
+    Tail,
+    Turn,
+    TurnEnd,
+    /// Between turns: a sleep was armed, and is over.
+    Sleep,
+    Awake,
+    /// The tail of a stream that is not open, which is a word that follows.
+    ClosedTail,
+    /// In a turn: an entry of a submission ring.
+    Submission,
+    NoSubmission,
+    Slot,
+    NoSlot,
+    Copy,
+    NoCopy,
+    NoComplete,
+    Same,
+    NoSame,
+    Consumed,
+    Completion,
+    NoCompletion,
+    /// Capture could not store, or not without a message.
+    NoWrite,
+    NotShared,
+    /// How a stream's memory could be reached.
+    Reach,
+    /// Some stream's is away for a moment.
+    Away,
+    /// The driver asked for one of the completions that were published.
+    Asked,
+    /// Which of the vectors that were raised are connected.
+    Interrupts,
+    /// Rendering was broken off by a reset, when so much had been counted.
+    Void,
+    /// What the sink said.
+    Ready,
+    Losses,
+    /// A live input's bytes, or that its sender has gone.
+    Input,
+    InputEnd,
+    /// How an access of the mailbox ended, and what it read.
+    Access,
+    NoRoom,
+    /// The page's words were looked at, and some were wrong.
+    PageCheck,
+    /// The plugin asked for the card's judgement.
+    Judge,
+    /// The run's end, with what it came to.
+    End,
+}
+
+/// Writes records.
+pub(crate) trait Put {
+    fn tag(&mut self, tag: Tag) -> &mut Self;
+    fn byte(&mut self, byte: u8) -> &mut Self;
+    fn number(&mut self, number: u64) -> &mut Self;
+    fn signed(&mut self, number: i64) -> &mut Self;
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self;
+}
+
+impl Put for Vec<u8> {
+    fn tag(&mut self, tag: Tag) -> &mut Self {
+        self.byte(tag as u8)
+    }
+
+    fn byte(&mut self, byte: u8) -> &mut Self {
+        self.push(byte);
+        self
+    }
+
+    fn number(&mut self, mut number: u64) -> &mut Self {
+        while number >= 0x80 {
+            self.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.byte(number as u8)
+    }
+
+    /// The sign is the lowest bit.
+    fn signed(&mut self, number: i64) -> &mut Self {
+        self.number((number << 1 ^ number >> 63).cast_unsigned())
+    }
+
+    /// How many, and the bytes.
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64);
+        self.extend_from_slice(bytes);
+        self
+    }
+}
+
+/// Bytes that one record has at most: a request of the mailbox is the longest.
+pub(super) const MAX_BYTES: usize = 33 << 20;
+
+/// Reads records.
+pub(super) struct Cursor {
+    source: Box<dyn Source + Send>,
+    bytes: Vec<u8>,
+    at: usize,
+    /// There is no more, or it cannot be read.
+    ended: bool,
+}
+
+impl Cursor {
+    pub(super) fn new(source: Box<dyn Source + Send>) -> Self {
+        Self { source, bytes: Vec::new(), at: 0, ended: false }
+    }
+
+    /// So many bytes, which stay where they are.
+    fn ahead(&mut self, count: usize) -> Option<&[u8]> {
+        while self.bytes.len() - self.at < count {
+            if self.ended {
+                return None;
+            }
+            self.bytes.drain(..self.at);
+            self.at = 0;
+            match self.source.read(&mut self.bytes) {
+                Ok(more) => self.ended = !more,
+                Err(error) => {
+                    tracing::error!("the recording cannot be read on: {error}");
+                    self.ended = true;
+                }
+            }
+        }
+        self.bytes.get(self.at..self.at + count)
+    }
+
+    /// The tag of the next record.
+    pub(super) fn peek(&mut self) -> Option<Tag> {
+        Tag::try_read_from_bytes(self.ahead(1)?).ok()
+    }
+
+    /// The byte so many behind the next one.
+    pub(super) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
+        self.ahead(count + 1)?.last().copied()
+    }
+
+    /// Copies the next bytes out.
+    pub(super) fn fill(&mut self, place: &mut [u8]) -> Option<()> {
+        place.copy_from_slice(self.ahead(place.len())?);
+        self.at += place.len();
+        Some(())
+    }
+
+    pub(super) fn byte(&mut self) -> Option<u8> {
+        let byte = *self.ahead(1)?.first()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    pub(super) fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    pub(super) fn signed(&mut self) -> Option<i64> {
+        let number = self.number()?;
+        Some((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
+    }
+
+    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        self.number()?.try_into().ok()
+    }
+
+    pub(super) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
+        let mut words = [0; N];
+        let bytes = self.ahead(8 * N)?;
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        self.at += 8 * N;
+        Some(words)
+    }
+
+    pub(super) fn half(&mut self) -> Option<u32> {
+        let bytes = *self.ahead(4)?.first_chunk::<4>()?;
+        self.at += 4;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    pub(super) fn bytes(&mut self) -> Option<Vec<u8>> {
+        let count = self.small::<usize>().filter(|count| *count <= MAX_BYTES)?;
+        let bytes = self.ahead(count)?.to_vec();
+        self.at += count;
+        Some(bytes)
+    }
+
+    /// Whether all was read, to the last byte.
+    pub(super) fn is_at_end(&mut self) -> bool {
+        self.ahead(1).is_none()
+    }
+}

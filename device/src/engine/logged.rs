@@ -1,0 +1,84 @@
+//! The turns of a card that records or replays.
+//!
+//! Fed by the engine's thread, or by a replay; feeds the replay log with what a turn has found on the page and on the
+//! host's clock, and a replay with what it is shown.
+
+use super::{Core, Engine, Turn};
+use crate::capsule::{Header, Options, ReplayLog};
+use crate::check::Checker;
+use crate::shared::Shared;
+use dmus_interface::time::RefTime;
+use std::sync::Arc;
+
+impl Engine {
+    /// What it observes from here on is recorded, or replayed: before the first turn.
+    pub(crate) fn set_replay_log(&mut self, log: Arc<ReplayLog>) {
+        self.core.log = Some(log);
+    }
+
+    /// What a replay has to know of this engine.
+    pub(crate) fn header(&self, options: Options, checker: Option<&Checker>) -> Header {
+        let streams = &self.core.streams;
+        Header::new(options, self.core.clock.mode(), streams.drift, checker, streams.inputs.to_replay())
+    }
+
+    /// In a replay: the host's clock shows this in realtime.
+    pub(crate) fn replay_at(&mut self, time: RefTime) {
+        self.core.clock.replay_at(time);
+    }
+
+    /// The sink had room, or had none.
+    pub(crate) fn replay_ready(&mut self, ready: bool) {
+        self.core.output.set_ready(ready);
+    }
+
+    /// A sleep was armed.
+    pub(crate) fn replay_sleep(&mut self) {
+        self.core.arm(&mut self.shared.engine_section());
+    }
+
+    /// The sleep is over.
+    pub(crate) fn replay_awake(&mut self) {
+        Core::end_sleep(&mut self.shared.engine_section());
+    }
+
+    /// The tail of a stream that is not open was told of.
+    pub(crate) fn replay_closed_tail(&mut self, index: usize) {
+        self.core.report_closed_tail(index, &mut self.shared.engine_section());
+    }
+
+    /// Completes the output of a replay.
+    pub(crate) fn finish_replay(&mut self) -> Result<(), crate::sink::SinkError> {
+        self.finish()
+    }
+
+    /// Master time, and the voices that sound.
+    pub(crate) fn state(&self) -> (RefTime, usize) {
+        let voices = self.core.streams.render.iter().map(|stream| stream.synth.sounding());
+        (self.core.clock.master_time(), voices.sum())
+    }
+
+    /// Every slot that the card owns, in words.
+    pub(crate) fn slots(&self) -> String {
+        self.core.slots()
+    }
+}
+
+impl Core {
+    /// One that has found nothing, and done nothing, is not recorded.
+    #[cold]
+    pub(super) fn turn_logged(&mut self, shared: &Shared, log: &ReplayLog) -> Turn {
+        let (epoch, moved) = (self.epoch, self.clock.has_moved());
+        let mut section = shared.engine_section();
+        section.take_accesses();
+        log.begin_turn();
+        let turn = self.turn(section);
+        let time = (!self.clock.is_virtual()).then_some(self.clock.now().horizon);
+        match turn {
+            // It ends with the accesses before it.
+            Turn::Shutdown => log.drop_turn(),
+            _ => log.end_turn(turn == Turn::Worked || moved || epoch != self.epoch, self.clock.loaded(), time),
+        }
+        turn
+    }
+}
