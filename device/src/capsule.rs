@@ -15,6 +15,7 @@ mod observation;
 mod records;
 mod replay;
 mod replay_log;
+pub mod trace;
 
 pub use blocks::CapsuleError;
 pub use header::{BankFile, Header, Options};

@@ -32,7 +32,7 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum ReplayLog {
-    Record(Recorder),
+    Record(Box<Recorder>),
     Replay(Box<Replaying>),
 }
 
@@ -162,7 +162,7 @@ impl ReplayLog {
             ready: true,
             losses: (0, 0),
         });
-        Self::Record(Recorder { recording, overrun: AtomicBool::new(false) })
+        Self::Record(Box::new(Recorder { recording, overrun: AtomicBool::new(false) }))
     }
 
     pub(super) fn replay(player: Player) -> Self {
@@ -199,9 +199,9 @@ impl ReplayLog {
         get: impl FnOnce(&mut Player) -> T,
     ) -> T {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let observed = real();
-                put(recording.lock().put(), &observed);
+                put(recorder.recording.lock().put(), &observed);
                 observed
             }
             Self::Replay(replaying) => get(&mut replaying.player.lock()),
@@ -367,8 +367,8 @@ impl ReplayLog {
     /// A poll has found this tail of a stream.
     pub(crate) fn found_tail(&self, stream: usize, tail: u32) {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
-                let Recording { tails, found, .. } = &mut *recording.lock();
+            Self::Record(recorder) => {
+                let Recording { tails, found, .. } = &mut *recorder.recording.lock();
                 if tails.get_mut(stream).is_some_and(|last| std::mem::replace(last, tail) != tail) {
                     found.push((stream, tail));
                 }
@@ -385,9 +385,7 @@ impl ReplayLog {
     /// The page's words of a stream are zeroed.
     pub(crate) fn forget_tail(&self, stream: usize) {
         let tails = &mut match self {
-            Self::Record(Recorder { recording, .. }) => {
-                MutexGuard::map(recording.lock(), |recording| &mut recording.tails)
-            }
+            Self::Record(recorder) => MutexGuard::map(recorder.recording.lock(), |recording| &mut recording.tails),
             Self::Replay(replaying) => MutexGuard::map(replaying.player.lock(), |player| &mut player.tails),
         };
         if let Some(tail) = tails.get_mut(stream) {
@@ -406,9 +404,9 @@ impl ReplayLog {
     /// A word of the page that the engine loads now.
     pub(crate) fn word<P: Page>(&self, page: &P, offset: usize, wide: bool) -> u64 {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let value = load(page, offset, wide);
-                recording.lock().put().tag(Tag::Word).number(offset as u64).number(value);
+                recorder.recording.lock().put().tag(Tag::Word).number(offset as u64).number(value);
                 value
             }
             Self::Replay(replaying) => {
@@ -433,10 +431,10 @@ impl ReplayLog {
     pub(crate) fn closed_tail<P: Page>(&self, page: &P, stream: usize, told: u32) -> u32 {
         let offset = doorbell::at(stream, doorbell::SUBMISSION_TAIL);
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let tail = page.load_u32(offset, Ordering::Relaxed);
                 if tail != told {
-                    let mut recording = recording.lock();
+                    let mut recording = recorder.recording.lock();
                     if recording.turn.is_none() {
                         recording.put().tag(Tag::ClosedTail).byte(stream as u8);
                     }
@@ -480,10 +478,10 @@ impl ReplayLog {
         publish: impl FnOnce() -> bool,
     ) -> bool {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let asked = publish();
                 if asked {
-                    recording.lock().put().tag(Tag::Asked);
+                    recorder.recording.lock().put().tag(Tag::Asked);
                 }
                 asked
             }
@@ -502,9 +500,9 @@ impl ReplayLog {
             return;
         }
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let connected = raise();
-                recording.lock().put().tag(Tag::Interrupts).number(connected.into());
+                recorder.recording.lock().put().tag(Tag::Interrupts).number(connected.into());
             }
             Self::Replay(replaying) => {
                 let mut player = replaying.player.lock();
@@ -522,9 +520,9 @@ impl ReplayLog {
     pub(crate) fn is_void(&self, real: bool, stats: &Stats) -> bool {
         let counters = || [&stats.presented, &stats.late].into_iter().chain(&stats.late_by);
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 if real {
-                    let mut recording = recording.lock();
+                    let mut recording = recorder.recording.lock();
                     let out = recording.put().tag(Tag::Void);
                     counters().for_each(|counter| _ = out.number(counter.get()));
                 }
@@ -545,9 +543,9 @@ impl ReplayLog {
     /// Whether the sink has room.
     pub(crate) fn ready(&self, real: impl FnOnce() -> bool) -> bool {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let ready = real();
-                let mut recording = recording.lock();
+                let mut recording = recorder.recording.lock();
                 if !std::mem::replace(&mut recording.ready, ready) || !ready {
                     recording.put().tag(Tag::Ready).byte(ready.into());
                 }
@@ -563,9 +561,9 @@ impl ReplayLog {
     /// What of the audio has not reached its listener.
     pub(crate) fn losses(&self, real: impl FnOnce() -> (u64, u64)) -> Option<(u64, u64)> {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let losses = real();
-                let mut recording = recording.lock();
+                let mut recording = recorder.recording.lock();
                 if std::mem::replace(&mut recording.losses, losses) != losses {
                     recording.put().tag(Tag::Losses).number(losses.0).number(losses.1);
                 }
@@ -582,14 +580,14 @@ impl ReplayLog {
     /// What a live input received: nothing, bytes, or none any more.
     pub(crate) fn input(&self, input: u16, real: impl FnOnce() -> Option<Piece>) -> Option<Piece> {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let received = real();
                 match &received {
                     None => {}
                     Some(Piece::Bytes(bytes)) => {
-                        _ = recording.lock().put().tag(Tag::Input).number(input.into()).bytes(bytes)
+                        _ = recorder.recording.lock().put().tag(Tag::Input).number(input.into()).bytes(bytes)
                     }
-                    Some(Piece::End) => _ = recording.lock().put().tag(Tag::InputEnd).number(input.into()),
+                    Some(Piece::End) => _ = recorder.recording.lock().put().tag(Tag::InputEnd).number(input.into()),
                 }
                 received
             }
@@ -604,14 +602,14 @@ impl ReplayLog {
         real: impl FnOnce(&mut [u8]) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let result = real(read);
                 let outcome = match result {
                     Ok(()) => 0,
                     Err(AccessError::NotMapped) => 1,
                     Err(AccessError::Void) => 2,
                 };
-                let mut recording = recording.lock();
+                let mut recording = recorder.recording.lock();
                 let out = recording.put().tag(Tag::Access).byte(outcome);
                 if result.is_ok() {
                     out.extend_from_slice(read);
@@ -640,10 +638,10 @@ impl ReplayLog {
             Unusual::Away => Tag::Away,
         };
         match self {
-            Self::Record(Recorder { recording, .. }) => {
+            Self::Record(recorder) => {
                 let is = real();
                 if is {
-                    recording.lock().put().tag(tag);
+                    recorder.recording.lock().put().tag(tag);
                 }
                 is
             }
