@@ -2,16 +2,22 @@
 
 pub(crate) mod ask;
 pub(crate) mod bank;
+mod capsule;
 pub(crate) mod explain;
 pub(crate) mod header;
 mod midi_in;
+mod recording;
 pub(crate) mod render;
+pub(crate) mod replay;
 pub(crate) mod serve;
 pub(crate) mod sweep;
+pub(crate) mod trace;
 
 use anyhow::Context;
 use dmus_card::files::FileError;
+use std::fs::File;
 use std::io::{ErrorKind, Result, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit codes, as `--help` lists them.
@@ -24,10 +30,9 @@ pub(crate) enum Exit {
 }
 
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.is::<FileError>() {
-        true => ExitCode::from(Exit::Unusable as u8),
-        false => ExitCode::FAILURE,
-    }
+    // Of a capsule, the file's name is around it.
+    let unusable = error.is::<FileError>() || error.downcast_ref::<capsule::Unusable>().is_some();
+    if unusable { ExitCode::from(Exit::Unusable as u8) } else { ExitCode::FAILURE }
 }
 
 /// Prints a line of output.
@@ -40,5 +45,23 @@ pub(crate) fn printed(result: Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result.context("cannot write to standard output"),
+    }
+}
+
+/// A file that is written at the end.
+pub(crate) struct JsonFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonFile {
+    pub(crate) fn create(path: PathBuf) -> anyhow::Result<Self> {
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    pub(crate) fn write(mut self, value: &serde_json::Value) -> anyhow::Result<()> {
+        let text = format!("{value:#}\n");
+        self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 ///
 /// It starts no QEMU: `dmus-run` does, with this program beside it.
 ///
-/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 9 the driver broke rules of the
-/// data sheet (serve --check warn); 130 interrupted.
+/// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song, the bank or the recording cannot be used; 9 the driver
+/// broke rules of the data sheet (serve --check warn, replay); 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -28,6 +28,8 @@ enum Command {
     Bank(commands::bank::Args),
     Explain(commands::explain::Args),
     Ask(commands::ask::Args),
+    Replay(commands::replay::Args),
+    Trace(commands::trace::Args),
     Header(commands::header::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Command::Bank(args) => commands::bank::run(&args),
         Command::Explain(args) => commands::explain::run(&args),
         Command::Ask(args) => commands::ask::run(&args),
+        Command::Replay(args) => commands::replay::run(&args),
+        Command::Trace(args) => commands::trace::run(&args),
         Command::Header(args) => commands::header::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };

@@ -2,7 +2,9 @@
 //!
 //! Fed by the register file and the engine; feeds the summary of `serve` and its JSON file.
 
+use crate::identity::SAMPLE_RATE;
 use dmus_interface::time::RefTime;
+use serde_json::{Map, Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -107,6 +109,35 @@ impl Stats {
     /// In a replay, what it was as this was recorded.
     pub(crate) fn set_first_presented(&self, nanos: u64) {
         self.first_presented.set(nanos);
+    }
+
+    /// All of them, as one JSON object: the README of this crate has its names.
+    pub fn json(&self) -> Value {
+        let names = LATE_LIMITS.iter().map(|limit| format!("below_{limit}_ms"));
+        let names = names.chain([format!("{}_ms_and_more", LATE_LIMITS[LATE_LIMITS.len() - 1])]);
+        let late_by: Map<String, Value> = names.zip(self.late_by.iter().map(|count| count.get().into())).collect();
+        json!({
+            "presented": self.presented.get(),
+            "late": self.late.get(),
+            "late_by": late_by,
+            "rejected": self.rejected.get(),
+            "discarded": self.discarded.get(),
+            "captured": self.captured.get(),
+            "capture_overruns": self.capture_overruns.get(),
+            "peak_in_flight": self.peak_in_flight.get(),
+            "in_flight": self.in_flight.get(),
+            "pool_slots": self.pool_slots.get(),
+            "register_accesses": self.register_accesses.get(),
+            "interrupts": self.interrupts.get(),
+            "faults": self.faults.get(),
+            "resets": self.resets.get(),
+            "maps": self.maps.get(),
+            "unmaps": self.unmaps.get(),
+            "dropped_samples": self.dropped_samples.get(),
+            "underruns": self.underruns.get(),
+            "audio_seconds": self.samples.get() as f64 / f64::from(SAMPLE_RATE),
+            "first_presented_unix_seconds": self.first_presented().map(|time| time.as_secs_f64()),
+        })
     }
 
     /// When the first message was presented, as Unix time: what another process can compare.

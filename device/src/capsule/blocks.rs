@@ -22,7 +22,7 @@ const MAGIC: [u8; 8] = *b"dmuscaps";
 pub(super) const VERSION: u32 = 1;
 /// Bytes of a block, before it is compressed, at most, and as a rule.
 const MAX_BLOCK: usize = 1 << 20;
-pub(super) const BLOCK: usize = 256 << 10;
+pub(super) const BLOCK: usize = 64 << 10;
 /// Bytes in front of a block: how many it has compressed and not, and the checksum of the compressed ones.
 const HEAD: usize = 12;
 /// Blocks that wait to be written at most, and how long a card waits for a place among them: what takes longer than

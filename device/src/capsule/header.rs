@@ -7,12 +7,16 @@ use super::records::{Cursor, Put, Tag};
 use crate::capture::inputs::Replayed;
 use crate::check::{Allowed, Checker, Stop};
 use crate::identity::ClockMode;
+use crc32fast::Hasher;
 use dmus_interface::regs::VERSION_VALUE;
 use dmus_interface::rule::Rule;
 use dmus_interface::time::RefTime;
 use dmus_song::{Song, TimedMessage};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of songs that a capsule may hold.
@@ -27,6 +31,33 @@ pub struct BankFile {
     pub size: u64,
     /// See there.
     pub crc: u32,
+}
+
+impl BankFile {
+    /// The file as it is now.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn describe(path: &Path) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let (mut crc, mut size) = (Hasher::new(), 0);
+        let mut block = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut block)? {
+                0 => break,
+                count => {
+                    crc.update(&block[..count]);
+                    size += count as u64;
+                }
+            }
+        }
+        Ok(Self { path: path.display().to_string(), size, crc: crc.finalize() })
+    }
+
+    /// Whether another file has the same bytes.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.size, self.crc) == (other.size, other.crc)
+    }
 }
 
 /// See the module.

@@ -156,6 +156,7 @@ impl Capsule {
         if let Some(listener) = &mut listener {
             listener.observe(RefTime::ZERO, &Observation::Connected);
         }
+        let mut reached = RefTime::ZERO;
         let ended = loop {
             let ended = run.step();
             let (master, voices) = run.engine.state();
@@ -163,6 +164,7 @@ impl Capsule {
             if let Some(listener) = &mut listener {
                 run.show(*listener, &breaches, block.as_ref(), master, voices);
             }
+            reached = reached.max(master);
             progress(master);
             let comes = match until {
                 None => false,
@@ -183,7 +185,7 @@ impl Capsule {
         let output = run.engine.finish_replay();
         Ok(Replayed {
             ended,
-            master: run.engine.state().0,
+            master: reached,
             slots: run.engine.slots(),
             stats: Arc::clone(run.shared.stats()),
             checker: run.checker,
@@ -196,7 +198,7 @@ impl Capsule {
 pub struct Replayed {
     /// How it ended.
     pub ended: Ended,
-    /// Master time at the end.
+    /// The latest master time that was reached: a reset begins it anew.
     pub master: RefTime,
     /// The open streams at the end, and each slot that the card owned, in words.
     pub slots: String,

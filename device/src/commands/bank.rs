@@ -5,6 +5,7 @@
 use super::{print, printed};
 use anyhow::Context;
 use dmus_card::bank::{self, Bank};
+use dmus_card::capsule::BankFile;
 use dmus_card::collection::{Collection, Instrument, LoopKind, Region, Sampling, Wave};
 use dmus_card::files::{FileError, load_collection};
 use serde_json::{Value, json};
@@ -68,6 +69,27 @@ impl Banks {
     /// Reads the files, those first that are asked first.
     fn read(&self) -> Result<Vec<Collection>, FileError> {
         self.files.iter().rev().map(|path| load_collection(path)).collect()
+    }
+
+    /// The files as a capsule names them, in the order of the command line.
+    pub(crate) fn describe(&self) -> Result<Vec<BankFile>, FileError> {
+        let describe = |path: &PathBuf| {
+            let name = path.display().to_string();
+            match BankFile::describe(path) {
+                Ok(file) => Ok(file),
+                Err(error) => Err(FileError::Unreadable(name, error)),
+            }
+        };
+        self.files.iter().map(describe).collect()
+    }
+
+    /// These files.
+    pub(crate) fn of(files: Vec<PathBuf>) -> Self {
+        Self { files }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty()
     }
 
     /// Reads the files, makes them ready, and puts the built-in bank behind them.

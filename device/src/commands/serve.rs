@@ -1,10 +1,12 @@
 //! `serve`: the card on a socket, for a QEMU that somebody else runs.
 
-use super::Exit;
 use super::bank::Banks;
 use super::midi_in::MidiIn;
+use super::recording::{Recording, Tracer};
 use super::sweep::Sweeper;
+use super::{Exit, JsonFile};
 use anyhow::Context;
+use dmus_card::ClockMode;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::check::{Allowed, Checker, Stop};
 use dmus_card::engine::EngineHandle;
@@ -12,15 +14,12 @@ use dmus_card::owners::Owners;
 use dmus_card::sink::limited::LimitedSink;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
-use dmus_card::stats::{LATE_LIMITS, Stats};
+use dmus_card::stats::Stats;
 use dmus_card::transport::{self, Transport};
-use dmus_card::{ClockMode, SAMPLE_RATE};
 use dmus_card::{control, log, privileges, sandbox};
 use dmus_interface::rule::Rule;
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::fs::File;
-use std::io::Write;
 use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -71,7 +70,7 @@ pub(crate) struct Args {
     midi_in: Vec<MidiIn>,
     /// Give the sink so many seconds of audio at most, and go on silently then: a guest can grant years at once.
     #[arg(long, value_name = "SECONDS")]
-    max_audio: Option<NonZeroU32>,
+    pub(super) max_audio: Option<NonZeroU32>,
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
@@ -81,7 +80,7 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     drift: i32,
     #[command(flatten)]
-    banks: Banks,
+    pub(super) banks: Banks,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's, which is for comparison only: it trusts
     /// its client, and a hostile one can end or stop the card.
     #[arg(long, value_enum, default_value = "own")]
@@ -113,6 +112,13 @@ pub(crate) struct Args {
     /// QEMU -plugin file=libdmus_plugin.so,owners=FILE, --accel tcg, and 2 GiB of memory at most.
     #[arg(long, value_name = "FILE")]
     owners: Option<PathBuf>,
+    /// Keep all that the card observes in this file, in place of what was there: dmus-card replay, diff, trace and
+    /// report make and show the run again.
+    #[arg(long, value_name = "FILE.dmc")]
+    pub(super) record: Option<PathBuf>,
+    /// Write a trace of the run for ui.perfetto.dev to this file, as it happens: see dmus-card trace --help.
+    #[arg(long, value_name = "FILE.pftrace")]
+    pub(super) trace: Option<PathBuf>,
     /// Answer questions about slots and mistakes at this Unix socket: see dmus-card ask --help.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -203,6 +209,7 @@ struct Ending {
 
 struct Left {
     engine: EngineHandle,
+    tracer: Option<Tracer>,
     sweepers: Vec<Sweeper>,
     json: Option<JsonFile>,
     report: Option<JsonFile>,
@@ -216,17 +223,19 @@ impl Ending {
             return Ok(());
         };
         let finished = left.engine.finish();
+        let traced = left.tracer.map_or(Ok(()), Tracer::finish);
         Sweeper::finish(left.sweepers);
         if let Some(summary) = self.checker.as_ref().and_then(|checker| checker.summary()) {
             log::say(&format!("dmus-card: {summary}"));
         }
         let found = self.checker.as_ref().map(|checker| checker.json());
-        let written = left.json.map_or(Ok(()), |file| file.write(&counters(&self.stats)));
+        let written = left.json.map_or(Ok(()), |file| file.write(&self.stats.json()));
         if let (Some(file), Some(found)) = (left.report, found) {
             file.write(&found)?;
         }
         written?;
-        Ok(finished?)
+        finished?;
+        traced
     }
 
     /// How the process ends when nothing else went wrong.
@@ -236,56 +245,6 @@ impl Ending {
             false => otherwise,
         }
     }
-}
-
-/// A file that is written at the end.
-struct JsonFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl JsonFile {
-    fn create(path: PathBuf) -> anyhow::Result<Self> {
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path, file })
-    }
-
-    fn write(mut self, value: &serde_json::Value) -> anyhow::Result<()> {
-        let text = format!("{value:#}\n");
-        self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
-    }
-}
-
-/// The late messages, by the milliseconds that they were below.
-fn late_by(stats: &Stats) -> serde_json::Map<String, serde_json::Value> {
-    let names = LATE_LIMITS.iter().map(|limit| format!("below_{limit}_ms"));
-    let names = names.chain([format!("{}_ms_and_more", LATE_LIMITS[LATE_LIMITS.len() - 1])]);
-    names.zip(&stats.late_by).map(|(name, count)| (name, count.get().into())).collect()
-}
-
-fn counters(stats: &Stats) -> serde_json::Value {
-    serde_json::json!({
-        "presented": stats.presented.get(),
-        "late": stats.late.get(),
-        "late_by": late_by(stats),
-        "rejected": stats.rejected.get(),
-        "discarded": stats.discarded.get(),
-        "captured": stats.captured.get(),
-        "capture_overruns": stats.capture_overruns.get(),
-        "peak_in_flight": stats.peak_in_flight.get(),
-        "in_flight": stats.in_flight.get(),
-        "pool_slots": stats.pool_slots.get(),
-        "register_accesses": stats.register_accesses.get(),
-        "interrupts": stats.interrupts.get(),
-        "faults": stats.faults.get(),
-        "resets": stats.resets.get(),
-        "maps": stats.maps.get(),
-        "unmaps": stats.unmaps.get(),
-        "dropped_samples": stats.dropped_samples.get(),
-        "underruns": stats.underruns.get(),
-        "audio_seconds": stats.samples.get() as f64 / f64::from(SAMPLE_RATE),
-        "first_presented_unix_seconds": stats.first_presented().map(|time| time.as_secs_f64()),
-    })
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -346,10 +305,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         sweepers.push(Sweeper::start(path)?);
     }
     let report = args.report.clone().map(JsonFile::create).transpose()?;
+    let mut recording = Recording::create(args)?;
     let owners = args.owners.as_deref().map(Owners::open).transpose()?.map(Arc::new);
     // Last of all files: whoever sees it knows that the card could open everything else.
     let json = args.json.clone().map(JsonFile::create).transpose()?;
-    let (mut card, mut engine) = dmus_card::assemble_with(bank, clock, sink, inputs).context("cannot make the card")?;
+    let made = dmus_card::assemble_with(Arc::clone(&bank), clock, sink, inputs);
+    let (mut card, mut engine) = made.context("cannot make the card")?;
     engine.set_drift(args.drift);
     let stop = owners.as_ref().filter(|_| args.check == CheckArg::Stop).map(|owners| {
         owners.set_stopping();
@@ -369,12 +330,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         false => sandbox::enter().map_err(|error| anyhow::anyhow!("{error}; --no-sandbox serves without"))?,
     }
     log::start().context("cannot start the log")?;
+    let tracer = recording.start(&bank, &card, &mut engine)?;
+    drop(bank);
     let engine = engine.spawn().context("cannot start the engine")?;
     if let Some(listener) = questions {
         control::start(listener, &card).context("cannot start answering at the control socket")?;
     }
     let stats = card.stats();
-    let ending = Arc::new(Ending { left: Mutex::new(Some(Left { engine, sweepers, json, report })), stats, checker });
+    let ending =
+        Arc::new(Ending { left: Mutex::new(Some(Left { engine, tracer, sweepers, json, report })), stats, checker });
 
     let at_signal = Arc::clone(&ending);
     std::thread::spawn(move || {

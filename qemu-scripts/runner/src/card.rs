@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(2);
 /// How long a card may take to see that its client has gone, before it is told.
 const NOTICE: Duration = Duration::from_millis(200);
 
-/// What the card does about mistakes of the guest's driver.
+/// What the card does about mistakes of the guest's driver, and what it keeps of the run.
 #[derive(Clone, clap::Args)]
 pub(crate) struct Checking {
     /// Have the card name each mistake of the driver, with what led to it; see dmus-card serve --help. If one of them
@@ -38,6 +38,13 @@ pub(crate) struct Checking {
     /// Let breaches of this rule be no reason to fail; may be given again.
     #[arg(long, value_name = "NAME=REASON")]
     allow: Vec<Allowed>,
+    /// Keep all that the card observes in this file, to replay it without QEMU: see dmus-card replay, diff, trace and
+    /// report.
+    #[arg(long, value_name = "FILE.dmc")]
+    record: Option<PathBuf>,
+    /// Write a trace of the run for ui.perfetto.dev to this file.
+    #[arg(long, value_name = "FILE.pftrace")]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -80,7 +87,9 @@ impl Checking {
             Check::Stop => "stop",
         };
         let mut options = vec!["--check".into(), check.into()];
-        options.extend(self.report.iter().flat_map(|file| ["--report".into(), file.into()]));
+        for (option, file) in [("--report", &self.report), ("--record", &self.record), ("--trace", &self.trace)] {
+            options.extend(file.iter().flat_map(|file| [option.into(), file.into()]));
+        }
         let allow = self.allow.iter().map(|allowed| format!("{}={}", allowed.rule.name, allowed.reason));
         options.extend(allow.flat_map(|allow| ["--allow".into(), allow.into()]));
         options
