@@ -12,7 +12,7 @@ use dmus_card::engine::Engine;
 use dmus_card::pci::Card;
 use dmus_card::sink::NullSink;
 use std::fs::File;
-use std::io::{self, BufWriter, PipeReader, Write};
+use std::io::{self, BufWriter, PipeReader, PipeWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +20,8 @@ use std::thread::JoinHandle;
 /// What is to be kept.
 pub(super) struct Recording {
     capsule: Option<(PathBuf, File)>,
-    trace: Option<(PathBuf, File)>,
+    /// With the two ends of what is recorded for it.
+    trace: Option<(PathBuf, File, PipeReader, PipeWriter)>,
     options: Options,
 }
 
@@ -32,7 +33,8 @@ impl Recording {
         });
         let trace = args.trace.as_ref().map(|path| {
             let file = File::create(path).with_context(|| format!("cannot write {}", path.display()));
-            file.map(|file| (path.clone(), file))
+            let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+            file.map(|file| (path.clone(), file, reader, writer))
         });
         let (capsule, trace) = (capsule.transpose()?, trace.transpose()?);
         // To read banks twice takes time.
@@ -51,8 +53,7 @@ impl Recording {
         if let Some((path, file)) = self.capsule.take() {
             outs.push((path.display().to_string(), Box::new(file)));
         }
-        if let Some((path, file)) = self.trace.take() {
-            let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+        if let Some((path, file, reader, writer)) = self.trace.take() {
             outs.push((path.display().to_string(), Box::new(writer)));
             tracer = Some(Tracer::start(path, file, reader, Arc::clone(bank))?);
         }
