@@ -7,6 +7,7 @@ use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
 use anyhow::Context;
 use dmus_card::bank::Bank;
+use dmus_card::capsule::{self, Options};
 use dmus_card::capture::inputs::Input;
 use dmus_card::check::Checker;
 use dmus_card::device::{Device, DmaMap, Eventfd, Region};
@@ -20,6 +21,7 @@ use dmus_driver::{Platform, PlatformError};
 use dmus_interface::pci::BAR_SIZE;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +63,14 @@ impl Direct {
     /// The same as [`Self::new`], with other instruments. An empty bank opens sooner than the built-in one.
     pub fn with_bank(bank: Bank) -> anyhow::Result<Self> {
         let (card, engine) = assemble_with(Arc::new(bank), ClockMode::Virtual, Box::new(NullSink), Vec::new())?;
+        Self::of(card, engine)
+    }
+
+    /// The same, and all that the card observes is recorded.
+    pub fn recorded(bank: Bank, out: impl Write + Send + 'static) -> anyhow::Result<Self> {
+        let made = assemble_with(Arc::new(bank), ClockMode::Virtual, Box::new(NullSink), Vec::new());
+        let (card, mut engine) = made?;
+        capsule::record(out, "the recording".into(), Options::default(), &card, &mut engine)?;
         Self::of(card, engine)
     }
 

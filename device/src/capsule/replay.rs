@@ -159,7 +159,7 @@ impl Capsule {
         let mut reached = RefTime::ZERO;
         let ended = loop {
             let ended = run.step();
-            let (master, voices) = run.engine.state();
+            let (master, voices) = (run.shared.section().clocks().master, run.engine.voices());
             let breaches = run.checker.as_ref().map(|checker| checker.take_news()).unwrap_or_default();
             if let Some(listener) = &mut listener {
                 run.show(*listener, &breaches, block.as_ref(), master, voices);
@@ -405,6 +405,13 @@ impl Access {
     }
 
     fn repeat(self, player: &Mutex<Player>, card: &mut Card) {
+        let shared = card.shared();
+        self.repeat_on(player, card);
+        // A reset has begun it anew.
+        player.lock().master = shared.section().clocks().master;
+    }
+
+    fn repeat_on(self, player: &Mutex<Player>, card: &mut Card) {
         let show = |observation: Observation| player.lock().show(|| observation);
         match self {
             Self::Read { region, offset, len } => {

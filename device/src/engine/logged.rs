@@ -52,10 +52,9 @@ impl Engine {
         self.finish()
     }
 
-    /// Master time, and the voices that sound.
-    pub(crate) fn state(&self) -> (RefTime, usize) {
-        let voices = self.core.streams.render.iter().map(|stream| stream.synth.sounding());
-        (self.core.clock.master_time(), voices.sum())
+    /// The voices that sound.
+    pub(crate) fn voices(&self) -> usize {
+        self.core.streams.render.iter().map(|stream| stream.synth.sounding()).sum()
     }
 
     /// Every slot that the card owns, in words.

@@ -17,6 +17,7 @@ use dmus_tests::bench::{
     this_program,
 };
 use dmus_tests::programs::{self, said};
+use ours::Watched;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -85,15 +86,18 @@ fn controller(number: u64) -> [u8; 3] {
 /// - `ours due`: ignored SysEx of so many bytes, due at once;
 /// - `ours ahead`: the same, ahead of the grant that makes it due;
 /// - `ours checked`: the same, on a card that checks;
+/// - `ours recorded`, `ours due-recorded`: as `ahead` and `due`, on a card that records;
 /// - `ours empty`: only those grants, as many as there are batches; the bytes mean nothing;
 /// - `ours heard`: controllers of 3 bytes that the synthesizer hears, due at once;
 /// - `synth heard`: the same ones in calls of the synthesizer, without a ring or batches;
 /// - `virtqueue due`: so many bytes through the peer, which knows no time.
 fn lane([who, case]: [&str; 2], bytes: usize, batch: u64) -> anyhow::Result<Lane> {
     match [who, case] {
-        ["ours", "due"] => ours::one_thread(bytes, batch),
-        ["ours", "ahead"] => ours::ahead(bytes, batch, false),
-        ["ours", "checked"] => ours::ahead(bytes, batch, true),
+        ["ours", "due"] => ours::one_thread(bytes, batch, Watched::No),
+        ["ours", "due-recorded"] => ours::one_thread(bytes, batch, Watched::Recorded),
+        ["ours", "ahead"] => ours::ahead(bytes, batch, Watched::No),
+        ["ours", "checked"] => ours::ahead(bytes, batch, Watched::Checked),
+        ["ours", "recorded"] => ours::ahead(bytes, batch, Watched::Recorded),
         ["ours", "empty"] => ours::empty(batch),
         ["ours", "heard"] => ours::heard(batch),
         ["synth", "heard"] => Ok(ours::called()),
@@ -210,6 +214,38 @@ fn count_checked(arguments: &Arguments, counted: &mut Counted, rows: &mut Vec<Ro
     Ok(())
 }
 
+/// What is counted off and on, what is taken off, bytes, and batch.
+type Recording = ([&'static str; 2], Option<[&'static str; 2]>, usize, u64);
+
+/// What recording may cost the engine's thread, of what the same events cost without it. The ratio may be [`RECORDED`].
+const RECORDINGS: [Recording; 5] = {
+    const GRANTS: Option<[&str; 2]> = Some(["ours", "empty"]);
+    [
+        (["ahead", "recorded"], GRANTS, 8, 16),
+        (["ahead", "recorded"], GRANTS, 8, 256),
+        (["ahead", "recorded"], GRANTS, 256, 16),
+        (["due", "due-recorded"], None, 8, 16),
+        (["due", "due-recorded"], None, 256, 16),
+    ]
+};
+const RECORDED: f64 = 1.25;
+
+/// The rows of a card that records, beside the same card that does not.
+fn count_recorded(arguments: &Arguments, counted: &mut Counted, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    for ([off, on], less, bytes, batch) in RECORDINGS {
+        let what = if off == "due" { "due at once" } else { "ahead of a grant" };
+        let name = format!("instructions, {what}, {bytes} B, batch {batch}, recorded to not");
+        if !arguments.wants(&name) {
+            continue;
+        }
+        progress(&name);
+        let less = less.map_or(Ok(0.0), |less| counted.each(less, bytes, batch))?;
+        let [on, off] = [counted.each(["ours", on], bytes, batch)?, counted.each(["ours", off], bytes, batch)?];
+        rows.push(Row::counted(name, "Ir/event", Target::RatioAtMost(RECORDED), [on - less, off - less]));
+    }
+    Ok(())
+}
+
 /// The rows of instructions.
 fn count_all(arguments: &Arguments, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let mut counted = Counted::default();
@@ -225,7 +261,8 @@ fn count_all(arguments: &Arguments, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         let target = target.map_or(Target::Shown, Target::RatioAtMost);
         rows.push(Row::counted(name, "Ir/event", target, [ours, peer]));
     }
-    count_checked(arguments, &mut counted, rows)
+    count_checked(arguments, &mut counted, rows)?;
+    count_recorded(arguments, &mut counted, rows)
 }
 
 /// Nanoseconds per event of both sides, round by round.
@@ -256,11 +293,11 @@ fn time_all(arguments: &Arguments, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     };
     for batch in [16, 256] {
         let name = format!("time, due at once, 8 B, batch {batch}, to the virtqueue crates");
-        let (ours, peer) = (|| ours::one_thread(8, batch), || peer_virtqueue::one_thread(8, batch));
+        let (ours, peer) = (|| ours::one_thread(8, batch, Watched::No), || peer_virtqueue::one_thread(8, batch));
         time(name, 0.12, Quantile::Median, &ours, &peer)?;
     }
     let name = "time, due at once, 8 B, batch 256, to rtrb moving 40 B".to_owned();
-    time(name, 2.0, Quantile::Median, &|| ours::one_thread(8, 256), &|| peer_rtrb::one_thread(256))?;
+    time(name, 2.0, Quantile::Median, &|| ours::one_thread(8, 256, Watched::No), &|| peer_rtrb::one_thread(256))?;
     for (bytes, target) in [(8, 0.25), (256, 0.5)] {
         let name = format!("time (p10), {bytes} B, two threads, window {WINDOW}, to the virtqueue crates");
         let (ours, peer) = (|| ours::two_threads(bytes), || peer_virtqueue::two_threads(bytes));

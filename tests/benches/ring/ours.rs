@@ -7,6 +7,7 @@ use crate::{Lane, controller, payload, windowed};
 use anyhow::ensure;
 use dmus_card::SAMPLE_RATE;
 use dmus_card::bank::Bank;
+use dmus_card::check::Checker;
 use dmus_card::engine::{Engine, Turn};
 use dmus_card::synth::Synth;
 use dmus_driver::{Card, DriverError, RenderStream, StreamConfig};
@@ -14,7 +15,6 @@ use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::{RefTime, SampleTime};
 use dmus_tests::direct::Direct;
-use std::cell::Cell;
 use std::hint::black_box;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -22,15 +22,23 @@ use std::time::Instant;
 
 const CONFIG: StreamConfig = StreamConfig { slots: 256, buffers: 256, buffer_size: 256 };
 
+/// What else the card does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    No,
+    Checked,
+    Recorded,
+}
+
 /// Card, engine and driver take turns in one thread, a batch each. Time stands, and the events are due at once.
-pub(crate) fn one_thread(bytes: usize, batch: u64) -> anyhow::Result<Lane> {
+pub(crate) fn one_thread(bytes: usize, batch: u64, watched: Watched) -> anyhow::Result<Lane> {
     let data = payload(bytes);
-    due(batch, move |stream, _| stream.send(RefTime::ZERO, 0, &data))
+    due(batch, watched, move |stream, _| stream.send(RefTime::ZERO, 0, &data))
 }
 
 /// The same, of messages that the synthesizer hears.
 pub(crate) fn heard(batch: u64) -> anyhow::Result<Lane> {
-    due(batch, |stream, number| stream.send(RefTime::ZERO, 0, &controller(number)))
+    due(batch, Watched::No, |stream, number| stream.send(RefTime::ZERO, 0, &controller(number)))
 }
 
 /// What the synthesizer takes for those messages when it is called without a ring.
@@ -48,9 +56,10 @@ pub(crate) fn called() -> Lane {
 /// Time stands: an event is presented as it is fetched.
 fn due(
     batch: u64,
+    watched: Watched,
     send: impl Fn(&RenderStream<'_, Direct>, u64) -> Result<(), DriverError> + 'static,
 ) -> anyhow::Result<Lane> {
-    let (card, stream) = open(|_| Ok(()))?;
+    let (card, stream, _) = open(watched, |_| Ok(()))?;
     let mut engine = card.platform().take_engine()?;
     Ok(Box::new(move |events| {
         let stream = &stream;
@@ -74,13 +83,8 @@ fn due(
 
 /// A batch is sent ahead of the grant that makes it due, as a song is: the card fetches it, holds it, renders up to
 /// its time and presents it. All of a batch is for one sample, and each grant is worth one.
-pub(crate) fn ahead(bytes: usize, batch: u64, checked: bool) -> anyhow::Result<Lane> {
-    let checker = Cell::new(None);
-    let (card, stream) = open(|card| {
-        checker.set(checked.then(|| card.platform().check()));
-        Ok(())
-    })?;
-    let checker = checker.into_inner();
+pub(crate) fn ahead(bytes: usize, batch: u64, watched: Watched) -> anyhow::Result<Lane> {
+    let (card, stream, checker) = open(watched, |_| Ok(()))?;
     let mut engine = card.platform().take_engine()?;
     let mut sample = 0;
     let data = payload(bytes);
@@ -115,7 +119,7 @@ pub(crate) fn ahead(bytes: usize, batch: u64, checked: bool) -> anyhow::Result<L
 
 /// The grants that `ahead` gives for so many events, over as many samples, but no events.
 pub(crate) fn empty(batch: u64) -> anyhow::Result<Lane> {
-    let (card, _stream) = open(|_| Ok(()))?;
+    let (card, _stream, _) = open(Watched::No, |_| Ok(()))?;
     let mut engine = card.platform().take_engine()?;
     let mut sample = 0;
     Ok(Box::new(move |events| {
@@ -146,7 +150,7 @@ fn run_until_idle(engine: &mut Engine) {
 
 /// The driver here, the card's engine in a thread of its own.
 pub(crate) fn two_threads(bytes: usize) -> anyhow::Result<Lane> {
-    let (_, stream) = open(|card| card.platform().spawn_engine().map(drop))?;
+    let (_, stream, _) = open(Watched::No, |card| card.platform().spawn_engine().map(drop))?;
     let data = payload(bytes);
     Ok(Box::new(move |events| {
         let allocator = stream.allocator();
@@ -162,16 +166,22 @@ pub(crate) fn two_threads(bytes: usize) -> anyhow::Result<Lane> {
     }))
 }
 
-type Opened = (&'static Card<Direct>, ManuallyDrop<RenderStream<'static, Direct>>);
+type Opened = (&'static Card<Direct>, ManuallyDrop<RenderStream<'static, Direct>>, Option<Arc<Checker>>);
 
 /// Opens a stream and runs it. Card and stream are left to the process's end: closing would wait for an engine that
 /// nobody turns any more.
-fn open(prepare: impl FnOnce(&Card<Direct>) -> anyhow::Result<()>) -> anyhow::Result<Opened> {
-    let card = Box::leak(Box::new(Card::open(Direct::with_bank(Bank::default())?, PointerWidth::Eight)?));
+fn open(watched: Watched, prepare: impl FnOnce(&Card<Direct>) -> anyhow::Result<()>) -> anyhow::Result<Opened> {
+    let direct = match watched {
+        // Compressed and written, but to nowhere.
+        Watched::Recorded => Direct::recorded(Bank::default(), std::io::sink())?,
+        Watched::No | Watched::Checked => Direct::with_bank(Bank::default())?,
+    };
+    let card = Box::leak(Box::new(Card::open(direct, PointerWidth::Eight)?));
+    let checker = (watched == Watched::Checked).then(|| card.platform().check());
     prepare(card)?;
     let stream = ManuallyDrop::new(RenderStream::open(card, 0, CONFIG)?);
     stream.set_state(State::Run)?;
-    Ok((card, stream))
+    Ok((card, stream, checker))
 }
 
 #[inline(always)]
