@@ -9,6 +9,7 @@
 //! ```
 
 mod blocks;
+pub mod diff;
 mod header;
 mod memory;
 mod observation;

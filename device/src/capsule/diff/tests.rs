@@ -1,0 +1,322 @@
+//! Runs that differ by what the host may do, and by what a driver did.
+
+mod runs;
+
+use super::{Comparison, Kind, Lane, Run, diff};
+use crate::capsule::Observation;
+use dmus_interface::time::RefTime;
+use proptest::prelude::*;
+use runs::{Host, Liberty, Plan, STEP, play, replay};
+
+fn compare(a: &runs::Run, b: &runs::Run) -> Comparison {
+    compare_by(true, a, b)
+}
+
+fn compare_by(virtual_time: bool, a: &runs::Run, b: &runs::Run) -> Comparison {
+    diff(virtual_time, replay(a), replay(b)).unwrap_or_else(|never| match never {})
+}
+
+fn plain(plan: &Plan) -> runs::Run {
+    play(plan, &mut Host::new(1, &[]))
+}
+
+#[test]
+fn a_run_is_the_same_as_itself() {
+    for run in [plain(&Plan::new(12)), Vec::new()] {
+        let comparison = compare(&run, &run);
+        assert!(comparison.is_same() && comparison.timing.is_none(), "{comparison}");
+        assert_eq!(comparison.to_string(), "the same\n");
+    }
+}
+
+#[test]
+fn each_liberty_of_the_host_is_no_difference() {
+    let plan = Plan::new(12);
+    let a = plain(&plan);
+    for liberty in Liberty::ALL {
+        let b = play(&plan, &mut Host::new(0x1234_5678_9ABC, &[liberty]));
+        assert!(a != b, "{liberty:?} was not taken");
+        let comparison = compare(&a, &b);
+        assert!(comparison.is_same(), "{liberty:?}: {comparison}");
+        let is_place = [Liberty::Slots, Liberty::Buffers].contains(&liberty);
+        assert!(comparison.slots_differ || !is_place, "{liberty:?}: {comparison}");
+        assert_eq!(comparison.timing.is_some(), !is_place, "{liberty:?}: {comparison}");
+        assert!(comparison.to_string().contains("only host timing differs"), "{liberty:?}: {comparison}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn all_liberties_at_once_are_no_difference(a: u64, b: u64, batches in 0usize..20) {
+        let plan = Plan::new(batches);
+        let [a, b] = [a, b].map(|seed| play(&plan, &mut Host::new(seed, &Liberty::ALL)));
+        for virtual_time in [true, false] {
+            let comparison = compare_by(virtual_time, &a, &b);
+            prop_assert!(comparison.is_same(), "{comparison}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_found_whatever_the_host_does(a: u64, b: u64, batch in 0usize..11, change in 0usize..10) {
+        let plan = Plan::new(12);
+        let planted = &planted(batch)[change];
+        let a = play(&plan, &mut Host::new(a, &Liberty::ALL));
+        let b = play(&planted.plan, &mut Host::new(b, &Liberty::ALL));
+        let comparison = compare(&a, &b);
+        let Some(difference) = &comparison.difference else {
+            return Err(TestCaseError::fail(format!("{} was not found", planted.name)));
+        };
+        // Of a batch, the host chooses which stream comes first.
+        let lane = match (planted.name, difference.lane) {
+            ("late tail" | "reordered batch", Lane::Submissions(_)) => Lane::Submissions(0),
+            (_, lane) => lane,
+        };
+        prop_assert_eq!((lane, difference.kind), (planted.lane, planted.kind), "{}", comparison);
+    }
+}
+
+/// A change of the driver, and what has to be said of it.
+struct Planted {
+    name: &'static str,
+    plan: Plan,
+    lane: Lane,
+    kind: Kind,
+    says: &'static [&'static str],
+}
+
+/// The ten changes, in a batch.
+fn planted(batch: usize) -> [Planted; 10] {
+    let changed = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = Plan::new(12);
+        change(&mut plan);
+        plan
+    };
+    let of_batch = |change: &dyn Fn(&mut runs::Batch)| changed(&|plan| change(&mut plan.batches[batch]));
+    let submissions = Lane::Submissions(0);
+    let planted = |name, plan, lane, kind, says| Planted { name, plan, lane, kind, says };
+    [
+        planted(
+            "wrong time",
+            of_batch(&|batch| batch.notes[0].time += 5000),
+            submissions,
+            Kind::Changed(1),
+            &["submission 14 of stream 0, is another in B: due 0.700600 s instead of due 0.700100 s"],
+        ),
+        planted(
+            "lost event",
+            of_batch(&|batch| _ = batch.notes.remove(0)),
+            submissions,
+            Kind::Lost(1),
+            &[
+                "B lost the event that A sent as submission 14 of stream 0: note on, channel 3, key 48, velocity 100, \
+                 due 0.700100 s",
+                "> ",
+                "submission 13: note on",
+                "grant of 0.800000 s",
+            ],
+        ),
+        planted(
+            "doubled event",
+            of_batch(&|batch| batch.notes.insert(0, batch.notes[0].clone())),
+            submissions,
+            Kind::Doubled(1),
+            &["B sent the event of submission 14 of stream 0 once more, as submission 15 of stream 0: note on"],
+        ),
+        planted(
+            "reordered batch",
+            of_batch(&|batch| batch.notes.reverse()),
+            submissions,
+            Kind::Reordered(2),
+            &["B sent the 2 events of submissions 14 to 15 of stream 0 in another order: A begins with note on"],
+        ),
+        planted(
+            "missing grant",
+            of_batch(&|batch| batch.no_grant = true),
+            Lane::Grants,
+            Kind::Lost(1),
+            &["B lost the grant that A gave as grant 7: grant of 0.800000 s", "grant of 0.900000 s"],
+        ),
+        planted(
+            "late tail",
+            of_batch(&|batch| batch.late_tail = true),
+            submissions,
+            Kind::Changed(2),
+            &[
+                "submission 14 of stream 0, and 1 more behind it",
+                "the tail of B came after the grant that covers it: it was due 0.700100 s",
+            ],
+        ),
+        planted(
+            "wrong buffer length",
+            of_batch(&|batch| batch.notes[0].len = Some(2)),
+            submissions,
+            Kind::Changed(1),
+            &["submission 14 of stream 0, is another in B: cbEvent 2 instead of 3"],
+        ),
+        planted(
+            "other channel group",
+            of_batch(&|batch| batch.notes[0].group = 1),
+            submissions,
+            Kind::Changed(1),
+            &["channel group 1 instead of 0"],
+        ),
+        planted(
+            "dropped interrupt wait",
+            changed(&|plan| plan.batches[batch.max(1)].unwaited = true),
+            Lane::Grants,
+            Kind::NotWaited(Run::B),
+            &["B did not wait until time was there: grant of 0.800000 s, before that of 0.700000 s was reached"],
+        ),
+        planted(
+            "another pool size",
+            changed(&|plan| plan.slots = 32),
+            Lane::Registers,
+            Kind::Changed(1),
+            &["A has SLOT_COUNT of stream 0 = 64 (slots of the pool), B has SLOT_COUNT of stream 0 = 32"],
+        ),
+    ]
+}
+
+#[test]
+fn each_change_of_a_driver_is_named_with_what_came_before() {
+    let a = plain(&Plan::new(12));
+    for planted in planted(7) {
+        let name = planted.name;
+        let comparison = compare(&a, &plain(&planted.plan));
+        let text = comparison.to_string();
+        let difference = comparison.difference.expect(name);
+        assert_eq!((difference.lane, difference.kind), (planted.lane, planted.kind), "{name}: {text}");
+        for says in planted.says {
+            assert!(text.contains(says), "{name}: {says} is missing in {text}");
+        }
+        for context in [&difference.a, &difference.b] {
+            let marked = context.steps.iter().position(|line| line.is_first);
+            let before = if name == "another pool size" { 1 } else { 3 };
+            assert_eq!(marked, Some(before), "{name}: {text}");
+            assert!(!context.around.is_empty(), "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn other_addresses_are_a_note() {
+    let plan = Plan::new(12);
+    let mut host = Host::new(1, &[]);
+    host.memory = 0x8000_0000;
+    let comparison = compare(&plain(&plan), &play(&plan, &mut host));
+    assert_eq!(comparison.to_string(), "the same\nnote: addresses of memory differ\n");
+}
+
+#[test]
+fn a_run_that_is_cut_off_ends_where_the_other_goes_on() {
+    let whole = plain(&Plan::new(12));
+    for len in 0..whole.len() {
+        let cut = whole[..len].to_vec();
+        for (a, b, run) in [(&whole, &cut, Run::B), (&cut, &whole, Run::A)] {
+            let comparison = compare(a, b);
+            let Some(difference) = &comparison.difference else {
+                // What follows is up to the host.
+                assert!(comparison.timing.is_some(), "{len}: {comparison}");
+                continue;
+            };
+            let ends = difference.kind == Kind::Ended(run) || difference.lane == Lane::Audio;
+            assert!(ends, "{len}: {comparison}");
+        }
+    }
+    let comparison = compare(&whole, &whole[..whole.len() / 2].to_vec());
+    assert!(comparison.to_string().contains("B ends where A goes on with"), "{comparison}");
+}
+
+#[test]
+fn an_empty_run_ends_where_the_other_begins() {
+    let comparison = compare(&plain(&Plan::new(1)), &Vec::new());
+    let text = comparison.to_string();
+    assert!(text.contains("B ends where A goes on with connection or reset 0: a client connected"), "{text}");
+}
+
+#[test]
+fn several_lost_and_doubled_events_are_counted() {
+    let a = plain(&Plan::new(12));
+    let mut plan = Plan::new(12);
+    for batch in &mut plan.batches[4..7] {
+        batch.notes.retain(|note| note.stream == 1);
+    }
+    let difference = compare(&a, &plain(&plan)).difference.expect("one");
+    assert_eq!((difference.lane, difference.kind), (Lane::Submissions(0), Kind::Lost(6)));
+    assert!(difference.sentence.contains("the 6 events that A sent as submissions 8 to 13"), "{difference}");
+    let mut plan = Plan::new(12);
+    let again = plan.batches[4].notes.clone();
+    plan.batches[4].notes.extend(again);
+    let difference = compare(&a, &plain(&plan)).difference.expect("one");
+    assert_eq!((difference.lane, difference.kind), (Lane::Submissions(0), Kind::Doubled(2)), "{difference}");
+}
+
+#[test]
+fn grants_that_come_early_in_both_runs_are_no_difference() {
+    let early = |at: usize, until: i64| {
+        let mut run = plain(&Plan::new(12));
+        let grants: Vec<usize> =
+            (0..run.len()).filter(|at| matches!(run[*at].1, Observation::Granted { .. })).collect();
+        // After something is completed, which an interrupt tells, time is granted a bit further.
+        let is_home = |(_, observation): &(RefTime, Observation)| matches!(observation, Observation::Completed { .. });
+        let place = grants[at] + run[grants[at]..].iter().position(is_home).expect("a completion");
+        let master = run[place].0;
+        run.insert(place, (master, Observation::Granted { until: RefTime(until) }));
+        run.insert(place, (master, Observation::Interrupt { vector: 0 }));
+        run
+    };
+    let comparison = compare(&early(5, 6 * STEP + 100), &early(7, 8 * STEP + 200));
+    assert!(comparison.is_same() && comparison.early_grants, "{comparison}");
+    // Next to a driver that waits for each grant it is one.
+    let difference = compare(&plain(&Plan::new(12)), &early(7, 8 * STEP + 200)).difference.expect("one");
+    assert_eq!((difference.lane, difference.kind), (Lane::Grants, Kind::NotWaited(Run::B)));
+    assert!(difference.sentence.contains("after an interrupt for something else"), "{difference}");
+}
+
+#[test]
+fn in_real_time_times_are_not_compared_and_contents_are() {
+    let a = plain(&Plan::new(12));
+    let shifted = |mut run: runs::Run| {
+        for (master, observation) in &mut run {
+            master.0 += 777;
+            match observation {
+                Observation::Event { event, .. } => event.time += 4321,
+                Observation::Granted { until } => until.0 += 99,
+                Observation::Changed { time_base, .. } => time_base.0 += 777,
+                _ => {}
+            }
+        }
+        run
+    };
+    let comparison = compare_by(false, &a, &shifted(a.clone()));
+    assert!(comparison.is_same(), "{comparison}");
+    assert!(comparison.to_string().contains("recorded in real time; times, grants and audio are not compared"));
+    assert!(!compare(&a, &shifted(a.clone())).is_same());
+    for planted in planted(7) {
+        let is_of_time = ["wrong time", "missing grant", "late tail", "dropped interrupt wait"].contains(&planted.name);
+        let comparison = compare_by(false, &a, &shifted(plain(&planted.plan)));
+        assert_eq!(comparison.is_same(), is_of_time, "{}: {comparison}", planted.name);
+    }
+}
+
+#[test]
+fn audio_that_alone_differs_is_named_by_its_sample() {
+    let a = plain(&Plan::new(12));
+    let mut b = a.clone();
+    let samples = b.iter_mut().filter_map(|(_, observation)| match observation {
+        Observation::Audio { samples, .. } => Some(samples),
+        _ => None,
+    });
+    let mut before = 0;
+    for samples in samples {
+        if before > 400 {
+            samples[0] ^= 1;
+            break;
+        }
+        before += samples.len() / 2;
+    }
+    let comparison = compare(&a, &b);
+    let difference = comparison.difference.as_deref().expect("one");
+    assert_eq!(difference.lane, Lane::Audio);
+    assert!(difference.sentence.starts_with(&format!("the audio differs from sample {before} on")), "{comparison}");
+}
