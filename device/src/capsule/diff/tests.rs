@@ -4,6 +4,8 @@ mod runs;
 
 use super::{Comparison, Kind, Lane, Run, diff};
 use crate::capsule::Observation;
+use dmus_interface::event::Data;
+use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
 use runs::{Host, Liberty, Plan, STEP, play, replay};
@@ -54,6 +56,17 @@ proptest! {
             let comparison = compare_by(virtual_time, &a, &b);
             prop_assert!(comparison.is_same(), "{comparison}");
         }
+    }
+
+    #[test]
+    fn of_two_changes_the_same_is_first_whatever_the_host_does(a: u64, b: u64, batch in 0usize..12) {
+        let mut plan = Plan::new(12);
+        plan.batches[batch].notes[0].time += 5000;
+        plan.batches[batch].notes[1].group = 1;
+        let a = play(&Plan::new(12), &mut Host::new(a, &Liberty::ALL));
+        let b = play(&plan, &mut Host::new(b, &Liberty::ALL));
+        let lane = compare(&a, &b).difference.map(|difference| difference.lane);
+        prop_assert_eq!(lane, Some(Lane::Submissions(0)));
     }
 
     #[test]
@@ -232,6 +245,45 @@ fn an_empty_run_ends_where_the_other_begins() {
     let comparison = compare(&plain(&Plan::new(1)), &Vec::new());
     let text = comparison.to_string();
     assert!(text.contains("B ends where A goes on with connection or reset 0: a client connected"), "{text}");
+}
+
+#[test]
+fn a_completion_that_differs_is_first_if_it_comes_before_the_next_batch() {
+    let a = plain(&Plan::new(12));
+    let mut plan = Plan::new(12);
+    plan.batches[5].notes.remove(0);
+    let mut b = plain(&plan);
+    let completions = b.iter_mut().filter_map(|(_, observation)| match observation {
+        Observation::Completed { stream: 1, completion, .. } => Some(completion),
+        _ => None,
+    });
+    let Some(completion) = completions.into_iter().nth(8) else {
+        unreachable!("there are two a batch");
+    };
+    completion.status = (Status::Discarded as u16).into();
+    let comparison = compare(&a, &b);
+    let difference = comparison.difference.as_deref().expect("one");
+    let says = "completion of submission 8 of stream 1, is another in B: A has presented at 0.420100 s of stream time, B has discarded by STOP";
+    assert!(difference.sentence.contains(says), "{comparison}");
+    assert_eq!((difference.lane, difference.kind), (Lane::Completions(1), Kind::Changed(1)), "{comparison}");
+}
+
+#[test]
+fn a_length_differs_though_its_data_is_not_read() {
+    let long = |len: u16| {
+        let mut run = plain(&Plan::new(3));
+        for (_, observation) in &mut run {
+            match observation {
+                Observation::Event { event, .. } if matches!(event.data, Data::Buffer(_)) => event.event_bytes = len,
+                Observation::Data { bytes, .. } => *bytes = Box::default(),
+                _ => {}
+            }
+        }
+        run
+    };
+    let comparison = compare(&long(300), &long(301));
+    let difference = comparison.difference.as_deref().expect("one");
+    assert!(difference.sentence.contains("cbEvent 301 instead of 300"), "{comparison}");
 }
 
 #[test]
