@@ -1,0 +1,197 @@
+//! Ten changes of a driver, planted around a real driver on a real card in this process, and what a comparison of the
+//! two runs names as the first difference.
+
+#[path = "diff/watch.rs"]
+mod watch;
+
+use anyhow::{Context, ensure};
+use dmus_card::capsule::Listener;
+use dmus_card::capsule::diff::{Comparison, Kind, Lane, Run as Which, diff};
+use dmus_driver::{Card, RenderStream, StreamConfig};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use std::convert::Infallible;
+use std::time::Duration;
+use watch::{Meddling, Run, Watch};
+
+/// Longer than anything takes.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Batches of the song, events of each, and from one grant to the next: a tenth of a second.
+const BATCHES: u32 = 12;
+const EVENTS: u32 = 4;
+const STEP: i64 = 1_000_000;
+/// The batch that the change is in, and its first submission.
+const BATCH: u32 = 5;
+const AT: u32 = BATCH * EVENTS;
+
+/// A change of the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planted {
+    WrongTime,
+    LostEvent,
+    DoubledEvent,
+    Reordered,
+    MissingGrant,
+    LateTail,
+    WrongLength,
+    OtherGroup,
+    DroppedWait,
+    PoolSize,
+}
+
+impl Planted {
+    /// Each, the lane and the kind of the difference that it makes, and words that have to be said.
+    const ALL: [(Self, Lane, Kind, &'static str); 10] = [
+        (Self::WrongTime, SUBMISSIONS, Kind::Changed(1), "due 0.501500 s instead of due 0.501000 s"),
+        (
+            Self::LostEvent,
+            SUBMISSIONS,
+            Kind::Lost(1),
+            "B lost the event that A sent as submission 20 of stream 0: note on",
+        ),
+        (Self::DoubledEvent, SUBMISSIONS, Kind::Doubled(1), "once more, as submission 21 of stream 0: note on"),
+        (
+            Self::Reordered,
+            SUBMISSIONS,
+            Kind::Reordered(2),
+            "the 2 events of submissions 20 to 21 of stream 0 in another",
+        ),
+        (
+            Self::MissingGrant,
+            Lane::Grants,
+            Kind::Lost(1),
+            "B lost the grant that A gave as grant 5: grant of 0.600000 s",
+        ),
+        (Self::LateTail, SUBMISSIONS, Kind::Changed(4), "the tail of B came after the grant that covers it"),
+        (Self::WrongLength, SUBMISSIONS, Kind::Changed(1), "cbEvent 2 instead of 3"),
+        (Self::OtherGroup, SUBMISSIONS, Kind::Changed(1), "channel group 1 instead of 0"),
+        (Self::DroppedWait, Lane::Grants, Kind::NotWaited(Which::B), "B did not wait until time was there"),
+        (Self::PoolSize, Lane::Registers, Kind::Changed(1), "B has SLOT_COUNT of stream 0 = 32 (slots of the pool)"),
+    ];
+
+    /// What is done below the driver.
+    fn meddling(self) -> Option<Meddling> {
+        match self {
+            Self::WrongTime => Some(Meddling::Time(5000)),
+            Self::WrongLength => Some(Meddling::EventBytes(2)),
+            Self::OtherGroup => Some(Meddling::Group(1)),
+            Self::Reordered => Some(Meddling::Swap),
+            _ => None,
+        }
+    }
+}
+
+const SUBMISSIONS: Lane = Lane::Submissions(0);
+
+/// How the host treats a run. Nothing of it is the driver's.
+#[derive(Clone, Copy, Debug, Default)]
+struct Host {
+    /// The tail is stored, and the card takes a turn, after so many events, instead of once a batch.
+    eager: Option<u32>,
+    /// Bytes of memory that something else has before the driver's.
+    before: usize,
+    /// Somebody reads a register now and then.
+    reads: bool,
+}
+
+/// Plays a short song by the real driver on a card in virtual time, with a change if one is asked for.
+fn run(change: Option<Planted>, host: Host) -> anyhow::Result<Run> {
+    let is = |planted| change == Some(planted);
+    // RECORDING: where a card that records is switched on. Until then the platform watches from outside.
+    let platform = Watch::new()?;
+    if host.before > 0 {
+        dmus_driver::Platform::dma_alloc(&platform, host.before, 64)?;
+    }
+    platform.meddling.set(change.and_then(Planted::meddling).map(|meddling| (AT, meddling)));
+    let card = Card::open(platform, PointerWidth::Eight)?;
+    let slots = if is(Planted::PoolSize) { 32 } else { 64 };
+    let stream = RenderStream::open(&card, 0, StreamConfig { slots, ..StreamConfig::default() })?;
+    stream.set_state(State::Run)?;
+    for batch in 0..BATCHES {
+        let here = |planted| is(planted) && batch == BATCH;
+        let until = RefTime(i64::from(batch + 1) * STEP);
+        // What is late, or in another order, is so as a batch.
+        let is_whole = here(Planted::LateTail) || here(Planted::Reordered);
+        for event in 0..EVENTS {
+            let times = match event {
+                0 if here(Planted::LostEvent) => 0,
+                0 if here(Planted::DoubledEvent) => 2,
+                _ => 1,
+            };
+            let time = RefTime(i64::from(batch) * STEP + 10_000 + i64::from(event) * 150_000);
+            let key = (30 + batch * EVENTS + event) as u8;
+            let long = [&[0xF0][..], &[key; 20], &[0xF7]].concat();
+            let bytes = if event == 2 { &long[..] } else { &[0x90, key, 100] };
+            for _ in 0..times {
+                stream.send(time, 0, bytes)?;
+            }
+            if host.eager.is_some_and(|every| event % every == 0) && !is_whole {
+                stream.flush();
+                card.platform().turn();
+            }
+            if host.reads {
+                dmus_driver::Platform::read32(card.platform(), dmus_interface::regs::MAGIC.offset);
+            }
+        }
+        if !here(Planted::LateTail) {
+            stream.flush();
+        }
+        if here(Planted::MissingGrant) {
+            continue;
+        }
+        card.grant(until);
+        card.platform().drop_wait.set(here(Planted::DroppedWait));
+        ensure!(stream.wait(u32::MAX, LIMIT), "{until} was not reached");
+        stream.flush();
+        stream.allocator().reclaim()?;
+    }
+    stream.set_state(State::Stop)?;
+    stream.allocator().reclaim()?;
+    drop(stream);
+    Ok(card.platform().run())
+}
+
+/// A replay of what [`run`] has seen.
+fn replay(run: &Run) -> impl FnMut(&mut dyn Listener) -> Result<(), Infallible> {
+    move |listener| {
+        for (master, observation) in run {
+            listener.observe(*master, observation);
+        }
+        Ok(())
+    }
+}
+
+fn compare(a: &Run, b: &Run) -> Comparison {
+    diff(true, replay(a), replay(b)).unwrap_or_else(|never| match never {})
+}
+
+#[test]
+fn each_change_of_a_driver_is_the_first_difference() -> anyhow::Result<()> {
+    let good = run(None, Host::default())?;
+    for host in [Host::default(), Host { eager: Some(2), before: 4096, reads: true }] {
+        for (planted, lane, kind, says) in Planted::ALL {
+            let comparison = compare(&good, &run(Some(planted), host)?);
+            let text = comparison.to_string();
+            let difference = comparison.difference.with_context(|| format!("{planted:?} was not found"))?;
+            ensure!((difference.lane, difference.kind) == (lane, kind), "{planted:?}: {text}");
+            ensure!(text.contains(says), "{planted:?}: {says} is missing in {text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn another_host_makes_no_difference() -> anyhow::Result<()> {
+    let good = run(None, Host::default())?;
+    ensure!(compare(&good, &run(None, Host::default())?).to_string() == "the same\n", "two runs alike differ");
+    for eager in [None, Some(1), Some(2), Some(3)] {
+        for (before, reads) in [(0, true), (4096, false), (64, true)] {
+            let comparison = compare(&good, &run(None, Host { eager, before, reads })?);
+            ensure!(comparison.is_same(), "{comparison}");
+            ensure!(comparison.addresses_differ == (before > 0), "{comparison}");
+            ensure!(comparison.timing.is_some() == (eager.is_some() || reads), "{comparison}");
+        }
+    }
+    Ok(())
+}
