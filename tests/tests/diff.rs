@@ -66,7 +66,12 @@ impl Planted {
         (Self::LateTail, SUBMISSIONS, Kind::Changed(4), "the tail of B came after the grant that covers it"),
         (Self::WrongLength, SUBMISSIONS, Kind::Changed(1), "cbEvent 2 instead of 3"),
         (Self::OtherGroup, SUBMISSIONS, Kind::Changed(1), "channel group 1 instead of 0"),
-        (Self::DroppedWait, Lane::Grants, Kind::NotWaited(Which::B), "B did not wait until time was there"),
+        (
+            Self::DroppedWait,
+            Lane::Grants,
+            Kind::NotWaited(Which::B),
+            "it granted 0.700000 s before its grant of 0.600000 s was reached",
+        ),
         (Self::PoolSize, Lane::Registers, Kind::Changed(1), "B has SLOT_COUNT of stream 0 = 32 (slots of the pool)"),
     ];
 

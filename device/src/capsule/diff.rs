@@ -1,11 +1,12 @@
 //! The first observation in which two runs differ.
 //!
-//! Fed by two replays; feeds a driver developer with what the runs have in common, the first difference, and what came
-//! before it on both sides.
+//! Fed by two replays; feeds a driver developer with what the runs have in common, the first difference, and what
+//! came before it on both sides.
 //!
 //! Two runs of one driver are never observed alike: how many submissions a poll found, how often a register was read,
-//! where the card was when it fetched something, all that is up to the host. So each run is sorted into [lanes](Lane),
-//! whose steps have an order that is the driver's own, and what is compared of a step does not depend on the host:
+//! where the card was when it fetched something, all that is up to the host. So each run is sorted into
+//! [lanes](Lane), whose steps have an order that is the driver's own, and what is compared of a step does not depend
+//! on the host:
 //!
 //! | lane | compared, with virtual time | in real time, not |
 //! |---|---|---|
@@ -14,27 +15,27 @@
 //! | commands | opcode, stream, request, status, master time | master time |
 //! | grants | up to where; whether the driver waited for the grant before | anything |
 //! | states of a stream | configuration, state, time base, master time | time base, master time |
-//! | submissions of a stream | the fields of each event, its data; whether its time had passed | event times |
-//! | completions of a stream | by submission: status, reason, time | all but rejections |
+//! | submissions of a stream | the fields of each event, its data, whether its time had passed | event times |
+//! | completions of a stream | by submission: status, reason, time (not of what was due at once) | all but rejections |
 //! | broken rules | the rule and the stream, but for those about WAKE | capture overruns |
 //! | bytes of a MIDI input | the bytes | |
 //! | audio | the samples | anything |
 //!
 //! Which slot or buffer an event is in is the allocator's, whose order depends on what came home when: it is not
-//! compared, and neither are addresses. The first difference is the one at the earliest master time. What a driver does
-//! before it grants more (submissions, registers, and what is refused) counts as of the grant before, whenever the card
-//! came across it. At one time, requests come in the order in which they were made, and else a lane before those that it
-//! leads to.
+//! compared, and neither are addresses. The first difference is the one at the earliest master time. What a driver
+//! does before it grants more (submissions, registers, and what is refused) counts as of the grant before, whenever
+//! the card came across it. At one time, requests come in the order in which they were made, and else a lane before
+//! those that it leads to.
 //!
-//! A driver that grants before its last grant was reached goes by what it found completed, and that is up to the host:
-//! of two runs, grants are compared up to the first such one. If only one run has grants like that, its driver did not
-//! wait where the other did, and that is a difference, if the other run has at least four grants, or if there was no
-//! interrupt since the grant before. What is left is a note.
+//! A driver that grants before its last grant was reached goes by what it found completed, and that is up to the
+//! host: of two runs, grants are compared up to the first such one. If only one run has grants like that, its driver
+//! did not wait where the other did, and that is a difference, if the other run has at least four grants, or if there
+//! was no interrupt since the grant before. What is left is a note.
 //!
 //! The first pass keeps 8 bytes a step and 4 an observation of the first run, up to twice that where a list has just
-//! grown, and nothing of the second run. So an event by itself costs 16 bytes for its submission and its completion, and
-//! about as much for what was observed of it. The second pass keeps up to 128 steps of each lane that differs, each with
-//! 64 bytes of its data at most.
+//! grown, and nothing of the second run. So an event by itself costs 16 bytes for its submission and its completion,
+//! and about as much for what was observed of it. The second pass keeps up to 128 steps of each lane that differs,
+//! each with 64 bytes of its data at most.
 
 mod address;
 mod digest;
@@ -290,8 +291,9 @@ fn kind(spot: &Spot, before: &[&Placed], steps: &[Vec<&Placed>; 2], ends: [End; 
     }
     for (run, own, other, end) in [(Run::B, b, a, ends[1]), (Run::A, a, b, ends[0])] {
         let is_over = |placed: &&&Placed| {
-            // Up to the time of one observation, the number of them tells.
-            (end.stamp.time(), end.stamp.sequence) <= (placed.stamp.time(), placed.stamp.sequence)
+            // Up to the time of one observation, the number of them tells. Bytes come when the host has them.
+            matches!(placed.lane, Lane::Received(_))
+                || (end.stamp.time(), end.stamp.sequence) <= (placed.stamp.time(), placed.stamp.sequence)
         };
         if own.is_empty() && other.first().filter(is_over).is_some() {
             return Kind::Ended(run);

@@ -42,6 +42,15 @@ pub(super) trait Pass {
     fn early_grant(&mut self, ordinal: u64, interrupted: bool);
 }
 
+/// A submission that has not come home.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    ordinal: u64,
+    index: u32,
+    /// It is due at once, and so when the card comes across it.
+    at_once: bool,
+}
+
 #[derive(Debug)]
 struct Stream {
     /// It renders: its events have times.
@@ -51,8 +60,8 @@ struct Stream {
     /// Its last entry, of which events may follow.
     pending: Option<(Stamp, u64, Submission)>,
     submissions: u64,
-    /// By slot: the submission that it heads, with its index.
-    in_flight: BTreeMap<u32, (u64, u32)>,
+    /// By slot: the submission that it heads.
+    in_flight: BTreeMap<u32, InFlight>,
     pool: u64,
     buffers: u64,
     /// Of the slots and buffers that were chosen.
@@ -171,12 +180,12 @@ impl<'a> Sorter<'a> {
         stream.submissions += 1;
         let is_owned = stream.in_flight.contains_key(&slot);
         if !is_owned && slot < MAX_SLOTS {
-            stream.in_flight.insert(slot, (ordinal, index));
+            stream.in_flight.insert(slot, InFlight { ordinal, index, at_once: false });
         }
         stream.pending = Some((stamp, ordinal, Submission::new(index, is_owned)));
     }
 
-    fn event(&mut self, number: usize, event: &Event) {
+    fn event(&mut self, number: usize, slot: u32, event: &Event) {
         let virtual_time = self.virtual_time;
         let (now, stream) = (self.now.master, &mut self.streams[number]);
         match event.data {
@@ -196,17 +205,23 @@ impl<'a> Sorter<'a> {
             // host.
             submission.overdue = (due.saturating_add(SAMPLE) <= now).then_some(due);
         }
+        if submission.members.is_empty()
+            && let Some(in_flight) = stream.in_flight.get_mut(&slot)
+        {
+            in_flight.at_once = event.time < 0;
+        }
         submission.add(event, virtual_time);
     }
 
     fn completed(&mut self, number: usize, completion: &Completion) {
         self.submit(number);
         // The card completes what it has fetched, and nothing else.
-        let Some((ordinal, index)) = self.streams[number].in_flight.remove(&completion.slot.get()) else {
+        let Some(InFlight { ordinal, index, at_once }) = self.streams[number].in_flight.remove(&completion.slot.get())
+        else {
             return;
         };
         let (status, flags, time) = (completion.status.get(), completion.flags.get(), completion.time.get());
-        let step = Step::Completion { index, status, flags, time };
+        let step = Step::Completion { index, status, flags, time, at_once };
         self.place(Lane::Completions(number), ordinal, self.now, step);
     }
 
@@ -336,7 +351,7 @@ impl<'a> Sorter<'a> {
                 self.step(Lane::Commands, Step::Command { opcode, stream, request, status, at });
             }
             Observation::Fetched { stream, index, slot } if is(stream) => self.fetched(*stream, *index, *slot),
-            Observation::Event { stream, event, .. } if is(stream) => self.event(*stream, event),
+            Observation::Event { stream, slot, event } if is(stream) => self.event(*stream, *slot, event),
             Observation::Data { stream, bytes, .. } if is(stream) => {
                 if let Some((_, _, submission)) = &mut self.streams[*stream].pending {
                     submission.add_data(bytes);
@@ -372,7 +387,7 @@ impl Listener for Sorter<'_> {
 /// Whether a step is there as soon as the card comes across what the driver did, and not at a time of its own.
 fn follows_driver(lane: Lane, step: &Step) -> bool {
     match step {
-        Step::Completion { status, .. } => *status != Status::Presented as u16,
+        Step::Completion { status, at_once, .. } => *at_once || *status != Status::Presented as u16,
         _ => matches!(lane, Lane::Registers | Lane::Submissions(_) | Lane::Violations(_)),
     }
 }

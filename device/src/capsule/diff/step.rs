@@ -223,6 +223,8 @@ pub(super) enum Step {
         status: u16,
         flags: u16,
         time: i64,
+        /// It was due at once: its time is when the card came across it, and is not compared.
+        at_once: bool,
     },
     Violation {
         rule: &'static str,
@@ -268,10 +270,14 @@ impl Step {
                 submission.digest(digest.number(11), virtual_time);
                 &mut digest
             }
-            Self::Completion { status, flags, time, .. } => match (virtual_time, Status::decode(*status)) {
+            Self::Completion { status, flags, time, at_once, .. } => match (virtual_time, Status::decode(*status)) {
                 (false, Some(Status::Presented | Status::Late | Status::Discarded)) => digest.number(12),
                 (false, _) => digest.number(13).number((*status).into()).number((*flags).into()),
-                (true, _) => digest.number(14).number((*status).into()).number((*flags).into()).signed(*time),
+                (true, _) => digest.number(14).number((*status).into()).number((*flags).into()).signed(if *at_once {
+                    0
+                } else {
+                    *time
+                }),
             },
             Self::Violation { rule, .. } => digest.number(15).bytes(rule.as_bytes()),
             Self::Received(bytes) => digest.number(16).bytes(bytes),

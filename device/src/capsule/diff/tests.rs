@@ -4,8 +4,9 @@ mod runs;
 
 use super::{Comparison, Kind, Lane, Run, diff};
 use crate::capsule::Observation;
-use dmus_interface::event::Data;
-use dmus_interface::ring::Status;
+use dmus_interface::event::{Data, Event};
+use dmus_interface::regs::stream::{State, Type};
+use dmus_interface::ring::{Completion, Status};
 use dmus_interface::time::RefTime;
 use proptest::prelude::*;
 use runs::{Host, Liberty, Plan, STEP, play, replay};
@@ -61,8 +62,9 @@ proptest! {
     #[test]
     fn of_two_changes_the_same_is_first_whatever_the_host_does(a: u64, b: u64, batch in 0usize..12) {
         let mut plan = Plan::new(12);
-        plan.batches[batch].notes[0].time += 5000;
+        // The first of them is fetched no later than the second, and perhaps at another time.
         plan.batches[batch].notes[1].group = 1;
+        plan.batches[batch].notes[2].group = 1;
         let a = play(&Plan::new(12), &mut Host::new(a, &Liberty::ALL));
         let b = play(&plan, &mut Host::new(b, &Liberty::ALL));
         let lane = compare(&a, &b).difference.map(|difference| difference.lane);
@@ -113,7 +115,7 @@ fn planted(batch: usize) -> [Planted; 10] {
             of_batch(&|batch| batch.notes[0].time += 5000),
             submissions,
             Kind::Changed(1),
-            &["submission 14 of stream 0, is another in B: due 0.700600 s instead of due 0.700100 s"],
+            &["submission 14 of stream 0 differs: due 0.700600 s instead of due 0.700100 s"],
         ),
         planted(
             "lost event",
@@ -155,7 +157,7 @@ fn planted(batch: usize) -> [Planted; 10] {
             submissions,
             Kind::Changed(2),
             &[
-                "submission 14 of stream 0, and 1 more behind it",
+                "submissions 14 to 15 of stream 0 differ, the first: ",
                 "the tail of B came after the grant that covers it: it was due 0.700100 s",
             ],
         ),
@@ -164,7 +166,7 @@ fn planted(batch: usize) -> [Planted; 10] {
             of_batch(&|batch| batch.notes[0].len = Some(2)),
             submissions,
             Kind::Changed(1),
-            &["submission 14 of stream 0, is another in B: cbEvent 2 instead of 3"],
+            &["submission 14 of stream 0 differs: cbEvent 2 instead of 3"],
         ),
         planted(
             "other channel group",
@@ -178,7 +180,7 @@ fn planted(batch: usize) -> [Planted; 10] {
             changed(&|plan| plan.batches[batch.max(1)].unwaited = true),
             Lane::Grants,
             Kind::NotWaited(Run::B),
-            &["B did not wait until time was there: grant of 0.800000 s, before that of 0.700000 s was reached"],
+            &["B did not wait: at 0.690000 s it granted 0.800000 s before its grant of 0.700000 s was reached"],
         ),
         planted(
             "another pool size",
@@ -263,7 +265,8 @@ fn a_completion_that_differs_is_first_if_it_comes_before_the_next_batch() {
     completion.status = (Status::Discarded as u16).into();
     let comparison = compare(&a, &b);
     let difference = comparison.difference.as_deref().expect("one");
-    let says = "completion of submission 8 of stream 1, is another in B: A has presented at 0.420100 s of stream time, B has discarded by STOP";
+    let says = "completion of submission 8 of stream 1 differs: A has presented at 0.420100 s of stream time, B has \
+                discarded by STOP";
     assert!(difference.sentence.contains(says), "{comparison}");
     assert_eq!((difference.lane, difference.kind), (Lane::Completions(1), Kind::Changed(1)), "{comparison}");
 }
@@ -284,6 +287,72 @@ fn a_length_differs_though_its_data_is_not_read() {
     let comparison = compare(&long(300), &long(301));
     let difference = comparison.difference.as_deref().expect("one");
     assert!(difference.sentence.contains("cbEvent 301 instead of 300"), "{comparison}");
+}
+
+/// One submission of so many chained events, in a stream that runs, fetched at a time; then its completion.
+fn chain(events: u8, last_key: u8, fetched: i64, time: i64, applied: i64) -> runs::Run {
+    let (kind, slot) = (Type::Render, 3);
+    let state = Observation::Changed { stream: 0, state: State::Run, time_base: RefTime::ZERO };
+    let mut steps = vec![
+        (0, Observation::Opened { stream: 0, kind, slots: 64, buffers: 0, buffer_size: 256 }),
+        (0, state),
+        (0, Observation::Granted { until: RefTime(STEP) }),
+        (fetched, Observation::Fetched { stream: 0, index: 0, slot }),
+    ];
+    for number in 0..events {
+        let is_last = number + 1 == events;
+        let data = Data::Inline([0x90, if is_last { last_key } else { number }, 100, 0, 0, 0, 0, 0]);
+        let next = if is_last { 0 } else { 64 };
+        let (struct_size, event_bytes, channel_group, flags, byte_position) = (40, 3, 0, 0, 0);
+        let event = Event { struct_size, event_bytes, channel_group, flags, time, byte_position, next, data };
+        steps.push((fetched, Observation::Event { stream: 0, slot, event }));
+    }
+    let (slot, status, flags) = (slot.into(), (Status::Presented as u16).into(), 0.into());
+    let completion = Completion { slot, status, flags, time: applied.into() };
+    steps.push((STEP, Observation::Completed { stream: 0, index: 0, completion }));
+    steps.into_iter().map(|(master, observation)| (RefTime(master), observation)).collect()
+}
+
+#[test]
+fn the_last_event_of_a_long_chain_is_compared() {
+    for events in 1..12 {
+        let a = chain(events, 60, 0, 5000, 5000);
+        assert!(compare(&a, &chain(events, 60, 0, 5000, 5000)).is_same());
+        for b in [chain(events, 61, 0, 5000, 5000), chain(events + 1, 60, 0, 5000, 5000)] {
+            let comparison = compare(&a, &b);
+            let difference = comparison.difference.as_deref().expect("one");
+            assert_eq!((difference.lane, difference.kind), (Lane::Submissions(0), Kind::Changed(1)), "{comparison}");
+        }
+    }
+}
+
+#[test]
+fn when_the_card_came_to_an_event_that_is_due_at_once_is_no_difference() {
+    let at_once = |fetched| chain(1, 60, fetched, i64::MIN, fetched);
+    let comparison = compare(&at_once(1000), &at_once(2000));
+    assert!(comparison.is_same() && comparison.timing.is_some(), "{comparison}");
+    assert!(!compare(&chain(1, 60, 0, 5000, 5000), &chain(1, 60, 0, 5000, 6000)).is_same());
+}
+
+#[test]
+fn bytes_of_an_input_are_compared_wherever_they_were_cut() {
+    let received = |cuts: &[&[u8]]| -> runs::Run {
+        let step = |(at, bytes): (usize, &&[u8])| {
+            (RefTime(at as i64), Observation::Received { input: 1, bytes: (**bytes).into() })
+        };
+        cuts.iter().enumerate().map(step).collect()
+    };
+    let bytes: Vec<u8> = (0..40).collect();
+    let whole = received(&[&bytes]);
+    assert!(compare(&whole, &received(&[&bytes[..7], &bytes[7..30], &bytes[30..]])).is_same());
+    let mut other = bytes.clone();
+    other[20] = 99;
+    let difference = compare(&whole, &received(&[&other])).difference.expect("one");
+    assert_eq!((difference.lane, difference.kind, difference.ordinal), (Lane::Received(1), Kind::Changed(1), 1));
+    for len in [0, 10, 16, 20, 39] {
+        let difference = compare(&whole, &received(&[&bytes[..len]])).difference.expect("one");
+        assert_eq!((difference.lane, difference.kind), (Lane::Received(1), Kind::Ended(Run::B)), "{len}");
+    }
 }
 
 #[test]

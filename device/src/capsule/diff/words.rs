@@ -9,7 +9,7 @@ use crate::capsule::Observation;
 use crate::check::{hex, message, seconds};
 use crate::device::Region;
 use dmus_interface::command::{self, Opcode};
-use dmus_interface::event::{Data, INCOMPLETE, PACKAGE};
+use dmus_interface::event::{Data, INCOMPLETE, PACKAGE, is_message};
 use dmus_interface::regs::{self, stream};
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::rule::Rule;
@@ -137,7 +137,7 @@ fn member(member: &Member) -> Vec<String> {
         Data::Inline(_) | Data::Buffer(_) => vec![message(&data.shown)],
         Data::Package(_) => Vec::new(),
     };
-    if data.len > 3 {
+    if data.len > 3 || data.len > 0 && !is_message(&data.shown) {
         parts.push(format!("{} bytes", count(data.len as u64)));
     }
     if event.flags & INCOMPLETE != 0 {
@@ -333,11 +333,9 @@ pub(super) fn sentence(kind: Kind, before: &[&Placed], a: &[&Placed], b: &[&Plac
             let (Some(of_a), Some(of_b)) = (a.first(), b.first()) else {
                 return "the runs differ".into();
             };
-            let more = match number {
-                1 => String::new(),
-                number => format!(", and {} more behind it", count(number as u64 - 1)),
-            };
-            format!("{}{more}, is another in B: {}", places(&[of_a]), changes(of_a, of_b))
+            let which = places(&a[..number.min(a.len())]);
+            let differ = if number == 1 { "differs" } else { "differ, the first" };
+            format!("{which} {differ}: {}", changes(of_a, of_b))
         }
         Kind::Ended(run) => {
             let goes_on = if run == Run::B { a } else { b };
@@ -353,12 +351,13 @@ pub(super) fn sentence(kind: Kind, before: &[&Placed], a: &[&Placed], b: &[&Plac
             let Some(Placed { step, stamp, .. }) = own.first() else {
                 return "the runs differ".into();
             };
-            let woken = match step {
-                Step::Grant { early: Some((_, true)), .. } => "after an interrupt for something else",
-                _ => "with no interrupt since",
+            let Step::Grant { until, early: Some((before, interrupted)) } = step else {
+                return "the runs differ".into();
             };
-            let what = format!("{} at {}, {woken}", words(step), time(stamp));
-            format!("{run} did not wait until time was there: {what}; {other} waits for each of its grants")
+            let woken = if *interrupted { "after an interrupt for something else" } else { "with no interrupt since" };
+            let [until, before] = [until, before].map(|time| seconds(*time));
+            let what = format!("it granted {until} before its grant of {before} was reached, {woken}");
+            format!("{run} did not wait: at {} {what}; {other} waits for each of its grants", time(stamp))
         }
         Kind::Unlike => {
             let [of_a, of_b] = [a, b].map(|steps| steps.first().map_or(String::new(), |placed| words(&placed.step)));
