@@ -27,10 +27,10 @@
 //! the card came across it. At one time, requests come in the order in which they were made, and else a lane before
 //! those that it leads to.
 //!
-//! A driver that grants before its last grant was reached goes by what it found completed, and that is up to the
-//! host: of two runs, grants are compared up to the first such one. If only one run has grants like that, its driver
-//! did not wait where the other did, and that is a difference, if the other run has at least four grants, or if there
-//! was no interrupt since the grant before. What is left is a note.
+//! A driver that grants before its last grant was reached goes by what it found completed, and that is up to the host:
+//! of two runs, grants are compared up to the first such one. If only one run has grants like that without an interrupt
+//! since the grant before, its driver did not wait where the other did. That is a difference, if the other run has at
+//! least four grants, or if nothing was completed since, either. Else it is a note.
 //!
 //! The first pass keeps 8 bytes a step and 4 an observation of the first run, up to twice that where a list has just
 //! grown, and nothing of the second run. So an event by itself costs 16 bytes for its submission and its completion,
@@ -84,7 +84,7 @@ pub enum Kind {
     Reordered(usize),
     /// This run was over, where the other goes on.
     Ended(Run),
-    /// This run granted before its last grant was reached, and the other never does.
+    /// This run granted before its last grant was reached, with no interrupt since, and the other never does.
     NotWaited(Run),
     /// The runs do not come together again within what is looked at.
     Unlike,
@@ -144,8 +144,8 @@ pub struct Comparison {
     pub slots_differ: bool,
     /// From where on the audio differs, if something else does before.
     pub audio: Option<String>,
-    /// A run granted before its last grant was reached: not all grants were compared.
-    pub early_grants: bool,
+    /// Which runs granted before their last grant was reached: grants from there on were not compared.
+    pub early_grants: [bool; 2],
     /// How far the first run goes.
     pub end: RefTime,
 }
@@ -365,8 +365,14 @@ impl Display for Comparison {
         if self.slots_differ {
             writeln!(f, "note: events are in other slots or buffers")?;
         }
-        if self.early_grants {
-            writeln!(f, "note: a run grants before its last grant was reached; grants from there on are not compared")?;
+        let who = match self.early_grants {
+            [true, true] => Some("both runs granted before their"),
+            [true, false] => Some("A granted before its"),
+            [false, true] => Some("B granted before its"),
+            [false, false] => None,
+        };
+        if let Some(who) = who {
+            writeln!(f, "note: {who} last grant was reached; grants from there on are not compared")?;
         }
         if !self.virtual_time {
             writeln!(f, "note: recorded in real time; times, grants and audio are not compared")?;

@@ -3,7 +3,7 @@
 //!
 //! Fed by the sorter; feeds the comparison.
 
-use super::sorter::{End, Pass, Sorter};
+use super::sorter::{End, Pass, SinceGrant, Sorter};
 use super::step::{Lane, Placed, Stamp};
 use crate::capsule::{Listener, Observation};
 use dmus_interface::time::RefTime;
@@ -32,21 +32,27 @@ struct EarlyGrants {
     any: Option<u64>,
     /// Without an interrupt since.
     uninterrupted: Option<u64>,
+    /// With nothing completed since, either.
+    idle: Option<u64>,
 }
 
 impl EarlyGrants {
-    fn add(&mut self, ordinal: u64, interrupted: bool) {
+    fn add(&mut self, ordinal: u64, since: SinceGrant) {
         self.any.get_or_insert(ordinal);
-        if !interrupted {
+        if !since.interrupted {
             self.uninterrupted.get_or_insert(ordinal);
+            if !since.completed {
+                self.idle.get_or_insert(ordinal);
+            }
         }
     }
 }
 
 impl EarlyGrants {
-    /// The first grant that the run should have waited for, if the other run waited for all of so many.
+    /// The first grant that the run did not wait for, if the other run waited for all of so many. A driver that waits
+    /// for completions, too, has an interrupt, or now and then finds them without one.
     fn unwaited(&self, waited: u64) -> Option<u64> {
-        if waited >= WAITED { self.any } else { self.uninterrupted }
+        if waited >= WAITED { self.uninterrupted } else { self.idle }
     }
 }
 
@@ -64,8 +70,8 @@ impl Pass for Hashes {
         self.observations.push(digest as u32);
     }
 
-    fn early_grant(&mut self, ordinal: u64, interrupted: bool) {
-        self.grants.add(ordinal, interrupted);
+    fn early_grant(&mut self, ordinal: u64, since: SinceGrant) {
+        self.grants.add(ordinal, since);
     }
 }
 
@@ -110,8 +116,8 @@ impl Pass for Compared {
         }
     }
 
-    fn early_grant(&mut self, ordinal: u64, interrupted: bool) {
-        self.grants.add(ordinal, interrupted);
+    fn early_grant(&mut self, ordinal: u64, since: SinceGrant) {
+        self.grants.add(ordinal, since);
     }
 }
 
@@ -130,8 +136,8 @@ pub(super) struct Spots {
     pub(super) spots: Vec<Spot>,
     /// The first observation that differs.
     pub(super) observation: Option<u64>,
-    /// Both runs, or one of them, grant before the grant before is reached.
-    pub(super) early_grants: bool,
+    /// Which runs grant before the grant before is reached.
+    pub(super) early_grants: [bool; 2],
 }
 
 impl Compared {
@@ -177,7 +183,7 @@ impl Compared {
             spots.push(Spot { lane: Lane::Grants, ordinal, unwaited: true });
         }
         let ends = (of_a.observations.len() as u64 != count).then(|| count.min(of_a.observations.len() as u64));
-        let early_grants = virtual_time && compared != u64::MAX;
+        let early_grants = [of_a.grants, grants].map(|early| early.any.is_some());
         Spots { spots, observation: observation.or(ends), early_grants }
     }
 }
@@ -290,7 +296,7 @@ impl Pass for Collected {
         }
     }
 
-    fn early_grant(&mut self, _: u64, _: bool) {}
+    fn early_grant(&mut self, _: u64, _: SinceGrant) {}
 }
 
 /// A run, replayed once to a listener.

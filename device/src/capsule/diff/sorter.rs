@@ -37,9 +37,15 @@ pub(super) trait Pass {
     fn step(&mut self, placed: Placed);
     /// An observation, the hash of it without addresses, slots and buffers, and how many were before it.
     fn observation(&mut self, number: u64, digest: u64, master: RefTime, observation: &Observation);
-    /// A grant, the number of which in its lane is given, came before the one before it was reached; with or without an
-    /// interrupt since.
-    fn early_grant(&mut self, ordinal: u64, interrupted: bool);
+    /// A grant, the number of which in its lane is given, came before the one before it was reached.
+    fn early_grant(&mut self, ordinal: u64, since: SinceGrant);
+}
+
+/// What a driver may have gone on for, since its last grant.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SinceGrant {
+    pub(super) interrupted: bool,
+    pub(super) completed: bool,
 }
 
 /// A submission that has not come home.
@@ -78,8 +84,7 @@ pub(super) struct Sorter<'a> {
     granted: RefTime,
     /// The grant before.
     granted_before: RefTime,
-    /// Since the last grant.
-    interrupted: bool,
+    since_grant: SinceGrant,
     received: BTreeMap<u16, Vec<u8>>,
     audio: Vec<i16>,
     audio_first: u64,
@@ -117,7 +122,7 @@ impl<'a> Sorter<'a> {
             streams: std::array::from_fn(stream),
             granted: RefTime::ZERO,
             granted_before: RefTime::ZERO,
-            interrupted: false,
+            since_grant: SinceGrant::default(),
             received: BTreeMap::new(),
             audio: Vec::new(),
             audio_first: 0,
@@ -215,6 +220,7 @@ impl<'a> Sorter<'a> {
 
     fn completed(&mut self, number: usize, completion: &Completion) {
         self.submit(number);
+        self.since_grant.completed = true;
         // The card completes what it has fetched, and nothing else.
         let Some(InFlight { ordinal, index, at_once }) = self.streams[number].in_flight.remove(&completion.slot.get())
         else {
@@ -233,18 +239,18 @@ impl<'a> Sorter<'a> {
             (stream.state, stream.time_base) = (State::Stop, RefTime::ZERO);
         }
         (self.granted, self.granted_before) = (RefTime::ZERO, RefTime::ZERO);
-        self.interrupted = false;
+        self.since_grant = SinceGrant::default();
         self.now.resets = self.now.resets.saturating_add(1);
         self.step(Lane::Control, Step::Reset);
     }
 
     fn granted(&mut self, until: RefTime) {
-        let early = (self.virtual_time && self.now.master < self.granted).then_some((self.granted, self.interrupted));
+        let early = (self.virtual_time && self.now.master < self.granted).then_some(self.granted);
         if early.is_some() {
             let ordinal = self.counts.get(&Lane::Grants).copied().unwrap_or_default();
-            self.pass.early_grant(ordinal, self.interrupted);
+            self.pass.early_grant(ordinal, self.since_grant);
         }
-        self.interrupted = false;
+        self.since_grant = SinceGrant::default();
         self.step(Lane::Grants, Step::Grant { until, early });
         if until > self.granted {
             self.granted_before = std::mem::replace(&mut self.granted, until);
@@ -358,7 +364,7 @@ impl<'a> Sorter<'a> {
                 }
             }
             Observation::Completed { stream, completion, .. } if is(stream) => self.completed(*stream, completion),
-            Observation::Interrupt { .. } => self.interrupted = true,
+            Observation::Interrupt { .. } => self.since_grant.interrupted = true,
             Observation::Received { input, bytes } => self.received(*input, bytes),
             Observation::Audio { samples, .. } if self.virtual_time => self.audio(samples),
             Observation::Violation { rule, stream, report, .. } => {

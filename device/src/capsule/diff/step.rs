@@ -197,8 +197,8 @@ pub(super) enum Step {
     },
     Grant {
         until: RefTime,
-        /// The grant before, if it was not reached, and whether there was an interrupt since.
-        early: Option<(RefTime, bool)>,
+        /// The grant before, if it was not reached.
+        early: Option<RefTime>,
     },
     Opened {
         kind: Type,

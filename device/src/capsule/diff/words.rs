@@ -231,7 +231,7 @@ fn words(step: &Step) -> String {
             format!("{name} for stream {stream}, {} bytes ({}): {end}", count(request.len as u64), hex(&request.shown))
         }
         Step::Grant { until, early: None } => format!("grant of {}", seconds(*until)),
-        Step::Grant { until, early: Some((before, _)) } => {
+        Step::Grant { until, early: Some(before) } => {
             format!("grant of {}, before that of {} was reached", seconds(*until), seconds(*before))
         }
         Step::Opened { kind, slots, buffers, buffer_size, .. } => {
@@ -351,12 +351,11 @@ pub(super) fn sentence(kind: Kind, before: &[&Placed], a: &[&Placed], b: &[&Plac
             let Some(Placed { step, stamp, .. }) = own.first() else {
                 return "the runs differ".into();
             };
-            let Step::Grant { until, early: Some((before, interrupted)) } = step else {
+            let Step::Grant { until, early: Some(before) } = step else {
                 return "the runs differ".into();
             };
-            let woken = if *interrupted { "after an interrupt for something else" } else { "with no interrupt since" };
             let [until, before] = [until, before].map(|time| seconds(*time));
-            let what = format!("it granted {until} before its grant of {before} was reached, {woken}");
+            let what = format!("it granted {until} before its grant of {before} was reached, with no interrupt since");
             format!("{run} did not wait: at {} {what}; {other} waits for each of its grants", time(stamp))
         }
         Kind::Unlike => {
