@@ -6,7 +6,7 @@
 
 use dmus_card::capsule::Observation;
 use dmus_card::device::Region;
-use dmus_card::engine::Turn;
+use dmus_card::engine::{Engine, Turn};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::doorbell;
@@ -26,6 +26,8 @@ use zerocopy::FromBytes;
 
 pub(crate) type Run = Vec<(RefTime, Observation)>;
 
+/// For what is there already.
+const SHORT: Duration = Duration::from_millis(1);
 /// More turns than a batch takes.
 const TURNS: usize = 4096;
 
@@ -63,19 +65,24 @@ struct Seen {
 }
 
 pub(crate) struct Watch {
-    pub(crate) card: Direct,
+    card: Direct,
+    engine: RefCell<Engine>,
     seen: RefCell<Seen>,
     /// What to do to a submission.
     pub(crate) meddling: Cell<Option<(u32, Meddling)>>,
     /// The next wait ends at once, as if its interrupt had come.
     pub(crate) drop_wait: Cell<bool>,
+    /// Turns that the card takes before a driver that was interrupted is there again.
+    pub(crate) latency: Cell<usize>,
 }
 
 impl Watch {
     pub(crate) fn new() -> anyhow::Result<Self> {
         let seen = Seen { run: vec![(RefTime::ZERO, Observation::Connected)], kind: None, ..Seen::default() };
-        let (meddling, drop_wait) = (Cell::new(None), Cell::new(false));
-        Ok(Self { card: Direct::new()?, seen: RefCell::new(seen), meddling, drop_wait })
+        let (meddling, drop_wait, latency) = (Cell::new(None), Cell::new(false), Cell::new(TURNS));
+        let card = Direct::new()?;
+        let engine = RefCell::new(card.take_engine()?);
+        Ok(Self { card, engine, seen: RefCell::new(seen), meddling, drop_wait, latency })
     }
 
     /// All that was seen.
@@ -229,7 +236,7 @@ impl Watch {
     /// Has the card take a turn.
     pub(crate) fn turn(&self) -> Turn {
         self.before();
-        let turn = self.card.turn();
+        let turn = self.engine.borrow_mut().turn();
         self.after();
         turn
     }
@@ -271,17 +278,19 @@ impl Platform for Watch {
             self.turn();
             return true;
         }
-        for _ in 0..TURNS {
-            if self.turn() != Turn::Worked {
-                break;
+        for number in 1..=TURNS {
+            let worked = self.turn() == Turn::Worked;
+            if !worked || number % self.latency.get() == 0 {
+                let fired = self.card.wait(vector, if worked { Duration::ZERO } else { limit.min(SHORT) });
+                if fired {
+                    self.add(Observation::Interrupt { vector });
+                }
+                if fired || !worked {
+                    return fired;
+                }
             }
         }
-        let fired = self.card.wait(vector, limit);
-        self.after();
-        if fired {
-            self.add(Observation::Interrupt { vector });
-        }
-        fired
+        false
     }
 
     fn now(&self) -> Duration {
