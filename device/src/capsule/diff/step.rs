@@ -273,11 +273,10 @@ impl Step {
             Self::Completion { status, flags, time, at_once, .. } => match (virtual_time, Status::decode(*status)) {
                 (false, Some(Status::Presented | Status::Late | Status::Discarded)) => digest.number(12),
                 (false, _) => digest.number(13).number((*status).into()).number((*flags).into()),
-                (true, _) => digest.number(14).number((*status).into()).number((*flags).into()).signed(if *at_once {
-                    0
-                } else {
-                    *time
-                }),
+                (true, _) => {
+                    let time = if *at_once { 0 } else { *time };
+                    digest.number(14).number((*status).into()).number((*flags).into()).signed(time)
+                }
             },
             Self::Violation { rule, .. } => digest.number(15).bytes(rule.as_bytes()),
             Self::Received(bytes) => digest.number(16).bytes(bytes),

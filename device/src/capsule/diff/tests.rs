@@ -317,9 +317,17 @@ fn chain(events: u8, last_key: u8, fetched: i64, time: i64, applied: i64) -> run
 }
 
 #[test]
-fn the_last_event_of_a_long_chain_is_compared() {
+fn each_event_of_a_long_chain_is_compared() {
     for events in 1..12 {
         let a = chain(events, 60, 0, 5000, 5000);
+        for place in 0..usize::from(events) {
+            let mut b = a.clone();
+            // Behind what opens the stream, and the fetch.
+            if let Observation::Event { event, .. } = &mut b[4 + place].1 {
+                event.channel_group = 7;
+            }
+            assert!(!compare(&a, &b).is_same(), "event {place} of {events}");
+        }
         assert!(compare(&a, &chain(events, 60, 0, 5000, 5000)).is_same());
         for b in [chain(events, 61, 0, 5000, 5000), chain(events + 1, 60, 0, 5000, 5000)] {
             let comparison = compare(&a, &b);
