@@ -3,6 +3,7 @@
 pub(crate) mod ask;
 pub(crate) mod bank;
 mod capsule;
+pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod header;
 mod midi_in;
@@ -26,6 +27,8 @@ pub(crate) enum Exit {
     Unusable = 3,
     /// The driver broke a rule, and that is an error.
     Violation = 9,
+    /// Two recordings do.
+    Differs = 10,
     Interrupted = 130,
 }
 

@@ -276,11 +276,12 @@ impl Core {
             return;
         };
         let clocks = section.clocks();
+        let quiet = self.sleeper.is_quiet_again(clocks.samples);
+        if !quiet && self.log.is_none() {
+            return;
+        }
         let words = self.own_words(section, clocks);
-        let mut wrong = || {
-            let quiet = self.sleeper.is_quiet_again(clocks.samples);
-            quiet && words.iter().any(|(offset, word)| word.is_wrong(section.page(), *offset))
-        };
+        let wrong = || quiet && words.iter().any(|(offset, word)| word.is_wrong(section.page(), *offset));
         let look = match self.log.as_deref() {
             None => wrong(),
             Some(log) => log.unusual(Unusual::WrongWords, wrong),

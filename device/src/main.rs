@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// It starts no QEMU: `dmus-run` does, with this program beside it.
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song, the bank or the recording cannot be used; 9 the driver
-/// broke rules of the data sheet (serve --check warn, replay); 130 interrupted.
+/// broke rules of the data sheet (serve --check warn, replay); 10 two recordings
+/// differ (diff); 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -30,6 +31,7 @@ enum Command {
     Ask(commands::ask::Args),
     Replay(commands::replay::Args),
     Trace(commands::trace::Args),
+    Diff(commands::diff::Args),
     Header(commands::header::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => commands::ask::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
+        Command::Diff(args) => commands::diff::run(&args),
         Command::Header(args) => commands::header::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };

@@ -339,15 +339,6 @@ impl Shared {
         self.replay_log.get()
     }
 
-    /// Raises the vectors whose bits are set.
-    fn raise(&self, vectors: u32) {
-        let raise = || self.interrupts.raise(vectors, &self.stats);
-        match self.replay_log() {
-            None => _ = raise(),
-            Some(log) => log.interrupts(vectors, &self.stats, raise),
-        }
-    }
-
     pub(crate) fn questions(&self) -> &Questions {
         &self.questions
     }

@@ -88,12 +88,16 @@ impl<'s> Section<'s> {
     pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let vectors = std::mem::take(&mut self.vectors);
         let shared = self.shared;
+        let Some(log) = shared.replay_log() else {
+            return MutexGuard::unlocked(&mut self.inner, || {
+                shared.interrupts.raise(vectors, &shared.stats);
+                work()
+            });
+        };
         let result = MutexGuard::unlocked(&mut self.inner, || {
-            shared.raise(vectors);
+            log.interrupts(vectors, &shared.stats, || shared.interrupts.raise(vectors, &shared.stats));
             let result = work();
-            if let Some(log) = shared.replay_log() {
-                log.repeat_accesses();
-            }
+            log.repeat_accesses();
             result
         });
         self.take_accesses();
