@@ -54,7 +54,7 @@ pub fn record(
     engine: &mut Engine,
 ) -> io::Result<()> {
     let shared = card.shared();
-    let header = engine.header(options, shared.checker().map(|checker| &**checker));
+    let header = engine.header(options);
     let mut first = Vec::new();
     header.write(&mut first);
     let log = Arc::new(ReplayLog::record(blocks::Writer::start(Box::new(out), name)?, first));

@@ -287,12 +287,12 @@ impl Core {
             Some(log) => log.unusual(Unusual::WrongWords, wrong),
         };
         if look {
-            let owners = section.shared().owners().map(|owners| &**owners);
             let load = |offset, wide| match self.log.as_deref() {
                 None => section.page().load(offset, wide),
                 Some(log) => log.word(section.page(), offset, wide),
             };
-            checker.check_page(section.page(), owners, clocks.master, &words, load);
+            let culprit = |word| section.last_store(word);
+            checker.check_page(section.page(), clocks.master, &words, load, culprit);
         }
     }
 

@@ -75,6 +75,8 @@ pub struct Header {
     pub max_audio: Option<NonZeroU32>,
     /// How drivers were checked.
     checks: Option<Checks>,
+    /// A plugin of QEMU told the card of stores.
+    pub(super) culprits: bool,
     pub(super) inputs: Vec<Replayed>,
 }
 
@@ -99,6 +101,7 @@ impl Header {
         clock: ClockMode,
         drift: i32,
         checker: Option<&Checker>,
+        culprits: bool,
         inputs: Vec<Replayed>,
     ) -> Self {
         let checks = checker.map(|checker| {
@@ -106,7 +109,7 @@ impl Header {
             Checks { allowed, stop }
         });
         let Options { bank, max_audio } = options;
-        Self { card: env!("CARGO_PKG_VERSION").into(), clock, drift, bank, max_audio, checks, inputs }
+        Self { card: env!("CARGO_PKG_VERSION").into(), clock, drift, bank, max_audio, checks, culprits, inputs }
     }
 
     /// Whether drivers were checked.
@@ -144,6 +147,7 @@ impl Header {
             "bank": bank.collect::<Vec<_>>(),
             "max_audio": self.max_audio.map(NonZeroU32::get),
             "check": check,
+            "culprits": self.culprits,
             "inputs": self.inputs.iter().map(input).collect::<Vec<_>>(),
         });
         out.tag(Tag::Header).bytes(header.to_string().as_bytes());
@@ -208,6 +212,7 @@ impl Header {
             bank,
             max_audio: max_audio.and_then(NonZeroU32::new),
             checks: checks.transpose()?,
+            culprits: json["culprits"].as_bool() == Some(true),
             inputs,
         };
         header.read_songs(cursor).ok_or_else(|| damaged("a song"))?;

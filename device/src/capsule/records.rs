@@ -81,6 +81,8 @@ pub(crate) enum Tag {
     PageCheck,
     /// The plugin asked for the card's judgement.
     Judge,
+    /// The store that a plugin of QEMU knew of a mistake: before the turn that was told of it.
+    Culprit,
     /// The run's end, with what it came to.
     End,
 }

@@ -7,7 +7,7 @@ use super::blocks::{CapsuleError, Reader};
 use super::header::Header;
 use super::observation::{Listener, Observation};
 use super::records::{Cursor, Tag};
-use super::replay_log::{Player, ReplayLog};
+use super::replay_log::{Player, ReplayLog, take_culprit};
 use crate::bank::Bank;
 use crate::capture::inputs::Inputs;
 use crate::check::Checker;
@@ -143,7 +143,7 @@ impl Capsule {
         let tap = Box::new(Tap { sink, block: block.clone() });
         let mut engine = Engine::new(Arc::clone(&shared), header.clock, bank, tap, inputs);
         engine.set_drift(header.drift);
-        let log = Arc::new(ReplayLog::replay(Player::new(cursor, listener.is_some())));
+        let log = Arc::new(ReplayLog::replay(Player::new(cursor, listener.is_some()), header.culprits));
         engine.set_replay_log(Arc::clone(&log));
         shared.set_replay_log(Arc::clone(&log));
         let checker = header.checker();
@@ -278,6 +278,11 @@ impl Run {
                 let stream = usize::from(cursor.byte()?);
                 drop(player);
                 self.engine.replay_closed_tail(stream);
+            }
+            Tag::Culprit => {
+                let culprit = take_culprit(cursor)?;
+                drop(player);
+                self.log.add_culprit(culprit);
             }
             Tag::Ready => {
                 let ready = cursor.byte()? != 0;

@@ -13,6 +13,7 @@ use super::observation::Observation;
 use super::records::{Cursor, Put, Tag};
 use crate::capture::inputs::Piece;
 use crate::dma::AccessError;
+use crate::dma::owners::StoreRecord;
 use crate::pci::Card;
 use crate::stats::Stats;
 use crate::stream::queue::Reach;
@@ -21,6 +22,7 @@ use dmus_interface::pci::STREAMS;
 use dmus_interface::protocol::Page;
 use dmus_interface::time::RefTime;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,8 @@ pub(crate) struct Recorder {
     recording: Mutex<Recording>,
     /// The client did more than the engine took note of.
     overrun: AtomicBool,
+    /// What the turn under way was told by a plugin: apart, since it is told in the middle of other observations.
+    culprits: Mutex<Vec<Option<StoreRecord>>>,
 }
 
 /// What is being recorded, by the engine.
@@ -73,6 +77,8 @@ pub(crate) struct Replaying {
     player: Mutex<Player>,
     /// The card, which does again what the client asked of it.
     card: Mutex<Option<Card>>,
+    /// What the next turn is told of a plugin's records, if there was a plugin.
+    culprits: Option<Mutex<VecDeque<Option<StoreRecord>>>>,
 }
 
 /// Where a replay is.
@@ -162,11 +168,13 @@ impl ReplayLog {
             ready: true,
             losses: (0, 0),
         });
-        Self::Record(Box::new(Recorder { recording, overrun: AtomicBool::new(false) }))
+        Self::Record(Box::new(Recorder { recording, overrun: AtomicBool::new(false), culprits: Mutex::default() }))
     }
 
-    pub(super) fn replay(player: Player) -> Self {
-        Self::Replay(Box::new(Replaying { player: Mutex::new(player), card: Mutex::new(None) }))
+    /// `culprits`: a plugin told the card of stores.
+    pub(super) fn replay(player: Player, culprits: bool) -> Self {
+        let culprits = culprits.then(Mutex::default);
+        Self::Replay(Box::new(Replaying { player: Mutex::new(player), card: Mutex::new(None), culprits }))
     }
 
     /// The recording, if this is one.
@@ -326,6 +334,9 @@ impl ReplayLog {
         }
         for (stream, tail) in found.drain(..) {
             out.tag(Tag::Tail).byte(stream as u8).number(tail.into());
+        }
+        for culprit in self.take_culprits() {
+            put_culprit(out, culprit.as_ref());
         }
         if notable || out.len() > before || !turn.is_empty() {
             out.tag(Tag::Turn);
@@ -665,6 +676,53 @@ impl ReplayLog {
         player.cursor.byte().map(|stored| stored != 0)
     }
 
+    /// Whether a plugin told the card of stores as this was recorded.
+    pub(crate) fn replays_culprits(&self) -> bool {
+        matches!(self, Self::Replay(replaying) if replaying.culprits.is_some())
+    }
+
+    /// The store that a plugin knows of a mistake; there is a plugin if the card has an owners map.
+    pub(crate) fn culprit(&self, has_map: bool, real: impl FnOnce() -> Option<StoreRecord>) -> Option<StoreRecord> {
+        match self {
+            Self::Record(_) if !has_map => None,
+            Self::Record(recorder) => {
+                let culprit = real();
+                match recorder.recording.try_lock() {
+                    Some(mut recording) if recording.turn.is_none() => {
+                        put_culprit(&mut recording.out, culprit.as_ref())
+                    }
+                    _ => recorder.culprits.lock().push(culprit.clone()),
+                }
+                culprit
+            }
+            Self::Replay(replaying) => {
+                let culprits = replaying.culprits.as_ref()?;
+                if let Some(culprit) = culprits.lock().pop_front() {
+                    return culprit;
+                }
+                // Between turns it is the next record.
+                let mut player = replaying.player.try_lock()?;
+                if player.takes(Tag::Culprit) { take_culprit(&mut player.cursor)? } else { None }
+            }
+        }
+    }
+
+    fn take_culprits(&self) -> Vec<Option<StoreRecord>> {
+        match self {
+            Self::Record(recorder) => std::mem::take(&mut *recorder.culprits.lock()),
+            Self::Replay(_) => Vec::new(),
+        }
+    }
+
+    /// What the next turn is told of a plugin's records.
+    pub(super) fn add_culprit(&self, culprit: Option<StoreRecord>) {
+        if let Self::Replay(replaying) = self
+            && let Some(culprits) = &replaying.culprits
+        {
+            culprits.lock().push_back(culprit);
+        }
+    }
+
     /// Master time has moved.
     pub(crate) fn follow(&self, master: RefTime) {
         if let Some(mut player) = self.player() {
@@ -678,6 +736,38 @@ impl ReplayLog {
             player.show(observation);
         }
     }
+}
+
+fn put_culprit(out: &mut Vec<u8>, culprit: Option<&StoreRecord>) {
+    out.tag(Tag::Culprit).byte(culprit.is_some().into());
+    let Some(store) = culprit else {
+        return;
+    };
+    let StoreRecord { number, address, size, value, vcpu, pc, registers, callers, functions } = store;
+    out.number((*number).into()).number(*address).number((*size).into());
+    out.number(*value as u64).number((*value >> 64) as u64).number((*vcpu).into()).number(*pc);
+    registers.iter().for_each(|register| _ = out.number(*register));
+    out.number(callers.len() as u64);
+    callers.iter().for_each(|caller| _ = out.number(*caller));
+    out.bytes(functions.join("\n").as_bytes());
+}
+
+/// Return addresses that a store has at most.
+const MAX_CALLERS: u64 = 256;
+
+pub(super) fn take_culprit(cursor: &mut Cursor) -> Option<Option<StoreRecord>> {
+    if cursor.byte()? == 0 {
+        return Some(None);
+    }
+    let (number, address, size) = (cursor.small()?, cursor.number()?, cursor.small()?);
+    let value = u128::from(cursor.number()?) | u128::from(cursor.number()?) << 64;
+    let (vcpu, pc) = (cursor.small()?, cursor.number()?);
+    let mut registers = [0; 16];
+    registers.iter_mut().try_for_each(|register| cursor.number().map(|value| *register = value))?;
+    let callers = cursor.number().filter(|count| *count <= MAX_CALLERS)?;
+    let callers = (0..callers).map(|_| cursor.number()).collect::<Option<_>>()?;
+    let functions = String::from_utf8_lossy(&cursor.bytes()?).lines().map(str::to_owned).collect();
+    Some(Some(StoreRecord { number, address, size, value, vcpu, pc, registers, callers, functions }))
 }
 
 /// What a card seldom observes.

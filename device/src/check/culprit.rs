@@ -3,6 +3,7 @@
 //!
 //! Fed by the observer of a stream as slots come and go; feeds reports, through the owners map, with the store.
 
+use crate::capsule::ReplayLog;
 use crate::dma::GuestMemory;
 use crate::dma::owners::{Owners, StoreRecord};
 use crate::shared::StreamConfig;
@@ -45,7 +46,9 @@ impl Places {
 /// A stream's slots and buffers in the owners map.
 #[derive(Debug)]
 pub(super) struct Culprit {
-    owners: Arc<Owners>,
+    /// None in a replay, which is told by its log.
+    owners: Option<Arc<Owners>>,
+    log: Option<Arc<ReplayLog>>,
     /// As it was when the stream was created.
     slots: Places,
     buffers: Places,
@@ -54,10 +57,16 @@ pub(super) struct Culprit {
 }
 
 impl Culprit {
-    pub(super) fn new(owners: Arc<Owners>, memory: &GuestMemory, config: &StreamConfig) -> Self {
+    pub(super) fn new(
+        owners: Option<Arc<Owners>>,
+        log: Option<Arc<ReplayLog>>,
+        memory: &GuestMemory,
+        config: &StreamConfig,
+    ) -> Self {
         let (event, buffer) = (config.width.event_size() as u64, config.buffer_size.into());
         Self {
             owners,
+            log,
             slots: Places::new(memory, config.slots, event, |slot| config.slot_iova(slot)),
             buffers: Places::new(memory, config.buffers, buffer, |number| config.buffer_iova(number)),
             buffer,
@@ -78,32 +87,49 @@ impl Culprit {
 
     /// A slot, and the buffer that its event has, are the card's from here on, or the driver's.
     pub(super) fn take(&self, slot: u32, buffer: Option<usize>) {
-        self.both(slot, buffer).for_each(|(offset, bytes)| self.owners.mark(offset, bytes));
+        if let Some(owners) = &self.owners {
+            self.both(slot, buffer).for_each(|(offset, bytes)| owners.mark(offset, bytes));
+        }
     }
 
     pub(super) fn give_back(&self, slot: u32, buffer: Option<usize>) {
-        self.both(slot, buffer).for_each(|(offset, bytes)| self.owners.clear(offset, bytes));
+        if let Some(owners) = &self.owners {
+            self.both(slot, buffer).for_each(|(offset, bytes)| owners.clear(offset, bytes));
+        }
     }
 
     /// The last store into a slot, or into the buffer that begins there, while it was the card's.
     pub(super) fn of_memory(&self, slot: u32, buffer: Option<usize>) -> Option<StoreRecord> {
         let pieces = buffer.map_or_else(|| self.slots.of(slot), |at| self.buffer(at));
         let touched = |store: &StoreRecord| pieces.iter().any(|(offset, bytes)| store.touches(*offset, *bytes));
-        look(&self.owners, |owners| owners.records(Ring::Owned, touched))
+        look(self.owners.as_deref(), self.log.as_deref(), |owners| owners.records(Ring::Owned, touched))
     }
 
     /// The last store of a stream's tail.
     pub(super) fn of_tail(&self, stream: usize) -> Option<StoreRecord> {
-        of_word(&self.owners, doorbell::at(stream, doorbell::SUBMISSION_TAIL))
+        of_word(self.owners.as_deref(), self.log.as_deref(), doorbell::at(stream, doorbell::SUBMISSION_TAIL))
     }
 }
 
 /// The last store to the word of the doorbell page at an offset.
-pub(crate) fn of_word(owners: &Owners, word: usize) -> Option<StoreRecord> {
-    look(owners, |owners| owners.doorbell_stores(word as u64))
+pub(crate) fn of_word(owners: Option<&Owners>, log: Option<&ReplayLog>, word: usize) -> Option<StoreRecord> {
+    look(owners, log, |owners| owners.doorbell_stores(word as u64))
 }
 
-fn look(owners: &Owners, stores: impl Fn(&Owners) -> Vec<StoreRecord>) -> Option<StoreRecord> {
+/// What the map knows, or knew when this was recorded.
+fn look(
+    owners: Option<&Owners>,
+    log: Option<&ReplayLog>,
+    stores: impl Fn(&Owners) -> Vec<StoreRecord>,
+) -> Option<StoreRecord> {
+    let known = || look_again(owners?, stores);
+    match log {
+        None => known(),
+        Some(log) => log.culprit(owners.is_some(), known),
+    }
+}
+
+fn look_again(owners: &Owners, stores: impl Fn(&Owners) -> Vec<StoreRecord>) -> Option<StoreRecord> {
     for _ in 0..if owners.is_watched() { LOOKS } else { 0 } {
         if let Some(store) = stores(owners).into_iter().next() {
             return Some(store);
@@ -116,8 +142,10 @@ fn look(owners: &Owners, stores: impl Fn(&Owners) -> Vec<StoreRecord>) -> Option
 impl Drop for Culprit {
     /// A stream that is closed, or reset, owns nothing.
     fn drop(&mut self) {
-        for (offset, bytes) in self.slots.pieces.iter().chain(&self.buffers.pieces) {
-            self.owners.clear(*offset, *bytes);
+        if let Some(owners) = &self.owners {
+            for (offset, bytes) in self.slots.pieces.iter().chain(&self.buffers.pieces) {
+                owners.clear(*offset, *bytes);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use super::culprit::Culprit;
 use super::describe::{Details, Place, Seen, hex};
 use super::journal::Journal;
 use super::report::seconds;
+use crate::capsule::ReplayLog;
 use crate::dma::owners::Owners;
 use crate::dma::{GuestMemory, SlotWords, StreamMemory};
 use crate::shared::StreamConfig;
@@ -96,9 +97,14 @@ impl Observer {
         }
     }
 
-    /// Tells this map from now on what the card owns, and asks it whose doing a mistake is.
-    pub(crate) fn set_owners(&mut self, owners: Arc<Owners>, memory: &GuestMemory) {
-        self.culprit = Some(Culprit::new(owners, memory, &self.config));
+    /// Tells this map from now on what the card owns, and asks it, or the log of a replay, whose doing a mistake is.
+    pub(crate) fn set_owners(
+        &mut self,
+        owners: Option<Arc<Owners>>,
+        log: Option<Arc<ReplayLog>>,
+        memory: &GuestMemory,
+    ) {
+        self.culprit = Some(Culprit::new(owners, log, memory, &self.config));
     }
 
     /// Time has moved.

@@ -2,9 +2,9 @@
 //!
 //! Fed by the engine, when it has nothing else to do, with what each of them should be; feeds the [`Checker`].
 
-use super::{Checker, Details, Place, culprit};
+use super::{Checker, Details, Place};
 use crate::dma::DoorbellPage;
-use crate::dma::owners::Owners;
+use crate::dma::owners::StoreRecord;
 use dmus_interface::protocol::Page as _;
 use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
@@ -12,14 +12,14 @@ use std::sync::atomic::Ordering;
 
 impl Checker {
     /// Holds words (offset, value) against the page, which `load` loads from; those that a driver has stored are put
-    /// right again, so that each is told of once.
+    /// right again, so that each is told of once, with its `culprit`.
     pub(crate) fn check_page(
         &self,
         page: &DoorbellPage,
-        owners: Option<&Owners>,
         master: RefTime,
         words: &[(usize, Word)],
         load: impl Fn(usize, bool) -> u64,
+        culprit: impl Fn(usize) -> Option<StoreRecord>,
     ) {
         for &(offset, word) in words {
             let (expected, wide) = match word {
@@ -35,7 +35,7 @@ impl Checker {
                 Word::Whole(value) => page.store_u64(offset, value, Ordering::Relaxed),
             }
             self.found(Code::Check(Check::ForeignWord), || Details {
-                culprit: owners.and_then(|owners| culprit::of_word(owners, offset)),
+                culprit: culprit(offset),
                 expected: Some(format!("{expected:#x}")),
                 found: Some(format!("{found:#x}")),
                 ..Details::at(Place { word: Some(offset), ..Place::default() }, master)

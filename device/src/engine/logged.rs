@@ -5,7 +5,6 @@
 
 use super::{Core, Engine, Turn};
 use crate::capsule::{Header, Options, ReplayLog};
-use crate::check::Checker;
 use crate::shared::Shared;
 use dmus_interface::time::RefTime;
 use std::sync::Arc;
@@ -17,9 +16,11 @@ impl Engine {
     }
 
     /// What a replay has to know of this engine.
-    pub(crate) fn header(&self, options: Options, checker: Option<&Checker>) -> Header {
-        let streams = &self.core.streams;
-        Header::new(options, self.core.clock.mode(), streams.drift, checker, streams.inputs.to_replay())
+    pub(crate) fn header(&self, options: Options) -> Header {
+        let (streams, shared) = (&self.core.streams, &self.shared);
+        let (checker, culprits) = (shared.checker().map(|checker| &**checker), shared.owners().is_some());
+        let inputs = streams.inputs.to_replay();
+        Header::new(options, self.core.clock.mode(), streams.drift, checker, culprits, inputs)
     }
 
     /// In a replay: the host's clock shows this in realtime.

@@ -111,8 +111,9 @@ impl Core {
         let is_virtual = self.clock.is_virtual();
         let observe = |checker: &Arc<Checker>| {
             let mut observer = Observer::new(Arc::clone(checker), index, config, is_virtual);
-            if let Some(owners) = shared.owners() {
-                observer.set_owners(Arc::clone(owners), shared.section().maps());
+            let (owners, log) = (shared.owners().cloned(), self.log.clone());
+            if owners.is_some() || log.as_ref().is_some_and(|log| log.replays_culprits()) {
+                observer.set_owners(owners, log, shared.section().maps());
             }
             Box::new(observer)
         };

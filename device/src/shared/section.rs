@@ -417,9 +417,9 @@ impl Section<'_> {
     }
 }
 
-/// The guest's last store to a word of the doorbell page, if a plugin watches.
+/// The guest's last store to a word of the doorbell page, if a plugin watches, or did in a replay.
 fn last_store(shared: &Shared, word: usize) -> Option<StoreRecord> {
-    culprit_of_word(shared.owners()?, word)
+    culprit_of_word(shared.owners().map(|owners| &**owners), shared.replay_log().map(|log| &**log), word)
 }
 
 /// What the engine does.
@@ -431,6 +431,11 @@ impl<'s> Section<'s> {
     /// The engine has seen all resets so far: what it does from now on counts again.
     pub(crate) fn take_up(&self) {
         self.shared.void.store(self.inner.shutdown, Ordering::Relaxed);
+    }
+
+    /// The guest's last store to a word of the page, if a plugin watches.
+    pub(crate) fn last_store(&self, word: usize) -> Option<StoreRecord> {
+        last_store(self.shared, word)
     }
 
     /// A grant was stored that lies before one that was stored already.
