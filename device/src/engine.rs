@@ -463,7 +463,11 @@ impl Core {
             }
             whole
         });
-        self.move_to(SampleTime(span.now.position.0 + frames as u64));
+        self.clock.move_to(SampleTime(span.now.position.0 + frames as u64));
+        if let Some(log) = log {
+            log.follow(self.clock.master_time());
+        }
+        self.follow();
         self.presenting = !all && self.is_any_due();
         frames
     }
@@ -477,6 +481,11 @@ impl Core {
     /// The next sample is `position`.
     fn move_to(&mut self, position: SampleTime) {
         self.clock.move_to(position);
+        self.follow();
+    }
+
+    #[inline]
+    fn follow(&mut self) {
         for stream in &mut self.streams.render {
             stream.follow(self.clock.now());
         }
@@ -485,9 +494,6 @@ impl Core {
     /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees
     /// what is before it. Says whether a grant was reached.
     fn publish(&mut self, section: &mut Section<'_>) -> bool {
-        if let Some(log) = &self.log {
-            log.follow(self.clock.master_time());
-        }
         let mut there = true;
         for stream in &mut self.streams.render {
             there &= stream.publish(section);

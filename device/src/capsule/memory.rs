@@ -6,11 +6,78 @@ use super::observation::Observation;
 use super::records::{Cursor, Put, Tag};
 use super::replay_log::{Player, Recording};
 use crate::dma::{PostedMemory, SlotWords, StreamMemory};
+use crate::stream::queue::SECTION;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::ring::Completion;
 use parking_lot::MutexGuard;
 use std::cell::RefCell;
-use zerocopy::FromBytes;
+use std::collections::VecDeque;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Entries of a ring and the slots that they name, as they are mostly read: one after the other. Together they are one
+/// record, which spares an event most of what a record of its own would cost (`bench ring`, "recorded").
+#[derive(Debug)]
+pub(super) struct Run {
+    entries: [u32; RUN],
+    slots: [[u64; 4]; RUN],
+    /// How many there are: as many slots as entries, or one less.
+    entry_count: usize,
+    slot_count: usize,
+}
+
+/// Entries of a run at most.
+const RUN: usize = SECTION as usize;
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { entries: [0; RUN], slots: [[0; 4]; RUN], entry_count: 0, slot_count: 0 }
+    }
+}
+
+impl Run {
+    /// Adds an entry; false if it does not belong here.
+    #[inline(always)]
+    fn add_entry(&mut self, entry: u32) -> bool {
+        match self.entries.get_mut(self.entry_count) {
+            Some(place) if self.entry_count == self.slot_count => {
+                *place = entry;
+                self.entry_count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds the slot of the last entry; false if it does not belong here.
+    #[inline(always)]
+    fn add_slot(&mut self, words: &SlotWords) -> bool {
+        match self.slots.get_mut(self.slot_count) {
+            Some(place) if self.slot_count < self.entry_count => {
+                *place = [words.header, words.time, words.pointer, words.data];
+                self.slot_count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Records what there is, and begins anew.
+    fn put(&mut self, out: &mut Vec<u8>) {
+        if self.entry_count > 0 {
+            out.tag(Tag::Run).byte(self.entry_count as u8).byte(self.slot_count as u8);
+            out.extend_from_slice(self.entries[..self.entry_count].as_bytes());
+            out.extend_from_slice(self.slots[..self.slot_count].as_bytes());
+            (self.entry_count, self.slot_count) = (0, 0);
+        }
+    }
+
+    /// What was recorded so.
+    pub(super) fn take(cursor: &mut Cursor) -> Option<(VecDeque<u32>, VecDeque<[u64; 4]>)> {
+        let (entries, slots) = (cursor.byte()?, cursor.byte()?);
+        let entries = (0..entries).map(|_| cursor.half()).collect::<Option<_>>()?;
+        Some((entries, (0..slots).map(|_| cursor.words()).collect::<Option<_>>()?))
+    }
+}
 
 /// Memory of which each access is recorded.
 pub(crate) struct Recorded<'a, M: ?Sized> {
@@ -18,20 +85,47 @@ pub(crate) struct Recorded<'a, M: ?Sized> {
     recording: RefCell<MutexGuard<'a, Recording>>,
 }
 
+impl<M: ?Sized> Drop for Recorded<'_, M> {
+    fn drop(&mut self) {
+        self.put(|_| ());
+    }
+}
+
 impl<'a, M: ?Sized> Recorded<'a, M> {
     pub(crate) fn new(memory: &'a M, recording: MutexGuard<'a, Recording>) -> Self {
         Self { memory, recording: RefCell::new(recording) }
     }
 
-    #[inline(always)]
+    /// A record of its own, behind the run.
     fn put(&self, put: impl FnOnce(&mut Vec<u8>)) {
-        put(self.recording.borrow_mut().put());
+        let mut recording = self.recording.borrow_mut();
+        let (run, out) = recording.run_and_put();
+        run.put(out);
+        put(out);
     }
 
     #[cold]
     #[inline(never)]
     fn none(&self, tag: Tag) {
         self.put(|out| _ = out.tag(tag));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_submission(&self, entry: u32) {
+        self.put(|_| ());
+        self.recording.borrow_mut().run.add_entry(entry);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_slot(&self, words: &SlotWords) {
+        self.put(|out| {
+            out.tag(Tag::Slot);
+            for word in [words.header, words.time, words.pointer, words.data] {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        });
     }
 }
 
@@ -42,10 +136,9 @@ impl<M: StreamMemory + ?Sized> StreamMemory for Recorded<'_, M> {
             self.none(Tag::NoSubmission);
             return None;
         };
-        self.put(|out| {
-            let [a, b, c, d] = slot.to_le_bytes();
-            out.extend_from_slice(&[Tag::Submission as u8, a, b, c, d]);
-        });
+        if !self.recording.borrow_mut().run.add_entry(slot) {
+            self.put_submission(slot);
+        }
         Some(slot)
     }
 
@@ -55,15 +148,9 @@ impl<M: StreamMemory + ?Sized> StreamMemory for Recorded<'_, M> {
             self.none(Tag::NoSlot);
             return None;
         };
-        self.put(|out| {
-            let mut record = [0; 33];
-            record[0] = Tag::Slot as u8;
-            let all = [words.header, words.time, words.pointer, words.data];
-            for (place, word) in record[1..].as_chunks_mut::<8>().0.iter_mut().zip(all) {
-                *place = word.to_le_bytes();
-            }
-            out.extend_from_slice(&record);
-        });
+        if !self.recording.borrow_mut().run.add_slot(&words) {
+            self.put_slot(&words);
+        }
         Some(words)
     }
 
@@ -174,22 +261,27 @@ impl<'a> Replayed<'a> {
 impl StreamMemory for Replayed<'_> {
     fn submission(&self, index: u32) -> Option<u32> {
         let stream = self.stream;
-        self.take((Tag::Submission, Tag::NoSubmission), Cursor::half, |player, slot| {
-            player.show(|| Observation::Fetched { stream, index, slot: *slot });
-        })
+        let mut player = self.player.borrow_mut();
+        if player.takes(Tag::NoSubmission) {
+            return None;
+        }
+        let slot = player.submission()?;
+        player.show(|| Observation::Fetched { stream, index, slot });
+        Some(slot)
     }
 
     fn slot(&self, slot: u32) -> Option<SlotWords> {
         let Self { stream, width, first, .. } = *self;
-        let words = |cursor: &mut Cursor| {
-            let [header, time, pointer, data] = cursor.words()?;
-            Some(SlotWords { header, time, pointer, data })
-        };
-        self.take((Tag::Slot, Tag::NoSlot), words, |player, words| {
-            if first {
-                player.show(|| Observation::Event { stream, slot, event: words.event(width) });
-            }
-        })
+        let mut player = self.player.borrow_mut();
+        if player.takes(Tag::NoSlot) {
+            return None;
+        }
+        let [header, time, pointer, data] = player.slot()?;
+        let words = SlotWords { header, time, pointer, data };
+        if first {
+            player.show(|| Observation::Event { stream, slot, event: words.event(width) });
+        }
+        Some(words)
     }
 
     fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool> {

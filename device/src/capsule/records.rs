@@ -42,8 +42,8 @@ pub(crate) enum Tag {
     Awake,
     /// The tail of a stream that is not open, which is a word that follows.
     ClosedTail,
-    /// In a turn: an entry of a submission ring.
-    Submission,
+    /// In a turn: entries of a submission ring, with the slots that they name.
+    Run,
     NoSubmission,
     Slot,
     NoSlot,

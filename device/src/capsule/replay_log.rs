@@ -9,6 +9,7 @@
 //! turn under way is over, each observation then is one that leads nowhere.
 
 use super::blocks::Writer;
+use super::memory::Run;
 use super::observation::Observation;
 use super::records::{Cursor, Put, Tag};
 use crate::capture::inputs::Piece;
@@ -69,6 +70,8 @@ pub(crate) struct Recording {
     found: Vec<(usize, u32)>,
     ready: bool,
     losses: (u64, u64),
+    /// For who reads entries and slots.
+    pub(super) run: Run,
 }
 
 /// What is being replayed.
@@ -91,6 +94,8 @@ pub(crate) struct Player {
     pub(super) shows: bool,
     pub(super) master: RefTime,
     tails: [u32; STREAMS],
+    /// What is left of a run of entries and their slots.
+    run: (VecDeque<u32>, VecDeque<[u64; 4]>),
 }
 
 impl std::fmt::Debug for Player {
@@ -109,6 +114,10 @@ impl Recording {
         }
     }
 
+    pub(super) fn run_and_put(&mut self) -> (&mut Run, &mut Vec<u8>) {
+        (&mut self.run, self.turn.as_mut().unwrap_or(&mut self.out))
+    }
+
     fn pass(&mut self) {
         if !self.out.is_empty() {
             self.out = self.writer.pass(std::mem::take(&mut self.out));
@@ -119,7 +128,31 @@ impl Recording {
 
 impl Player {
     pub(super) fn new(cursor: Cursor, shows: bool) -> Self {
-        Self { cursor, problem: None, shown: Vec::new(), shows, master: RefTime::ZERO, tails: [0; STREAMS] }
+        Self {
+            cursor,
+            problem: None,
+            shown: Vec::new(),
+            shows,
+            master: RefTime::ZERO,
+            tails: [0; STREAMS],
+            run: Default::default(),
+        }
+    }
+
+    /// The next entry of a submission ring, which the recording has to have.
+    pub(super) fn submission(&mut self) -> Option<u32> {
+        if self.run.0.is_empty() {
+            self.run = self.expect(Tag::Run, "another access to guest memory", Run::take)?;
+        }
+        self.run.0.pop_front()
+    }
+
+    /// The next slot, the same.
+    pub(super) fn slot(&mut self) -> Option<[u64; 4]> {
+        match self.run.1.pop_front() {
+            Some(words) => Some(words),
+            None => self.expect(Tag::Slot, "another access to guest memory", Cursor::words),
+        }
     }
 
     pub(super) fn show(&mut self, observation: impl FnOnce() -> Observation) {
@@ -130,7 +163,9 @@ impl Player {
 
     /// Whether the next record is such a one. It is taken by that.
     pub(super) fn takes(&mut self, tag: Tag) -> bool {
-        let is_next = self.problem.is_none() && self.cursor.peek() == Some(tag);
+        // What is in the middle of a run has no other records before its end.
+        let in_run = !self.run.0.is_empty() || !self.run.1.is_empty();
+        let is_next = !in_run && self.problem.is_none() && self.cursor.peek() == Some(tag);
         if is_next {
             self.cursor.byte();
         }
@@ -167,6 +202,7 @@ impl ReplayLog {
             found: Vec::new(),
             ready: true,
             losses: (0, 0),
+            run: Run::default(),
         });
         Self::Record(Box::new(Recorder { recording, overrun: AtomicBool::new(false), culprits: Mutex::default() }))
     }
@@ -472,9 +508,13 @@ impl ReplayLog {
         const ALL: [Reach; 3] = [Reach::Whole, Reach::Pieces, Reach::Away];
         self.observe(
             real,
-            |out, reach| _ = out.tag(Tag::Reach).byte(*reach as u8),
+            |out, reach| {
+                if *reach != Reach::Whole {
+                    out.tag(Tag::Reach).byte(*reach as u8);
+                }
+            },
             |player| {
-                let reach = player.expect(Tag::Reach, "how the memory of a stream is reached", Cursor::byte);
+                let reach = if player.takes(Tag::Reach) { player.cursor.byte() } else { None };
                 reach.and_then(|reach| ALL.get(usize::from(reach)).copied()).unwrap_or(Reach::Whole)
             },
         )

@@ -52,23 +52,22 @@ impl Interrupts {
         }
     }
 
-    /// Raises the vectors whose bits are set; says which of them are connected. For the engine: a client can make it
-    /// wait here, for as long as that client is connected.
-    pub(super) fn raise(&self, vectors: u32, stats: &Stats) -> u32 {
-        let mut connected = 0;
+    /// Raises the vectors whose bits are set; `raised` is told which of them are connected. For the engine: a client can
+    /// make it wait here, for as long as that client is connected.
+    #[inline]
+    pub(super) fn raise(&self, vectors: u32, stats: &Stats, mut raised: impl FnMut(usize)) {
         // Ordered by the lock: who takes the vectors away sees this, or nothing of theirs is found here any more.
         self.raising.store(true, Ordering::Relaxed);
         for vector in (0..VECTORS as usize).filter(|vector| vectors & 1 << vector != 0) {
             let eventfd = self.vectors.lock().as_ref().and_then(|table| table.get(vector)?.clone());
             if let Some(eventfd) = eventfd {
-                connected |= 1 << vector;
+                raised(vector);
                 stats.interrupts.add(1);
                 // One that is interrupted has no client any more.
                 let _ = eventfd.signal();
             }
         }
         self.raising.store(false, Ordering::Release);
-        connected
     }
 
     /// Takes all vectors away. On return nothing is written to them any more.

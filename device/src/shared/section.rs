@@ -90,12 +90,16 @@ impl<'s> Section<'s> {
         let shared = self.shared;
         let Some(log) = shared.replay_log() else {
             return MutexGuard::unlocked(&mut self.inner, || {
-                shared.interrupts.raise(vectors, &shared.stats);
+                shared.interrupts.raise(vectors, &shared.stats, |_| ());
                 work()
             });
         };
         let result = MutexGuard::unlocked(&mut self.inner, || {
-            log.interrupts(vectors, &shared.stats, || shared.interrupts.raise(vectors, &shared.stats));
+            log.interrupts(vectors, &shared.stats, || {
+                let mut connected = 0;
+                shared.interrupts.raise(vectors, &shared.stats, |vector| connected |= 1 << vector);
+                connected
+            });
             let result = work();
             log.repeat_accesses();
             result
