@@ -17,6 +17,7 @@ mod records;
 mod replay;
 mod replay_log;
 pub mod trace;
+pub mod report;
 
 pub use blocks::CapsuleError;
 pub use header::{BankFile, Header, Options};
