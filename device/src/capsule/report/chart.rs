@@ -184,8 +184,10 @@ fn ticks(axis: Axis) -> String {
             (true, whole) => format!("{whole} s"),
         };
         let left = axis.percent((time * 1e7) as i64);
+        // One at the end would stand out to the right.
+        let class = if left > 96.0 { " class=\"end\"" } else { "" };
         // A string takes all that is written to it.
-        let _ = write!(text, "<span style=\"left:{left:.3}%\">{label}</span>");
+        let _ = write!(text, "<span{class} style=\"left:{left:.3}%\">{label}</span>");
     }
     text
 }

@@ -245,8 +245,8 @@ fn over_time(lateness: &Lateness, axis: Axis, marks: &Marks, out: &mut dyn io::W
             let at = middle - part(side) * (middle - 4.0);
             grid.go('M', &[0.0, at]);
             grid.go('H', &[axis.columns as f64]);
-            // Those between would cover each other.
-            if [10.0, 1e3, 1e5].contains(&millis) {
+            // Others would cover those that are there.
+            if labels.iter().all(|(other, _)| (other - at / f64::from(HEIGHT)).abs() > 0.075) {
                 let label = if millis < 1e3 { format!("{millis} ms") } else { format!("{} s", millis / 1e3) };
                 labels.push((at / f64::from(HEIGHT), label));
             }

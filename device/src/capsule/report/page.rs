@@ -2,12 +2,14 @@
 //!
 //! Fed by the report with all that it has gathered.
 
-use super::html::{Text, count, duration};
+use super::html::{Text, count, grouped};
 use super::recent::Kept;
 use super::series::Axis;
 use super::violations::Violation;
 use super::words::{topic, words};
 use super::{Facts, Report, charts, summary, violations};
+use crate::check::seconds;
+use dmus_interface::time::RefTime;
 use std::io;
 
 const STYLE: &str = include_str!("page.css");
@@ -74,12 +76,14 @@ fn last(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
         write!(
             out,
             "<tr class=\"t-{topic}\"><td class=\"n\">{}</td><td>{topic}</td><td>{}",
-            duration(*first),
+            seconds(RefTime(*first)),
             Text(words(kept)),
             topic = topic(&kept.what),
         )?;
         if *count > 1 {
-            write!(out, " <span class=\"again\">{count} times, until {}</span>", duration(*last))?;
+            let times =
+                if topic(&kept.what) == "audio" { String::new() } else { format!("{} times, ", grouped(*count)) };
+            write!(out, " <span class=\"again\">{times}until {}</span>", seconds(RefTime(*last)))?;
         }
         writeln!(out, "</td></tr>")?;
     }

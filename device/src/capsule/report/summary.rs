@@ -196,16 +196,16 @@ fn write_streams(report: &Report, left: &[u32], out: &mut dyn io::Write) -> io::
     }
     writeln!(
         out,
-        "<p class=\"note\">Here submissions are counted, as their completions say: a chain is one. The figures above count \
+        "<p class=\"aside\">Here submissions are counted, as their completions say: a chain is one. The figures above count \
          messages, if the card's counters are known.</p>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" \
          aria-label=\"Streams\"><table class=\"streams\"><thead><tr>\
          <th scope=\"col\" class=\"n\">Stream</th><th scope=\"col\">Kind</th><th scope=\"col\" class=\"n\">Slots</th>\
          <th scope=\"col\" class=\"n\">Peak</th><th scope=\"col\" class=\"n\">Fetched</th>\
          <th scope=\"col\" class=\"n\">Presented</th><th scope=\"col\" class=\"n\">Late</th>\
          <th scope=\"col\" class=\"n\">Rejected</th><th scope=\"col\" class=\"n\">Discarded</th>\
-         <th scope=\"col\" class=\"n\">Left</th><th scope=\"col\">States</th></tr></thead><tbody>"
+         <th scope=\"col\" class=\"n\">Left</th></tr></thead><tbody>"
     )?;
-    for (number, stream) in streams {
+    for (number, stream) in &streams {
         let captures = matches!(stream.kind, Some(Type::Capture { .. } | Type::WaveSink));
         let presented = stream.count(Status::Presented) + stream.count(Status::Late);
         let filled = if captures { " <small>filled</small>" } else { "" };
@@ -220,10 +220,14 @@ fn write_streams(report: &Report, left: &[u32], out: &mut dyn io::Write) -> io::
         for status in [Status::Late, Status::Rejected, Status::Discarded] {
             write!(out, "<td class=\"n\">{}</td>", grouped(stream.count(status)))?;
         }
-        let left = left.get(number).copied().unwrap_or(0);
-        writeln!(out, "<td class=\"n\">{left}</td><td>{}</td></tr>", states(stream))?;
+        let left = left.get(*number).copied().unwrap_or(0);
+        writeln!(out, "<td class=\"n\">{left}</td></tr>")?;
     }
-    writeln!(out, "</tbody></table></div>")
+    writeln!(out, "</tbody></table></div>\n<dl class=\"more\">")?;
+    for (number, stream) in streams {
+        writeln!(out, "<div><dt>Stream {number}</dt><dd>{}</dd></div>", states(stream))?;
+    }
+    writeln!(out, "</dl>")
 }
 
 /// The states that a stream went through, with their times.
@@ -231,10 +235,10 @@ fn states(stream: &Stream) -> String {
     let one = |(time, state): &(i64, Option<State>)| {
         format!("<span class=\"state\">{} <small>{}</small></span>", state_name(*state), duration(*time))
     };
-    let mut text = stream.told.iter().map(one).collect::<Vec<_>>().join(" ");
+    let mut text = stream.told.iter().map(one).collect::<Vec<_>>().join(" \u{2192} ");
     let more = stream.changed - stream.told.len() as u64;
     if more > 0 {
-        text += &format!(" and {} more", grouped(more));
+        text += &format!(" \u{2192} {} more", grouped(more));
     }
     if stream.refused > 0 {
         text += &format!("; {} refused", count(stream.refused, "transition"));

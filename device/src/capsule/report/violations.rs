@@ -5,7 +5,9 @@
 use super::html::{Text, anchor, duration, grouped};
 use super::marks::{Broken, Found};
 use super::{Facts, Report};
+use crate::check::seconds;
 use dmus_interface::rule::Rule;
+use dmus_interface::time::RefTime;
 use serde_json::Value;
 use std::io;
 
@@ -203,7 +205,7 @@ fn write_first(first: &Value, report: &Report, out: &mut dyn io::Write) -> io::R
     row(out, "Where", Text(place(first)).to_string())?;
     if let Some(master) = first["master_time_100ns"].as_i64() {
         let run = if report.reset_count > 0 { " on the card's clock" } else { "" };
-        row(out, "When", format!("{}{run}", duration(master)))?;
+        row(out, "When", format!("{}{run}", seconds(RefTime(master))))?;
     }
     if first["event"].is_object() {
         row(out, "Event", event(&first["event"]))?;
@@ -306,7 +308,7 @@ fn write_history(history: &Value, out: &mut dyn io::Write) -> io::Result<()> {
          <th scope=\"col\" class=\"n\">Tail</th></tr></thead><tbody>",
     )?;
     for step in items(history) {
-        let time = step["master_time_100ns"].as_i64().map_or("long ago".into(), duration);
+        let time = step["master_time_100ns"].as_i64().map_or("long ago".into(), |time| seconds(RefTime(time)));
         let tail = step["tail"].as_u64().map_or("-".into(), grouped);
         let name = Text(capital(step["step"].as_str().unwrap_or_default())).to_string();
         writeln!(out, "<tr><td>{name}</td><td class=\"n\">{time}</td><td class=\"n\">{tail}</td></tr>")?;
