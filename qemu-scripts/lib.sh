@@ -116,7 +116,8 @@ newer_keyring() {
 }
 
 # fetch_packages ROOT CHECK PACKAGE...: makes the directory ROOT, holding PACKAGEs and everything they need, unpacked. CHECK is called
-# with the directory before it gets its name, so a ROOT that exists is complete and works.
+# with the directory before it gets its name, so a ROOT that exists is complete and works. What the pattern `unneeded` names, if there is one, is
+# left out.
 fetch_packages() {
     [[ ! -d $1 ]] || return 0
     apt_usable && with_lock fetch fetch_locked "$@"
@@ -158,7 +159,7 @@ fetch_locked() {
     fi
 
     say "downloading $* and their libraries"
-    retry apt-get -c "$work/apt.conf" -qq --yes --download-only install "$@" >&2 || {
+    download "$work" "$@" || {
         say "the download failed: is the network up, and has the disk room in $target?"
         return 3
     }
@@ -169,6 +170,19 @@ fetch_locked() {
     done
     "$check" "$work/root" || return 3
     mv "$work/root" "$root" || return 3
+}
+
+# download WORK PACKAGE...: into the cache of WORK, with everything they need.
+download() {
+    local work=$1 packages
+    shift
+    if [[ -z ${unneeded:-} ]]; then
+        retry apt-get -c "$work/apt.conf" -qq --yes --download-only install "$@" >&2
+        return
+    fi
+    packages=$(apt-get -c "$work/apt.conf" -qq --yes --simulate install "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p' | grep -Ev "$unneeded") || return
+    mapfile -t packages <<<"$packages"
+    (cd "$work/cache/archives" && retry apt-get -c "$work/apt.conf" -qq download "${packages[@]}" >&2)
 }
 
 # apt-get update reports a source that it could not reach as a warning only: an error mode makes that a failure.
