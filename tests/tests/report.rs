@@ -388,6 +388,36 @@ fn a_hostile_recording_is_shown_as_text() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Streams with the largest pools, all slots taken and given back in no order, for ten hours.
+#[test]
+fn a_long_run_with_large_pools_makes_a_page_of_bounded_size() -> anyhow::Result<()> {
+    let mut run = Run::new();
+    run.begin();
+    for stream in 0..8 {
+        run.open(stream, Type::Render, 4096);
+        run.change(stream, State::Run);
+    }
+    let (mut random, mut taken) = (1_u64, vec![false; 8 * 4096]);
+    for _ in 0..300_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (stream, slot) = ((random >> 33) as usize % 8, (random >> 40) as u32 % 4096);
+        run.master += (random >> 50) as i64 % (240 * MS);
+        let taken = &mut taken[stream * 4096 + slot as usize];
+        *taken = !*taken;
+        match *taken {
+            true => run.submit(stream, slot, run.master + (random >> 30) as i64 % 10_000_000, 60),
+            false => run.complete(stream, slot, Status::Late, 0, (random >> 20) as i64 % 10_000_000),
+        }
+        if random >> 60 == 0 {
+            run.violation("slot-changed", Some(slot), None);
+            run.render(1024);
+        }
+    }
+    let page = run.page(&facts(Value::Null))?;
+    ensure!(page.contains("a row is 16 slots") && page.len() < 8_000_000, "the page has {} bytes", page.len());
+    Ok(())
+}
+
 #[test]
 fn what_a_page_must_not_do_is_seen() -> anyhow::Result<()> {
     let page =

@@ -203,7 +203,7 @@ fn write_streams(report: &Report, left: &[u32], out: &mut dyn io::Write) -> io::
          <th scope=\"col\" class=\"n\">Peak</th><th scope=\"col\" class=\"n\">Fetched</th>\
          <th scope=\"col\" class=\"n\">Presented</th><th scope=\"col\" class=\"n\">Late</th>\
          <th scope=\"col\" class=\"n\">Rejected</th><th scope=\"col\" class=\"n\">Discarded</th>\
-         <th scope=\"col\" class=\"n\">Left</th></tr></thead><tbody>"
+         <th scope=\"col\" class=\"n\">At the end</th></tr></thead><tbody>"
     )?;
     for (number, stream) in &streams {
         let captures = matches!(stream.kind, Some(Type::Capture { .. } | Type::WaveSink));
