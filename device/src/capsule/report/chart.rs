@@ -151,7 +151,8 @@ fn signs(axis: Axis, marks: &Marks, streams: u32) -> String {
             let title = Text(&title);
             let _ = write!(
                 text,
-                "<a class=\"v\" style=\"left:{:.3}%\" href=\"#{}\" title=\"{title}\" aria-label=\"{title}\">\u{25bc}</a>",
+                "<a class=\"v\" style=\"left:{:.3}%\" href=\"#{}\" title=\"{title}\" \
+                 aria-label=\"{title}\">\u{25bc}</a>",
                 at(*column),
                 anchor(rule),
             );

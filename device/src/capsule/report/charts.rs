@@ -122,7 +122,8 @@ fn states(stream: &Stream, axis: Axis) -> String {
     }
     let paths: String = paths.iter().map(|(class, path)| path.element(class)).collect();
     format!(
-        "<div class=\"strip\"><svg aria-hidden=\"true\" viewBox=\"0 0 {} 10\" preserveAspectRatio=\"none\">{paths}</svg></div>",
+        "<div class=\"strip\"><svg aria-hidden=\"true\" viewBox=\"0 0 {} 10\" \
+         preserveAspectRatio=\"none\">{paths}</svg></div>",
         axis.columns
     )
 }
@@ -140,7 +141,8 @@ fn occupancy(number: usize, stream: &mut Stream, axis: Axis, marks: &Marks, out:
     let file = png::base64(&png::file(axis.columns, &enlarged, BLUE));
     let each = if merged == 1 { "a row is a slot".to_owned() } else { format!("a row is {merged} slots") };
     let picture = format!(
-        "<image width=\"{}\" height=\"{pixels}\" preserveAspectRatio=\"none\" href=\"data:image/png;base64,{file}\"/>\n",
+        "<image width=\"{}\" height=\"{pixels}\" preserveAspectRatio=\"none\" \
+         href=\"data:image/png;base64,{file}\"/>\n",
         axis.columns,
     );
     let chart = Chart {
@@ -153,7 +155,7 @@ fn occupancy(number: usize, stream: &mut Stream, axis: Axis, marks: &Marks, out:
         values: Vec::new(),
         legend: vec![(
             "sign-taken",
-            format!("the card's; darker is longer; {each}, a column is {}", millis(axis.width)),
+            format!("the card's, the longer the stronger; {each}, a column is {}", millis(axis.width)),
         )],
         streams: 1 << number,
     };
@@ -194,8 +196,9 @@ fn histogram(lateness: &Lateness, counters: &Value, out: &mut dyn io::Write) -> 
     }
     writeln!(
         out,
-        "<table class=\"histogram\"><caption>Late {unit}, by how late</caption><thead><tr><th scope=\"col\">Late by</th>\
-         <th scope=\"col\" class=\"n\">{}</th><th scope=\"col\"><span class=\"unseen\">Share</span></th></tr></thead><tbody>",
+        "<table class=\"histogram\"><caption>Late {unit}, by how late</caption><thead><tr>\
+         <th scope=\"col\">Late by</th><th scope=\"col\" class=\"n\">{}</th>\
+         <th scope=\"col\"><span class=\"unseen\">Share</span></th></tr></thead><tbody>",
         if unit == "messages" { "Messages" } else { "Submissions" },
     )?;
     let most = classes.iter().max().copied().unwrap_or(0).max(1) as f64;

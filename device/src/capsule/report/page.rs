@@ -15,8 +15,8 @@ use std::io;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Of [`SCRIPT`], so that a page runs no other script, whatever a recording has in it. A browser's console tells the new
-/// one when the script was changed.
+/// Of [`SCRIPT`], so that a page runs no other script, whatever a recording has in it. A browser's console tells the
+/// new one when the script was changed.
 const SCRIPT_HASH: &str = "sha256-eYRG3wHJcFipepsjyNb+EBMLCk8dTPk3YkeE9eSO5tw=";
 
 /// See [`Report::write`].

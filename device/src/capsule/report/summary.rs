@@ -92,7 +92,8 @@ fn write_rules(broken: &[Violation], out: &mut dyn io::Write) -> io::Result<()> 
         let allowed = if allowed.is_some() { ", allowed" } else { "" };
         write!(
             out,
-            "<li><a href=\"#{}\"><span class=\"badge {severity}\">{severity}</span> <span class=\"code\">{}</span> {}</a> \
+            "<li><a href=\"#{}\"><span class=\"badge {severity}\">{severity}</span> \
+             <span class=\"code\">{}</span> {}</a> \
              <span class=\"times\">\u{d7}\u{a0}{}{allowed}</span></li>",
             anchor(name),
             Text(code),
@@ -196,8 +197,8 @@ fn write_streams(report: &Report, left: &[u32], out: &mut dyn io::Write) -> io::
     }
     writeln!(
         out,
-        "<p class=\"aside\">Here submissions are counted, as their completions say: a chain is one. The figures above count \
-         messages, if the card's counters are known.</p>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" \
+        "<p class=\"aside\">Here submissions are counted, as their completions say: a chain is one. The figures above \
+         count messages, if the card's counters are known.</p>\n<div class=\"wide\" tabindex=\"0\" role=\"region\" \
          aria-label=\"Streams\"><table class=\"streams\"><thead><tr>\
          <th scope=\"col\" class=\"n\">Stream</th><th scope=\"col\">Kind</th><th scope=\"col\" class=\"n\">Slots</th>\
          <th scope=\"col\" class=\"n\">Peak</th><th scope=\"col\" class=\"n\">Fetched</th>\
@@ -257,11 +258,14 @@ mod tests {
         (words, class)
     }
 
+    fn broken(severity: &str, count: u64, allowed: Option<&str>) -> serde_json::Value {
+        json!({ "name": severity, "severity": severity, "count": count, "allowed": allowed })
+    }
+
     #[test]
     fn the_outcome_says_the_worst_first() {
         assert_eq!(said(json!(null)), ("not checked".into(), "unknown"));
         assert_eq!(said(json!({ "violations": [] })), ("no rule was broken".into(), "good"));
-        let broken = |severity: &str, count: u64, allowed: Option<&str>| json!({ "name": severity, "severity": severity, "count": count, "allowed": allowed });
         let some = json!({ "violations": [broken("note", 3, None), broken("error", 1, None)] });
         assert_eq!(said(some), ("1 error, 3 notes".into(), "error"));
         let allowed = json!({ "violations": [broken("error", 9, Some("so be it"))] });
