@@ -16,8 +16,8 @@ mod observation;
 mod records;
 mod replay;
 mod replay_log;
-pub mod trace;
 pub mod report;
+pub mod trace;
 
 pub use blocks::CapsuleError;
 pub use header::{BankFile, Header, Options};

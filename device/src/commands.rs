@@ -10,6 +10,7 @@ mod midi_in;
 mod recording;
 pub(crate) mod render;
 pub(crate) mod replay;
+pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod sweep;
 pub(crate) mod trace;

@@ -32,6 +32,7 @@ enum Command {
     Replay(commands::replay::Args),
     Trace(commands::trace::Args),
     Diff(commands::diff::Args),
+    Report(commands::report::Args),
     Header(commands::header::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => commands::replay::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Header(args) => commands::header::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
     };
