@@ -213,7 +213,7 @@ impl Engine {
     /// Polls, fetches, renders a block, publishes.
     pub fn turn(&mut self) -> Turn {
         match &self.core.log {
-            None => self.core.turn(self.shared.engine_section()),
+            None => self.core.turn(&mut self.shared.engine_section()),
             Some(log) => self.core.turn_logged(&self.shared, &Arc::clone(log)),
         }
     }
@@ -221,25 +221,25 @@ impl Engine {
 
 impl Core {
     #[inline(always)]
-    fn turn(&mut self, mut section: Section<'_>) -> Turn {
+    fn turn(&mut self, section: &mut Section<'_>) -> Turn {
         let shared = section.shared();
         if section.take_wake() {
             if section.is_ending() {
                 return Turn::Shutdown;
             }
             if section.epoch() != self.epoch {
-                self.reset(&section);
+                self.reset(section);
             }
         }
         // Before the page is polled: what was submitted before a request is there before it is carried out.
         section.take_requests(&mut self.requests);
-        let poll = self.poll(&mut section);
-        let Some(Fetched { mut worked, mut held }) = self.fetch(&mut section, poll) else {
+        let poll = self.poll(section);
+        let Some(Fetched { mut worked, mut held }) = self.fetch(section, poll) else {
             return Turn::Worked;
         };
         if self.requests.any && self.may_answer() {
             (worked, held) = (true, true);
-            if !self.answer_requests(&mut section) {
+            if !self.answer_requests(section) {
                 return Turn::Worked;
             }
         }
@@ -251,13 +251,13 @@ impl Core {
             }
         }
         if !self.streams.capture.is_empty() {
-            match self.capture(&mut section) {
+            match self.capture(section) {
                 Some(captured) => worked |= captured,
                 None => return Turn::Worked,
             }
         }
         if self.clock.has_moved() {
-            worked |= self.publish(&mut section);
+            worked |= self.publish(section);
         }
         if self.library.downloads.is_unloading() {
             worked |= section.unlocked(|| self.collect_downloads(shared));
@@ -265,8 +265,8 @@ impl Core {
         if worked {
             return Turn::Worked;
         }
-        self.check_page(&section);
-        self.inspect(&mut section)
+        self.check_page(section);
+        self.inspect(section)
     }
 
     /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.

@@ -83,11 +83,70 @@ pub(super) fn create(path: &Path) -> Result<File, CapsuleError> {
     }
 }
 
+/// What is to be written: what happened between turns and in them, by turns. They are put together by the thread that
+/// writes, since what a turn has found on the page stands before its other records, and is known after them.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) between: Vec<u8>,
+    pub(super) turns: Vec<u8>,
+    /// How many bytes of the one and then of the other follow.
+    cuts: Vec<(usize, usize)>,
+    /// How many are in the cuts.
+    cut: (usize, usize),
+}
+
+impl Batch {
+    pub(super) fn beginning_with(between: Vec<u8>) -> Self {
+        Self { between, ..Self::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.between.len() + self.turns.len()
+    }
+
+    /// Whether the turn under way has anything.
+    pub(super) fn has_turn(&self) -> bool {
+        self.turns.len() > self.cut.1
+    }
+
+    /// The turn under way is none.
+    pub(super) fn drop_turn(&mut self) {
+        self.turns.truncate(self.cut.1);
+    }
+
+    /// All of a turn is there, and what comes next is behind it.
+    pub(super) fn end_turn(&mut self) {
+        let end = (self.between.len(), self.turns.len());
+        self.cuts.push((end.0 - self.cut.0, end.1 - self.cut.1));
+        self.cut = end;
+    }
+
+    /// The bytes in their order.
+    fn put_together(&self, out: &mut Vec<u8>) {
+        let (mut between, mut turns) = (&self.between[..], &self.turns[..]);
+        for (of_between, of_turns) in &self.cuts {
+            for (rest, count) in [(&mut between, *of_between), (&mut turns, *of_turns)] {
+                let (here, behind) = rest.split_at(count.min(rest.len()));
+                out.extend_from_slice(here);
+                *rest = behind;
+            }
+        }
+        out.extend_from_slice(between);
+    }
+
+    fn clear(&mut self) {
+        self.between.clear();
+        self.turns.clear();
+        self.cuts.clear();
+        self.cut = (0, 0);
+    }
+}
+
 /// Takes bytes and has them written.
 #[derive(Debug)]
 pub(super) struct Writer {
-    sender: Option<SyncSender<Vec<u8>>>,
-    spare: Receiver<Vec<u8>>,
+    sender: Option<SyncSender<Batch>>,
+    spare: Receiver<Batch>,
     /// Nothing can be written any more, which was said.
     failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -96,25 +155,28 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread that writes; `name` is what the log calls the file.
     pub(super) fn start(mut out: Box<dyn Write + Send>, name: String) -> io::Result<Self> {
-        let (sender, blocks) = sync_channel::<Vec<u8>>(WAITING);
+        let (sender, batches) = sync_channel::<Batch>(WAITING);
         let (give_back, spare) = sync_channel(WAITING + 1);
         let failed = Arc::new(AtomicBool::new(false));
         let has_failed = Arc::clone(&failed);
         let write = move || {
             let mut packer = Packer::default();
             let mut written = begin(&mut out);
-            for mut block in blocks {
+            let mut bytes = Vec::new();
+            for mut batch in batches {
+                bytes.clear();
+                batch.put_together(&mut bytes);
                 if written.is_ok() {
-                    written = block.chunks(MAX_BLOCK).try_for_each(|piece| out.write_all(packer.pack(piece)));
+                    written = bytes.chunks(MAX_BLOCK).try_for_each(|piece| out.write_all(packer.pack(piece)));
                 }
                 if let Err(error) = &written
                     && !has_failed.swap(true, Ordering::Relaxed)
                 {
                     tracing::error!("the recording ends here, {name} cannot be written: {error}");
                 }
-                block.clear();
+                batch.clear();
                 // There is always room, but when its card has gone.
-                let _ = give_back.try_send(block);
+                let _ = give_back.try_send(batch);
             }
             if written.is_ok()
                 && let Err(error) = out.flush()
@@ -137,18 +199,18 @@ impl Writer {
         }
     }
 
-    /// Passes bytes on, and gives an empty buffer for the next. Waits for a slow disk, and gives a stuck one up.
-    pub(super) fn pass(&self, bytes: Vec<u8>) -> Vec<u8> {
+    /// Passes a batch on, and gives an empty one. Waits for a slow disk, and gives a stuck one up.
+    pub(super) fn pass(&self, batch: Batch) -> Batch {
         let since = Instant::now();
-        let mut bytes = Some(bytes);
-        while let (Some(sender), Some(block)) = (&self.sender, bytes.take()) {
+        let mut waiting = Some(batch);
+        while let (Some(sender), Some(batch)) = (&self.sender, waiting.take()) {
             if self.has_failed() {
                 break;
             }
-            match sender.try_send(block) {
+            match sender.try_send(batch) {
                 Ok(()) => break,
-                Err(TrySendError::Full(block)) if since.elapsed() < PATIENCE => {
-                    bytes = Some(block);
+                Err(TrySendError::Full(batch)) if since.elapsed() < PATIENCE => {
+                    waiting = Some(batch);
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(_) => self.give_up("its file takes nothing for ten seconds"),

@@ -8,7 +8,7 @@
 //! A file may hold anything. What a replay does not find in it, or not as its next record, ends the replay; until the
 //! turn under way is over, each observation then is one that leads nowhere.
 
-use super::blocks::Writer;
+use super::blocks::{Batch, Writer};
 use super::memory::Run;
 use super::observation::Observation;
 use super::records::{Cursor, Put, Tag};
@@ -53,11 +53,10 @@ pub(crate) struct Recorder {
 #[derive(Debug)]
 pub(crate) struct Recording {
     writer: Writer,
-    /// What is to be written next, and what the turn under way has observed.
-    out: Vec<u8>,
-    turn: Option<Vec<u8>>,
-    /// An empty vector for the next turn.
-    spare: Vec<u8>,
+    /// What is to be written next.
+    batch: Batch,
+    /// A turn is under way.
+    in_turn: bool,
     /// When something was passed on last.
     passed: Instant,
     /// What the replay finds on its page without being told.
@@ -108,19 +107,17 @@ impl Recording {
     /// Where the next observation goes.
     #[inline]
     pub(super) fn put(&mut self) -> &mut Vec<u8> {
-        match &mut self.turn {
-            Some(turn) => turn,
-            None => &mut self.out,
-        }
+        if self.in_turn { &mut self.batch.turns } else { &mut self.batch.between }
     }
 
     pub(super) fn run_and_put(&mut self) -> (&mut Run, &mut Vec<u8>) {
-        (&mut self.run, self.turn.as_mut().unwrap_or(&mut self.out))
+        let out = if self.in_turn { &mut self.batch.turns } else { &mut self.batch.between };
+        (&mut self.run, out)
     }
 
     fn pass(&mut self) {
-        if !self.out.is_empty() {
-            self.out = self.writer.pass(std::mem::take(&mut self.out));
+        if self.batch.len() > 0 {
+            self.batch = self.writer.pass(std::mem::take(&mut self.batch));
             self.passed = Instant::now();
         }
     }
@@ -191,9 +188,8 @@ impl ReplayLog {
     pub(super) fn record(writer: Writer, first: Vec<u8>) -> Self {
         let recording = Mutex::new(Recording {
             writer,
-            out: first,
-            turn: None,
-            spare: Vec::new(),
+            batch: Batch::beginning_with(first),
+            in_turn: false,
             passed: Instant::now(),
             grant: 0,
             tails: [0; STREAMS],
@@ -342,8 +338,7 @@ impl ReplayLog {
     /// A turn begins.
     pub(crate) fn begin_turn(&self) {
         if let Some(mut recording) = self.recording() {
-            let spare = std::mem::take(&mut recording.spare);
-            recording.turn = Some(spare);
+            recording.in_turn = true;
         }
     }
 
@@ -353,10 +348,10 @@ impl ReplayLog {
         let Some(mut recording) = self.recording() else {
             return;
         };
-        let Recording { out, turn, grant: known, last_grant, last_time, found, .. } = &mut *recording;
-        let Some(mut turn) = turn.take() else {
-            return;
-        };
+        let Recording { batch, in_turn, grant: known, last_grant, last_time, found, .. } = &mut *recording;
+        *in_turn = false;
+        let anything = batch.has_turn();
+        let out = &mut batch.between;
         let before = out.len();
         if grant.0 != *known {
             out.tag(Tag::Grant).signed(grant.0.wrapping_sub(*last_grant));
@@ -374,13 +369,12 @@ impl ReplayLog {
         for culprit in self.take_culprits() {
             put_culprit(out, culprit.as_ref());
         }
-        if notable || out.len() > before || !turn.is_empty() {
+        if notable || out.len() > before || anything {
             out.tag(Tag::Turn);
-            out.append(&mut turn);
-            out.tag(Tag::TurnEnd);
+            batch.turns.tag(Tag::TurnEnd);
+            batch.end_turn();
         }
-        recording.spare = turn;
-        if recording.out.len() >= super::blocks::BLOCK {
+        if recording.batch.len() >= super::blocks::BLOCK {
             recording.pass();
         }
     }
@@ -388,7 +382,8 @@ impl ReplayLog {
     /// The turn has found that this is the end.
     pub(crate) fn drop_turn(&self) {
         if let Some(mut recording) = self.recording() {
-            recording.turn = None;
+            recording.in_turn = false;
+            recording.batch.drop_turn();
         }
     }
 
@@ -405,7 +400,7 @@ impl ReplayLog {
     pub(crate) fn finish(&self, stats: &Stats) {
         if let Some(mut recording) = self.recording() {
             let first = stats.first_presented().unwrap_or_default().as_nanos() as u64;
-            recording.out.tag(Tag::End).number(first);
+            recording.batch.between.tag(Tag::End).number(first);
             recording.pass();
             recording.writer.finish();
         }
@@ -482,7 +477,7 @@ impl ReplayLog {
                 let tail = page.load_u32(offset, Ordering::Relaxed);
                 if tail != told {
                     let mut recording = recorder.recording.lock();
-                    if recording.turn.is_none() {
+                    if !recording.in_turn {
                         recording.put().tag(Tag::ClosedTail).byte(stream as u8);
                     }
                     recording.put().tag(Tag::Word).number(offset as u64).number(tail.into());
@@ -728,8 +723,8 @@ impl ReplayLog {
             Self::Record(recorder) => {
                 let culprit = real();
                 match recorder.recording.try_lock() {
-                    Some(mut recording) if recording.turn.is_none() => {
-                        put_culprit(&mut recording.out, culprit.as_ref())
+                    Some(mut recording) if !recording.in_turn => {
+                        put_culprit(&mut recording.batch.between, culprit.as_ref())
                     }
                     _ => recorder.culprits.lock().push(culprit.clone()),
                 }

@@ -72,7 +72,9 @@ impl Core {
         let mut section = shared.engine_section();
         section.take_accesses();
         log.begin_turn();
-        let turn = self.turn(section);
+        let turn = self.turn(&mut section);
+        // Which raises what is left to raise.
+        drop(section);
         let time = (!self.clock.is_virtual()).then_some(self.clock.now().horizon);
         match turn {
             // It ends with the accesses before it.
