@@ -212,17 +212,31 @@ impl Engine {
 
     /// Polls, fetches, renders a block, publishes.
     pub fn turn(&mut self) -> Turn {
-        match &self.core.log {
-            None => self.core.turn(&mut self.shared.engine_section()),
-            Some(log) => self.core.turn_logged(&self.shared, &Arc::clone(log)),
-        }
+        self.core.turn(&self.shared)
     }
 }
 
 impl Core {
-    #[inline(always)]
-    fn turn(&mut self, section: &mut Section<'_>) -> Turn {
-        let shared = section.shared();
+    #[inline]
+    fn turn(&mut self, shared: &Shared) -> Turn {
+        let mut section = shared.engine_section();
+        match section.has_notice() {
+            false => self.take_turn(&mut section),
+            true => self.turn_with_notice(section),
+        }
+    }
+
+    /// A turn of an engine that was woken, or that records or replays.
+    #[cold]
+    #[inline(never)]
+    fn turn_with_notice(&mut self, mut section: Section<'_>) -> Turn {
+        match self.log.clone() {
+            None => self.wake_up(&mut section),
+            Some(log) => self.turn_logged(section, &log),
+        }
+    }
+
+    fn wake_up(&mut self, section: &mut Section<'_>) -> Turn {
         if section.take_wake() {
             if section.is_ending() {
                 return Turn::Shutdown;
@@ -231,6 +245,12 @@ impl Core {
                 self.reset(section);
             }
         }
+        self.take_turn(section)
+    }
+
+    #[inline(always)]
+    fn take_turn(&mut self, section: &mut Section<'_>) -> Turn {
+        let shared = section.shared();
         // Before the page is polled: what was submitted before a request is there before it is carried out.
         section.take_requests(&mut self.requests);
         let poll = self.poll(section);

@@ -32,6 +32,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// What a turn of the engine has to take notice of: it was woken, and it is recorded or replayed. One test says that it
+/// has nothing of that, which each turn asks.
+const WOKEN: u8 = 1 << 0;
+const LOGGED: u8 = 1 << 1;
+
 /// How long rings may be away while the client rearranges its maps.
 const REMAP_LIMIT: Duration = Duration::from_secs(1);
 
@@ -180,6 +185,8 @@ pub(crate) struct Requests {
 
 impl Requests {
     /// Adds those that came later.
+    #[cold]
+    #[inline(never)]
     fn append(&mut self, later: &mut Self) {
         for (request, later) in self.streams.iter_mut().zip(&mut later.streams) {
             *request = request.or(later.take());
@@ -223,8 +230,8 @@ struct Inner {
     accesses: Vec<u8>,
     /// A bit for each vector that the transport leaves to the engine to raise.
     vectors: u32,
-    /// Something happened that a sleeping engine must look at.
-    woken: bool,
+    /// What a turn has to take notice of, a bit each.
+    notice: u8,
     shutdown: bool,
 }
 
@@ -290,7 +297,7 @@ impl Shared {
             master_off: None,
             accesses: Vec::new(),
             vectors: 0,
-            woken: false,
+            notice: 0,
             shutdown: false,
         };
         Ok(Self {
@@ -329,6 +336,7 @@ impl Shared {
 
     /// What happens from here on is recorded, or replayed: before the first client.
     pub(crate) fn set_replay_log(&self, log: Arc<ReplayLog>) {
+        self.inner.lock().notice |= LOGGED;
         // The first one stays.
         let _ = self.replay_log.set(log);
     }

@@ -5,7 +5,7 @@
 
 use super::{Core, Engine, Turn};
 use crate::capsule::{Header, Options, ReplayLog};
-use crate::shared::Shared;
+use crate::shared::Section;
 use dmus_interface::time::RefTime;
 use std::sync::Arc;
 
@@ -66,13 +66,11 @@ impl Engine {
 
 impl Core {
     /// One that has found nothing, and done nothing, is not recorded.
-    #[cold]
-    pub(super) fn turn_logged(&mut self, shared: &Shared, log: &ReplayLog) -> Turn {
+    pub(super) fn turn_logged(&mut self, mut section: Section<'_>, log: &ReplayLog) -> Turn {
         let (epoch, moved) = (self.epoch, self.clock.has_moved());
-        let mut section = shared.engine_section();
         section.take_accesses();
         log.begin_turn();
-        let turn = self.turn(&mut section);
+        let turn = self.wake_up(&mut section);
         // Which raises what is left to raise.
         drop(section);
         let time = (!self.clock.is_virtual()).then_some(self.clock.now().horizon);

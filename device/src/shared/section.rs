@@ -4,6 +4,7 @@
 
 use super::{
     Clocks, Command, FaultRecord, Inner, Refusal, Request, Requests, Shared, StreamConfig, StreamView, Transitioned,
+    WOKEN,
 };
 use crate::check::{COMPARED, Details, DriverWords, Place, culprit_of_word};
 use crate::device::RemoteMemory;
@@ -176,7 +177,7 @@ impl<'s> Section<'s> {
 
     /// Wakes the engine.
     pub(crate) fn wake(&mut self) {
-        self.inner.woken = true;
+        self.inner.notice |= WOKEN;
         self.shared.wake.notify_one();
     }
 
@@ -471,10 +472,16 @@ impl<'s> Section<'s> {
         });
     }
 
-    /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.
+    /// Whether a turn has to take notice of anything but the page.
     #[inline]
+    pub(crate) fn has_notice(&self) -> bool {
+        self.inner.notice != 0
+    }
+
+    /// Whether the engine was woken since it last asked. If so, it takes over the vectors that were left to it.
     pub(crate) fn take_wake(&mut self) -> bool {
-        let woken = self.inner.woken && std::mem::take(&mut self.inner.woken);
+        let woken = self.inner.notice & WOKEN != 0;
+        self.inner.notice &= !WOKEN;
         if woken {
             self.vectors |= std::mem::take(&mut self.inner.vectors);
         }
@@ -506,15 +513,15 @@ impl<'s> Section<'s> {
         let wake = &self.shared.wake;
         match limit {
             Some(limit) => {
-                wake.wait_while_for(&mut self.inner, |inner| !inner.woken, limit);
+                wake.wait_while_for(&mut self.inner, |inner| inner.notice & WOKEN == 0, limit);
             }
-            None => wake.wait_while(&mut self.inner, |inner| !inner.woken),
+            None => wake.wait_while(&mut self.inner, |inner| inner.notice & WOKEN == 0),
         }
         self.take_accesses();
     }
 
     /// Takes what has been asked since the last time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_requests(&mut self, requests: &mut Requests) {
         if self.inner.requests.any {
             requests.append(&mut self.inner.requests);

@@ -12,8 +12,10 @@ use core::arch::x86_64::*;
 pub(crate) struct Available(());
 
 impl Available {
+    /// With `DMUS_NO_AVX2` in the environment it is as if the processor had none, to hold both ways against each other.
     pub(super) fn detect() -> Option<Self> {
-        std::arch::is_x86_feature_detected!("avx2").then_some(Self(()))
+        let unwanted = std::env::var_os("DMUS_NO_AVX2").is_some_and(|value| !value.is_empty());
+        (!unwanted && std::arch::is_x86_feature_detected!("avx2")).then_some(Self(()))
     }
 
     /// Renders cubic or linear, with filters or without, with sends or without.
