@@ -141,26 +141,65 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        // The items are as good as random, as slot numbers are: nothing but the arrival decides a tie.
         #[test]
-        fn events_come_by_time_and_ties_by_arrival(pushes in proptest::collection::vec((-5i64..5, 0usize..3), 0..200)) {
+        fn events_come_by_time_and_ties_by_arrival(
+            pushes in proptest::collection::vec((-5i64..5, 0u32..4, 0usize..3), 0..200),
+        ) {
             let mut scheduler = Scheduler::with_capacity(8);
-            let mut model: Vec<(i64, usize)> = vec![];
-            for (arrival, (time, pops)) in pushes.into_iter().enumerate() {
-                scheduler.push(time, arrival);
-                model.push((time, arrival));
+            let mut model: Vec<(i64, usize, u32)> = vec![];
+            let event = |(time, _, item): (i64, usize, u32)| (time, item);
+            for (arrival, (time, item, pops)) in pushes.into_iter().enumerate() {
+                scheduler.push(time, item);
+                model.push((time, arrival, item));
+                model.sort();
                 for _ in 0..pops {
-                    model.sort();
-                    let expected = (!model.is_empty()).then(|| model.remove(0));
+                    let expected = (!model.is_empty()).then(|| event(model.remove(0)));
                     prop_assert_eq!(scheduler.next(), expected);
                     prop_assert_eq!(scheduler.pop(), expected);
                 }
                 prop_assert_eq!(scheduler.len(), model.len());
+                let mut all: Vec<_> = scheduler.all().collect();
+                all.sort();
+                let mut expected: Vec<_> = model.iter().copied().map(event).collect();
+                expected.sort();
+                prop_assert_eq!(all, expected);
+                for skipped in 0..model.len() + 2 {
+                    let after = model.get(skipped).map(|(time, ..)| *time);
+                    match scheduler.time_after(skipped) {
+                        time if scheduler.out_of_order.is_empty() => prop_assert_eq!(time, after),
+                        Some(time) => prop_assert!(model[0].0 <= time && after.is_some_and(|after| time <= after)),
+                        None => prop_assert_eq!(after, None),
+                    }
+                }
             }
-            model.sort();
             for expected in model {
-                prop_assert_eq!(scheduler.pop(), Some(expected));
+                prop_assert_eq!(scheduler.pop(), Some(event(expected)));
             }
             prop_assert_eq!(scheduler.pop(), None);
+        }
+    }
+
+    #[test]
+    fn a_long_run_in_order_goes_through_the_same_memory() {
+        let mut scheduler = Scheduler::with_capacity(4);
+        let memory = scheduler.in_order.len();
+        (0..3).for_each(|time| scheduler.push(time, time));
+        for time in 3..1000 {
+            scheduler.push(time, time);
+            assert_eq!(scheduler.time_after(3), Some(time));
+            assert_eq!(scheduler.pop(), Some((time - 3, time - 3)));
+        }
+        assert_eq!(scheduler.in_order.len(), memory);
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_kept_all_the_same() {
+        for capacity in 0..4 {
+            let mut scheduler = Scheduler::with_capacity(capacity);
+            (0..20).for_each(|time| scheduler.push(time, time));
+            let popped: Vec<_> = std::iter::from_fn(|| scheduler.pop()).collect();
+            assert_eq!(popped, (0..20).map(|time| (time, time)).collect::<Vec<_>>());
         }
     }
 
