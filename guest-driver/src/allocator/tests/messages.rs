@@ -73,10 +73,21 @@ fn a_buffer_is_written_within_its_bounds_and_no_other_is_touched() {
         assert_eq!(message.to_vec(), *bytes);
     }
     drop(messages);
-    let buffer = allocator.get_buffer().expect("a buffer");
-    assert_eq!(buffer.write(BUFFER_SIZE - 2, &[1, 2]), Ok(()));
-    for (offset, len) in [(BUFFER_SIZE - 1, 2), (BUFFER_SIZE + 1, 0), (usize::MAX, 2)] {
-        assert!(matches!(buffer.write(offset, &[0; 2][..len]), Err(DriverError::TooLong { .. })), "{offset}");
+    let buffers: Vec<_> = contents.iter().map(|_| allocator.get_buffer().expect("a buffer")).collect();
+    for (buffer, bytes) in buffers.iter().zip(&contents) {
+        assert_eq!(buffer.write(0, bytes), Ok(()));
+    }
+    for (buffer, number) in buffers.iter().zip(0xA0..) {
+        assert_eq!(buffer.write(BUFFER_SIZE - 2, &[number, 0xFF]), Ok(()));
+        for (offset, len) in [(BUFFER_SIZE - 1, 2), (BUFFER_SIZE + 1, 0), (usize::MAX, 2)] {
+            assert!(matches!(buffer.write(offset, &[0; 2][..len]), Err(DriverError::TooLong { .. })), "{offset}");
+        }
+    }
+    for ((buffer, mut bytes), number) in buffers.into_iter().zip(contents).zip(0xA0..) {
+        bytes[BUFFER_SIZE - 2..].copy_from_slice(&[number, 0xFF]);
+        let mut message = allocator.get_message().expect("a message");
+        assert_eq!(message.attach(buffer, BUFFER_SIZE), Ok(()));
+        assert_eq!(message.to_vec(), bytes);
     }
 }
 
