@@ -12,6 +12,7 @@ use dmus_driver::{Card, DriverError, Mailbox, RenderStream, StreamConfig};
 use dmus_interface::download::Problem;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::{MAX_SLOTS, State};
+use dmus_interface::ring::Reject;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::attack::next_driver_plays;
@@ -190,6 +191,53 @@ fn stop_discards_what_is_left_of_a_chain() -> anyhow::Result<()> {
     ensure!(stats.presented.get() == presented, "presented by STOP");
     ensure!(stats.discarded.get() == messages.len() as u64 - presented, "{stats:?}");
     ensure!(stream.allocator().free_slots() == MAX_SLOTS as usize && stats.in_flight.get() == 0, "{stats:?}");
+    Ok(())
+}
+
+/// Submits a SysEx message in two fragments.
+fn submit_in_two(stream: &RenderStream<'_, Direct>, time: RefTime, fragments: [&[u8]; 2]) -> anyhow::Result<()> {
+    for (bytes, last) in fragments.into_iter().zip([false, true]) {
+        let mut message = stream.allocator().get_message()?;
+        message.set_time(time);
+        message.set_data(bytes)?;
+        if !last {
+            message.set_incomplete();
+        }
+        stream.put_message(message)?;
+        stream.flush();
+        stream.card().platform().run_until_idle();
+        stream.allocator().reclaim()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn sysex_that_waits_in_fragments_fills_16_mib_and_what_is_more_is_refused() -> anyhow::Result<()> {
+    const LONGEST: u64 = 64 << 10;
+    const MOST: u64 = (16 << 20) / LONGEST;
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let config = StreamConfig { slots: 1024, buffers: 4, buffer_size: 65_528 };
+    let stream = RenderStream::open(&card, 0, config)?;
+    stream.set_state(State::Run)?;
+    let first = [&[0xF0][..], &[1; 65_527]].concat();
+    let last = [1, 1, 1, 1, 1, 1, 1, 0xF7];
+    for round in 1..3 {
+        let due = RefTime::from_secs(round);
+        for _ in 0..MOST {
+            submit_in_two(&stream, due, [&first, &last])?;
+        }
+        let rejected = stream.allocator().counts().rejected;
+        ensure!(rejected == round as u64 - 1, "{rejected} are refused in round {round}");
+        submit_in_two(&stream, due, [&[0xF0], &[0xF7]])?;
+        let reason = stream.allocator().last_rejection().and_then(|rejection| rejection.reason);
+        ensure!(reason == Some(Reject::MessageTooLong), "{reason:?}");
+        // Those that are presented leave room for as many more.
+        card.grant(due);
+        card.platform().run_until_idle();
+        stream.allocator().reclaim()?;
+        let counts = stream.allocator().counts();
+        ensure!((counts.presented, counts.rejected) == (round as u64 * MOST, round as u64), "{counts:?}");
+    }
     Ok(())
 }
 
