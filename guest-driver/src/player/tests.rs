@@ -33,6 +33,8 @@ struct FakeCard {
     completed: Cell<u32>,
     /// Submissions fetched, by stream.
     fetched: [Cell<u32>; 2],
+    /// The states that were asked for, with the submissions published before.
+    states: RefCell<Vec<(u32, u32)>>,
 }
 
 impl FakeCard {
@@ -49,6 +51,7 @@ impl FakeCard {
             sleeps: Cell::new(1),
             completed: Cell::default(),
             fetched: Default::default(),
+            states: RefCell::default(),
         }
     }
 
@@ -119,6 +122,10 @@ impl Platform for FakeCard {
             if [stream::TYPE, stream::STATE].iter().any(|register| stream::at(number, *register).offset == offset) {
                 let word = doorbell::at(number, doorbell::TRANSITIONS);
                 self.page.store_u32(word, self.page.load_u32(word, Ordering::Relaxed) + 1, Ordering::Release);
+            }
+            if offset == stream::at(number, stream::STATE).offset {
+                let tail = self.page.load_u32(doorbell::at(number, doorbell::SUBMISSION_TAIL), Ordering::Acquire);
+                self.states.borrow_mut().push((value, tail));
             }
         }
         if offset == regs::WAKE.offset && !self.slow {
@@ -223,4 +230,23 @@ fn a_player_asks_whether_to_go_on_while_a_long_song_passes_through_a_small_pool(
     let stream = RenderStream::open(&card, 0, CONFIG).expect("a stream");
     let played = play(&stream, notes(1000), RefTime(i64::MAX), impatience()).expect("played");
     assert_eq!(played.counts.submitted, 3 * u64::from(CONFIG.slots));
+}
+
+/// Else events that come with RUN would find no slot.
+#[test]
+fn slots_are_posted_for_capture_before_the_stream_runs_and_need_no_second_acquire_after_pause() {
+    use dmus_interface::regs::stream::State::{Acquire, Pause, Run, Stop};
+    let slots = CONFIG.slots;
+    let cases = [
+        (&[Run, Pause, Run][..], &[(Acquire, 0), (Run, slots), (Pause, slots), (Run, slots)][..]),
+        (&[Pause, Run], &[(Pause, 0), (Run, slots)]),
+        (&[Run, Stop, Run], &[(Acquire, 0), (Run, slots), (Stop, slots), (Acquire, slots), (Run, slots)]),
+    ];
+    for (states, expected) in cases {
+        let card = Card::open(FakeCard::new(true), PointerWidth::Eight).expect("a card");
+        let stream = CaptureStream::open(&card, 0, CONFIG, true).expect("a stream");
+        states.iter().for_each(|state| stream.set_state(*state).expect("the state"));
+        let expected: Vec<_> = expected.iter().map(|(state, tail)| (*state as u32, *tail)).collect();
+        assert_eq!(*card.platform().states.borrow(), expected, "{states:?}");
+    }
 }
