@@ -201,6 +201,26 @@ fn a_message_may_be_longer_than_pool_and_buffers_and_counts_once() -> anyhow::Re
 }
 
 #[test]
+fn a_message_in_fragments_is_applied_to_its_channel_group() -> anyhow::Result<()> {
+    const MASTER_VOLUME_0: [u8; 8] = [0xF0, 0x7F, 0x7F, 4, 1, 0, 0, 0xF7];
+    for fragments in [&[&MASTER_VOLUME_0[..]][..], &[&MASTER_VOLUME_0[..5], &MASTER_VOLUME_0[5..]], &[]] {
+        let hosted = hosted()?;
+        let platform = hosted.connect()?;
+        let s = RawStream::running(&platform, PointerWidth::Eight)?;
+        for (slot, bytes) in (1..).zip(fragments) {
+            let flags = if slot < fragments.len() as u32 { INCOMPLETE } else { 0 };
+            s.submit(slot, Event { flags, ..s.inline(0, bytes) }, 0);
+        }
+        s.submit(0, s.inline(samples(4800), &NOTE), seconds(1));
+        s.reach(seconds(1))?;
+        drop(platform);
+        let heard = first_sound(&hosted.finish()?.samples());
+        assert_eq!(heard.is_none(), !fragments.is_empty(), "{fragments:02X?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn fragments_complete_when_copied_before_their_time() -> anyhow::Result<()> {
     let hosted = hosted()?;
     let platform = hosted.connect()?;
