@@ -194,6 +194,32 @@ fn stop_discards_what_is_left_of_a_chain() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn streams_of_the_least_and_of_the_most_that_the_data_sheet_has_play() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    // The most are 16 MiB of buffers.
+    for (slots, buffers, buffer_size) in [(1, 0, 8), (1, 1, 8), (1, 1, 65_528), (MAX_SLOTS, MAX_SLOTS, 4096)] {
+        let stream = RenderStream::open(&card, 0, StreamConfig { slots, buffers, buffer_size })?;
+        let handles: Vec<_> = (0..buffers).map(|_| stream.allocator().get_buffer()).collect::<Result<_, _>>()?;
+        ensure!(stream.allocator().get_buffer().is_err(), "more than {buffers} buffers");
+        drop(handles);
+        stream.set_state(State::Run)?;
+        let sysex = [&[0xF0][..], &vec![1; buffer_size as usize - 2], &[0xF7]].concat();
+        let message = if buffers == 0 { &[0x90, 60, 100] } else { &sysex[..] };
+        for number in 1..=u64::from(slots) {
+            stream.send(RefTime::ZERO, 0, message)?;
+            ensure!(stream.allocator().in_flight() == number as u32);
+        }
+        stream.flush();
+        card.grant(card.get_time().saturating_add(RefTime(1)));
+        card.platform().run_until_idle();
+        stream.allocator().reclaim()?;
+        let counts = stream.allocator().counts();
+        ensure!(counts.presented + counts.late == u64::from(slots), "{slots} slots, {buffers} buffers: {counts:?}");
+    }
+    Ok(())
+}
+
 /// Submits a SysEx message in two fragments.
 fn submit_in_two(stream: &RenderStream<'_, Direct>, time: RefTime, fragments: [&[u8]; 2]) -> anyhow::Result<()> {
     for (bytes, last) in fragments.into_iter().zip([false, true]) {
