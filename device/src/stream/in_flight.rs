@@ -450,3 +450,6 @@ impl InFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
