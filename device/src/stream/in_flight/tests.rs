@@ -69,3 +69,37 @@ fn nothing_changes_owners_when_publications_are_counted_anew() {
         }
     }
 }
+
+/// What `dmus-card ask` tells of a slot, and what is presented.
+#[test]
+fn what_an_owned_slot_carries_is_its_message_wherever_that_is() {
+    let mut in_flight = in_flight(1);
+    let long = [0xF0, 1, 2, 3, 4, 5, 6, 7, 0xF7];
+    let assembled = [&[0xF0][..], &[9; 40], &[0xF7]].concat();
+    let buffer = find(&in_flight, 3).expect("a free buffer");
+    in_flight.buffers.copy_mut(buffer, long.len()).copy_from_slice(&long);
+    in_flight.hold(0, Header(8 << 16), u64::from_le_bytes(*b"\xF0short\x01\xF7"), None);
+    in_flight.hold(1, Header(9 << 16), buffer.data(), Some(buffer));
+    in_flight.own(2, NONE);
+    assert_eq!(in_flight.bytes(2), None, "a package");
+    in_flight.own(3, 2);
+    in_flight.carry_assembled(3, Header(1 << 16), assembled.clone().into());
+    let expected = [&b"\xF0short\x01\xF7"[..], &long, &[], &assembled];
+    for (slot, bytes) in (0..).zip(expected) {
+        assert_eq!(in_flight.bytes(slot), (slot != 2).then_some(bytes), "slot {slot}");
+    }
+    for (head, bytes) in [(0, expected[0]), (1, &long), (2, &assembled)] {
+        let (messages, next) = in_flight.messages(head, |_, message| {
+            match message {
+                Message::Short(word, len) => assert_eq!(word.to_le_bytes()[..len], *bytes),
+                Message::Long(message) => assert_eq!(message, bytes),
+            }
+            true
+        });
+        assert_eq!((messages, next), (1, NONE), "from slot {head}");
+        in_flight.release(head);
+        assert_eq!(in_flight.bytes(head), None, "slot {head} is given back");
+    }
+    assert_eq!((in_flight.bytes(3), in_flight.bytes(4)), (None, None));
+    assert_eq!((in_flight.owned(), in_flight.assembled_bytes()), (0, 0));
+}
