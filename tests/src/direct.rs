@@ -67,10 +67,23 @@ impl Direct {
     }
 
     /// The same, and all that the card observes is recorded.
-    pub fn recorded(bank: Bank, out: impl Write + Send + 'static) -> anyhow::Result<Self> {
-        let made = assemble_with(Arc::new(bank), ClockMode::Virtual, Box::new(NullSink), Vec::new());
-        let (card, mut engine) = made?;
-        capsule::record(out, "the recording".into(), Options::default(), &card, &mut engine)?;
+    pub fn recorded(bank: impl Into<Arc<Bank>>, out: impl Write + Send + 'static) -> anyhow::Result<Self> {
+        Self::recorded_as(ClockMode::Virtual, bank, None, Options::default(), out)
+    }
+
+    /// The same, by another clock, with a driver that is checked, and with what the header is to say.
+    pub fn recorded_as(
+        clock: ClockMode,
+        bank: impl Into<Arc<Bank>>,
+        checker: Option<&Arc<Checker>>,
+        options: Options,
+        out: impl Write + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let (card, mut engine) = assemble_with(bank.into(), clock, Box::new(NullSink), Vec::new())?;
+        if let Some(checker) = checker {
+            card.set_checker(Arc::clone(checker));
+        }
+        capsule::record(out, "the recording".into(), options, &card, &mut engine)?;
         Self::of(card, engine)
     }
 
@@ -152,6 +165,15 @@ impl Direct {
     /// process ends.
     pub fn spawn_engine(&self) -> anyhow::Result<EngineHandle> {
         Ok(self.take_engine()?.spawn()?)
+    }
+
+    /// Ends the card: its output is complete, and so is its recording.
+    pub fn end(&self) -> anyhow::Result<()> {
+        if self.has_engine() {
+            self.run_until_idle();
+            self.keep_engine()?;
+        }
+        self.thread.take().map_or(Ok(()), |thread| Ok(thread.finish()?))
     }
 
     /// Whether the engine is turned here.

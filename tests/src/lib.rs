@@ -15,6 +15,7 @@ pub mod memory;
 pub mod pitch;
 pub mod programs;
 pub mod raw;
+pub mod recording;
 pub mod remapping;
 pub mod soak;
 pub mod songs;

@@ -4,10 +4,11 @@
 
 use crate::memory::{Page, RAM, RAM_IOVA, Ram};
 use crate::raw::Bus;
+use crate::recording::Recording;
 use anyhow::Context;
 use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
-use dmus_card::capsule::{self, Capsule, Ended, Options};
+use dmus_card::capsule::{self, Options};
 use dmus_card::capture::inputs::Input;
 use dmus_card::check::Checker;
 use dmus_card::engine::{Engine, EngineHandle};
@@ -21,7 +22,6 @@ use dmus_interface::pci::{DOORBELL_BAR, REGISTER_BAR, VECTORS};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{self, Cursor, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -55,21 +55,6 @@ impl Sink for MemorySink {
     }
 }
 
-/// A recording in memory.
-#[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Recorded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().map_err(|_| io::ErrorKind::Other)?.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What a run and its replay have to agree on.
 fn counters(stats: &Stats) -> impl PartialEq + std::fmt::Debug {
     format!("{stats:?}")
@@ -85,8 +70,10 @@ pub struct HostedCard {
     server: Option<JoinHandle<std::io::Result<()>>>,
     engine: Option<EngineHandle>,
     checker: Option<Arc<Checker>>,
-    capsule: Recorded,
-    bank: Arc<Bank>,
+    /// Its recording, which is whole once the card has ended.
+    pub recording: Recording,
+    /// Its instruments.
+    pub bank: Arc<Bank>,
     _dir: tempfile::TempDir,
 }
 
@@ -134,14 +121,14 @@ impl HostedCard {
         let (mut card, mut engine) =
             dmus_card::assemble_with(Arc::clone(&bank), clock, Box::new(audio.clone()), inputs)?;
         let checker = set_up(&card, &mut engine);
-        let capsule = Recorded::default();
-        capsule::record(capsule.clone(), "memory".into(), Options::default(), &card, &mut engine)?;
+        let recording = Recording::default();
+        capsule::record(recording.clone(), "memory".into(), Options::default(), &card, &mut engine)?;
         let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;
         let server = std::thread::spawn(move || transport::serve(transport, listener, &mut card, true));
         let (server, engine) = (Some(server), Some(engine));
-        Ok(Self { audio, stats, socket, server, engine, checker, capsule, bank, _dir: dir })
+        Ok(Self { audio, stats, socket, server, engine, checker, recording, bank, _dir: dir })
     }
 
     /// Connects the driver's platform.
@@ -170,11 +157,7 @@ impl HostedCard {
 
     fn replay(&self) -> anyhow::Result<()> {
         let replayed = MemorySink::default();
-        let file = Cursor::new(self.capsule.0.lock().map(|file| file.clone()).unwrap_or_default());
-        let bank = Arc::clone(&self.bank);
-        let run = Capsule::open(file)?.replay(bank, Box::new(replayed.clone()), None, None, |_| ())?;
-        run.output?;
-        assert_eq!(run.ended, Ended::Whole);
+        let run = self.recording.replay(&self.bank, Box::new(replayed.clone()), None)?;
         assert!(replayed.samples() == self.audio.samples(), "a replay sounds otherwise");
         assert_eq!(counters(&run.stats), counters(&self.stats));
         assert_eq!(run.checker.map(|found| found.json()), self.checker.as_ref().map(|found| found.json()));

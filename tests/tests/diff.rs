@@ -5,17 +5,23 @@
 mod watch;
 
 use anyhow::{Context, ensure};
+use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
 use dmus_card::capsule::Listener;
 use dmus_card::capsule::diff::{Comparison, Kind, Lane, Run as Which, diff};
+use dmus_card::sink::NullSink;
 use dmus_driver::{Card, RenderStream, StreamConfig, play};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
+use dmus_tests::loopback::HostedCard;
+use dmus_tests::recording::Recording;
 use dmus_tests::songs;
-use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use watch::{Meddling, Run, Watch};
+use watch::{Meddling, Watch};
 
 /// Longer than anything takes.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -91,6 +97,12 @@ impl Planted {
 
 const SUBMISSIONS: Lane = Lane::Submissions(0);
 
+/// Made once: that takes longer than a run.
+fn bank() -> Arc<Bank> {
+    static BANK: OnceLock<Arc<Bank>> = OnceLock::new();
+    Arc::clone(BANK.get_or_init(|| Arc::new(Bank::general_midi())))
+}
+
 /// How the host treats a run. Nothing of it is the driver's.
 #[derive(Clone, Copy, Debug, Default)]
 struct Host {
@@ -103,10 +115,9 @@ struct Host {
 }
 
 /// Plays a short song by the real driver on a card in virtual time, with a change if one is asked for.
-fn run(change: Option<Planted>, host: Host) -> anyhow::Result<Run> {
+fn run(change: Option<Planted>, host: Host) -> anyhow::Result<Recording> {
     let is = |planted| change == Some(planted);
-    // RECORDING: where a card that records is switched on. Until then the platform watches from outside.
-    let platform = Watch::new()?;
+    let platform = Watch::new(bank())?;
     if host.before > 0 {
         dmus_driver::Platform::dma_alloc(&platform, host.before, 64)?;
     }
@@ -156,21 +167,13 @@ fn run(change: Option<Planted>, host: Host) -> anyhow::Result<Run> {
     stream.set_state(State::Stop)?;
     stream.allocator().reclaim()?;
     drop(stream);
-    Ok(card.platform().run())
+    card.platform().end()
 }
 
-/// A replay of what [`run`] has seen.
-fn replay(run: &Run) -> impl FnMut(&mut dyn Listener) -> Result<(), Infallible> {
-    move |listener| {
-        for (master, observation) in run {
-            listener.observe(*master, observation);
-        }
-        Ok(())
-    }
-}
-
-fn compare(a: &Run, b: &Run) -> Comparison {
-    diff(true, replay(a), replay(b)).unwrap_or_else(|never| match never {})
+fn compare(a: &Recording, b: &Recording) -> anyhow::Result<Comparison> {
+    let bank = bank();
+    let replay = |of: &Recording, to: &mut dyn Listener| of.replay(&bank, Box::new(NullSink), Some(to)).map(|_| ());
+    diff(true, |to| replay(a, to), |to| replay(b, to))
 }
 
 #[test]
@@ -178,7 +181,7 @@ fn each_change_of_a_driver_is_the_first_difference() -> anyhow::Result<()> {
     let good = run(None, Host::default())?;
     for host in [Host::default(), Host { eager: Some(2), before: 4096, reads: true }] {
         for (planted, lane, kind, says) in Planted::ALL {
-            let comparison = compare(&good, &run(Some(planted), host)?);
+            let comparison = compare(&good, &run(Some(planted), host)?)?;
             let text = comparison.to_string();
             let difference = comparison.difference.with_context(|| format!("{planted:?} was not found"))?;
             ensure!((difference.lane, difference.kind) == (lane, kind), "{planted:?}: {text}");
@@ -191,10 +194,10 @@ fn each_change_of_a_driver_is_the_first_difference() -> anyhow::Result<()> {
 #[test]
 fn another_host_makes_no_difference() -> anyhow::Result<()> {
     let good = run(None, Host::default())?;
-    ensure!(compare(&good, &run(None, Host::default())?).to_string() == "the same\n", "two runs alike differ");
+    ensure!(compare(&good, &run(None, Host::default())?)?.to_string() == "the same\n", "two runs alike differ");
     for eager in [None, Some(1), Some(2), Some(3)] {
         for (before, reads) in [(0, true), (4096, false), (64, true)] {
-            let comparison = compare(&good, &run(None, Host { eager, before, reads })?);
+            let comparison = compare(&good, &run(None, Host { eager, before, reads })?)?;
             ensure!(comparison.is_same(), "{comparison}");
             ensure!(comparison.addresses_differ == (before > 0), "{comparison}");
             ensure!(comparison.timing.is_some() == (eager.is_some() || reads), "{comparison}");
@@ -204,16 +207,16 @@ fn another_host_makes_no_difference() -> anyhow::Result<()> {
 }
 
 /// The driver's own player, which goes on when half of its pool is completed, is so many turns of the card behind.
-fn played(latency: usize) -> anyhow::Result<Run> {
+fn played(latency: usize) -> anyhow::Result<Recording> {
     let song = Song::parse(&songs::busy(600))?;
-    let platform = Watch::new()?;
+    let platform = Watch::new(bank())?;
     platform.latency.set(latency);
     let card = Card::open(platform, PointerWidth::Eight)?;
     let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
     let played = play(&stream, song.messages(), song.duration(), |_| {})?;
     ensure!(played.counts.presented == song.len() as u64, "{played:?}");
     drop(stream);
-    Ok(card.platform().run())
+    card.platform().end()
 }
 
 #[test]
@@ -223,10 +226,54 @@ fn a_player_that_grants_as_its_pool_empties_is_the_same_on_any_host() -> anyhow:
     let a = a?;
     let mut early = 0;
     for b in others {
-        let comparison = compare(&a, &b?);
+        let comparison = compare(&a, &b?)?;
         ensure!(comparison.is_same() && comparison.timing.is_some(), "{comparison}");
         early += usize::from(comparison.early_grants != [false; 2]);
     }
     ensure!(early == 3, "no run granted early");
+    Ok(())
+}
+
+/// The driver's own player through a socket, to a card with a thread of its own.
+fn hosted(song: &[u8]) -> anyhow::Result<Recording> {
+    let song = Song::parse(song)?;
+    let host = HostedCard::start(ClockMode::Virtual)?;
+    let card = Card::open(host.connect()?, PointerWidth::Eight)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    let played = play(&stream, song.messages(), song.duration(), |_| {})?;
+    ensure!(played.counts.presented == song.len() as u64, "{played:?}");
+    drop(stream);
+    drop(card);
+    let recording = host.recording.clone();
+    host.finish()?;
+    Ok(recording)
+}
+
+/// What is done while threads beside it leave it no processor.
+fn beside_busy_threads<T>(what: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let done = what();
+        over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+#[test]
+fn a_song_through_a_socket_is_the_same_beside_busy_threads() -> anyhow::Result<()> {
+    for song in [songs::busy(300), songs::tempos(100)] {
+        let quiet = hosted(&song)?;
+        for other in [hosted(&song)?, beside_busy_threads(|| hosted(&song))?] {
+            let comparison = compare(&quiet, &other)?;
+            ensure!(comparison.is_same(), "{comparison}");
+        }
+    }
     Ok(())
 }

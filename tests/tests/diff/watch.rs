@@ -1,30 +1,27 @@
-//! A platform that sees what a driver and a card do on it, from outside, and that can meddle with what the driver has
-//! stored before the card looks at it.
+//! A platform that plays hosts of different speed, and that can meddle with what the driver has stored before the card
+//! looks at it.
 //!
-//! Fed by the driver; feeds the card, and a run of observations as a recording would hold them. It has one stream, and
-//! takes each turn of the card for a poll that fetches all there is.
+//! Fed by the driver; feeds a card in this process that records. It has one stream.
 
-use dmus_card::capsule::Observation;
-use dmus_card::device::Region;
+use anyhow::Context;
+use dmus_card::bank::Bank;
 use dmus_card::engine::{Engine, Turn};
 use dmus_driver::dma::{DmaMemory, SharedMemory};
 use dmus_driver::{Platform, PlatformError};
 use dmus_interface::doorbell;
-use dmus_interface::event::{Data, Event, PointerWidth};
 use dmus_interface::protocol::Page;
-use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::regs::stream;
 use dmus_interface::regs::{self, Register};
-use dmus_interface::ring::{COMPLETION_SIZE, Completion, SUBMISSION_SIZE};
-use dmus_interface::time::RefTime;
+use dmus_interface::ring::SUBMISSION_SIZE;
 use dmus_tests::direct::Direct;
 use dmus_tests::memory::RAM_IOVA;
+use dmus_tests::recording::Recording;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use zerocopy::FromBytes;
-
-pub(crate) type Run = Vec<(RefTime, Observation)>;
 
 /// For what is there already.
 const SHORT: Duration = Duration::from_millis(1);
@@ -44,30 +41,14 @@ pub(crate) enum Meddling {
     Swap,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Areas {
-    pool: u64,
-    stride: u64,
-    submissions: u64,
-    completions: u64,
-    entries: u32,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    run: Run,
-    granted: i64,
-    tail: u32,
-    head: u32,
-    kind: Option<u32>,
-    state: u32,
-    areas: Areas,
-}
-
 pub(crate) struct Watch {
     card: Direct,
-    engine: RefCell<Engine>,
-    seen: RefCell<Seen>,
+    engine: RefCell<Option<Engine>>,
+    recording: Recording,
+    /// What the driver has written to registers, by their offset: to ask the card for it would be recorded.
+    written: RefCell<BTreeMap<u32, u32>>,
+    /// The tail as the card has last seen it.
+    tail: Cell<u32>,
     /// What to do to a submission.
     pub(crate) meddling: Cell<Option<(u32, Meddling)>>,
     /// The next wait ends at once, as if its interrupt had come.
@@ -77,36 +58,33 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new() -> anyhow::Result<Self> {
-        let seen = Seen { run: vec![(RefTime::ZERO, Observation::Connected)], kind: None, ..Seen::default() };
-        let (meddling, drop_wait, latency) = (Cell::new(None), Cell::new(false), Cell::new(TURNS));
-        let card = Direct::new()?;
-        let engine = RefCell::new(card.take_engine()?);
-        Ok(Self { card, engine, seen: RefCell::new(seen), meddling, drop_wait, latency })
+    pub(crate) fn new(bank: Arc<Bank>) -> anyhow::Result<Self> {
+        let recording = Recording::default();
+        let card = Direct::recorded(bank, recording.clone())?;
+        let engine = RefCell::new(Some(card.take_engine()?));
+        Ok(Self {
+            card,
+            engine,
+            recording,
+            written: RefCell::default(),
+            tail: Cell::new(0),
+            meddling: Cell::new(None),
+            drop_wait: Cell::new(false),
+            latency: Cell::new(TURNS),
+        })
     }
 
-    /// All that was seen.
-    pub(crate) fn run(&self) -> Run {
-        self.seen.borrow().run.clone()
-    }
-
-    fn add(&self, observation: Observation) {
-        let master = self.load64(doorbell::MASTER_TIME);
-        self.seen.borrow_mut().run.push((RefTime(master), observation));
-    }
-
-    fn load64(&self, word: usize) -> i64 {
-        self.card.doorbell().load_u64(word, Ordering::Acquire).cast_signed()
-    }
-
-    fn load32(&self, word: usize) -> u32 {
-        self.card.doorbell().load_u32(doorbell::at(0, word), Ordering::Acquire)
+    /// Ends the card, and gives all that it has recorded.
+    pub(crate) fn end(&self) -> anyhow::Result<Recording> {
+        while self.turn() == Turn::Worked {}
+        self.engine.take().context("it has ended already")?.spawn()?.finish()?;
+        Ok(self.recording.clone())
     }
 
     fn register(&self, register: Register) -> u64 {
-        let offset = stream::at(0, register).offset;
-        let low = u64::from(self.card.read32(offset));
-        if register.width == 8 { low | u64::from(self.card.read32(offset + 4)) << 32 } else { low }
+        let (written, offset) = (self.written.borrow(), stream::at(0, register).offset);
+        let half = |offset| written.get(&offset).copied().map_or(0, u64::from);
+        if register.width == 8 { half(offset) | half(offset + 4) << 32 } else { half(offset) }
     }
 
     fn memory<const N: usize>(&self, iova: u64) -> [u8; N] {
@@ -122,15 +100,14 @@ impl Watch {
     }
 
     fn slot(&self, index: u32) -> (u64, u32) {
-        let areas = self.seen.borrow().areas;
-        let entry = areas.submissions + u64::from(index % areas.entries) * SUBMISSION_SIZE as u64;
+        let entries = self.register(stream::SUBMISSION_SIZE) as u32;
+        let entry = self.register(stream::SUBMISSION_BASE) + u64::from(index % entries) * SUBMISSION_SIZE as u64;
         (entry, u32::from_le_bytes(self.memory(entry)))
     }
 
     fn meddle(&self, index: u32, meddling: Meddling) {
-        let areas = self.seen.borrow().areas;
         let (entry, slot) = self.slot(index);
-        let event = areas.pool + u64::from(slot) * areas.stride;
+        let event = self.register(stream::POOL_BASE) + u64::from(slot) * self.register(stream::SLOT_STRIDE);
         match meddling {
             Meddling::Time(later) => {
                 let time = i64::from_le_bytes(self.memory(event + 8));
@@ -146,118 +123,29 @@ impl Watch {
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.register(stream::TYPE) as u32 != stream::CLOSED
-    }
-
-    /// What the card finds in this turn.
-    fn before(&self) {
-        let granted = self.load64(doorbell::GRANT);
-        if granted != self.seen.borrow().granted {
-            self.seen.borrow_mut().granted = granted;
-            self.add(Observation::Granted { until: RefTime(granted) });
-        }
-        let (tail, old) = (self.load32(doorbell::SUBMISSION_TAIL), self.seen.borrow().tail);
-        if tail == old || !self.is_open() {
-            return;
-        }
-        let new = tail.wrapping_sub(old);
-        assert!(new <= self.seen.borrow().areas.entries, "tail {tail} behind {old}");
-        if let Some((index, meddling)) = self.meddling.get().filter(|(index, _)| index.wrapping_sub(old) < new) {
+    /// Has the card take a turn.
+    pub(crate) fn turn(&self) -> Turn {
+        let tail = self.card.doorbell().load_u32(doorbell::at(0, doorbell::SUBMISSION_TAIL), Ordering::Acquire);
+        let old = self.tail.replace(tail);
+        let is_new = |(index, _): &(u32, Meddling)| index.wrapping_sub(old) < tail.wrapping_sub(old);
+        if let Some((index, meddling)) = self.meddling.get().filter(is_new) {
             self.meddle(index, meddling);
             self.meddling.set(None);
         }
-        self.add(Observation::Submitted { stream: 0, tail });
-        let areas = self.seen.borrow().areas;
-        for index in (0..new).map(|ahead| old.wrapping_add(ahead)) {
-            let (_, slot) = self.slot(index);
-            self.add(Observation::Fetched { stream: 0, index, slot });
-            let bytes: [u8; 40] = self.memory(areas.pool + u64::from(slot) * areas.stride);
-            let Ok(event) = Event::decode(&bytes, PointerWidth::Eight) else {
-                continue;
-            };
-            self.add(Observation::Event { stream: 0, slot, event });
-            if let Data::Buffer(iova) = event.data {
-                let bytes: [u8; 256] = self.memory(iova);
-                let bytes = bytes[..usize::from(event.event_bytes).min(256)].into();
-                self.add(Observation::Data { stream: 0, offset: 0, bytes });
-            }
-        }
-        self.seen.borrow_mut().tail = tail;
-    }
-
-    /// What the card did in it.
-    fn after(&self) {
-        let kind = self.card.read32(stream::at(0, stream::TYPE).offset);
-        if self.seen.borrow_mut().kind.replace(kind) != Some(kind) {
-            match Type::decode(kind) {
-                Some(kind) => self.opened(kind),
-                None => self.add(Observation::Closed { stream: 0 }),
-            }
-        }
-        if !self.is_open() {
-            return;
-        }
-        let (head, old) = (self.load32(doorbell::COMPLETION_HEAD), self.seen.borrow().head);
-        let areas = self.seen.borrow().areas;
-        assert!(head.wrapping_sub(old) <= areas.entries, "head {head} behind {old}");
-        for index in (0..head.wrapping_sub(old)).map(|ahead| old.wrapping_add(ahead)) {
-            let at = areas.completions + u64::from(index % areas.entries) * COMPLETION_SIZE as u64;
-            let bytes: [u8; COMPLETION_SIZE] = self.memory(at);
-            if let Ok(completion) = Completion::read_from_bytes(&bytes) {
-                self.add(Observation::Completed { stream: 0, index, completion });
-            }
-        }
-        self.seen.borrow_mut().head = head;
-        let state = self.register(stream::STATE) as u32;
-        if std::mem::replace(&mut self.seen.borrow_mut().state, state) != state {
-            let time_base = RefTime(self.register(stream::TIME_BASE).cast_signed());
-            self.add(Observation::Changed { stream: 0, state: State::decode(state).unwrap_or_default(), time_base });
-        }
-    }
-
-    fn opened(&self, kind: Type) {
-        let areas = Areas {
-            pool: self.register(stream::POOL_BASE),
-            stride: self.register(stream::SLOT_STRIDE),
-            submissions: self.register(stream::SUBMISSION_BASE),
-            completions: self.register(stream::COMPLETION_BASE),
-            entries: self.register(stream::SUBMISSION_SIZE) as u32,
-        };
-        {
-            let mut seen = self.seen.borrow_mut();
-            (seen.areas, seen.tail, seen.head, seen.state) = (areas, 0, 0, State::Stop as u32);
-        }
-        let [slots, buffers, buffer_size] =
-            [stream::SLOT_COUNT, stream::BUFFER_COUNT, stream::BUFFER_SIZE].map(|of| self.register(of) as u32);
-        self.add(Observation::Opened { stream: 0, kind, slots, buffers, buffer_size });
-    }
-
-    /// Has the card take a turn.
-    pub(crate) fn turn(&self) -> Turn {
-        self.before();
-        let turn = self.engine.borrow_mut().turn();
-        self.after();
-        turn
+        self.engine.borrow_mut().as_mut().map_or(Turn::Quiet, Engine::turn)
     }
 }
 
 impl Platform for Watch {
     fn read32(&self, offset: u32) -> u32 {
-        let value = self.card.read32(offset);
-        let (region, offset, bytes) = (Region::Registers, offset.into(), value.to_le_bytes().into());
-        self.add(Observation::Access { region, offset, write: false, bytes });
-        value
+        self.card.read32(offset)
     }
 
     fn write32(&self, offset: u32, value: u32) {
-        let (region, bytes) = (Region::Registers, value.to_le_bytes().into());
-        self.add(Observation::Access { region, offset: offset.into(), write: true, bytes });
+        self.written.borrow_mut().insert(offset, value);
         self.card.write32(offset, value);
         if offset == regs::CONTROL.offset && value & regs::control::RESET != 0 {
-            let run = std::mem::take(&mut self.seen.borrow_mut().run);
-            *self.seen.borrow_mut() = Seen { run, kind: Some(stream::CLOSED), ..Seen::default() };
-            self.add(Observation::Reset);
+            self.tail.set(0);
         }
     }
 
@@ -282,9 +170,6 @@ impl Platform for Watch {
             let worked = self.turn() == Turn::Worked;
             if !worked || number % self.latency.get() == 0 {
                 let fired = self.card.wait(vector, if worked { Duration::ZERO } else { limit.min(SHORT) });
-                if fired {
-                    self.add(Observation::Interrupt { vector });
-                }
                 if fired || !worked {
                     return fired;
                 }
