@@ -34,8 +34,7 @@ pub(crate) enum Exit {
 }
 
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
-    // Of a capsule, the file's name is around it.
-    let unusable = error.is::<FileError>() || error.downcast_ref::<capsule::Unusable>().is_some();
+    let unusable = error.is::<FileError>() || error.is::<capsule::Unusable>() || error.is::<capsule::OtherBank>();
     if unusable { ExitCode::from(Exit::Unusable as u8) } else { ExitCode::FAILURE }
 }
 

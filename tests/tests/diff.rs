@@ -18,8 +18,8 @@ use dmus_song::Song;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::recording::Recording;
 use dmus_tests::songs;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use watch::{Meddling, Watch};
 

@@ -17,6 +17,11 @@ use std::sync::Arc;
 #[error("cannot replay {0}: {1}")]
 pub(crate) struct Unusable(String, CapsuleError);
 
+/// The files that are there are not those of the recording: the exit code says so, too.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OtherBank(String);
+
 /// Opens a capsule, and loads the bank that it was recorded with, from where it was or from `banks`.
 pub(crate) fn open(path: &Path, banks: &Banks) -> anyhow::Result<(Capsule, Arc<Bank>)> {
     let name = path.display().to_string();
@@ -36,19 +41,20 @@ pub(crate) fn open(path: &Path, banks: &Banks) -> anyhow::Result<(Capsule, Arc<B
 fn check(recorded: &[BankFile], banks: &Banks) -> anyhow::Result<()> {
     let names = || recorded.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
     let here = banks.describe().with_context(|| format!("its bank was {}: give that by --bank", names()))?;
-    anyhow::ensure!(
-        here.len() == recorded.len(),
-        "its bank was {}: give {} by --bank",
-        names(),
-        match recorded.len() {
-            0 => "none, then, ".into(),
-            count => format!("{count} files"),
-        }
-    );
-    for (was, is) in recorded.iter().zip(&here) {
-        anyhow::ensure!(was.is_same(is), "{} is another file than {}, by which it was recorded", is.path, was.path);
+    if here.len() != recorded.len() {
+        return Err(OtherBank(match recorded.len() {
+            0 => "its bank was the built-in one: leave --bank out".into(),
+            1 => format!("its bank was {}: give that one file by --bank", names()),
+            count => format!("its bank was {}: give these {count} files by --bank", names()),
+        })
+        .into());
     }
-    Ok(())
+    match recorded.iter().zip(&here).find(|(was, is)| !was.is_same(is)) {
+        None => Ok(()),
+        Some((was, is)) => {
+            Err(OtherBank(format!("{} is another file than {}, by which it was recorded", is.path, was.path)).into())
+        }
+    }
 }
 
 /// How far a replay is, for a terminal.
