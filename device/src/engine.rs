@@ -35,11 +35,15 @@ use output::Output;
 use sleep::Sleeper;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
 /// Fewest frames of a turn in realtime: 2 ms.
 const SHORTEST_BLOCK: u64 = 96;
+/// From one look at memory that is away to the next while all is recorded: half a second of looks without a pause is
+/// 10 MB.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// The running engine.
 #[derive(Debug)]
@@ -428,7 +432,11 @@ impl Core {
     /// The client is moving its memory, and the transport needs the lock for that.
     #[cold]
     fn give_way(&mut self, section: &mut Section<'_>) {
-        section.unlocked(std::thread::yield_now);
+        let records = self.log.as_deref().is_some_and(|log| log.recording().is_some());
+        section.unlocked(|| match records {
+            true => std::thread::sleep(LOOK),
+            false => std::thread::yield_now(),
+        });
     }
 
     /// Frames of the next block; 0 if there is none to render yet.
