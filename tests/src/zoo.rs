@@ -1,7 +1,7 @@
 //! The zoo in this process: each mistake is made on a card of its own, whose counters are here.
 //!
-//! Fed by the mistakes of [`dmus_conformance::zoo`]; feeds a table, tests, and recordings that are kept. All of them need the allocator of
-//! [`counting`](crate::counting): one rule is about a card that is short of memory.
+//! Fed by the mistakes of [`dmus_conformance::zoo`]; feeds a table, tests, and recordings that are kept. All of them
+//! need the allocator of [`counting`](crate::counting): one rule is about a card that is short of memory.
 
 use crate::counting::{ALLOCATIONS, LARGEST};
 use crate::direct::Direct;
