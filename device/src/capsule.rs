@@ -42,6 +42,19 @@ pub fn create(path: &Path) -> Result<File, CapsuleError> {
     blocks::create(path)
 }
 
+/// A file of these records, in blocks as a card writes them: for files that no card would write.
+pub fn pack(records: &[u8]) -> Vec<u8> {
+    blocks::pack(records)
+}
+
+/// The records of a file, up to its last whole block.
+///
+/// # Errors
+/// It is no capsule, or of another format.
+pub fn unpack(file: &[u8]) -> Result<Vec<u8>, CapsuleError> {
+    blocks::unpack(file)
+}
+
 /// Has a card record from its first client and its first turn on; what it checks has to be set before. `name` is what
 /// the log calls the file.
 ///

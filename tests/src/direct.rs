@@ -87,6 +87,14 @@ impl Direct {
         Self::of(card, engine)
     }
 
+    /// The same, with inputs, by any clock, and checked.
+    pub fn recorded_by(clock: ClockMode, inputs: Vec<Input>, out: impl Write + Send + 'static) -> anyhow::Result<Self> {
+        let (card, mut engine) = assemble_with(Arc::new(Bank::default()), clock, Box::new(NullSink), inputs)?;
+        card.set_checker(Arc::new(Checker::new(&[], None)));
+        capsule::record(out, "the recording".into(), Options::default(), &card, &mut engine)?;
+        Self::of(card, engine)
+    }
+
     /// The same as [`Self::new`], with MIDI inputs.
     pub fn with_inputs(inputs: Vec<Input>) -> anyhow::Result<Self> {
         Self::by_clock(ClockMode::Virtual, inputs)

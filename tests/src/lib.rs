@@ -16,6 +16,7 @@ pub mod pitch;
 pub mod programs;
 pub mod raw;
 pub mod recording;
+pub mod recordings;
 pub mod remapping;
 pub mod soak;
 pub mod songs;

@@ -273,6 +273,21 @@ impl Packer {
     }
 }
 
+/// See [`super::pack`].
+pub(super) fn pack(records: &[u8]) -> Vec<u8> {
+    let mut file = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+    let mut packer = Packer::default();
+    records.chunks(BLOCK).for_each(|block| file.extend_from_slice(packer.pack(block)));
+    file
+}
+
+/// See [`super::unpack`].
+pub(super) fn unpack(file: &[u8]) -> Result<Vec<u8>, CapsuleError> {
+    let (mut reader, mut records) = (Reader::new(file)?, Vec::new());
+    while reader.read(&mut records)? {}
+    Ok(records)
+}
+
 /// Where a capsule is read from.
 pub(super) trait Source {
     /// Appends the next bytes; false at the end.

@@ -4,7 +4,7 @@
 
 use super::blocks::CapsuleError;
 use super::records::{Cursor, Put, Tag};
-use crate::capture::inputs::Replayed;
+use crate::capture::inputs::{MAX_INPUTS, Replayed};
 use crate::check::{Allowed, Checker, Stop};
 use crate::identity::ClockMode;
 use crc32fast::Hasher;
@@ -19,8 +19,9 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bytes of songs that a capsule may hold.
+/// Bytes of songs that a capsule may hold, and of the header itself, which parsed takes some ten times as many.
 const MAX_SONGS: usize = 64 << 20;
+const MAX_HEADER: usize = 1 << 20;
 
 /// A bank's file, by which a replay finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +38,13 @@ impl BankFile {
     /// The file as it is now.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or is none that has an end: a capsule may name any path.
     pub fn describe(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let known = std::fs::metadata(path)?;
+        if !known.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        let mut file = File::open(path)?.take(known.len());
         let (mut crc, mut size) = (Hasher::new(), 0);
         let mut block = vec![0; 1 << 20];
         loop {
@@ -169,6 +174,9 @@ impl Header {
             _ => return Err(damaged("another record stands there")),
         }
         let bytes = cursor.bytes().ok_or(CapsuleError::Empty)?;
+        if bytes.len() > MAX_HEADER {
+            return Err(damaged("it is too long"));
+        }
         let json: Value = serde_json::from_slice(&bytes).map_err(|error| CapsuleError::Header(error.to_string()))?;
         let known = VERSION_VALUE;
         match json["interface"].as_u64() {
@@ -200,7 +208,10 @@ impl Header {
                 _ => return None,
             })
         };
-        let inputs = list("inputs").iter().map(input).collect::<Option<_>>().ok_or_else(|| damaged("an input"))?;
+        let inputs: Vec<_> = list("inputs").iter().map(input).collect::<Option<_>>().ok_or_else(|| damaged("an input"))?;
+        if inputs.len() > MAX_INPUTS {
+            return Err(damaged("it has too many inputs"));
+        }
         let drift = json["drift"].as_i64().and_then(|drift| i32::try_from(drift).ok()).unwrap_or(0);
         let max_audio = json["max_audio"].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
         let checks = json["check"].is_object().then(|| Checks::read(&json["check"]));

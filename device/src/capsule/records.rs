@@ -135,13 +135,15 @@ pub(super) struct Cursor {
     source: Box<dyn Source + Send>,
     bytes: Vec<u8>,
     at: usize,
+    /// Bytes in front of those.
+    before: u64,
     /// There is no more, or it cannot be read.
     ended: bool,
 }
 
 impl Cursor {
     pub(super) fn new(source: Box<dyn Source + Send>) -> Self {
-        Self { source, bytes: Vec::new(), at: 0, ended: false }
+        Self { source, bytes: Vec::new(), at: 0, before: 0, ended: false }
     }
 
     /// So many bytes, which stay where they are.
@@ -151,6 +153,7 @@ impl Cursor {
                 return None;
             }
             self.bytes.drain(..self.at);
+            self.before += self.at as u64;
             self.at = 0;
             match self.source.read(&mut self.bytes) {
                 Ok(more) => self.ended = !more,
@@ -161,6 +164,11 @@ impl Cursor {
             }
         }
         self.bytes.get(self.at..self.at + count)
+    }
+
+    /// Bytes that were read so far.
+    pub(super) fn position(&self) -> u64 {
+        self.before + self.at as u64
     }
 
     /// The tag of the next record.

@@ -389,7 +389,13 @@ impl Access {
                     let (region, offset) = (region(cursor)?, cursor.number()?);
                     Self::Read { region, offset, len: cursor.number().filter(|len| *len <= MAX_ACCESS)? }
                 }
-                Tag::Write => Self::Write { region: region(cursor)?, offset: cursor.number()?, bytes: cursor.bytes()? },
+                Tag::Write => {
+                    let (region, offset, bytes) = (region(cursor)?, cursor.number()?, cursor.bytes()?);
+                    if bytes.len() as u64 > MAX_ACCESS {
+                        return None;
+                    }
+                    Self::Write { region, offset, bytes }
+                }
                 Tag::Map => {
                     let (iova, size, kind) = (cursor.number()?, cursor.number()?, cursor.byte()?);
                     Self::Map { iova, size, writable: kind & 1 != 0, shared: kind & 2 != 0 }
@@ -425,7 +431,11 @@ impl Access {
                 let mut player = player.lock();
                 let answer = player.expect(Tag::Answer, "the answer to a read", Cursor::bytes);
                 // Of the page, only the words are known that the card acts on.
-                if region != Region::Doorbell && answer.as_ref().is_some_and(|answer| *answer != bytes) {
+                let is_same = |answer: &Vec<u8>| match region {
+                    Region::Doorbell => answer.len() == bytes.len(),
+                    _ => *answer == bytes,
+                };
+                if answer.as_ref().is_some_and(|answer| !is_same(answer)) {
                     player.problem.get_or_insert("another answer to a read");
                 }
                 player.show(|| Observation::Access { region, offset, write: false, bytes: bytes.into() });

@@ -32,6 +32,11 @@ const MAX_WAITING: usize = 8 << 20;
 /// What was recorded is passed on at least so often, so that a card that is killed leaves it.
 const OFTEN: Duration = Duration::from_secs(1);
 
+/// Observations, and bytes of the recording, that a listener is shown at once at most: more than a card notes of its
+/// client at once, and little enough for the memory of whoever replays.
+const MOST_SHOWN: usize = 2 << 20;
+const MOST_READ: u64 = 64 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) enum ReplayLog {
@@ -90,6 +95,8 @@ pub(crate) struct Player {
     pub(super) problem: Option<&'static str>,
     /// For whoever listens; nobody does unless `shows`.
     pub(super) shown: Vec<(RefTime, Observation)>,
+    /// Where the first of them is in the recording.
+    shown_from: u64,
     pub(super) shows: bool,
     pub(super) master: RefTime,
     tails: [u32; STREAMS],
@@ -129,6 +136,7 @@ impl Player {
             cursor,
             problem: None,
             shown: Vec::new(),
+            shown_from: 0,
             shows,
             master: RefTime::ZERO,
             tails: [0; STREAMS],
@@ -153,9 +161,16 @@ impl Player {
     }
 
     pub(super) fn show(&mut self, observation: impl FnOnce() -> Observation) {
-        if self.shows {
-            self.shown.push((self.master, observation()));
+        if !self.shows {
+            return;
         }
+        if self.shown.is_empty() {
+            self.shown_from = self.cursor.position();
+        }
+        if self.shown.len() >= MOST_SHOWN || self.cursor.position() - self.shown_from > MOST_READ {
+            self.problem.get_or_insert("an end of what happens at once");
+        }
+        self.shown.push((self.master, observation()));
     }
 
     /// Whether the next record is such a one. It is taken by that.

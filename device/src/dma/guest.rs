@@ -10,6 +10,9 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
+/// Maps of memory that a replay does not have, at most: a client has no more.
+const MOST_ABSENT: usize = 1 << 16;
+
 /// An address that no map covers, or not with that access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no shared guest memory at {iova:#x}")]
@@ -61,6 +64,9 @@ impl GuestMemory {
 
     /// Adds a map of memory that is not there.
     pub(crate) fn map_absent(&mut self, iova: u64, size: u64, writable: bool, shared: bool) -> io::Result<()> {
+        if self.maps.len() >= MOST_ABSENT {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are too many maps"));
+        }
         let at = self.place(iova, size)?;
         self.insert(at, Map { iova, size, offset: 0, writable, shared, memory: None });
         Ok(())
