@@ -414,6 +414,7 @@ impl Shared {
     /// thread, if it has one.
     pub(crate) fn shut_down(&self) -> Option<EngineThread> {
         let mut section = self.section();
+        section.note(|out| _ = out.tag(Tag::ShutDown));
         section.inner.shutdown = true;
         self.void.store(true, Ordering::Relaxed);
         section.wake();

@@ -80,7 +80,8 @@ pub fn streams(clock: ClockMode) -> anyhow::Result<Vec<u8>> {
     }
     ensure!(card.get_time() >= end, "the card stands still at {:?}", card.get_time());
     render.set_state(State::Stop)?;
-    drop((render, captures, wave, card));
+    drop((render, captures, wave));
+    drop(card);
     Ok(file.bytes())
 }
 

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// The first bytes of a file.
 const MAGIC: [u8; 8] = *b"dmuscaps";
+/// Bytes in front of the first block.
+const START: usize = MAGIC.len() + 4;
 /// The version of the format.
 pub(super) const VERSION: u32 = 1;
 /// Bytes of a block, before it is compressed, at most, and as a rule.
@@ -302,7 +304,7 @@ pub(super) struct Reader<R> {
 
 impl<R: Read> Reader<R> {
     pub(super) fn new(mut file: R) -> Result<Self, CapsuleError> {
-        let mut start = [0; MAGIC.len() + 4];
+        let mut start = [0; START];
         if fill(&mut file, &mut start)? < start.len() || start[..MAGIC.len()] != MAGIC {
             return Err(CapsuleError::Foreign);
         }
@@ -350,4 +352,70 @@ fn fill(file: &mut impl Read, place: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes that compress, and that do not.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let (any, few) = (prop::collection::vec(any::<u8>(), 0..3000), prop::collection::vec(0..3_u8, 0..3000));
+        (any, few, 0..200_000_usize).prop_map(|(any, few, zeros)| [any, few, vec![0; zeros]].concat())
+    }
+
+    /// A file of these blocks, and where each ends.
+    fn file(blocks: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
+        let (mut file, mut ends, mut packer) = (pack(&[]), Vec::new(), Packer::default());
+        for block in blocks {
+            file.extend_from_slice(packer.pack(block));
+            ends.push(file.len());
+        }
+        (file, ends)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_bytes_come_back(bytes in bytes()) {
+            prop_assert!(unpack(&pack(&bytes)).is_ok_and(|back| back == bytes));
+        }
+
+        #[test]
+        fn a_file_that_is_cut_off_or_changed_gives_the_blocks_before_that(
+            blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 1..5),
+            place in any::<prop::sample::Index>(),
+            change in 1..=255_u8,
+        ) {
+            let (mut file, ends) = file(&blocks);
+            let at = place.index(file.len());
+            let whole = blocks[..ends.iter().filter(|end| **end <= at).count()].concat();
+            match unpack(&file[..at]) {
+                Ok(back) => prop_assert!(at >= START && back == whole),
+                Err(error) => prop_assert!(at < START && matches!(error, CapsuleError::Foreign)),
+            }
+            file[at] ^= change;
+            match unpack(&file) {
+                Ok(back) => prop_assert!(at >= START && back == whole),
+                Err(error) => prop_assert!(at < START, "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_not_as_long_as_it_says_is_none() {
+        let (good, _) = file(&[vec![7; 1000]]);
+        for says in [0, 1, 999, 1001, MAX_BLOCK as u32, MAX_BLOCK as u32 + 1, u32::MAX] {
+            let mut wrong = good.clone();
+            wrong[START + 4..START + 8].copy_from_slice(&says.to_le_bytes());
+            assert!(unpack(&wrong).is_ok_and(|records| records.is_empty()), "{says}");
+        }
+        for packed in [MAX_BLOCK as u32 * 2, u32::MAX] {
+            let mut wrong = good.clone();
+            wrong[START..START + 4].copy_from_slice(&packed.to_le_bytes());
+            assert!(unpack(&wrong).is_ok_and(|records| records.is_empty()), "{packed}");
+        }
+    }
 }

@@ -208,7 +208,8 @@ impl Header {
                 _ => return None,
             })
         };
-        let inputs: Vec<_> = list("inputs").iter().map(input).collect::<Option<_>>().ok_or_else(|| damaged("an input"))?;
+        let inputs: Vec<_> =
+            list("inputs").iter().map(input).collect::<Option<_>>().ok_or_else(|| damaged("an input"))?;
         if inputs.len() > MAX_INPUTS {
             return Err(damaged("it has too many inputs"));
         }

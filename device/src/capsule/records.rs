@@ -85,6 +85,8 @@ pub(crate) enum Tag {
     Culprit,
     /// The run's end, with what it came to.
     End,
+    /// Not the client's, but recorded as its accesses are: the process ends, and breaks off what is under way.
+    ShutDown,
 }
 
 /// Writes records.
@@ -139,17 +141,20 @@ pub(super) struct Cursor {
     before: u64,
     /// There is no more, or it cannot be read.
     ended: bool,
+    /// More was asked for than there is.
+    lacks: bool,
 }
 
 impl Cursor {
     pub(super) fn new(source: Box<dyn Source + Send>) -> Self {
-        Self { source, bytes: Vec::new(), at: 0, before: 0, ended: false }
+        Self { source, bytes: Vec::new(), at: 0, before: 0, ended: false, lacks: false }
     }
 
     /// So many bytes, which stay where they are.
     fn ahead(&mut self, count: usize) -> Option<&[u8]> {
         while self.bytes.len() - self.at < count {
             if self.ended {
+                self.lacks = true;
                 return None;
             }
             self.bytes.drain(..self.at);
@@ -238,8 +243,96 @@ impl Cursor {
         Some(bytes)
     }
 
+    /// Whether the end was come to, with a record that is not whole, or without one that was expected.
+    pub(super) fn lacks_more(&self) -> bool {
+        self.lacks
+    }
+
     /// Whether all was read, to the last byte.
     pub(super) fn is_at_end(&mut self) -> bool {
         self.ahead(1).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io;
+
+    /// Gives so many bytes at a time.
+    struct Pieces(Vec<u8>, usize);
+
+    impl Source for Pieces {
+        fn read(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+            let count = self.1.min(self.0.len());
+            out.extend(self.0.drain(..count));
+            Ok(count > 0)
+        }
+    }
+
+    fn cursor(bytes: Vec<u8>, piece: usize) -> Cursor {
+        Cursor::new(Box::new(Pieces(bytes, piece)))
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_and_bytes_come_back_whatever_the_blocks(
+            numbers in prop::collection::vec((any::<u64>(), 0..64_u32, any::<i64>()), 0..20),
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            piece in 1..40_usize,
+        ) {
+            let mut out = Vec::new();
+            for (number, shift, signed) in &numbers {
+                out.tag(Tag::Time).number(number >> shift).signed(signed >> shift);
+            }
+            out.bytes(&bytes);
+            let length = out.len() as u64;
+            let mut cursor = cursor(out, piece);
+            for (number, shift, signed) in &numbers {
+                prop_assert_eq!(cursor.peek(), Some(Tag::Time));
+                cursor.byte();
+                prop_assert_eq!(cursor.number(), Some(number >> shift));
+                prop_assert_eq!(cursor.signed(), Some(signed >> shift));
+            }
+            prop_assert_eq!(cursor.bytes(), Some(bytes));
+            prop_assert_eq!(cursor.position(), length);
+            prop_assert!(cursor.is_at_end());
+        }
+
+        #[test]
+        fn any_bytes_are_numbers_or_none(bytes in prop::collection::vec(any::<u8>(), 0..40), piece in 1..9_usize) {
+            let mut cursor = cursor(bytes.clone(), piece);
+            while !cursor.is_at_end() {
+                let at = cursor.position();
+                let _ = cursor.number();
+                prop_assert!(cursor.position() > at && cursor.position() <= bytes.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_and_largest_numbers_come_back() {
+        let mut out = Vec::new();
+        for number in [0, 127, 128, u64::MAX] {
+            out.number(number).signed(number.cast_signed());
+        }
+        out.signed(i64::MIN).signed(i64::MAX);
+        let mut cursor = cursor(out, 3);
+        for number in [0, 127, 128, u64::MAX] {
+            assert_eq!((cursor.number(), cursor.signed()), (Some(number), Some(number.cast_signed())));
+        }
+        assert_eq!((cursor.signed(), cursor.signed()), (Some(i64::MIN), Some(i64::MAX)));
+        assert!(cursor.is_at_end());
+    }
+
+    #[test]
+    fn more_bytes_than_a_record_has_are_none() {
+        let mut out = Vec::new();
+        out.number(MAX_BYTES as u64 + 1).extend_from_slice(&[0; 100]);
+        assert_eq!(cursor(out, 1000).bytes(), None);
+        let mut out = Vec::new();
+        out.number(u64::MAX);
+        assert_eq!(cursor(out, 1000).bytes(), None);
     }
 }

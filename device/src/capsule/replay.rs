@@ -228,7 +228,8 @@ impl Run {
         self.log.repeat_accesses();
         let mut player = self.log.player()?;
         if let Some(problem) = player.problem {
-            return Some(Ended::Diverged(problem));
+            // What is missing may be behind the end: a long turn is more than one block.
+            return Some(if player.cursor.lacks_more() { Ended::Cut } else { Ended::Diverged(problem) });
         }
         let Some(tag) = player.cursor.peek() else {
             return Some(if player.cursor.is_at_end() {
@@ -358,6 +359,7 @@ enum Access {
     Left,
     NextPage,
     OfferMemory,
+    ShutDown,
 }
 
 fn region(cursor: &mut Cursor) -> Option<Region> {
@@ -379,6 +381,7 @@ impl Access {
                 | Tag::Left
                 | Tag::NextPage
                 | Tag::OfferMemory
+                | Tag::ShutDown
         );
         if !is_access {
             return None;
@@ -410,6 +413,7 @@ impl Access {
                 Tag::ResetFunction => Self::Reset,
                 Tag::Left => Self::Left,
                 Tag::NextPage => Self::NextPage,
+                Tag::ShutDown => Self::ShutDown,
                 _ => Self::OfferMemory,
             })
         })
@@ -463,6 +467,8 @@ impl Access {
                 show(Observation::Connected);
             }
             Self::OfferMemory => card.offer_memory(Arc::new(Absent)),
+            // There is no thread to wait for.
+            Self::ShutDown => _ = card.shared().shut_down(),
         }
     }
 }
