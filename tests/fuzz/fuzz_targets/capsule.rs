@@ -16,11 +16,8 @@ use std::sync::{Arc, OnceLock};
 fn recorded() -> &'static [Vec<u8>] {
     static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     FILES.get_or_init(|| {
-        let made = [
-            recordings::mistakes(),
-            recordings::streams(ClockMode::Virtual),
-            recordings::streams(ClockMode::Realtime),
-        ];
+        let made =
+            [recordings::mistakes(), recordings::streams(ClockMode::Virtual), recordings::streams(ClockMode::Realtime)];
         made.into_iter().collect::<Result<_, _>>().expect("recordings")
     })
 }
