@@ -52,8 +52,8 @@ impl Interrupts {
         }
     }
 
-    /// Raises the vectors whose bits are set; `raised` is told which of them are connected. For the engine: a client can
-    /// make it wait here, for as long as that client is connected.
+    /// Raises the vectors whose bits are set; `raised` is told which of them are connected. For the engine: a client
+    /// can make it wait here, for as long as that client is connected.
     #[inline]
     pub(super) fn raise(&self, vectors: u32, stats: &Stats, mut raised: impl FnMut(usize)) {
         // Ordered by the lock: who takes the vectors away sees this, or nothing of theirs is found here any more.
