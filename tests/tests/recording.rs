@@ -1,15 +1,20 @@
 //! Recordings of cards that serve as programs: killed ones, full disks, files that are none, and traces made meanwhile.
 
 use anyhow::{Context, ensure};
-use dmus_card::capsule::{pack, unpack};
+use dmus_card::bank::Bank;
+use dmus_card::capsule::{Capsule, Ended, Listener, Observation, pack, unpack};
+use dmus_card::sink::NullSink;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::time::RefTime;
 use dmus_tests::attack::next_driver_plays;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::{RawStream, SLOTS, seconds};
-use std::io::Read;
+use dmus_tests::recordings;
+use std::io::{Cursor, Read};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -420,5 +425,34 @@ fn a_damaged_recording_plays_up_to_the_damage() -> anyhow::Result<()> {
         before = Some(here.0);
     }
     assert_eq!(before, Some(whole.0));
+    Ok(())
+}
+
+/// Counts what it is shown.
+struct Count(usize);
+
+impl Listener for Count {
+    fn observe(&mut self, _: RefTime, _: &Observation) {
+        self.0 += 1;
+    }
+}
+
+/// A file of a few kilobytes could hold as many accesses as would fill the memory of whoever has them shown.
+#[test]
+fn more_at_once_than_a_card_records_is_not_shown() -> anyhow::Result<()> {
+    const MOST: usize = 2 << 20;
+    let records = unpack(&recordings::mistakes()?)?;
+    let header = &records[..3 + usize::from(records[1] & 0x7F) + (usize::from(records[2]) << 7)];
+    // A read of a byte of the doorbell page, and the answer.
+    let read = [3, 2, 0, 1, 4, 1, 0];
+    for (count, ended) in [(1000, Ended::Cut), (MOST + 9, Ended::Diverged("an end of what happens at once"))] {
+        let file = pack(&[header, &read.repeat(count)].concat());
+        let mut shown = Count(0);
+        let bank = Arc::new(Bank::default());
+        let run = Capsule::open(Cursor::new(file))?.replay(bank, Box::new(NullSink), None, Some(&mut shown), |_| ())?;
+        assert_eq!(run.ended, ended);
+        // Besides, that the client connected.
+        assert!(shown.0 >= count.min(MOST) && shown.0 <= count.min(MOST) + 9, "{} of {count}", shown.0);
+    }
     Ok(())
 }

@@ -35,7 +35,7 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// Observations, and bytes of the recording, that a listener is shown at once at most: more than a card notes of its
 /// client at once, and little enough for the memory of whoever replays.
 const MOST_SHOWN: usize = 2 << 20;
-const MOST_READ: u64 = 64 << 20;
+const MOST_READ: u64 = 128 << 20;
 
 /// See the module.
 #[derive(Debug)]
