@@ -206,17 +206,13 @@ impl<M: StreamMemory + ?Sized> StreamMemory for Recorded<'_, M> {
 impl<M: PostedMemory + ?Sized> PostedMemory for Recorded<'_, M> {
     fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
         let written = self.memory.write(iova, bytes);
-        if written.is_none() {
-            self.none(Tag::NoWrite);
-        }
+        self.put(|out| _ = out.tag(Tag::Wrote).byte(written.is_some().into()));
         written
     }
 
     fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
         let shared = self.memory.write_shared(iova, bytes);
-        if !shared {
-            self.none(Tag::NotShared);
-        }
+        self.put(|out| _ = out.tag(Tag::WroteShared).byte(shared.into()));
         shared
     }
 }
@@ -331,10 +327,12 @@ impl StreamMemory for Replayed<'_> {
 
 impl PostedMemory for Replayed<'_> {
     fn write(&self, _: u64, _: &[u8]) -> Option<()> {
-        (!self.player.borrow_mut().takes(Tag::NoWrite)).then_some(())
+        let wrote = self.player.borrow_mut().expect(Tag::Wrote, "whether capture could store", Cursor::byte);
+        (wrote == Some(1)).then_some(())
     }
 
     fn write_shared(&self, _: u64, _: &[u8]) -> bool {
-        !self.player.borrow_mut().takes(Tag::NotShared)
+        let wrote = self.player.borrow_mut().expect(Tag::WroteShared, "whether a buffer is shared", Cursor::byte);
+        wrote == Some(1)
     }
 }

@@ -55,9 +55,9 @@ pub(crate) enum Tag {
     Consumed,
     Completion,
     NoCompletion,
-    /// Capture could not store, or not without a message.
-    NoWrite,
-    NotShared,
+    /// Whether capture could store, by a message or without one.
+    Wrote,
+    WroteShared,
     /// How a stream's memory could be reached.
     Reach,
     /// Some stream's is away for a moment.
@@ -76,7 +76,8 @@ pub(crate) enum Tag {
     InputEnd,
     /// How an access of the mailbox ended, and what it read.
     Access,
-    NoRoom,
+    /// Whether there was memory for a stream.
+    Room,
     /// The page's words were looked at, and some were wrong.
     PageCheck,
     /// The plugin asked for the card's judgement.
@@ -184,6 +185,19 @@ impl Cursor {
     /// The byte so many behind the next one.
     pub(super) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
         self.ahead(count + 1)?.last().copied()
+    }
+
+    /// The number that begins so many bytes behind the next one, which stays where it is.
+    pub(super) fn number_ahead(&mut self, from: usize) -> Option<u64> {
+        let mut number = 0;
+        for (at, shift) in (0..64).step_by(7).enumerate() {
+            let byte = self.byte_ahead(from + at)?;
+            number |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
     }
 
     /// Copies the next bytes out.

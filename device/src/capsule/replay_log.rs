@@ -500,7 +500,11 @@ impl ReplayLog {
                 tail
             }
             Self::Replay(replaying) => {
-                replaying.player.lock().take_word(page, offset, false);
+                let mut player = replaying.player.lock();
+                // That of another stream may be the next record.
+                if player.cursor.peek() == Some(Tag::Word) && player.cursor.number_ahead(1) == Some(offset as u64) {
+                    player.take_word(page, offset, false);
+                }
                 page.load_u32(offset, Ordering::Relaxed)
             }
         }
@@ -518,13 +522,9 @@ impl ReplayLog {
         const ALL: [Reach; 3] = [Reach::Whole, Reach::Pieces, Reach::Away];
         self.observe(
             real,
-            |out, reach| {
-                if *reach != Reach::Whole {
-                    out.tag(Tag::Reach).byte(*reach as u8);
-                }
-            },
+            |out, reach| _ = out.tag(Tag::Reach).byte(*reach as u8),
             |player| {
-                let reach = if player.takes(Tag::Reach) { player.cursor.byte() } else { None };
+                let reach = player.expect(Tag::Reach, "how the memory of a stream is reached", Cursor::byte);
                 reach.and_then(|reach| ALL.get(usize::from(reach)).copied()).unwrap_or(Reach::Whole)
             },
         )
@@ -541,14 +541,14 @@ impl ReplayLog {
         match self {
             Self::Record(recorder) => {
                 let asked = publish();
-                if asked {
-                    recorder.recording.lock().put().tag(Tag::Asked);
-                }
+                recorder.recording.lock().put().tag(Tag::Asked).byte(asked.into());
                 asked
             }
             Self::Replay(replaying) => {
                 // The event index that the driver stored is one that has the same outcome.
-                let event = if replaying.player.lock().takes(Tag::Asked) { old } else { new };
+                let expected = "whether the driver asked for completions";
+                let asked = replaying.player.lock().expect(Tag::Asked, expected, Cursor::byte);
+                let event = if asked == Some(1) { old } else { new };
                 page.store_u32(doorbell::at(stream, doorbell::COMPLETION_EVENT), event, Ordering::Relaxed);
                 publish()
             }
@@ -691,10 +691,18 @@ impl ReplayLog {
         }
     }
 
-    /// Something that is as it mostly is, unless there is a record of it.
+    /// Whether there is memory for a stream.
+    pub(crate) fn has_room(&self, real: impl FnOnce() -> bool) -> bool {
+        self.observe(
+            real,
+            |out, has_room| _ = out.tag(Tag::Room).byte((*has_room).into()),
+            |player| player.expect(Tag::Room, "whether there is memory for a stream", Cursor::byte) == Some(1),
+        )
+    }
+
+    /// Something that is as it mostly is, at most once between two other records, unless there is a record of it.
     pub(crate) fn unusual(&self, what: Unusual, real: impl FnOnce() -> bool) -> bool {
         let tag = match what {
-            Unusual::NoRoom => Tag::NoRoom,
             Unusual::WrongWords => Tag::PageCheck,
             Unusual::Away => Tag::Away,
         };
@@ -823,8 +831,6 @@ pub(super) fn take_culprit(cursor: &mut Cursor) -> Option<Option<StoreRecord>> {
 /// What a card seldom observes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unusual {
-    /// There is no memory for a stream.
-    NoRoom,
     /// Words of the page that only the card stores are not as it stored them.
     WrongWords,
     /// The memory of some stream is away for a moment.

@@ -6,7 +6,7 @@
 //! for a posted slot or for the sink.
 
 use super::Core;
-use crate::capsule::{Observation, Unusual};
+use crate::capsule::Observation;
 use crate::capture::CaptureStream;
 use crate::check::{Checker, Observer};
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
@@ -99,12 +99,12 @@ impl Core {
     }
 
     fn open(&mut self, shared: &Shared, index: usize, config: StreamConfig) -> Result<Transitioned, Fault> {
-        let no_room = || !has_room(config.memory());
-        let no_room = match &self.log {
-            None => no_room(),
-            Some(log) => log.unusual(Unusual::NoRoom, no_room),
+        let room = || has_room(config.memory());
+        let room = match &self.log {
+            None => room(),
+            Some(log) => log.has_room(room),
         };
-        if no_room {
+        if !room {
             return Err(Fault::NoMemory);
         }
         let logged = self.log.is_some();
