@@ -25,7 +25,7 @@ pub(crate) use memory::{Recorded, Replayed};
 pub use observation::{Listener, Observation};
 pub(crate) use records::{Put, Tag};
 pub use replay::{Capsule, Ended, Replayed as Run, Until};
-pub(crate) use replay_log::{ReplayLog, Unusual};
+pub(crate) use replay_log::{Place, ReplayLog, Unusual};
 
 use crate::engine::Engine;
 use crate::pci::Card;

@@ -10,13 +10,13 @@ mod pending;
 mod resampler;
 pub(crate) mod wave;
 
-use crate::capsule::{Recorded, ReplayLog, Replayed};
 use crate::check::Observer;
-use crate::dma::{Pieces, PostedMemory};
+use crate::dma::StreamMemory;
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::stream::in_flight::{Buffer, InFlight};
-use crate::stream::queue::{Queues, Reach, SECTION, Timeline};
+use crate::stream::queue::{Queues, SECTION, Timeline};
+use crate::stream::reach::{Reach, Work, by_pieces};
 use crate::stream::validate::Validator;
 use dmus_interface::event::{self, Event};
 use dmus_interface::regs::Fault;
@@ -222,59 +222,27 @@ impl CaptureStream {
     /// Takes posted slots over and fills some, outside the section, and publishes them. False if there is more, or it
     /// has to wait until the stream's memory is back.
     pub(crate) fn exchange(&mut self, section: &mut Section<'_>) -> bool {
-        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
-        let log = shared.replay_log();
-        if let Some(log) = log {
+        if let Some(log) = section.shared().replay_log() {
             self.queues.note_tail(log);
         }
         if !self.has_work() {
             return self.publish(section);
         }
-        let reach = match log {
-            None => self.queues.reach(section),
-            Some(log) => log.reach(|| self.queues.reach(section)),
-        };
-        if reach == Reach::Away {
+        if self.queues.reach(self.queues.fetching(), section) == Reach::Away {
             return false;
         }
         self.queues.tell_time(section);
-        section.unlocked(|| {
-            let pieces = || Pieces::new(shared, epoch, &config);
-            match log.map(|log| (log, log.recording())) {
-                None => {
-                    let pieces = pieces();
-                    self.fetch(&pieces, shared.stats());
-                    self.fill_posted(&pieces, shared.stats());
-                }
-                Some((_, Some(recording))) => {
-                    let pieces = pieces();
-                    let memory = Recorded::<dyn PostedMemory>::new(&pieces, recording);
-                    self.fetch(&memory, shared.stats());
-                    self.fill_posted(&memory, shared.stats());
-                }
-                Some((log, None)) => self.exchange_replayed(log, shared.stats()),
-            }
-        });
-        section.is_of(epoch) && self.publish(section) && !self.has_work()
+        let exchange = Exchange { stats: section.shared().stats(), stream: self };
+        by_pieces(section, exchange).is_some() && self.publish(section) && !self.has_work()
     }
 
-    fn exchange_replayed(&mut self, log: &ReplayLog, stats: &Stats) {
-        let (stream, width) = (self.queues.stream, self.queues.config.width);
-        if let Some(player) = log.player() {
-            self.fetch(&Replayed::fetched(player, stream, width), stats);
-        }
-        if let Some(player) = log.player() {
-            self.fill_posted(&Replayed::completed(player, stream, width), stats);
-        }
-    }
-
-    fn fetch(&mut self, memory: &impl PostedMemory, stats: &Stats) {
+    fn fetch(&mut self, memory: &mut dyn StreamMemory, stats: &Stats) {
         let (first, waited) = (self.queues.submissions.fetched(), self.queues.completions.waiting());
         self.fetch_posted(memory, stats);
         self.queues.show_fetched(memory, first, waited, &self.in_flight);
     }
 
-    fn fetch_posted(&mut self, memory: &impl PostedMemory, stats: &Stats) {
+    fn fetch_posted(&mut self, memory: &mut dyn StreamMemory, stats: &Stats) {
         for _ in 0..SECTION {
             let Some(index) = self.queues.submissions.take() else {
                 return;
@@ -290,7 +258,7 @@ impl CaptureStream {
         }
     }
 
-    fn post(&mut self, memory: &impl PostedMemory, slot: u32, stats: &Stats) {
+    fn post(&mut self, memory: &mut dyn StreamMemory, slot: u32, stats: &Stats) {
         let (buffers, publication) = (&self.in_flight.buffers, self.in_flight.publication());
         let words = memory.slot(slot).ok_or(Reject::NotMapped);
         let judged = words.and_then(|words| {
@@ -315,7 +283,7 @@ impl CaptureStream {
         }
     }
 
-    fn fill_posted(&mut self, memory: &impl PostedMemory, stats: &Stats) {
+    fn fill_posted(&mut self, memory: &mut dyn StreamMemory, stats: &Stats) {
         for _ in 0..SECTION {
             let (Some((slot, buffer)), Some(captured)) = (self.posted.front().copied(), self.waiting.front()) else {
                 return;
@@ -344,27 +312,14 @@ impl CaptureStream {
 
     /// The guest has stored into memory of the card: the checker looks at all that is posted.
     pub(crate) fn look_at_posted(&self, section: &mut Section<'_>) {
-        let (shared, epoch, config) = (section.shared(), section.epoch(), self.queues.config);
         let Some(observer) = &self.queues.observer else {
             return;
         };
-        section.unlocked(|| {
-            let Some(log) = shared.replay_log() else {
-                return self.check_all(observer, &Pieces::new(shared, epoch, &config));
-            };
-            if let Some(recording) = log.recording() {
-                let pieces = Pieces::new(shared, epoch, &config);
-                self.check_all(observer, &Recorded::<dyn PostedMemory>::new(&pieces, recording));
-            } else if let Some(player) = log.player() {
-                self.check_all(observer, &Replayed::completed(player, self.queues.stream, config.width));
+        self.queues.look_by_pieces(section, |memory| {
+            for (slot, buffer) in &self.posted {
+                observer.check_posted(memory, *slot, buffer.start());
             }
         });
-    }
-
-    fn check_all(&self, observer: &Observer, memory: &impl PostedMemory) {
-        for (slot, buffer) in &self.posted {
-            observer.check_posted(memory, *slot, buffer.start());
-        }
     }
 
     fn discard(&mut self, slot: u32, stats: &Stats) {
@@ -381,9 +336,28 @@ impl CaptureStream {
     }
 }
 
+/// Takes posted slots over, and fills some.
+struct Exchange<'a> {
+    stream: &'a mut CaptureStream,
+    stats: &'a Stats,
+}
+
+impl Work for Exchange<'_> {
+    type Output = ();
+
+    fn queues(&mut self) -> &mut Queues {
+        &mut self.stream.queues
+    }
+
+    fn run(self, memory: &mut impl StreamMemory) {
+        self.stream.fetch(memory, self.stats);
+        self.stream.fill_posted(memory, self.stats);
+    }
+}
+
 /// Writes an event into a slot, the data first.
 fn fill(
-    memory: &impl PostedMemory,
+    memory: &mut dyn StreamMemory,
     config: &StreamConfig,
     slot: u32,
     buffer: Buffer,

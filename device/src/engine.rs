@@ -234,9 +234,9 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn turn_with_notice(&mut self, mut section: Section<'_>) -> Turn {
-        match self.log.clone() {
+        match section.shared().replay_log() {
             None => self.wake_up(&mut section),
-            Some(log) => self.turn_logged(section, &log),
+            Some(log) => self.turn_logged(section, log),
         }
     }
 

@@ -13,14 +13,14 @@
 mod chain;
 pub(crate) mod in_flight;
 pub(crate) mod queue;
+pub(crate) mod reach;
 mod render;
 pub(crate) mod scheduler;
 pub(crate) mod validate;
 
-use crate::capsule::{Recorded, ReplayLog, Replayed};
 use crate::check::Observer;
 use crate::clock::Now;
-use crate::dma::{Pieces, SlotWords, StreamMemory};
+use crate::dma::{SlotWords, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
@@ -31,7 +31,8 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use in_flight::{InFlight, Message};
-use queue::{CompletionQueue, Queues, Reach, SECTION, Timeline};
+use queue::{CompletionQueue, Queues, SECTION, Timeline};
+use reach::{Work, access};
 use render::UnderWay;
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
@@ -77,6 +78,25 @@ enum Unusual {
     Refused(u32, Reject),
     /// An entry of the ring that cannot be read.
     Unreadable(u32),
+}
+
+/// Fetches a section's worth.
+struct Fetch<'a> {
+    stream: &'a mut RenderStream,
+    stats: &'a Stats,
+}
+
+impl Work for Fetch<'_> {
+    type Output = ();
+
+    fn queues(&mut self) -> &mut Queues {
+        &mut self.stream.queues
+    }
+
+    #[inline(always)]
+    fn run(self, memory: &mut impl StreamMemory) {
+        self.stream.fetch_from(memory, self.stats);
+    }
 }
 
 /// See the module.
@@ -200,16 +220,16 @@ impl RenderStream {
 
     #[inline(always)]
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
-        let Some(view) = section.view(self.queues.unwatched) else {
+        let Some(mut view) = section.view(self.queues.unwatched) else {
             let fetched = self.fetch_watched(section);
             return fetched && self.publish(section) && self.queues.submissions.pending() == 0;
         };
         let stats = section.shared().stats();
-        self.fetch_events::<WIDE>(&view, stats);
+        self.fetch_events::<WIDE>(&mut view, stats);
         self.count_owned(stats);
         let waiting = self.queues.completions.waiting();
         if waiting > 0 {
-            let written = self.queues.completions.write(&view);
+            let written = self.queues.completions.write(&mut view);
             self.queues.announce(section, waiting, written);
         }
         self.queues.conclude(section, &mut self.in_flight);
@@ -220,17 +240,17 @@ impl RenderStream {
     #[cold]
     #[inline(never)]
     fn fetch_watched(&mut self, section: &mut Section<'_>) -> bool {
-        let Some(view) = section.view(self.queues.unlogged) else {
+        let Some(mut view) = section.view(self.queues.unlogged) else {
             return self.fetch_elsewhere(section);
         };
         self.queues.tell_time(section);
-        self.fetch_from(&view, section.shared().stats());
+        self.fetch_from(&mut view, section.shared().stats());
         true
     }
 
     /// Fetches a section's worth, whichever way the stream goes.
     #[inline(always)]
-    fn fetch_from(&mut self, memory: &impl StreamMemory, stats: &Stats) {
+    fn fetch_from(&mut self, memory: &mut impl StreamMemory, stats: &Stats) {
         let (first, waited) = (self.queues.submissions.fetched, self.queues.completions.waiting());
         match self.queues.config.width {
             PointerWidth::Eight => self.fetch_events::<true>(memory, stats),
@@ -239,76 +259,26 @@ impl RenderStream {
         self.queues.show_fetched(memory, first, waited, &self.in_flight);
     }
 
-    /// The maps have changed, or the stream is not shared whole.
+    /// The maps have changed, or the stream is not shared whole, or what is fetched is recorded or replayed.
     #[cold]
     #[inline(never)]
     fn fetch_elsewhere(&mut self, section: &mut Section<'_>) -> bool {
+        if self.queues.submissions.pending() == 0 {
+            return true;
+        }
         if let Some(log) = section.shared().replay_log() {
-            return self.fetch_logged(log, section);
+            self.queues.note_tail(log);
         }
-        match self.queues.reach(section) {
-            Reach::Away => return false,
-            Reach::Whole => {
-                if let Some(view) = section.view(self.queues.stream) {
-                    self.fetch_from(&view, section.shared().stats());
-                }
-            }
-            Reach::Pieces => {
-                let (shared, epoch) = (section.shared(), section.epoch());
-                section.unlocked(|| {
-                    let config = self.queues.config;
-                    let mut pieces = Pieces::new(shared, epoch, &config);
-                    pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
-                    self.fetch_from(&pieces, shared.stats());
-                });
-                return section.is_of(epoch);
-            }
-        }
-        true
-    }
-
-    /// What is fetched is recorded, or replayed.
-    #[cold]
-    #[inline(never)]
-    fn fetch_logged(&mut self, log: &ReplayLog, section: &mut Section<'_>) -> bool {
-        self.queues.note_tail(log);
         self.queues.tell_time(section);
-        let (shared, epoch) = (section.shared(), section.epoch());
-        match log.reach(|| self.queues.reach(section)) {
-            Reach::Away => return false,
-            Reach::Whole => match (log.recording(), section.view(self.queues.stream)) {
-                (Some(recording), Some(view)) => self.fetch_from(&Recorded::new(&view, recording), shared.stats()),
-                (Some(_), None) => {}
-                (None, _) => self.fetch_replayed(log, shared.stats()),
-            },
-            Reach::Pieces => {
-                section.unlocked(|| {
-                    let Some(recording) = log.recording() else {
-                        return self.fetch_replayed(log, shared.stats());
-                    };
-                    let config = self.queues.config;
-                    let mut pieces = Pieces::new(shared, epoch, &config);
-                    pieces.read_ahead(self.queues.submissions.fetched, self.queues.submissions.pending().min(SECTION));
-                    self.fetch_from(&Recorded::<dyn StreamMemory>::new(&pieces, recording), shared.stats());
-                });
-                return section.is_of(epoch);
-            }
-        }
-        true
-    }
-
-    fn fetch_replayed(&mut self, log: &ReplayLog, stats: &Stats) {
-        if let Some(player) = log.player() {
-            let Queues { stream, config, .. } = self.queues;
-            self.fetch_from(&Replayed::fetched(player, stream, config.width), stats);
-        }
+        let (place, stats) = (self.queues.fetching(), section.shared().stats());
+        access(section, place, Fetch { stream: self, stats }).is_some()
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
     /// in one loop, which costs 61 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
     /// moment.
     #[inline(always)]
-    fn fetch_events<const WIDE: bool>(&mut self, memory: &impl StreamMemory, stats: &Stats) {
+    fn fetch_events<const WIDE: bool>(&mut self, memory: &mut impl StreamMemory, stats: &Stats) {
         let end = self.queues.submissions.fetched.wrapping_add(self.queues.submissions.pending().min(SECTION));
         loop {
             // In STOP all is discarded, and between fragments all may be part of a message.
@@ -330,7 +300,7 @@ impl RenderStream {
 
     /// Not inlined: by itself it has registers enough, which spares each event ten instructions.
     #[inline(never)]
-    fn fetch_usual<const WIDE: bool>(&mut self, memory: &impl StreamMemory, end: u32, stats: &Stats) {
+    fn fetch_usual<const WIDE: bool>(&mut self, memory: &mut impl StreamMemory, end: u32, stats: &Stats) {
         let Self { queues, validator, in_flight, scheduler, synth, clock, unusual, .. } = self;
         // What is held now is not due, so no event can overtake one that is held within this loop.
         let next = scheduler.next().map_or(i64::MAX, |(time, _)| time);
@@ -385,7 +355,7 @@ impl RenderStream {
 
     /// Fetches an entry alone, whatever it is of.
     #[cold]
-    fn fetch_one(&mut self, memory: &impl StreamMemory, end: u32) {
+    fn fetch_one(&mut self, memory: &mut impl StreamMemory, end: u32) {
         let submissions = &mut self.queues.submissions;
         self.unusual = (submissions.fetched != end).then(|| submissions.take()).flatten().map(|index| {
             memory.submission(index).map_or(Unusual::Unreadable(index), |slot| Unusual::Submission(slot, None))
@@ -396,7 +366,7 @@ impl RenderStream {
     /// more.
     #[cold]
     #[inline(never)]
-    fn fetch_unusual(&mut self, memory: &impl StreamMemory, stats: &Stats) -> bool {
+    fn fetch_unusual(&mut self, memory: &mut impl StreamMemory, stats: &Stats) -> bool {
         match self.unusual.take() {
             None => {}
             Some(Unusual::Submission(slot, words)) => self.take(memory, slot, words, stats),
@@ -413,7 +383,7 @@ impl RenderStream {
     }
 
     /// Takes over a submission that is not one message by itself, or not free.
-    fn take(&mut self, memory: &impl StreamMemory, head: u32, words: Option<SlotWords>, stats: &Stats) {
+    fn take(&mut self, memory: &mut impl StreamMemory, head: u32, words: Option<SlotWords>, stats: &Stats) {
         match self.in_flight.is_free(head) {
             None => return self.queues.no_slot(head),
             Some(false) => return self.queues.fault(Fault::SlotInFlight, head),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> {
-    let mut hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
+    let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
     let platform = hosted.connect()?;
     let tally = Remapping::new(&platform, Arc::clone(&hosted.stats), seed)?.run(rounds)?;
     println!("{transport:?}: {tally:?}");
@@ -27,7 +27,7 @@ fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> 
     platform.ram.restart();
     next_driver_plays(&platform)?;
     drop(platform);
-    hosted.end()
+    hosted.finish().map(drop)
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn what_is_no_recording_for_this_card_is_refused_in_one_sentence() -> anyhow::Re
         (b"", foreign),
         (b"dmuscaps", foreign),
         (b"RIFF\x04\0\0\0DLS and more", foreign),
-        (&newer, "it has format 2, and this card reads format 1"),
+        (&newer, "it has format 3, and this card reads format 2"),
         (&pack(&records), "its card spoke version "),
         (&file[..START], "it ends before its first block does"),
         (&pack(b"\x02"), "its header is damaged"),

@@ -21,7 +21,7 @@ const MAGIC: [u8; 8] = *b"dmuscaps";
 /// Bytes in front of the first block.
 const START: usize = MAGIC.len() + 4;
 /// The version of the format.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of a block, before it is compressed, at most, and as a rule.
 const MAX_BLOCK: usize = 1 << 20;
 pub(super) const BLOCK: usize = 64 << 10;
@@ -87,7 +87,7 @@ pub(super) fn create(path: &Path) -> Result<File, CapsuleError> {
 
 /// What is to be written: what happened between turns and in them, by turns. They are put together by the thread that
 /// writes, since what a turn has found on the page stands before its other records, and is known after them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Batch {
     pub(super) between: Vec<u8>,
     pub(super) turns: Vec<u8>,
@@ -97,9 +97,22 @@ pub(super) struct Batch {
     cut: (usize, usize),
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            between: Vec::with_capacity(BLOCK / 2),
+            turns: Vec::with_capacity(BLOCK * 3 / 2),
+            cuts: Vec::with_capacity(BLOCK / 16),
+            cut: (0, 0),
+        }
+    }
+}
+
 impl Batch {
-    pub(super) fn beginning_with(between: Vec<u8>) -> Self {
-        Self { between, ..Self::default() }
+    pub(super) fn beginning_with(first: Vec<u8>) -> Self {
+        let mut batch = Self::default();
+        batch.between.extend_from_slice(&first);
+        batch
     }
 
     pub(super) fn len(&self) -> usize {

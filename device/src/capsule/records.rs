@@ -42,8 +42,9 @@ pub(crate) enum Tag {
     Awake,
     /// The tail of a stream that is not open, which is a word that follows.
     ClosedTail,
-    /// In a turn: entries of a submission ring, with the slots that they name.
-    Run,
+    /// In a turn: an entry of a submission ring, with the slot that it names, or by itself.
+    Event,
+    Submission,
     NoSubmission,
     Slot,
     NoSlot,
@@ -58,8 +59,10 @@ pub(crate) enum Tag {
     /// Whether capture could store, by a message or without one.
     Wrote,
     WroteShared,
-    /// How a stream's memory could be reached.
+    /// A stream's memory could not be reached whole.
     Reach,
+    /// Whether a stream could be looked at.
+    Look,
     /// Some stream's is away for a moment.
     Away,
     /// The driver asked for one of the completions that were published.
@@ -97,6 +100,7 @@ pub(crate) trait Put {
     fn number(&mut self, number: u64) -> &mut Self;
     fn signed(&mut self, number: i64) -> &mut Self;
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self;
+    fn raw<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Self;
 }
 
 impl Put for Vec<u8> {
@@ -126,6 +130,12 @@ impl Put for Vec<u8> {
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.number(bytes.len() as u64);
         self.extend_from_slice(bytes);
+        self
+    }
+
+    /// Bytes of which the reader knows how many they are.
+    fn raw<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Self {
+        self.extend_from_slice(&bytes);
         self
     }
 }
@@ -242,6 +252,12 @@ impl Cursor {
         }
         self.at += 8 * N;
         Some(words)
+    }
+
+    pub(super) fn half_word(&mut self) -> Option<[u8; 2]> {
+        let bytes = *self.ahead(2)?.first_chunk()?;
+        self.at += 2;
+        Some(bytes)
     }
 
     pub(super) fn half(&mut self) -> Option<u32> {

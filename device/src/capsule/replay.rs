@@ -254,7 +254,7 @@ impl Run {
                 self.engine.replay_at(RefTime(self.time));
             }
             Tag::Tail => {
-                let (stream, tail) = (usize::from(cursor.byte()?), cursor.small()?);
+                let (stream, tail) = (usize::from(cursor.byte()?), cursor.half()?);
                 drop(player);
                 if stream < STREAMS {
                     let offset = doorbell::at(stream, doorbell::SUBMISSION_TAIL);

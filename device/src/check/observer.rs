@@ -115,7 +115,7 @@ impl Observer {
     /// So many entries were fetched, which added the `fresh` ones to the completions that wait.
     pub(crate) fn fetched(
         &mut self,
-        memory: &(impl StreamMemory + ?Sized),
+        memory: &mut (impl StreamMemory + ?Sized),
         (first, count): (u32, u32),
         tail: u32,
         fresh: Range<u32>,
@@ -144,8 +144,13 @@ impl Observer {
     }
 
     /// The same, with the event as it is in a slot now.
-    pub(crate) fn details_of(&self, memory: &(impl StreamMemory + ?Sized), slot: u32, detail: Option<u32>) -> Details {
-        let words = memory.slot(slot);
+    pub(crate) fn details_of(
+        &self,
+        memory: &mut (impl StreamMemory + ?Sized),
+        slot: u32,
+        detail: Option<u32>,
+    ) -> Details {
+        let words = memory.slot_again(slot);
         Details { event: words.map(|words| self.seen(&words, &[])), ..self.details(Some(slot), detail) }
     }
 
@@ -173,7 +178,7 @@ impl Observer {
     #[inline(always)]
     pub(crate) fn completing(
         &mut self,
-        memory: &(impl StreamMemory + ?Sized),
+        memory: &mut (impl StreamMemory + ?Sized),
         entries: &[[u64; 2]],
         in_flight: &InFlight,
         tail: u32,
@@ -206,7 +211,7 @@ impl Observer {
 
     /// The same, with some among them that were never held.
     #[inline(never)]
-    fn look_at_fresh(&mut self, memory: &(impl StreamMemory + ?Sized), entries: &[[u64; 2]], in_flight: &InFlight) {
+    fn look_at_fresh(&mut self, memory: &mut (impl StreamMemory + ?Sized), entries: &[[u64; 2]], in_flight: &InFlight) {
         let fresh = std::mem::take(&mut self.fresh);
         for held in [entries.get(..fresh.start), entries.get(fresh.end..)].into_iter().flatten() {
             self.look_again(memory, held, in_flight);
@@ -214,7 +219,7 @@ impl Observer {
         for [word, _] in entries.get(fresh).unwrap_or(&[]) {
             let (slot, status) = (*word as u32, (*word >> 32) as u16);
             self.check_late(memory, slot, status);
-            match memory.slot(slot) {
+            match memory.slot_again(slot) {
                 Some(now) if status != Status::Rejected as u16 && !self.is_known(&now) => self.judge(slot, &now),
                 _ => {}
             }
@@ -228,7 +233,7 @@ impl Observer {
 
     /// Looks at the slots of submissions that were held.
     #[inline(always)]
-    fn look_again(&self, memory: &(impl StreamMemory + ?Sized), mut entries: &[[u64; 2]], in_flight: &InFlight) {
+    fn look_again(&self, memory: &mut (impl StreamMemory + ?Sized), mut entries: &[[u64; 2]], in_flight: &InFlight) {
         loop {
             let same = self.count_same(memory, entries, in_flight);
             let Some((entry, rest)) = entries.get(same..).and_then(<[_]>::split_first) else {
@@ -242,13 +247,18 @@ impl Observer {
     /// How many of these, from the first on, are messages by themselves with their data in them, and as they were. By
     /// itself, without a call in it, it has registers enough.
     #[inline(never)]
-    fn count_same(&self, memory: &(impl StreamMemory + ?Sized), entries: &[[u64; 2]], in_flight: &InFlight) -> usize {
+    fn count_same(
+        &self,
+        memory: &mut (impl StreamMemory + ?Sized),
+        entries: &[[u64; 2]],
+        in_flight: &InFlight,
+    ) -> usize {
         let (short, zeros) = (self.short.get(), self.zeros.get());
-        let is_same = |[word, time]: &[u64; 2]| {
+        let mut is_same = |[word, time]: &[u64; 2]| {
             let slot = *word as u32;
             in_flight.carried(slot).is_some_and(|carried| {
                 carried.header == short
-                    && memory.slot(slot).is_some_and(|now| {
+                    && memory.slot_again(slot).is_some_and(|now| {
                         let changed =
                             (now.header ^ short) | (now.time ^ time) | now.pointer | (now.data ^ carried.data);
                         changed | now.data & zeros == 0
@@ -260,12 +270,12 @@ impl Observer {
 
     /// The same, of what is not a message by itself with its data in it, or not as it was.
     #[inline(never)]
-    fn look_at_buffer(&self, memory: &(impl StreamMemory + ?Sized), entry: [u64; 2], in_flight: &InFlight) {
+    fn look_at_buffer(&self, memory: &mut (impl StreamMemory + ?Sized), entry: [u64; 2], in_flight: &InFlight) {
         let [word, time] = entry;
         let slot = word as u32;
         if let Some(carried) = in_flight.carried(slot)
             && carried.header == self.long.get()
-            && let Some(now) = memory.slot(slot)
+            && let Some(now) = memory.slot_again(slot)
         {
             let (offset, copy) = in_flight.copied(&carried);
             let data = self.config.buffer_base + offset as u64;
@@ -280,7 +290,7 @@ impl Observer {
 
     /// The same, of any submission, and of one that is not as it was.
     #[inline(never)]
-    fn look_closer(&self, memory: &(impl StreamMemory + ?Sized), [word, time]: [u64; 2], in_flight: &InFlight) {
+    fn look_closer(&self, memory: &mut (impl StreamMemory + ?Sized), [word, time]: [u64; 2], in_flight: &InFlight) {
         let (head, status) = (word as u32, (word >> 32) as u16);
         if status == Status::Rejected as u16 || status == Status::Copied as u16 {
             // It was never held.
@@ -292,7 +302,7 @@ impl Observer {
             return;
         }
         for (slot, carried) in in_flight.chain(head) {
-            let Some(now) = memory.slot(slot) else {
+            let Some(now) = memory.slot_again(slot) else {
                 return self.unmapped(slot);
             };
             let fetched = self.fetched_words(slot, &carried, status, time, &now, in_flight);
@@ -325,7 +335,7 @@ impl Observer {
     /// Whether a slot, or the buffer of its event, is another than it was, which is told.
     fn compare(
         &self,
-        memory: &(impl StreamMemory + ?Sized),
+        memory: &mut (impl StreamMemory + ?Sized),
         slot: u32,
         (fetched, now): (&SlotWords, &SlotWords),
         carried: &Carried,
@@ -346,13 +356,13 @@ impl Observer {
     /// Compares a submission that is held, due at this stream time, with what it was: the guest has just stored there.
     pub(crate) fn look_at_held(
         &self,
-        memory: &(impl StreamMemory + ?Sized),
+        memory: &mut (impl StreamMemory + ?Sized),
         head: u32,
         time: i64,
         in_flight: &InFlight,
     ) {
         for (slot, carried) in in_flight.chain(head) {
-            let (Some(now), Some(told)) = (memory.slot(slot), self.told.get(slot as usize)) else {
+            let (Some(now), Some(told)) = (memory.slot_again(slot), self.told.get(slot as usize)) else {
                 return;
             };
             let fetched = self.fetched_words(slot, &carried, Status::Presented as u16, time as u64, &now, in_flight);
@@ -363,7 +373,7 @@ impl Observer {
     }
 
     /// In virtual time only the driver can make an event late.
-    fn check_late(&self, memory: &(impl StreamMemory + ?Sized), head: u32, status: u16) {
+    fn check_late(&self, memory: &mut (impl StreamMemory + ?Sized), head: u32, status: u16) {
         if status == Status::Late as u16 && self.is_virtual {
             self.checker.found(Code::Check(Check::GrantBroken), || Details {
                 expected: Some("submitted before the grant that covers its time".into()),
@@ -392,9 +402,9 @@ impl Observer {
 
     #[cold]
     #[inline(never)]
-    fn buffer_changed(&self, memory: &(impl StreamMemory + ?Sized), slot: u32, offset: usize, copied: &[u8]) {
+    fn buffer_changed(&self, memory: &mut (impl StreamMemory + ?Sized), slot: u32, offset: usize, copied: &[u8]) {
         let mut now = vec![0; copied.len()];
-        if memory.copy(offset, &mut now).is_none() {
+        if memory.copy_again(offset, &mut now).is_none() {
             return self.unmapped(slot);
         }
         let differs = copied.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);
@@ -408,10 +418,10 @@ impl Observer {
         });
     }
 
-    fn with_buffer(&self, memory: &(impl StreamMemory + ?Sized), slot: u32, offset: usize, data: &[u8]) -> Details {
+    fn with_buffer(&self, memory: &mut (impl StreamMemory + ?Sized), slot: u32, offset: usize, data: &[u8]) -> Details {
         let mut details = self.details(Some(slot), None);
         details.place.buffer = Some(offset);
-        details.event = memory.slot(slot).map(|words| self.seen(&words, data));
+        details.event = memory.slot_again(slot).map(|words| self.seen(&words, data));
         details
     }
 
@@ -443,7 +453,7 @@ impl Observer {
 
     /// Whether guest memory has gone back to what it was: the last completion that the card has written, before
     /// `published` were, is not there any more.
-    pub(crate) fn went_back(&self, memory: &(impl StreamMemory + ?Sized), published: u32) -> bool {
+    pub(crate) fn went_back(&self, memory: &mut (impl StreamMemory + ?Sized), published: u32) -> bool {
         let now = memory.completion(published.wrapping_sub(1));
         self.journal.last_completion().zip(now).is_some_and(|(written, now)| written != now)
     }

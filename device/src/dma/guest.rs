@@ -310,7 +310,7 @@ mod tests {
             completions: (0x1140, 4),
         };
         let translation = memory.translate(&layout, true);
-        let view = memory.view(&translation).expect("a view");
+        let mut view = memory.view(&translation).expect("a view");
         let words = [1u64, 2, 3, 4, 5].map(u64::to_le_bytes);
         memory.write(0x10C0, words.as_flattened()).expect("an event");
         let words = |header, time, pointer, data| Some(SlotWords { header, time, pointer, data });

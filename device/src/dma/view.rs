@@ -45,31 +45,37 @@ impl SlotWords {
     }
 }
 
-/// The parts of a stream in guest memory. `None` says that they cannot be accessed there (any more).
+/// The parts of a stream in guest memory. Exclusive, since each access is an observation, of which one that records
+/// keeps the order. `None` says that they cannot be accessed there (any more).
 pub(crate) trait StreamMemory {
     /// Reads a submission ring entry, by its free-running index.
-    fn submission(&self, index: u32) -> Option<u32>;
+    fn submission(&mut self, index: u32) -> Option<u32>;
     /// Reads a slot of the pool.
-    fn slot(&self, slot: u32) -> Option<SlotWords>;
+    fn slot(&mut self, slot: u32) -> Option<SlotWords>;
     /// Copies from the buffer area, once; says whether the copy is one SysEx message.
-    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool>;
+    fn copy(&mut self, offset: usize, out: &mut [u8]) -> Option<bool>;
+    /// Reads a slot that was read before, for what has become of it.
+    #[inline(always)]
+    fn slot_again(&mut self, slot: u32) -> Option<SlotWords> {
+        self.slot(slot)
+    }
+    /// Copies from the buffer area what was copied before, or was not to be.
+    fn copy_again(&mut self, offset: usize, out: &mut [u8]) -> Option<()> {
+        self.copy(offset, out).map(drop)
+    }
     /// Writes completion ring entries, from a free-running index on.
-    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()>;
+    fn complete(&mut self, index: u32, entries: &[[u64; 2]]) -> Option<()>;
     /// Whether the buffer area has these bytes from an offset on.
-    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool>;
+    fn is_same(&mut self, offset: usize, bytes: &[u8]) -> Option<bool>;
     /// Copies submission ring entries that were fetched, from a free-running index on, and stores [`CONSUMED`] over
     /// them where the card may write to the ring.
-    fn consume(&self, first: u32, entries: &mut [u32]);
+    fn consume(&mut self, first: u32, entries: &mut [u32]);
     /// Reads a completion ring entry, by its free-running index.
-    fn completion(&self, index: u32) -> Option<[u64; 2]>;
-}
-
-/// The parts of a stream whose slots the card fills.
-pub(crate) trait PostedMemory: StreamMemory {
-    /// Copies into the pool or the buffers.
-    fn write(&self, iova: u64, bytes: &[u8]) -> Option<()>;
+    fn completion(&mut self, index: u32) -> Option<[u64; 2]>;
+    /// Copies into the pool or the buffers, of a stream whose slots the card fills.
+    fn write(&mut self, iova: u64, bytes: &[u8]) -> Option<()>;
     /// Copies into the buffers if the client shares them, to be written; says whether it does.
-    fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool;
+    fn write_shared(&mut self, iova: u64, bytes: &[u8]) -> bool;
 }
 
 /// Where the parts of a stream are in guest memory.
@@ -148,7 +154,7 @@ pub(crate) struct View<'m> {
 
 impl StreamMemory for View<'_> {
     #[inline(always)]
-    fn submission(&self, index: u32) -> Option<u32> {
+    fn submission(&mut self, index: u32) -> Option<u32> {
         let entry = (index & self.places.submission_mask) as usize;
         // SAFETY: `translate` has checked that the whole ring, whose entries the mask numbers, is inside a mapping
         // which lives as long as the memory that this borrows, and is aligned; volatile, because the guest may write at
@@ -157,7 +163,7 @@ impl StreamMemory for View<'_> {
     }
 
     #[inline(always)]
-    fn slot(&self, slot: u32) -> Option<SlotWords> {
+    fn slot(&mut self, slot: u32) -> Option<SlotWords> {
         if slot >= self.places.slots {
             return None;
         }
@@ -169,14 +175,14 @@ impl StreamMemory for View<'_> {
     }
 
     #[inline(always)]
-    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool> {
+    fn copy(&mut self, offset: usize, out: &mut [u8]) -> Option<bool> {
         let inside = offset.checked_add(out.len()).is_some_and(|end| end <= self.places.buffer_bytes);
         // SAFETY: as in `submission`, by the check; private memory does not overlap it.
         inside.then(|| unsafe { copy_sysex(self.places.buffers.add(offset), out) })
     }
 
     #[inline(always)]
-    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
+    fn complete(&mut self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
         let Places { completions, completion_mask, .. } = *self.places;
         for (number, [first, second]) in entries.iter().enumerate() {
             let entry = (index as usize + number) & completion_mask as usize;
@@ -191,14 +197,14 @@ impl StreamMemory for View<'_> {
     }
 
     #[inline(always)]
-    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool> {
+    fn is_same(&mut self, offset: usize, bytes: &[u8]) -> Option<bool> {
         let inside = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.places.buffer_bytes);
         // SAFETY: as in `submission`, by the check.
         inside.then(|| unsafe { is_same(self.places.buffers.add(offset), bytes) })
     }
 
     #[inline]
-    fn consume(&self, first: u32, entries: &mut [u32]) {
+    fn consume(&mut self, first: u32, entries: &mut [u32]) {
         const SIZE: usize = SUBMISSION_SIZE;
         let Places { submissions, submission_mask, writes_submissions, .. } = *self.places;
         let start = (first & submission_mask) as usize;
@@ -222,10 +228,19 @@ impl StreamMemory for View<'_> {
         }
     }
 
-    fn completion(&self, index: u32) -> Option<[u64; 2]> {
+    fn completion(&mut self, index: u32) -> Option<[u64; 2]> {
         let entry = (index & self.places.completion_mask) as usize;
         // SAFETY: as in `submission`; an entry has two words.
         Some([0, 1].map(|word| u64::from_le(unsafe { self.places.completions.add(entry * 2 + word).read_volatile() })))
+    }
+
+    /// What the card fills is reached by [`Pieces`].
+    fn write(&mut self, _: u64, _: &[u8]) -> Option<()> {
+        None
+    }
+
+    fn write_shared(&mut self, _: u64, _: &[u8]) -> bool {
+        false
     }
 }
 
@@ -328,18 +343,8 @@ impl<'a> Pieces<'a> {
     }
 }
 
-impl PostedMemory for Pieces<'_> {
-    fn write(&self, iova: u64, bytes: &[u8]) -> Option<()> {
-        self.access.write(iova, bytes).ok()
-    }
-
-    fn write_shared(&self, iova: u64, bytes: &[u8]) -> bool {
-        self.access.write_shared(iova, bytes)
-    }
-}
-
 impl StreamMemory for Pieces<'_> {
-    fn submission(&self, index: u32) -> Option<u32> {
+    fn submission(&mut self, index: u32) -> Option<u32> {
         let entry = index & (self.config.submission_entries - 1);
         let mut bytes = [0; SUBMISSION_SIZE];
         let iova = self.config.submission_base + u64::from(entry) * SUBMISSION_SIZE as u64;
@@ -347,7 +352,7 @@ impl StreamMemory for Pieces<'_> {
         Some(u32::from_le_bytes(bytes))
     }
 
-    fn slot(&self, slot: u32) -> Option<SlotWords> {
+    fn slot(&mut self, slot: u32) -> Option<SlotWords> {
         let mut bytes = [0; MAX_EVENT_SIZE];
         let size = self.config.width.event_size();
         self.access.read(self.config.slot_iova(slot), &mut bytes[..size]).ok()?;
@@ -358,12 +363,12 @@ impl StreamMemory for Pieces<'_> {
         Some(SlotWords { header, time, pointer, data })
     }
 
-    fn copy(&self, offset: usize, out: &mut [u8]) -> Option<bool> {
+    fn copy(&mut self, offset: usize, out: &mut [u8]) -> Option<bool> {
         self.access.read(self.config.buffer_base + offset as u64, out).ok()?;
         Some(out.first() == Some(&0xF0) && is_message(out))
     }
 
-    fn complete(&self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
+    fn complete(&mut self, index: u32, entries: &[[u64; 2]]) -> Option<()> {
         let size = self.config.completion_entries;
         let bytes: Vec<u8> = entries.as_flattened().iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut rest = &bytes[..];
@@ -377,13 +382,13 @@ impl StreamMemory for Pieces<'_> {
         Some(())
     }
 
-    fn is_same(&self, offset: usize, bytes: &[u8]) -> Option<bool> {
+    fn is_same(&mut self, offset: usize, bytes: &[u8]) -> Option<bool> {
         let mut now = vec![0; bytes.len()];
         self.access.read(self.config.buffer_base + offset as u64, &mut now).ok()?;
         Some(now == bytes)
     }
 
-    fn consume(&self, first: u32, entries: &mut [u32]) {
+    fn consume(&mut self, first: u32, entries: &mut [u32]) {
         let size = self.config.submission_entries;
         let count = u32::try_from(entries.len()).unwrap_or(size).min(size);
         for (entry, number) in entries.iter_mut().zip(0..) {
@@ -394,7 +399,7 @@ impl StreamMemory for Pieces<'_> {
         }
     }
 
-    fn completion(&self, index: u32) -> Option<[u64; 2]> {
+    fn completion(&mut self, index: u32) -> Option<[u64; 2]> {
         let entry = index & (self.config.completion_entries - 1);
         let mut bytes = [0; COMPLETION_SIZE];
         self.access.read(self.config.completion_base + u64::from(entry) * COMPLETION_SIZE as u64, &mut bytes).ok()?;
@@ -402,6 +407,14 @@ impl StreamMemory for Pieces<'_> {
             return None;
         };
         Some([first, second].map(u64::from_le_bytes))
+    }
+
+    fn write(&mut self, iova: u64, bytes: &[u8]) -> Option<()> {
+        self.access.write(iova, bytes).ok()
+    }
+
+    fn write_shared(&mut self, iova: u64, bytes: &[u8]) -> bool {
+        self.access.write_shared(iova, bytes)
     }
 }
 

@@ -4,7 +4,7 @@
 //! Fed by quiet turns; feeds the owners map with what is judged, and whoever asks with text.
 
 use super::{Core, Turn};
-use crate::check::{Observer, message, seconds, write_event, write_history};
+use crate::check::{message, seconds, write_event, write_history};
 use crate::dma::owners::Owners;
 use crate::shared::Section;
 use crate::shared::questions::Question;
@@ -160,7 +160,7 @@ impl Parts<'_> {
         };
         writeln!(text, "stream {stream}, slot {slot}: {owner}")?;
         let details = self.queues.observer.as_deref().zip(section.view(*stream));
-        let Some(details) = details.map(|(observer, view)| Observer::details_of(observer, &view, slot, None)) else {
+        let Some(details) = details.map(|(observer, mut view)| observer.details_of(&mut view, slot, None)) else {
             return writeln!(text, "  its memory cannot be looked at now");
         };
         if let Some(seen) = &details.event {

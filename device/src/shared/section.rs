@@ -119,6 +119,14 @@ impl<'s> Section<'s> {
     /// The engine's recording takes over what the client did.
     #[inline]
     pub(crate) fn take_accesses(&mut self) {
+        if !self.inner.accesses.is_empty() {
+            self.take_some();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_some(&mut self) {
         if let Some(log) = self.shared.replay_log() {
             log.take_accesses(&mut self.inner.accesses);
         }

@@ -90,7 +90,7 @@ impl Assembler {
 
 /// A submission as it is taken over.
 pub(super) struct Taking<'a, M> {
-    pub(super) memory: &'a M,
+    pub(super) memory: &'a mut M,
     pub(super) validator: &'a Validator,
     pub(super) in_flight: &'a mut InFlight,
     pub(super) assembler: &'a mut Assembler,

@@ -4,14 +4,15 @@
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
 use super::in_flight::InFlight;
-use crate::capsule::{Recorded, ReplayLog, Replayed};
+use super::reach::{Work, access};
+use crate::capsule::{Place, ReplayLog};
 use crate::check::{Details, Observer};
-use crate::dma::{Pieces, StreamMemory};
+use crate::dma::StreamMemory;
 use crate::shared::{Section, StreamConfig};
 use dmus_interface::protocol::card::{self, Poll};
 use dmus_interface::regs::Fault;
-use dmus_interface::regs::stream::{State, Type};
-use dmus_interface::ring::{COMPLETION_SIZE, CONSUMED, Completion, Reject, SUBMISSION_SIZE, Status};
+use dmus_interface::regs::stream::State;
+use dmus_interface::ring::{CONSUMED, Completion, Reject, Status};
 use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
 use std::time::Instant;
@@ -75,6 +76,14 @@ impl CompletionQueue {
         self.waiting.push(Completion::words(head, status, flags, time.0));
     }
 
+    /// So many are published; says how many were before, and are now.
+    #[inline(always)]
+    fn advance(&mut self, count: u32) -> (u32, u32) {
+        let old = self.published;
+        self.published = old.wrapping_add(count);
+        (old, self.published)
+    }
+
     /// Completions published so far.
     pub(crate) fn published(&self) -> u32 {
         self.published
@@ -82,7 +91,7 @@ impl CompletionQueue {
 
     /// Writes what waits into the ring; `None` if the ring cannot be written.
     #[inline(always)]
-    pub(super) fn write(&self, memory: &impl StreamMemory) -> Option<()> {
+    pub(super) fn write(&self, memory: &mut impl StreamMemory) -> Option<()> {
         memory.complete(self.published, &self.waiting)
     }
 }
@@ -102,17 +111,6 @@ enum Notice {
     },
 }
 
-/// How the parts of a stream can be reached now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// Shared whole: a view.
-    Whole,
-    /// Outside sections, piece by piece.
-    Pieces,
-    /// Not at all, while the client rearranges its maps: wait.
-    Away,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Queues {
@@ -129,7 +127,7 @@ pub(crate) struct Queues {
     /// Of a card that checks.
     pub(crate) observer: Option<Box<Observer>>,
     /// Since when a part is away, while the client may be moving it.
-    away: Option<Instant>,
+    pub(super) away: Option<Instant>,
 }
 
 impl Queues {
@@ -250,50 +248,6 @@ impl Queues {
         self.completions.complete(head, Status::Rejected, reason as u16, RefTime::ZERO);
     }
 
-    /// How the stream's parts can be reached; they are translated anew if the maps have changed.
-    pub(crate) fn reach(&mut self, section: &mut Section<'_>) -> Reach {
-        if section.renew(self.stream, &self.config) {
-            // What was away may be back.
-            self.away = None;
-        }
-        match section.view(self.stream) {
-            Some(_) => Reach::Whole,
-            None => self.reach_pieces(section),
-        }
-    }
-
-    /// Whether a part was found away, and may come back.
-    pub(crate) fn is_away(&self, section: &Section<'_>) -> bool {
-        self.away.is_some_and(|since| section.shared().is_remapping(since))
-    }
-
-    #[cold]
-    fn reach_pieces(&mut self, section: &Section<'_>) -> Reach {
-        let config = &self.config;
-        let bytes = |count: u32, size: u32| u64::from(count) * u64::from(size);
-        let rings = [
-            (config.submission_base, bytes(config.submission_entries, SUBMISSION_SIZE as u32), false),
-            (config.completion_base, bytes(config.completion_entries, COMPLETION_SIZE as u32), true),
-        ];
-        let captured_into = [
-            (config.pool_base, bytes(config.slots, config.stride), true),
-            (config.buffer_base, bytes(config.buffers, config.buffer_size), true),
-        ];
-        let needed = if config.kind == Type::Render { &[][..] } else { &captured_into };
-        let there = section.memory().is_some_and(|memory| {
-            rings.iter().chain(needed).all(|(iova, len, write)| memory.allows(*iova, *len, *write))
-        });
-        if there {
-            self.away = None;
-            return Reach::Pieces;
-        }
-        let since = *self.away.get_or_insert_with(Instant::now);
-        match section.shared().is_remapping(since) {
-            true => Reach::Away,
-            false => Reach::Pieces,
-        }
-    }
-
     /// Whether there is something to publish.
     #[inline]
     pub(crate) fn has_news(&self) -> bool {
@@ -311,10 +265,10 @@ impl Queues {
         self.tell_time(section);
         let waiting = self.completions.waiting();
         if waiting > 0 {
-            let Some(view) = section.view(self.unlogged) else {
+            let Some(mut view) = section.view(self.unlogged) else {
                 return self.publish_elsewhere(section, in_flight);
             };
-            let written = self.complete(&view, in_flight);
+            let written = self.complete(&mut view, in_flight);
             self.announce(section, waiting, written);
         }
         self.conclude(section, in_flight);
@@ -324,16 +278,29 @@ impl Queues {
     /// The same, by a ring that is not shared whole, or of a card that records or replays.
     #[cold]
     fn publish_elsewhere(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
-        let waiting = self.completions.waiting();
-        match section.shared().replay_log() {
-            None => match self.publish_pieces(section, in_flight) {
-                Some(written) => self.announce(section, waiting, written),
-                None => return false,
-            },
-            Some(log) => match self.publish_logged(log, section, in_flight) {
-                Some(written) => self.announce_logged(log, section, waiting, written),
-                None => return false,
-            },
+        let mut written = None;
+        if !self.completions.lost {
+            let place = Place::publishing(self.stream, self.completions.published);
+            let Some(done) = access(section, place, Complete { queues: self, in_flight }) else {
+                return false;
+            };
+            written = done;
+        }
+        let count = self.completions.waiting();
+        self.completions.waiting.clear();
+        match written {
+            None => self.unwritable(),
+            Some(()) => {
+                let (old, new) = self.completions.advance(count);
+                let publish = || card::publish_head(section.page(), self.stream, old, new);
+                let asked = match section.shared().replay_log() {
+                    None => publish(),
+                    Some(log) => log.asked(section.page(), self.stream, (old, new), publish),
+                };
+                if asked {
+                    section.raise(self.stream as u16);
+                }
+            }
         }
         self.conclude(section, in_flight);
         true
@@ -349,7 +316,13 @@ impl Queues {
 
     /// Shows the checker what was fetched from an index on, when so many completions waited.
     #[inline(always)]
-    pub(crate) fn show_fetched(&mut self, memory: &impl StreamMemory, first: u32, waited: u32, in_flight: &InFlight) {
+    pub(crate) fn show_fetched(
+        &mut self,
+        memory: &mut (impl StreamMemory + ?Sized),
+        first: u32,
+        waited: u32,
+        in_flight: &InFlight,
+    ) {
         if let Some(observer) = &mut self.observer {
             let (fetched, tail) = (self.submissions.fetched, self.submissions.tail);
             let fresh = waited..self.completions.waiting();
@@ -360,7 +333,7 @@ impl Queues {
     /// Writes what waits into the ring; `None` if the ring cannot be written. A card that checks looks again at what
     /// goes home by that.
     #[inline(always)]
-    fn complete(&mut self, memory: &impl StreamMemory, in_flight: &InFlight) -> Option<()> {
+    fn complete(&mut self, memory: &mut impl StreamMemory, in_flight: &InFlight) -> Option<()> {
         if let Some(observer) = &mut self.observer {
             observer.completing(memory, &self.completions.waiting, in_flight, self.submissions.tail);
         }
@@ -389,83 +362,10 @@ impl Queues {
 
     #[inline]
     fn publish_head(&mut self, section: &mut Section<'_>, count: u32) {
-        let old = self.completions.published;
-        self.completions.published = old.wrapping_add(count);
-        if card::publish_head(section.page(), self.stream, old, self.completions.published) {
+        let (old, new) = self.completions.advance(count);
+        if card::publish_head(section.page(), self.stream, old, new) {
             section.raise(self.stream as u16);
         }
-    }
-
-    /// The same as [`Self::announce`], of a card that records or replays.
-    #[cold]
-    fn announce_logged(&mut self, log: &ReplayLog, section: &mut Section<'_>, waiting: u32, written: Option<()>) {
-        self.completions.waiting.clear();
-        if written.is_none() {
-            return self.unwritable();
-        }
-        let old = self.completions.published;
-        let new = old.wrapping_add(waiting);
-        self.completions.published = new;
-        let publish = || card::publish_head(section.page(), self.stream, old, new);
-        if log.asked(section.page(), self.stream, (old, new), publish) {
-            section.raise(self.stream as u16);
-        }
-    }
-
-    /// Writes the entries of a ring that is not shared whole; `None` if it is away, and may come back.
-    #[cold]
-    fn publish_pieces(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> Option<Option<()>> {
-        match self.reach(section) {
-            Reach::Away => return None,
-            _ if self.completions.lost => return Some(None),
-            Reach::Whole | Reach::Pieces => {}
-        }
-        let (shared, epoch, config) = (section.shared(), section.epoch(), self.config);
-        let written = section.unlocked(|| {
-            let pieces = Pieces::new(shared, epoch, &config);
-            self.complete(&pieces, in_flight)
-        });
-        // What a reset has made void is published nowhere.
-        section.is_of(epoch).then_some(written)
-    }
-
-    /// Writes the entries as they are recorded or replayed; `None` as in [`Self::publish_pieces`].
-    #[cold]
-    fn publish_logged(
-        &mut self,
-        log: &ReplayLog,
-        section: &mut Section<'_>,
-        in_flight: &mut InFlight,
-    ) -> Option<Option<()>> {
-        match log.reach(|| self.reach(section)) {
-            Reach::Away => return None,
-            _ if self.completions.lost => return Some(None),
-            Reach::Whole => {
-                let stream = self.stream;
-                return match log.recording() {
-                    Some(recording) => {
-                        let view = section.view(stream)?;
-                        Some(self.complete(&Recorded::new(&view, recording), in_flight))
-                    }
-                    None => Some(self.complete_replayed(log, in_flight)),
-                };
-            }
-            Reach::Pieces => {}
-        }
-        let (shared, epoch, config) = (section.shared(), section.epoch(), self.config);
-        let written = section.unlocked(|| match log.recording() {
-            Some(recording) => {
-                let pieces = Pieces::new(shared, epoch, &config);
-                self.complete(&Recorded::<dyn StreamMemory>::new(&pieces, recording), in_flight)
-            }
-            None => self.complete_replayed(log, in_flight),
-        });
-        section.is_of(epoch).then_some(written)
-    }
-
-    fn complete_replayed(&mut self, log: &ReplayLog, in_flight: &InFlight) -> Option<()> {
-        let player = log.player()?;
-        self.complete(&Replayed::completed(player, self.stream, self.config.width), in_flight)
     }
 
     /// The completion ring cannot be written: the stream stands still, and its slots come home only by closing it.
@@ -512,25 +412,6 @@ impl Queues {
         details
     }
 
-    /// Looks at the stream's memory, as it is now; `None` if it is not shared whole.
-    pub(crate) fn look<R>(&self, section: &Section<'_>, look: impl FnOnce(&dyn StreamMemory) -> R) -> Option<R> {
-        let view = section.view(self.stream);
-        let Some(log) = section.shared().replay_log() else {
-            return view.map(|view| look(&view));
-        };
-        if log.reach(|| if view.is_some() { Reach::Whole } else { Reach::Pieces }) != Reach::Whole {
-            return None;
-        }
-        match (log.recording(), view) {
-            (Some(recording), Some(view)) => Some(look(&Recorded::new(&view, recording))),
-            (Some(_), None) => None,
-            (None, _) => log.player().map(|player| {
-                let memory = Replayed::completed(player, self.stream, self.config.width);
-                look(&memory)
-            }),
-        }
-    }
-
     /// What a card that checks calls a mistake: it knows some of them better.
     fn code(&self, notice: Notice, section: &Section<'_>) -> Code {
         let Some(observer) = self.observer.as_deref() else {
@@ -557,6 +438,25 @@ impl Notice {
             Self::Stale(_) => Code::Fault(Fault::BadSlot),
             Self::Rejected { reason, .. } => Code::Reject(reason),
         }
+    }
+}
+
+/// Writes what waits into the completion ring.
+struct Complete<'a> {
+    queues: &'a mut Queues,
+    in_flight: &'a InFlight,
+}
+
+impl Work for Complete<'_> {
+    type Output = Option<()>;
+
+    fn queues(&mut self) -> &mut Queues {
+        self.queues
+    }
+
+    #[inline(always)]
+    fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
+        self.queues.complete(memory, self.in_flight)
     }
 }
 

@@ -128,7 +128,7 @@ impl Validator {
     /// Copies what uData leads to, the only time that it is looked at, and judges whether it is one whole message.
     #[inline(always)]
     pub(crate) fn copy(
-        memory: &impl StreamMemory,
+        memory: &mut impl StreamMemory,
         (buffers, publication): (&mut Buffers, u32),
         inline: Option<&ShortForm>,
         data: u64,

@@ -5,7 +5,7 @@
 
 use super::super::describe::{Details, hex};
 use super::Observer;
-use crate::dma::{PostedMemory, SlotWords};
+use crate::dma::{SlotWords, StreamMemory};
 use dmus_interface::rule::{Check, Code};
 
 /// The byte of a posted buffer at an offset: unlike its neighbours, and no status byte of a message.
@@ -15,7 +15,7 @@ pub(super) fn canary(offset: u32) -> u8 {
 
 impl Observer {
     /// A slot was posted with the buffer that begins at `offset`: its bytes are such as no driver stores.
-    pub(crate) fn guard(&self, memory: &impl PostedMemory, slot: u32, words: &SlotWords, offset: usize) {
+    pub(crate) fn guard(&self, memory: &mut dyn StreamMemory, slot: u32, words: &SlotWords, offset: usize) {
         self.note(slot, words);
         if let Some(told) = self.told.get(slot as usize) {
             told.set(false);
@@ -28,9 +28,9 @@ impl Observer {
 
     /// A posted slot is about to be filled, or the guest has just stored there: neither it nor its buffer may have
     /// changed.
-    pub(crate) fn check_posted(&self, memory: &impl PostedMemory, slot: u32, offset: usize) {
+    pub(crate) fn check_posted(&self, memory: &mut dyn StreamMemory, slot: u32, offset: usize) {
         if let (Some(fetched), Some(now), Some(told)) =
-            (self.noted(slot), memory.slot(slot), self.told.get(slot as usize))
+            (self.noted(slot), memory.slot_again(slot), self.told.get(slot as usize))
             && now != fetched
             && !told.replace(true)
         {
@@ -46,9 +46,9 @@ impl Observer {
     }
 
     #[cold]
-    fn touched(&self, memory: &impl PostedMemory, slot: u32, offset: usize) {
+    fn touched(&self, memory: &mut dyn StreamMemory, slot: u32, offset: usize) {
         let mut now = vec![0; self.canary.len()];
-        if memory.copy(offset, &mut now).is_none() {
+        if memory.copy_again(offset, &mut now).is_none() {
             return;
         }
         let differs = self.canary.iter().zip(&now).position(|(a, b)| a != b).unwrap_or(0);

@@ -1,0 +1,190 @@
+//! How the memory of a stream is reached: in a section where it is shared whole, piece by piece outside of sections
+//! where it is not, and by the replay log of a card that records or replays.
+//!
+//! Fed by the streams with what they do there; feeds that with the memory, which is the same to it whichever it is.
+
+use super::queue::{Queues, SECTION};
+use crate::capsule::{Place, Recorded, Replayed};
+use crate::dma::{Pieces, StreamMemory};
+use crate::shared::Section;
+use dmus_interface::regs::stream::Type;
+use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
+use std::time::Instant;
+
+/// How the parts of a stream can be reached now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Shared whole: a view.
+    Whole,
+    /// Outside sections, piece by piece.
+    Pieces,
+    /// Not at all, while the client rearranges its maps: wait.
+    Away,
+}
+
+/// Something that is done with the memory of a stream.
+pub(crate) trait Work {
+    type Output;
+
+    /// Whose memory it is.
+    fn queues(&mut self) -> &mut Queues;
+
+    fn run(self, memory: &mut impl StreamMemory) -> Self::Output;
+}
+
+impl Queues {
+    /// How the stream's parts can be reached; they are translated anew if the maps have changed.
+    #[inline(always)]
+    pub(crate) fn reach(&mut self, place: Place, section: &mut Section<'_>) -> Reach {
+        match section.shared().replay_log() {
+            None => self.find(section),
+            Some(log) => log.reach(place, || self.find(section)),
+        }
+    }
+
+    /// Where it is as it fetches, or takes over what is posted.
+    pub(crate) fn fetching(&self) -> Place {
+        Place::fetching(self.stream, self.submissions.fetched())
+    }
+
+    #[inline(always)]
+    fn find(&mut self, section: &mut Section<'_>) -> Reach {
+        match section.view(self.stream) {
+            Some(_) => Reach::Whole,
+            None => self.find_anew(section),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_anew(&mut self, section: &mut Section<'_>) -> Reach {
+        if section.renew(self.stream, &self.config) {
+            // What was away may be back.
+            self.away = None;
+        }
+        match section.view(self.stream) {
+            Some(_) => Reach::Whole,
+            None => self.find_pieces(section),
+        }
+    }
+
+    /// Whether a part was found away, and may come back.
+    pub(crate) fn is_away(&self, section: &Section<'_>) -> bool {
+        self.away.is_some_and(|since| section.shared().is_remapping(since))
+    }
+
+    #[cold]
+    fn find_pieces(&mut self, section: &Section<'_>) -> Reach {
+        let config = &self.config;
+        let bytes = |count: u32, size: u32| u64::from(count) * u64::from(size);
+        let rings = [
+            (config.submission_base, bytes(config.submission_entries, SUBMISSION_SIZE as u32), false),
+            (config.completion_base, bytes(config.completion_entries, COMPLETION_SIZE as u32), true),
+        ];
+        let captured_into = [
+            (config.pool_base, bytes(config.slots, config.stride), true),
+            (config.buffer_base, bytes(config.buffers, config.buffer_size), true),
+        ];
+        let needed = if config.kind == Type::Render { &[][..] } else { &captured_into };
+        let there = section.memory().is_some_and(|memory| {
+            rings.iter().chain(needed).all(|(iova, len, write)| memory.allows(*iova, *len, *write))
+        });
+        if there {
+            self.away = None;
+            return Reach::Pieces;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        match section.shared().is_remapping(since) {
+            true => Reach::Away,
+            false => Reach::Pieces,
+        }
+    }
+
+    /// Looks at the stream's memory, as it is now; `None` if it is not shared whole.
+    pub(crate) fn look<R>(&self, section: &Section<'_>, look: impl FnOnce(&mut dyn StreamMemory) -> R) -> Option<R> {
+        let view = section.view(self.stream);
+        let Some(log) = section.shared().replay_log() else {
+            return view.map(|mut view| look(&mut view));
+        };
+        if !log.looks(|| view.is_some()) {
+            return None;
+        }
+        match log.recording() {
+            Some(mut recording) => view.map(|view| look(&mut Recorded::new(view, recording.memory()))),
+            None => {
+                log.player().map(|mut player| look(&mut Replayed::new(&mut player, self.stream, self.config.width)))
+            }
+        }
+    }
+
+    /// Does so piece by piece, outside of the section.
+    pub(crate) fn look_by_pieces(&self, section: &mut Section<'_>, look: impl FnOnce(&mut dyn StreamMemory)) {
+        let (shared, epoch) = (section.shared(), section.epoch());
+        section.unlocked(|| {
+            let pieces = || Pieces::new(shared, epoch, &self.config);
+            let Some(log) = shared.replay_log() else {
+                return look(&mut pieces());
+            };
+            match log.recording() {
+                Some(mut recording) => look(&mut Recorded::new(pieces(), recording.memory())),
+                None => {
+                    if let Some(mut player) = log.player() {
+                        look(&mut Replayed::new(&mut player, self.stream, self.config.width));
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Does it by the way that was found at that place. `None` if the memory is away, or a reset has made it void meanwhile.
+#[inline(always)]
+pub(super) fn access<W: Work>(section: &mut Section<'_>, place: Place, mut work: W) -> Option<W::Output> {
+    match work.queues().reach(place, section) {
+        Reach::Whole => in_section(section, work),
+        Reach::Pieces => by_pieces(section, work),
+        Reach::Away => None,
+    }
+}
+
+/// Does it by a view, in this section.
+#[inline(always)]
+fn in_section<W: Work>(section: &Section<'_>, mut work: W) -> Option<W::Output> {
+    let Queues { stream, config, .. } = work.queues();
+    let (stream, width) = (*stream, config.width);
+    let view = section.view(stream);
+    let Some(log) = section.shared().replay_log() else {
+        return view.map(|mut view| work.run(&mut view));
+    };
+    match log.recording() {
+        Some(mut recording) => view.map(|view| work.run(&mut Recorded::new(view, recording.memory()))),
+        None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
+    }
+}
+
+/// Does it piece by piece, outside of the section, as the engine; `None` if that was void.
+#[cold]
+pub(crate) fn by_pieces<W: Work>(section: &mut Section<'_>, mut work: W) -> Option<W::Output> {
+    let Queues { stream, config, submissions, .. } = work.queues();
+    let (stream, config) = (*stream, *config);
+    let (first, count) = (submissions.fetched(), submissions.pending().min(SECTION));
+    let (shared, epoch) = (section.shared(), section.epoch());
+    let pieces = || {
+        let mut pieces = Pieces::new(shared, epoch, &config);
+        // What is posted is not worth it.
+        if config.kind == Type::Render && count > 0 {
+            pieces.read_ahead(first, count);
+        }
+        pieces
+    };
+    let done = section.unlocked(|| {
+        let Some(log) = shared.replay_log() else {
+            return Some(work.run(&mut pieces()));
+        };
+        match log.recording() {
+            Some(mut recording) => Some(work.run(&mut Recorded::new(pieces(), recording.memory()))),
+            None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, config.width))),
+        }
+    });
+    done.filter(|_| section.is_of(epoch))
+}
