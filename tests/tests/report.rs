@@ -4,9 +4,12 @@
 //! The runs are made up here; what the checker says in them is what it said of drivers of the zoo.
 
 use anyhow::{Context, ensure};
+use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
 use dmus_card::capsule::report::{Facts, Report};
 use dmus_card::capsule::{Listener, Observation};
 use dmus_card::device::Region;
+use dmus_card::sink::NullSink;
 use dmus_conformance::zoo::mistakes;
 use dmus_interface::event::{DONT_HOLD, Data, Event};
 use dmus_interface::regs::Fault;
@@ -14,9 +17,12 @@ use dmus_interface::regs::stream::{State, Type};
 use dmus_interface::ring::{Completion, Status};
 use dmus_interface::time::RefTime;
 use dmus_tests::direct::Direct;
+use dmus_tests::loopback::HostedCard;
 use dmus_tests::programs::{Running, said, script, target};
+use dmus_tests::recording::Recording;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 
 const MS: i64 = 10_000;
 
@@ -346,6 +352,45 @@ fn an_empty_recording_makes_a_page() -> anyhow::Result<()> {
     seen.ensure_quiet()?;
     for text in ["Not checked", "No stream of the 8 was opened", "Nothing was observed"] {
         seen.shows(text);
+    }
+    Ok(())
+}
+
+/// The page of what a card recorded.
+fn recorded(recording: &Recording) -> anyhow::Result<String> {
+    let mut report = Report::new();
+    recording.replay(&Arc::new(Bank::default()), Box::new(NullSink), Some(&mut report))?;
+    let mut page = Vec::new();
+    report.write(&Facts::default(), &mut page)?;
+    Ok(String::from_utf8(page)?)
+}
+
+#[test]
+fn each_client_is_counted_and_none_that_could_have_come() -> anyhow::Result<()> {
+    let counts = |page: &str, clients: usize| -> anyhow::Result<()> {
+        let figure = format!("<dt>Clients</dt><dd><b>{clients}</b>");
+        ensure!(page.contains(&figure), "the figure is not {clients}");
+        let told = page.matches("a client connected").count();
+        ensure!(told == clients, "{told} of {clients} are among the last observations");
+        Ok(())
+    };
+    let host = HostedCard::start(ClockMode::Virtual)?;
+    drop(host.connect()?);
+    let recording = host.recording.clone();
+    host.finish()?;
+    counts(&recorded(&recording)?, 1)?;
+
+    // Nobody came, then two, of whom the first did nothing.
+    for clients in [0, 2] {
+        let mut run = Run::new();
+        run.see(Observation::Connected);
+        if clients > 0 {
+            run.see(Observation::Connected);
+            run.access(0, false, &[0; 4]);
+            run.see(Observation::Connected);
+        }
+        run.render(480);
+        counts(&run.page(&Facts::default())?, clients)?;
     }
     Ok(())
 }
