@@ -95,12 +95,34 @@ impl Checking {
         options
     }
 
+    /// Has a run that is not the only one of its command keep what it writes in files of its own.
+    pub(crate) fn set_apart(&mut self, run: &str) {
+        for file in [&mut self.report, &mut self.record, &mut self.trace].into_iter().flatten() {
+            *file = apart(file, run);
+        }
+    }
+
     /// Fails if the driver broke rules.
     pub(crate) fn judge(violated: bool) -> anyhow::Result<()> {
         let message = "the driver broke rules of the data sheet, as the card's report says";
         ensure!(!violated, Failure::new(Exit::Violation, message));
         Ok(())
     }
+}
+
+/// `all.dmc` of a run is `all-RUN.dmc`. A device or a pipe, which nothing is kept in, has no other beside it.
+fn apart(file: &Path, run: &str) -> PathBuf {
+    let Some(stem) = file.file_stem().filter(|_| file.is_file() || !file.exists()) else {
+        return file.into();
+    };
+    let mut name = stem.to_owned();
+    name.push("-");
+    name.push(run);
+    if let Some(extension) = file.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    file.with_file_name(name)
 }
 
 /// The exit code of a card that found mistakes of the driver.
@@ -218,6 +240,29 @@ impl Card {
         // It does by itself when its client has gone; without one, it must be told.
         if let Ok(None) = self.process.wait(NOTICE) {
             self.process.terminate(LIMIT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_run_that_is_not_the_only_one_have_names_of_their_own() {
+        for (file, named) in [
+            ("all.dmc", "all-realtime.dmc"),
+            ("some/dir.d/all.v2.pftrace", "some/dir.d/all.v2-realtime.pftrace"),
+            ("dir.d/all", "dir.d/all-realtime"),
+            (".dmc", ".dmc-realtime"),
+            ("/dev/null", "/dev/null"),
+        ] {
+            let file = || Some(PathBuf::from(file));
+            let mut checking =
+                Checking { check: Check::Off, report: file(), allow: Vec::new(), record: file(), trace: file() };
+            checking.set_apart("realtime");
+            let named = Some(PathBuf::from(named));
+            assert_eq!([&checking.report, &checking.record, &checking.trace], [&named; 3]);
         }
     }
 }
