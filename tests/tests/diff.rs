@@ -1,6 +1,8 @@
 //! Ten changes of a driver, planted around a real driver on a real card in this process, and what a comparison of the
-//! two runs names as the first difference.
+//! two runs names as the first difference. In [`others`], what is not playing.
 
+#[path = "diff/others.rs"]
+mod others;
 #[path = "diff/watch.rs"]
 mod watch;
 
