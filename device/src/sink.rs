@@ -55,7 +55,15 @@ pub struct Losses {
 /// Audio could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    /// The file could not be created, written or completed.
+    /// The file could not be created, or not be begun: it holds no audio.
+    #[error("cannot create {path}: {why}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file could not be written or completed.
     #[error("cannot write {path}: {error}; what was written so far is a valid file")]
     File {
         /// The file.
@@ -85,6 +93,20 @@ pub enum SinkError {
         /// What is wrong, and what to do.
         why: String,
     },
+}
+
+impl SinkError {
+    /// Why a file could not be created. The system says "no such file" of its folder, too.
+    fn create(path: &Path, error: &io::Error) -> Self {
+        let folder = path.parent().filter(|folder| *folder != Path::new("") && !folder.exists());
+        let why = match folder {
+            Some(folder) if error.kind() == io::ErrorKind::NotFound => {
+                format!("the folder {} does not exist", folder.display())
+            }
+            _ => error.to_string(),
+        };
+        Self::Create { path: path.to_owned(), why }
+    }
 }
 
 /// Drops everything.

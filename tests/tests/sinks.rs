@@ -130,6 +130,29 @@ fn a_sink_that_cannot_be_is_an_error_that_says_what_to_do() -> anyhow::Result<()
     Ok(())
 }
 
+#[test]
+fn an_audio_file_that_cannot_be_created_is_an_error_that_says_why() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::os::unix::fs::symlink("none/at-all", dir.path().join("link"))?;
+    for format in ["wav", "flac"] {
+        for (file, why) in [
+            ("no/such/x", "the folder no/such does not exist"),
+            // The folder of the link is there.
+            ("link", "No such file or directory (os error 2)"),
+            (".", "Is a directory (os error 21)"),
+            ("/dev/full", "No space left on device (os error 28)"),
+        ] {
+            let sink = format!("{format}:{file}");
+            let done =
+                run(programs::card()?.args(["serve", "--socket", "s", "--sink", &sink]).current_dir(dir.path()))?;
+            let sentence = format!("dmus-card: cannot create {file}: {why}\n");
+            assert_eq!((done.status.code(), said(&done)), (Some(1), sentence));
+            assert!(!dir.path().join("s").exists());
+        }
+    }
+    Ok(())
+}
+
 /// DDI: The latency clock is the master clock plus the latency that the card guarantees.
 #[test]
 fn the_latency_clock_is_ahead_of_the_master_clock_by_a_constant() -> anyhow::Result<()> {

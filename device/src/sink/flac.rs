@@ -42,14 +42,14 @@ pub struct FlacSink<W: Write + Seek + Send = File> {
 impl FlacSink {
     /// Creates (or overwrites) the file.
     pub fn create(path: &Path, rate: u32) -> Result<Self, SinkError> {
-        let file = File::create(path).map_err(|error| SinkError::File { path: path.to_owned(), error })?;
+        let file = File::create(path).map_err(|error| SinkError::create(path, &error))?;
         Self::new(path, file, rate)
     }
 }
 
 impl<W: Write + Seek + Send> FlacSink<W> {
     fn new(path: &Path, writer: W, rate: u32) -> Result<Self, SinkError> {
-        let failed = |error| SinkError::File { path: path.to_owned(), error };
+        let failed = |error: io::Error| SinkError::create(path, &error);
         let config = Encoder::default().into_verified().map_err(|(_, error)| failed(defect(error)))?;
         let prepared = StreamInfo::new(rate as usize, CHANNELS, 16).and_then(|mut info| {
             info.set_block_sizes(BLOCK, BLOCK)?;

@@ -24,8 +24,7 @@ pub struct WavSink<W: Write + Seek + Send = BufWriter<File>> {
 impl WavSink {
     /// Creates (or overwrites) the file.
     pub fn create(path: &Path, rate: u32) -> Result<Self, SinkError> {
-        let failed = |error| SinkError::File { path: path.to_owned(), error };
-        let file = File::create(path).map_err(failed)?;
+        let file = File::create(path).map_err(|error| SinkError::create(path, &error))?;
         Self::new(path, BufWriter::with_capacity(1 << 16, file), rate)
     }
 }
@@ -38,7 +37,7 @@ impl<W: Write + Seek + Send> WavSink<W> {
             bits_per_sample: 16,
             sample_format: hound::SampleFormat::Int,
         };
-        let failed = |error| SinkError::File { path: path.to_owned(), error: into_io(error) };
+        let failed = |error| SinkError::create(path, &into_io(error));
         let mut writer = hound::WavWriter::new(inner, spec).map_err(failed)?;
         writer.flush().map_err(failed)?;
         Ok(Self { path: path.to_owned(), writer: Some(writer), bytes: 0, unrefreshed: 0, error: None })
