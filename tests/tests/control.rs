@@ -5,12 +5,15 @@ use anyhow::{Context, ensure};
 use dmus_card::owners::Owners;
 use dmus_conformance::raw::RawStream;
 use dmus_driver::Platform;
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
-use dmus_interface::owners::{ASKED, JUDGED, Ring, STOPPING, STOPS};
+use dmus_interface::owners::{ASKED, JUDGED, MAX_CALLERS, Record, Ring, STOPPING, STOPS, Store, WATCHING};
 use dmus_interface::protocol::driver;
 use dmus_tests::loopback::Loopback;
+use dmus_tests::memory::RAM_IOVA;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::Bus;
+use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -18,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const NOTE: [u8; 3] = [0x90, 60, 100];
@@ -161,9 +165,7 @@ struct Plugin {
 
 impl Plugin {
     fn new(path: &Path) -> anyhow::Result<Self> {
-        let plugin = Self { file: File::options().read(true).write(true).open(path)?, asked: 0, owned: 0 };
-        ensure!(plugin.word(STOPPING)? == 1, "the guest is not to be held");
-        Ok(plugin)
+        Ok(Self { file: File::options().read(true).write(true).open(path)?, asked: 0, owned: 0 })
     }
 
     fn word(&self, offset: u64) -> anyhow::Result<u32> {
@@ -186,17 +188,55 @@ impl Plugin {
         self.file.write_all_at(&self.owned.to_le_bytes(), Ring::Owned.next())?;
         self.judged()
     }
+
+    /// Records a store by an instruction of a function.
+    fn record(&self, ring: Ring, address: u64, pc: u64, function: &str) -> anyhow::Result<()> {
+        let (value, vcpu, registers, caller_count) = (7, 1, [pc + 1; 16], 2);
+        let (mut callers, text) = ([0; MAX_CALLERS], format!("{function} at driver.c:1\nmain at driver.c:9"));
+        callers[..2].copy_from_slice(&[pc + 2, pc + 3]);
+        let store = Store { ring, address, size: 4, value, vcpu, pc, registers, caller_count, callers, text: &text };
+        let number = self.word(ring.next())?;
+        self.file.write_all_at(Record::encode(number, &store).as_bytes(), ring.record(number))?;
+        self.file.write_all_at(&(number + 1).to_le_bytes(), ring.next())?;
+        Ok(())
+    }
 }
 
-/// A card that stops, and the plugin; `at`: the rule to stop at.
-fn stopping(at: &[&str]) -> anyhow::Result<(Served, Plugin)> {
+/// A card with an owners map, and the plugin.
+fn with_plugin(options: &[&str]) -> anyhow::Result<(Served, Plugin)> {
     let dir = tempfile::tempdir()?;
     let map = dir.path().join("owners");
     Owners::create(&map, 64 << 20)?;
     let map = map.to_str().context("a path")?.to_owned();
-    let options = [&["--check", "stop", "--owners", &map], at].concat();
-    let served = Served::new(&options)?;
+    let served = Served::new(&[&["--owners", &map], options].concat())?;
     Ok((served, Plugin::new(Path::new(&map))?))
+}
+
+/// The same, and the card stops; `options`: the rule to stop at.
+fn stopping(options: &[&str]) -> anyhow::Result<(Served, Plugin)> {
+    let (served, plugin) = with_plugin(&[&["--check", "stop"], options].concat())?;
+    ensure!(plugin.word(STOPPING)? == 1, "the guest is not to be held");
+    Ok((served, plugin))
+}
+
+/// For a card that is replayed.
+const KEPT: [&str; 4] = ["--record", "run.dmc", "--report", "report.json"];
+
+/// The violations that a card reports, which its recording comes to as well.
+fn replayed(served: Served) -> anyhow::Result<Vec<Value>> {
+    let Served { card, driver, dir } = served;
+    drop(driver);
+    signal(card.id(), "TERM");
+    let done = card.output()?;
+    let replay = ["replay", "run.dmc", "--report", "again.json", "--json", "again"];
+    let again = run(programs::card()?.args(replay).current_dir(dir.path()))?;
+    ensure!((done.status.code(), again.status.code()) == (Some(9), Some(9)), "{}: {}", said(&done), said(&again));
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name));
+    let report = read("report.json")?;
+    assert_eq!(read("again.json")?, report);
+    assert_eq!(read("again")?, read("counters")?);
+    let report: Value = serde_json::from_str(&report)?;
+    Ok(report["violations"].as_array().context("no violations")?.clone())
 }
 
 #[test]
@@ -269,4 +309,76 @@ fn a_mistake_at_a_register_or_at_a_closed_stream_stops_the_guest_too() -> anyhow
     driver::publish_tail(served.driver.doorbell(), 3, 1);
     assert_eq!(plugin.judged()?, 2, "a tail of a stream that is not open");
     served.end().map(drop)
+}
+
+#[test]
+fn a_run_that_stopped_replays_to_the_same_report() -> anyhow::Result<()> {
+    for at in [&[][..], &["--stop-at", "slot-changed"]] {
+        let (served, mut plugin) = stopping(&[&KEPT[..], at].concat())?;
+        let s = RawStream::running(&served.driver, PointerWidth::Eight)?;
+        s.fill(5, s.inline(SECOND, &NOTE));
+        s.put(5);
+        s.publish();
+        assert_eq!(plugin.judged()?, 0, "all is well");
+        s.fill(5, s.inline(SECOND, &[0x90, 61, 100]));
+        assert_eq!(plugin.judged_owned()?, 1, "the slot has changed");
+        driver::publish_tail(served.driver.doorbell(), 3, 1);
+        assert_eq!(plugin.judged()?, if at.is_empty() { 2 } else { 1 }, "a tail of a stream that is not open");
+        s.grant(SECOND);
+        s.completion()?;
+        let violations = replayed(served)?;
+        let names: Vec<&Value> = violations.iter().map(|violation| &violation["name"]).collect();
+        ensure!(names.len() == 2 && names.contains(&&Value::from("slot-changed")), "{names:?}");
+        // As they were judged, not as the slot went home.
+        for violation in &violations {
+            assert_eq!(violation["first"]["master_time_100ns"], 0, "{violation}");
+            assert_eq!(violation["first"]["culprit"], Value::Null, "{violation}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_with_a_plugin_replays_to_the_same_culprits() -> anyhow::Result<()> {
+    let (served, mut plugin) = with_plugin(&KEPT)?;
+    plugin.file.write_all_at(&1_u32.to_le_bytes(), WATCHING)?;
+    let s = RawStream::running(&served.driver, PointerWidth::Eight)?;
+    s.fill(5, s.inline(SECOND, &NOTE));
+    s.put(5);
+    s.publish();
+    plugin.judged()?;
+    s.fill(5, s.inline(SECOND, &[0x90, 61, 100]));
+    plugin.record(Ring::Owned, s.slot_iova(5) - RAM_IOVA + 4, 0x1000, "change")?;
+    // Another slot's is not taken for it.
+    plugin.record(Ring::Owned, s.slot_iova(6) - RAM_IOVA + 4, 0x1100, "other")?;
+    s.grant(SECOND);
+    s.completion()?;
+    let (mut bytes, len) = s.inline(0, &NOTE).encode(PointerWidth::Eight);
+    bytes[1] -= 8;
+    s.pool.memory.write(0, &bytes[..len]);
+    s.put(0);
+    plugin.record(Ring::Doorbell, doorbell::at(0, doorbell::SUBMISSION_TAIL) as u64, 0x2000, "publish")?;
+    s.publish();
+    s.completion()?;
+    plugin.record(Ring::Doorbell, doorbell::GRANT as u64, 0x3000, "grant")?;
+    s.grant(0);
+    plugin.judged()?;
+    // Of this one, the plugin knows no store.
+    served.driver.write_bar0(1, &[0]);
+    let mut culprits = Vec::new();
+    for violation in replayed(served)? {
+        let (name, culprit) = (&violation["name"], &violation["first"]["culprit"]);
+        let of = |key: &str| culprit[key].as_str().unwrap_or_default().to_owned();
+        let function = culprit["functions"][0].as_str().unwrap_or_default().to_owned();
+        culprits.push((name.as_str().unwrap_or_default().to_owned(), of("pc"), function));
+    }
+    culprits.sort();
+    let expected = [
+        ("grant-backward", "0x3000", "grant at driver.c:1"),
+        ("register-width", "", ""),
+        ("slot-changed", "0x1000", "change at driver.c:1"),
+        ("struct-size", "0x2000", "publish at driver.c:1"),
+    ];
+    assert_eq!(culprits, expected.map(|(name, pc, function)| (name.into(), pc.into(), function.into())));
+    Ok(())
 }
