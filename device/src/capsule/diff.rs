@@ -18,7 +18,7 @@
 //! | submissions of a stream | the fields of each event, its data, whether its time had passed | event times |
 //! | completions of a stream | by submission: status, reason, time (not of what was due at once) | all but rejections |
 //! | broken rules | the rule and the stream, but for those about WAKE | capture overruns |
-//! | bytes of a MIDI input | the bytes | |
+//! | bytes of a live MIDI input | the bytes | |
 //! | audio | the samples | anything |
 //!
 //! Which slot or buffer an event is in is the allocator's, whose order depends on what came home when: it is not
