@@ -296,6 +296,7 @@ impl CaptureStream {
             self.posted.pop_front();
             self.in_flight.release(slot);
             if filled.is_some() {
+                memory.filled(slot, &captured.bytes);
                 self.waiting.pop(stats);
                 self.queues.completions.complete(slot, Status::Presented, 0, time);
             } else {

@@ -36,7 +36,7 @@ const COMPLETIONS: usize = (SUBMISSIONS + RING * SUBMISSION_SIZE).next_multiple_
 const PAGES: usize = (COMPLETIONS + RING * COMPLETION_SIZE).div_ceil(PAGE);
 
 /// How long the card may take for a round.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What came of the rounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

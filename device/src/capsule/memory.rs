@@ -249,6 +249,11 @@ impl StreamMemory for Replayed<'_> {
         (wrote == Some(1)).then_some(())
     }
 
+    fn filled(&mut self, slot: u32, bytes: &[u8]) {
+        let stream = self.stream;
+        self.player.show(|| Observation::Captured { stream, slot, bytes: bytes.into() });
+    }
+
     fn write_shared(&mut self, _: u64, _: &[u8]) -> bool {
         self.player.expect(Tag::WroteShared, "whether a buffer is shared", Cursor::byte) == Some(1)
     }

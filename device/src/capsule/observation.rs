@@ -10,8 +10,10 @@ use dmus_interface::time::RefTime;
 /// A step of a run. Streams are numbered as in the registers, slots as in the pool of their stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation {
-    /// The client connected: what follows up to the next one is of this client.
+    /// A client connected.
     Connected,
+    /// It has gone: everything begins anew.
+    Disconnected,
     /// The client accessed a region by a message; `bytes` were written, or are what was answered.
     Access {
         /// Which one.
@@ -125,6 +127,15 @@ pub enum Observation {
         /// Bytes from the start of the stream's buffer area.
         offset: usize,
         /// What was there.
+        bytes: Box<[u8]>,
+    },
+    /// The card filled a posted slot with something captured.
+    Captured {
+        /// The stream.
+        stream: usize,
+        /// The slot.
+        slot: u32,
+        /// What it stored.
         bytes: Box<[u8]>,
     },
     /// A submission, or a slot with something captured, went home.

@@ -153,9 +153,6 @@ impl Capsule {
         }
         log.set_card(Some(Card::new(Arc::clone(&shared), header.clock)));
         let mut run = Run { engine, shared, log, checker, grant: 0, time: 0, position: 0 };
-        if let Some(listener) = &mut listener {
-            listener.observe(RefTime::ZERO, &Observation::Connected);
-        }
         let mut reached = RefTime::ZERO;
         let ended = loop {
             let ended = run.step();
@@ -421,6 +418,10 @@ impl Access {
 
     fn repeat(self, player: &Mutex<Player>, card: &mut Card) {
         let shared = card.shared();
+        let by_client = !matches!(self, Self::Left | Self::NextPage | Self::ShutDown);
+        if by_client {
+            player.lock().show_client();
+        }
         self.repeat_on(player, card);
         // A reset has begun it anew.
         player.lock().master = shared.section().clocks().master;
@@ -464,7 +465,7 @@ impl Access {
             Self::Left => card.leave(),
             Self::NextPage => {
                 card.change_page();
-                show(Observation::Connected);
+                player.lock().show_no_client();
             }
             Self::OfferMemory => card.offer_memory(Arc::new(Absent)),
             // There is no thread to wait for.

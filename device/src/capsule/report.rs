@@ -65,8 +65,6 @@ pub struct Report {
     found: Found,
     recent: Recent,
     clients: u64,
-    /// The card is ready for a client, of which nothing was observed yet. After the last one, that stays so.
-    is_awaiting_client: bool,
     resets: Vec<i64>,
     reset_count: u64,
     maps: u64,
@@ -96,7 +94,6 @@ impl Report {
             found: Found::default(),
             recent: Recent::default(),
             clients: 0,
-            is_awaiting_client: false,
             resets: Vec::new(),
             reset_count: 0,
             maps: 0,
@@ -127,14 +124,6 @@ impl Report {
         self.time.begin_anew();
     }
 
-    /// A client is there: it did something, or the card is ready for the one after it.
-    fn note_client(&mut self, time: i64) {
-        if std::mem::take(&mut self.is_awaiting_client) {
-            self.clients += 1;
-            self.recent.add(time, &Observation::Connected);
-        }
-    }
-
     fn note_reset(&mut self, time: i64) {
         self.reset_count += 1;
         if self.resets.len() < TOLD {
@@ -149,25 +138,10 @@ impl Listener for Report {
     fn observe(&mut self, master: RefTime, observation: &Observation) {
         let time = self.time.advance(master.0);
         self.observations += 1;
-        // All that a client does begins with one of these. Audio and MIDI input need none.
-        if matches!(
-            observation,
-            Observation::Connected
-                | Observation::Access { .. }
-                | Observation::Mapped { .. }
-                | Observation::Unmapped { .. }
-                | Observation::Reset
-        ) {
-            self.note_client(time);
-        }
-        if *observation != Observation::Connected {
-            self.recent.add(time, observation);
-        }
+        self.recent.add(time, observation);
         match observation {
-            Observation::Connected => {
-                self.is_awaiting_client = true;
-                self.begin_anew(time);
-            }
+            Observation::Connected => self.clients += 1,
+            Observation::Disconnected => self.begin_anew(time),
             Observation::Reset => self.note_reset(time),
             Observation::Mapped { .. } => self.maps += 1,
             Observation::Unmapped { .. } => self.unmaps += 1,
@@ -177,7 +151,8 @@ impl Listener for Report {
             Observation::Access { .. }
             | Observation::Granted { .. }
             | Observation::Submitted { .. }
-            | Observation::Data { .. } => {}
+            | Observation::Data { .. }
+            | Observation::Captured { .. } => {}
             Observation::Opened { stream, kind, slots, buffers, buffer_size } => {
                 if let Some(stream) = self.stream(*stream) {
                     stream.open(time, *kind, *slots, *buffers, *buffer_size);

@@ -220,6 +220,7 @@ impl<W: Write> Listener for Trace<W> {
         self.time(master);
         match *observation {
             Observation::Connected => self.restart(Name::Connected),
+            Observation::Disconnected => self.restart(Name::Disconnected),
             Observation::Reset => self.restart(Name::Reset),
             Observation::Access { region, offset, write, ref bytes } => self.access(region, offset, write, bytes),
             Observation::Mapped { iova, size, writable, shared } => {
@@ -288,6 +289,8 @@ impl<W: Write> Listener for Trace<W> {
                     stream.data(packets, offset, bytes);
                 }
             }
+            // How many bytes it has is in the slot's event when the driver reads it, not before.
+            Observation::Captured { .. } => {}
             Observation::Completed { stream, index, ref completion } => {
                 if let Some((stream, packets)) = self.stream(stream) {
                     stream.completed(packets, index, completion);

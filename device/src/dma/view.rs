@@ -76,6 +76,8 @@ pub(crate) trait StreamMemory {
     fn write(&mut self, iova: u64, bytes: &[u8]) -> Option<()>;
     /// Copies into the buffers if the client shares them, to be written; says whether it does.
     fn write_shared(&mut self, iova: u64, bytes: &[u8]) -> bool;
+    /// A slot is filled with these bytes, which was written.
+    fn filled(&mut self, _slot: u32, _bytes: &[u8]) {}
 }
 
 /// Where the parts of a stream are in guest memory.

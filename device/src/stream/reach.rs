@@ -137,7 +137,8 @@ impl Queues {
     }
 }
 
-/// Does it by the way that was found at that place. `None` if the memory is away, or a reset has made it void meanwhile.
+/// Does it by the way that is found at that place. `None` if the memory is away, or a reset has made it void
+/// meanwhile.
 #[inline(always)]
 pub(super) fn access<W: Work>(section: &mut Section<'_>, place: Place, mut work: W) -> Option<W::Output> {
     match work.queues().reach(place, section) {

@@ -32,6 +32,8 @@ const FORMAT: WaveFormat = WaveFormat { rate: 48_000, channels: 2, sample: Sampl
 struct Plan {
     /// How much later than its tenth the last note of the song is.
     late: i64,
+    /// The key of that note.
+    last: u8,
     /// What comes at the second input, live, before time begins to pass.
     live: [u8; 3],
     /// Bytes of the wave sink's buffers, each of which is a period.
@@ -40,7 +42,7 @@ struct Plan {
     key: u8,
 }
 
-const PLAN: Plan = Plan { late: 0, live: [0x91, 70, 100], period: 3840, key: 60 };
+const PLAN: Plan = Plan { late: 0, last: 60, live: [0x91, 70, 100], period: 3840, key: 60 };
 
 /// A wave, and an instrument that plays it at one key.
 fn download<P: Platform>(mailbox: &mut Mailbox<'_, P>, key: u8) -> anyhow::Result<()> {
@@ -57,7 +59,9 @@ fn download<P: Platform>(mailbox: &mut Mailbox<'_, P>, key: u8) -> anyhow::Resul
 /// reads a register so many times before it submits, and before it takes what has come.
 fn run(plan: Plan, reads: usize) -> anyhow::Result<Recording> {
     let time = |tenth| RefTime(tenth * STEP + if tenth == SONG - 1 { plan.late } else { 0 });
-    let song: Song = (0..SONG).map(|tenth| TimedMessage { time: time(tenth), bytes: &[0x90, 60, 100] }).collect();
+    let notes = (0..SONG).map(|tenth| [0x90, if tenth == SONG - 1 { plan.last } else { 60 }, 100]);
+    let notes: Vec<[u8; 3]> = notes.collect();
+    let song: Song = (0..SONG).zip(&notes).map(|(tenth, bytes)| TimedMessage { time: time(tenth), bytes }).collect();
     let (mut sender, receiver) = UnixStream::pair()?;
     let inputs = vec![Input::Song(song), Input::Live(Box::new(receiver))];
     let host = HostedCard::start_with(Transport::Own, ClockMode::Virtual, inputs)?;
@@ -121,8 +125,14 @@ fn another_captured_message_period_or_download_is_the_first_difference() -> anyh
             Plan { late: 5000, ..PLAN },
             Lane::Completions(1),
             Kind::Changed(1),
-            "submission 8 of stream 1 differs: A has presented at 0.700000 s of stream time, B has presented at \
-             0.700500 s",
+            "submission 8 of stream 1 differs: A has presented at 0.700000 s of stream time, with 90 3c 64, B has \
+             presented at 0.700500 s",
+        ),
+        (
+            Plan { last: 61, ..PLAN },
+            Lane::Completions(1),
+            Kind::Changed(1),
+            "with 90 3c 64, B has presented at 0.700000 s of stream time, with 90 3d 64",
         ),
         (Plan { live: [0x91, 72, 100], ..PLAN }, Lane::Received(1), Kind::Changed(1), "91 48 64"),
         (

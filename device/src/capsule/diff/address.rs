@@ -82,7 +82,11 @@ pub(super) fn without_addresses(master: RefTime, observation: &Observation) -> u
             digest.number(10).number((*opcode).into()).number((*stream).into()).number((*status).into());
             digest.bytes(request);
         }
+        Observation::Captured { stream, bytes, .. } => {
+            digest.number(12).number(*stream as u64).bytes(bytes);
+        }
         Observation::Connected
+        | Observation::Disconnected
         | Observation::Reset
         | Observation::Granted { .. }
         | Observation::Opened { .. }

@@ -4,7 +4,7 @@
 
 use super::address::{holds_address, is_address, register, set, without_addresses};
 use super::digest::Digest;
-use super::step::{Lane, Placed, Stamp, Step, Submission};
+use super::step::{Excerpt, Lane, Placed, Stamp, Step, Submission};
 use crate::SAMPLE_RATE;
 use crate::capsule::{Listener, Observation};
 use crate::device::Region;
@@ -49,12 +49,14 @@ pub(super) struct SinceGrant {
 }
 
 /// A submission that has not come home.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct InFlight {
     ordinal: u64,
     index: u32,
     /// It is due at once, and so when the card comes across it.
     at_once: bool,
+    /// What the card has filled it with.
+    captured: Excerpt,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,8 @@ pub(super) struct Sorter<'a> {
     /// The grant before.
     granted_before: RefTime,
     since_grant: SinceGrant,
-    received: BTreeMap<u16, Vec<u8>>,
+    /// With when the first of them came.
+    received: BTreeMap<u16, (Stamp, Vec<u8>)>,
     audio: Vec<i16>,
     audio_first: u64,
     addresses: Digest,
@@ -139,10 +142,8 @@ impl<'a> Sorter<'a> {
             }
             self.submit(number);
         }
-        for (input, bytes) in std::mem::take(&mut self.received) {
-            if !bytes.is_empty() {
-                self.step(Lane::Received(input), Step::Received(bytes));
-            }
+        for (input, (stamp, bytes)) in std::mem::take(&mut self.received) {
+            self.pass_received(input, stamp, bytes);
         }
         if !self.audio.is_empty() {
             self.pass_audio();
@@ -155,10 +156,15 @@ impl<'a> Sorter<'a> {
     }
 
     fn step(&mut self, lane: Lane, step: Step) {
-        let count = self.counts.entry(lane).or_default();
-        let ordinal = *count;
-        *count += 1;
+        let ordinal = self.next(lane);
         self.place(lane, ordinal, self.now, step);
+    }
+
+    /// The number of the next step of a lane.
+    fn next(&mut self, lane: Lane) -> u64 {
+        let count = self.counts.entry(lane).or_default();
+        *count += 1;
+        *count - 1
     }
 
     fn place(&mut self, lane: Lane, ordinal: u64, mut stamp: Stamp, step: Step) {
@@ -185,7 +191,7 @@ impl<'a> Sorter<'a> {
         stream.submissions += 1;
         let is_owned = stream.in_flight.contains_key(&slot);
         if !is_owned && slot < MAX_SLOTS {
-            stream.in_flight.insert(slot, InFlight { ordinal, index, at_once: false });
+            stream.in_flight.insert(slot, InFlight { ordinal, index, at_once: false, captured: Excerpt::default() });
         }
         stream.pending = Some((stamp, ordinal, Submission::new(index, is_owned)));
     }
@@ -222,16 +228,21 @@ impl<'a> Sorter<'a> {
         self.submit(number);
         self.since_grant.completed = true;
         // The card completes what it has fetched, and nothing else.
-        let Some(InFlight { ordinal, index, at_once }) = self.streams[number].in_flight.remove(&completion.slot.get())
-        else {
+        let slot = completion.slot.get();
+        let Some(InFlight { ordinal, index, at_once, captured }) = self.streams[number].in_flight.remove(&slot) else {
             return;
         };
         let (status, flags, time) = (completion.status.get(), completion.flags.get(), completion.time.get());
-        let step = Step::Completion { index, status, flags, time, at_once };
+        let step = Step::Completion { index, status, flags, time, at_once, captured };
         self.place(Lane::Completions(number), ordinal, self.now, step);
     }
 
     fn reset(&mut self) {
+        self.begin_anew();
+        self.step(Lane::Control, Step::Reset);
+    }
+
+    fn begin_anew(&mut self) {
         for number in 0..STREAMS {
             self.submit(number);
             let stream = &mut self.streams[number];
@@ -241,7 +252,6 @@ impl<'a> Sorter<'a> {
         (self.granted, self.granted_before) = (RefTime::ZERO, RefTime::ZERO);
         self.since_grant = SinceGrant::default();
         self.now.resets = self.now.resets.saturating_add(1);
-        self.step(Lane::Control, Step::Reset);
     }
 
     fn granted(&mut self, until: RefTime) {
@@ -277,14 +287,23 @@ impl<'a> Sorter<'a> {
     }
 
     fn received(&mut self, input: u16, bytes: &[u8]) {
-        let mut all = self.received.remove(&input).unwrap_or_default();
+        let (mut stamp, mut all) = self.received.remove(&input).unwrap_or_else(|| (self.now, Vec::new()));
         all.extend_from_slice(bytes);
         // Where the host has cut them does not count.
         let whole = all.len() - all.len() % RECEIVED;
         for block in all[..whole].chunks(RECEIVED) {
-            self.step(Lane::Received(input), Step::Received(block.to_vec()));
+            self.pass_received(input, std::mem::replace(&mut stamp, self.now), block.to_vec());
         }
-        self.received.insert(input, all.split_off(whole));
+        let rest = all.split_off(whole);
+        if !rest.is_empty() {
+            self.received.insert(input, (stamp, rest));
+        }
+    }
+
+    fn pass_received(&mut self, input: u16, stamp: Stamp, bytes: Vec<u8>) {
+        let lane = Lane::Received(input);
+        let ordinal = self.next(lane);
+        self.place(lane, ordinal, stamp, Step::Received(bytes));
     }
 
     fn pass_audio(&mut self) {
@@ -327,6 +346,10 @@ impl<'a> Sorter<'a> {
         let (at, is) = (self.now.master, |stream: &usize| *stream < STREAMS);
         match observation {
             Observation::Connected => self.step(Lane::Control, Step::Connected),
+            Observation::Disconnected => {
+                self.step(Lane::Control, Step::Disconnected);
+                self.begin_anew();
+            }
             Observation::Access { region: Region::Registers, offset, write: true, bytes } => {
                 self.written(*offset, bytes);
             }
@@ -364,6 +387,11 @@ impl<'a> Sorter<'a> {
                 }
             }
             Observation::Completed { stream, completion, .. } if is(stream) => self.completed(*stream, completion),
+            Observation::Captured { stream, slot, bytes } if is(stream) => {
+                if let Some(in_flight) = self.streams[*stream].in_flight.get_mut(slot) {
+                    in_flight.captured = Excerpt::new(bytes);
+                }
+            }
             Observation::Interrupt { .. } => self.since_grant.interrupted = true,
             Observation::Received { input, bytes } => self.received(*input, bytes),
             Observation::Audio { samples, .. } if self.virtual_time => self.audio(samples),

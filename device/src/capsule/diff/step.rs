@@ -30,12 +30,12 @@ pub enum Lane {
     Submissions(usize),
     /// Grants. What a grant covers was submitted before.
     Grants,
+    /// What a MIDI input received live.
+    Received(u16),
     /// How each submission of a stream ended.
     Completions(usize),
     /// Rules that were broken, of a stream if it is known.
     Violations(Option<usize>),
-    /// What a MIDI input received live.
-    Received(u16),
     /// What the card rendered. It follows from the rest, so it is the first difference only if there is no other.
     Audio,
 }
@@ -175,6 +175,7 @@ impl Member {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     Connected,
+    Disconnected,
     Reset,
     /// A register, or of an offset that has none, was written.
     Write {
@@ -225,6 +226,8 @@ pub(super) enum Step {
         time: i64,
         /// It was due at once: its time is when the card came across it, and is not compared.
         at_once: bool,
+        /// What the slot was filled with, of a stream that captures.
+        captured: Excerpt,
     },
     Violation {
         rule: &'static str,
@@ -247,6 +250,7 @@ impl Step {
         match self {
             Self::Connected => digest.number(0),
             Self::Reset => digest.number(1),
+            Self::Disconnected => digest.number(18),
             Self::Write { offset, bytes, is_address } => match is_address {
                 true => digest.number(2).number(*offset).number(bytes.len() as u64),
                 false => digest.number(3).number(*offset).bytes(bytes),
@@ -270,14 +274,17 @@ impl Step {
                 submission.digest(digest.number(11), virtual_time);
                 &mut digest
             }
-            Self::Completion { status, flags, time, at_once, .. } => match (virtual_time, Status::decode(*status)) {
-                (false, Some(Status::Presented | Status::Late | Status::Discarded)) => digest.number(12),
-                (false, _) => digest.number(13).number((*status).into()).number((*flags).into()),
-                (true, _) => {
-                    let time = if *at_once { 0 } else { *time };
-                    digest.number(14).number((*status).into()).number((*flags).into()).signed(time)
+            Self::Completion { status, flags, time, at_once, captured, .. } => {
+                match (virtual_time, Status::decode(*status)) {
+                    (false, Some(Status::Presented | Status::Late | Status::Discarded)) => digest.number(12),
+                    (false, _) => digest.number(13).number((*status).into()).number((*flags).into()),
+                    (true, _) => {
+                        let time = if *at_once { 0 } else { *time };
+                        digest.number(14).number((*status).into()).number((*flags).into()).signed(time);
+                        digest.number(captured.digest)
+                    }
                 }
-            },
+            }
             Self::Violation { rule, .. } => digest.number(15).bytes(rule.as_bytes()),
             Self::Received(bytes) => digest.number(16).bytes(bytes),
             Self::Audio { samples, .. } => digest.number(17).samples(samples),

@@ -219,6 +219,7 @@ fn completion(status: u16, flags: u16, time: i64) -> String {
 fn words(step: &Step) -> String {
     match step {
         Step::Connected => "a client connected".into(),
+        Step::Disconnected => "the client has gone".into(),
         Step::Reset => "reset".into(),
         Step::Write { offset, bytes, is_address } => write(*offset, bytes, *is_address),
         Step::Enabled { memory, master } => {
@@ -243,7 +244,10 @@ fn words(step: &Step) -> String {
         Step::Closed { .. } => "closed".into(),
         Step::Refused(fault) => format!("refused: {fault}"),
         Step::Submission(it) => submission(it),
-        Step::Completion { status, flags, time, .. } => completion(*status, *flags, *time),
+        Step::Completion { status, flags, time, captured, .. } => {
+            let with = if captured.len > 0 { format!(", with {}", hex(&captured.shown)) } else { String::new() };
+            completion(*status, *flags, *time) + &with
+        }
         Step::Violation { rule, .. } => match Rule::find(rule) {
             Some(known) => format!("{} {rule}: {}", known.code, known.code.meaning()),
             None => (*rule).into(),
@@ -376,6 +380,7 @@ pub(super) fn observation(observation: &Observation) -> String {
             format!("a {} of {region:?}", if *write { "write" } else { "read" })
         }
         Observation::Connected => "a connection".into(),
+        Observation::Disconnected => "the end of a connection".into(),
         Observation::Mapped { .. } => "memory that was mapped".into(),
         Observation::Unmapped { .. } => "memory that was taken back".into(),
         Observation::Reset => "a reset".into(),
@@ -394,6 +399,7 @@ pub(super) fn observation(observation: &Observation) -> String {
         Observation::Completed { stream, index, .. } => {
             format!("completion {} of stream {stream}", count((*index).into()))
         }
+        Observation::Captured { stream, .. } => format!("something captured by stream {stream}"),
         Observation::Interrupt { vector } => format!("an interrupt of vector {vector}"),
         Observation::Received { input, .. } => format!("bytes of MIDI input {input}"),
         Observation::Audio { .. } => "audio".into(),

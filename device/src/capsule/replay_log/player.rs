@@ -41,6 +41,8 @@ pub(crate) struct Player {
     shown_from: u64,
     pub(in crate::capsule) shows: bool,
     pub(in crate::capsule) master: RefTime,
+    /// A client has done something.
+    has_client: bool,
     pub(super) tails: [u32; STREAMS],
     /// The slot of the event whose entry was taken.
     slot: Option<[u64; 4]>,
@@ -61,6 +63,7 @@ impl Player {
             shown_from: 0,
             shows,
             master: RefTime::ZERO,
+            has_client: false,
             tails: [0; STREAMS],
             slot: None,
         }
@@ -93,6 +96,20 @@ impl Player {
             self.problem.get_or_insert("an end of what happens at once");
         }
         self.shown.push((self.master, observation()));
+    }
+
+    /// A client does something.
+    pub(in crate::capsule) fn show_client(&mut self) {
+        if !std::mem::replace(&mut self.has_client, true) {
+            self.show(|| Observation::Connected);
+        }
+    }
+
+    /// The card is ready for the next client.
+    pub(in crate::capsule) fn show_no_client(&mut self) {
+        if std::mem::take(&mut self.has_client) {
+            self.show(|| Observation::Disconnected);
+        }
     }
 
     /// There is no other record between an entry and its slot.

@@ -89,6 +89,10 @@ fn brief(observation: &Observation) -> (Observation, u64) {
             let (bytes, size) = cut(bytes);
             (Observation::Data { stream: *stream, offset: *offset, bytes }, size)
         }
+        Observation::Captured { stream, slot, bytes } => {
+            let (bytes, size) = cut(bytes);
+            (Observation::Captured { stream: *stream, slot: *slot, bytes }, size)
+        }
         Observation::Received { input, bytes } => {
             let (bytes, size) = cut(bytes);
             (Observation::Received { input: *input, bytes }, size)

@@ -19,7 +19,10 @@ use dmus_interface::time::RefTime;
 /// What it is about, by which lines can be told apart.
 pub(super) fn topic(what: &Observation) -> &'static str {
     match what {
-        Observation::Connected | Observation::Mapped { .. } | Observation::Unmapped { .. } => "client",
+        Observation::Connected
+        | Observation::Disconnected
+        | Observation::Mapped { .. }
+        | Observation::Unmapped { .. } => "client",
         Observation::Access { .. } | Observation::Reset | Observation::Command { .. } => "register",
         Observation::Granted { .. } => "time",
         Observation::Opened { .. }
@@ -30,7 +33,7 @@ pub(super) fn topic(what: &Observation) -> &'static str {
         Observation::Event { .. } | Observation::Data { .. } => "event",
         Observation::Completed { .. } => "complete",
         Observation::Interrupt { .. } => "interrupt",
-        Observation::Received { .. } => "input",
+        Observation::Received { .. } | Observation::Captured { .. } => "input",
         Observation::Audio { .. } => "audio",
         Observation::Violation { .. } => "violation",
     }
@@ -40,6 +43,7 @@ pub(super) fn topic(what: &Observation) -> &'static str {
 pub(super) fn words(kept: &Kept) -> String {
     match &kept.what {
         Observation::Connected => "a client connected".into(),
+        Observation::Disconnected => "the client has gone".into(),
         Observation::Access { region, offset, write, bytes } => access(*region, *offset, *write, bytes, kept.size),
         Observation::Mapped { iova, size, writable, shared } => {
             let rights = if *writable { "writable" } else { "for reading only" };
@@ -71,6 +75,11 @@ pub(super) fn words(kept: &Kept) -> String {
             let more = if kept.size > bytes.len() as u64 { " ..." } else { "" };
             let is = message(bytes);
             format!("stream {stream}: {what} at buffer area + {offset:#x}: {}{more} ({is})", hex(bytes))
+        }
+        Observation::Captured { stream, slot, bytes } => {
+            let what = count(kept.size, "byte");
+            let more = if kept.size > bytes.len() as u64 { " ..." } else { "" };
+            format!("stream {stream}, slot {slot}: {what} were captured: {}{more}", hex(bytes))
         }
         Observation::Completed { stream, completion, .. } => completed(*stream, completion),
         Observation::Interrupt { vector } => match *vector {

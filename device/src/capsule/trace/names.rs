@@ -56,6 +56,7 @@ interned! {
         Vector = "vector that the card does not have",
         Tail = "tail of a stream that is not open",
         Connected = "client connected",
+        Disconnected = "client disconnected",
         Reset = "reset",
         Clock = "clock starts again",
         Opened = "opened",

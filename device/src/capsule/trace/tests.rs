@@ -375,6 +375,7 @@ fn observation() -> impl Strategy<Value = O> {
     prop_oneof![
         1 => Just(O::Reset),
         1 => Just(O::Connected),
+        1 => Just(O::Disconnected),
         2 => (stream(), kind, number()).prop_map(|(stream, kind, slots)| O::Opened {
             stream, kind, slots, buffers: slots, buffer_size: slots
         }),
