@@ -16,7 +16,7 @@
 //! | grants | up to where; whether the driver waited for the grant before | anything |
 //! | states of a stream | configuration, state, time base, master time | time base, master time |
 //! | submissions of a stream | the fields of each event, its data, whether its time had passed | event times |
-//! | completions of a stream | status, reason, time (not of what was due at once), what was captured | all but rejections |
+//! | completions of a stream | status, reason, time (unless due at once), what was captured | all but rejections |
 //! | broken rules | the rule and the stream, but for those about WAKE | capture overruns |
 //! | bytes of a MIDI input | the bytes of a live one; of a song, as they were captured | |
 //! | audio | the samples | anything |
