@@ -65,14 +65,13 @@ pub fn record(
     name: String,
     options: Options,
     card: &Card,
-    engine: &mut Engine,
+    engine: &Engine,
 ) -> io::Result<()> {
     let shared = card.shared();
     let header = engine.header(options);
     let mut first = Vec::new();
     header.write(&mut first);
     let log = Arc::new(ReplayLog::record(blocks::Writer::start(Box::new(out), name)?, first));
-    shared.set_replay_log(Arc::clone(&log));
-    engine.set_replay_log(log);
+    shared.set_replay_log(log);
     Ok(())
 }

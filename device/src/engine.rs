@@ -7,6 +7,7 @@
 //! are carried out and inputs are captured, and an engine with nothing to do sleeps.
 
 mod captures;
+mod fetch;
 mod inspect;
 mod logged;
 mod mailbox;
@@ -15,10 +16,8 @@ mod sleep;
 mod transitions;
 
 use crate::bank::Bank;
-use crate::capsule::{ReplayLog, Unusual};
 use crate::capture::CaptureStream;
 use crate::capture::inputs::Inputs;
-use crate::check::Word;
 use crate::clock::Clock;
 use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
@@ -26,24 +25,19 @@ use crate::shared::{Clocks, EngineThread, Requests, Section, Shared, accept_kick
 use crate::sink::{Sink, SinkError};
 use crate::stream::{Monitor, RenderStream, Span};
 use crate::synth::Synth;
-use dmus_interface::doorbell;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
-use dmus_interface::protocol::card::Poll;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::SampleTime;
+use fetch::Fetched;
 use output::Output;
 use sleep::Sleeper;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Most frames of a turn: what a request may have to wait for.
 const BLOCK: usize = 1024;
 /// Fewest frames of a turn in realtime: 2 ms.
 const SHORTEST_BLOCK: u64 = 96;
-/// From one look at memory that is away to the next while all is recorded: half a second of looks without a pause is
-/// 10 MB.
-const LOOK: Duration = Duration::from_micros(100);
 
 /// The running engine.
 #[derive(Debug)]
@@ -80,8 +74,6 @@ pub struct Engine {
 
 /// What is the engine's own.
 struct Core {
-    /// Of a card that records or replays.
-    log: Option<Arc<ReplayLog>>,
     epoch: u64,
     clock: Clock,
     requests: Requests,
@@ -123,14 +115,6 @@ impl Library {
     }
 }
 
-/// What a fetch found.
-struct Fetched {
-    /// Something was submitted.
-    worked: bool,
-    /// Some stream holds an event that waits for its time.
-    held: bool,
-}
-
 /// What a turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -154,7 +138,6 @@ impl Engine {
         // The first stream opens without a pause.
         library.spare.push(library.new_synth(&shared));
         let core = Core {
-            log: None,
             epoch: 0,
             clock: Clock::new(mode),
             requests: Requests::default(),
@@ -207,8 +190,9 @@ impl Engine {
 
     /// Completes the output.
     fn finish(&mut self) -> Result<(), SinkError> {
-        let finished = self.core.output.finish(self.shared.stats(), self.core.log.as_deref());
-        if let Some(log) = &self.core.log {
+        let log = self.shared.replay_log();
+        let finished = self.core.output.finish(self.shared.stats(), log);
+        if let Some(log) = log {
             log.finish(self.shared.stats());
         }
         finished
@@ -261,13 +245,13 @@ impl Core {
         let Some(Fetched { mut worked, mut held }) = self.fetch(section, poll) else {
             return Turn::Worked;
         };
-        if self.requests.any && self.may_answer() {
+        if self.requests.any && self.may_answer(shared) {
             (worked, held) = (true, true);
             if !self.answer_requests(section) {
                 return Turn::Worked;
             }
         }
-        if (held || self.clock.ahead() > 0) && self.has_to_render() {
+        if (held || self.clock.ahead() > 0) && self.has_to_render(shared) {
             let frames = section.unlocked(|| self.render(shared));
             worked |= frames > 0 || self.presenting;
             if !section.is_of(self.epoch) {
@@ -293,152 +277,6 @@ impl Core {
         self.inspect(section)
     }
 
-    /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.
-    #[inline(never)]
-    fn check_page(&mut self, section: &Section<'_>) {
-        let Some(checker) = section.shared().checker() else {
-            return;
-        };
-        let clocks = section.clocks();
-        let quiet = self.sleeper.is_quiet_again(clocks.samples);
-        if !quiet && self.log.is_none() {
-            return;
-        }
-        let words = self.own_words(section, clocks);
-        let wrong = || quiet && words.iter().any(|(offset, word)| word.is_wrong(section.page(), *offset));
-        let look = match self.log.as_deref() {
-            None => wrong(),
-            Some(log) => log.unusual(Unusual::WrongWords, wrong),
-        };
-        if look {
-            let load = |offset, wide| match self.log.as_deref() {
-                None => section.page().load(offset, wide),
-                Some(log) => log.word(section.page(), offset, wide),
-            };
-            let culprit = |word| section.last_store(word);
-            checker.check_page(section.page(), clocks.master, &words, load, culprit);
-        }
-    }
-
-    /// What the words of the page are that only the card stores, as it stored them.
-    fn own_words(&self, section: &Section<'_>, clocks: Clocks) -> Vec<(usize, Word)> {
-        let render = self.streams.render.iter().map(|stream| (&stream.queues, stream.state));
-        let streams = render.chain(self.streams.capture.iter().map(|stream| (&stream.queues, stream.state)));
-        let of_streams = streams.flat_map(|(queues, state)| {
-            let at = |word| doorbell::at(queues.stream, word);
-            let head = Word::Half(queues.completions.published());
-            [(at(doorbell::COMPLETION_HEAD), head), (at(doorbell::STATE), Word::Half(state as u32))]
-        });
-        let of_clocks = [
-            (doorbell::MASTER_TIME, Word::Whole(clocks.master.0 as u64)),
-            (doorbell::SAMPLE_POSITION, Word::Whole(clocks.samples)),
-            (doorbell::COMMANDS, Word::Half(section.commands())),
-        ];
-        of_streams.chain(of_clocks).collect()
-    }
-
-    /// Loads the grant, and says with what to load the tails after it: what a grant covers is among what these publish.
-    #[inline(always)]
-    fn poll(&mut self, section: &mut Section<'_>) -> Poll {
-        let poll = Poll::at(section.page());
-        if self.clock.grant(poll.grant()).is_err() {
-            section.grant_backward();
-        }
-        let Streams { capture, inputs, .. } = &self.streams;
-        let reached = self.clock.now().horizon;
-        let is_virtual = self.clock.is_virtual();
-        self.clock.advance(|due| match is_virtual && !capture.is_empty() {
-            true => captures::limit(capture, inputs, reached, due),
-            false => due,
-        });
-        poll
-    }
-
-    /// Loads each stream's tail, fetches up to there and publishes what that completes: nothing is rendered before what
-    /// is granted is fetched. `None` if a reset has made the turn void, or a ring is away for a moment.
-    #[inline(always)]
-    fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
-        let (mut worked, mut held) = (false, false);
-        for stream in &mut self.streams.render {
-            if stream.queues.poll(poll, section) {
-                worked = true;
-                if !stream.fetch(section) {
-                    return self.fetch_all(section, poll);
-                }
-            }
-            held |= stream.has_held();
-        }
-        for stream in &mut self.streams.capture {
-            if stream.queues.poll(poll, section) {
-                worked = true;
-                if !stream.exchange(section) {
-                    return self.fetch_all(section, poll);
-                }
-            }
-        }
-        Some(Fetched { worked, held })
-    }
-
-    /// The same, of more than one section can fetch.
-    #[cold]
-    fn fetch_all(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
-        for stream in &mut self.streams.render {
-            stream.queues.poll_again(poll, section);
-        }
-        for stream in &mut self.streams.capture {
-            stream.queues.poll_again(poll, section);
-        }
-        self.fetch_rest(section).then_some(Fetched { worked: true, held: true })
-    }
-
-    /// Goes on fetching, section by section. False as in [`Self::fetch`].
-    #[cold]
-    fn fetch_rest(&mut self, section: &mut Section<'_>) -> bool {
-        loop {
-            section.unlocked(|| ());
-            // What a reset in between has zeroed is no mistake of a driver.
-            if !section.is_of(self.epoch) {
-                return false;
-            }
-            let mut left = false;
-            for stream in &mut self.streams.render {
-                left |= !stream.fetch(section);
-            }
-            for stream in &mut self.streams.capture {
-                left |= !stream.exchange(section);
-            }
-            if !left {
-                return section.is_of(self.epoch);
-            }
-            let away = || self.is_away(section);
-            let away = match self.log.as_deref() {
-                None => away(),
-                Some(log) => log.unusual(Unusual::Away, away),
-            };
-            if away {
-                self.give_way(section);
-                return false;
-            }
-        }
-    }
-
-    /// Whether some stream's memory is away for a moment.
-    fn is_away(&self, section: &Section<'_>) -> bool {
-        let render = self.streams.render.iter().map(|stream| &stream.queues);
-        let mut queues = render.chain(self.streams.capture.iter().map(|stream| &stream.queues));
-        queues.any(|queues| queues.is_away(section))
-    }
-
-    /// The client is moving its memory, and the transport needs the lock for that.
-    #[cold]
-    fn give_way(&mut self, section: &mut Section<'_>) {
-        let records = self.log.as_deref().is_some_and(|log| log.recording().is_some());
-        section.unlocked(|| match records {
-            true => std::thread::sleep(LOOK),
-            false => std::thread::yield_now(),
-        });
-    }
-
     /// Frames of the next block; 0 if there is none to render yet.
     fn frames(&self) -> usize {
         let ahead = self.clock.ahead();
@@ -455,12 +293,12 @@ impl Core {
 
     /// Whether there are samples to render, or events to present before the next one, and both may be.
     #[inline(never)]
-    fn has_to_render(&mut self) -> bool {
+    fn has_to_render(&mut self, shared: &Shared) -> bool {
         let any_due = self.is_any_due();
         if !any_due && self.clock.ahead() == 0 {
             return false;
         }
-        self.output.look(self.log.as_deref());
+        self.output.look(shared.replay_log());
         !self.is_stalled() && (any_due || self.frames() > 0)
     }
 
@@ -474,7 +312,7 @@ impl Core {
             monitor.clear();
         }
         let mut all = true;
-        let log = self.log.as_deref();
+        let log = shared.replay_log();
         let is_void = || match log {
             None => shared.is_void(),
             Some(log) => log.is_void(shared.is_void(), stats),
@@ -585,7 +423,7 @@ impl Core {
         self.streams.monitor = Monitor::default();
         self.requests = Requests::default();
         self.sleeper.forget_tails();
-        if let Some(log) = &self.log {
+        if let Some(log) = section.shared().replay_log() {
             log.forget_page();
         }
         self.clock.restart();

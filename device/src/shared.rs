@@ -343,8 +343,13 @@ impl Shared {
 
     /// Of a card that records or replays.
     #[inline]
-    pub(crate) fn replay_log(&self) -> Option<&Arc<ReplayLog>> {
-        self.replay_log.get()
+    pub(crate) fn replay_log(&self) -> Option<&ReplayLog> {
+        self.replay_log.get().map(Arc::as_ref)
+    }
+
+    /// The same, to be kept.
+    pub(crate) fn shared_replay_log(&self) -> Option<Arc<ReplayLog>> {
+        self.replay_log.get().cloned()
     }
 
     pub(crate) fn questions(&self) -> &Questions {

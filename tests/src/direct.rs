@@ -79,19 +79,19 @@ impl Direct {
         options: Options,
         out: impl Write + Send + 'static,
     ) -> anyhow::Result<Self> {
-        let (card, mut engine) = assemble_with(bank.into(), clock, Box::new(NullSink), Vec::new())?;
+        let (card, engine) = assemble_with(bank.into(), clock, Box::new(NullSink), Vec::new())?;
         if let Some(checker) = checker {
             card.set_checker(Arc::clone(checker));
         }
-        capsule::record(out, "the recording".into(), options, &card, &mut engine)?;
+        capsule::record(out, "the recording".into(), options, &card, &engine)?;
         Self::of(card, engine)
     }
 
     /// The same, with inputs, by any clock, and checked.
     pub fn recorded_by(clock: ClockMode, inputs: Vec<Input>, out: impl Write + Send + 'static) -> anyhow::Result<Self> {
-        let (card, mut engine) = assemble_with(Arc::new(Bank::default()), clock, Box::new(NullSink), inputs)?;
+        let (card, engine) = assemble_with(Arc::new(Bank::default()), clock, Box::new(NullSink), inputs)?;
         card.set_checker(Arc::new(Checker::new(&[], None)));
-        capsule::record(out, "the recording".into(), Options::default(), &card, &mut engine)?;
+        capsule::record(out, "the recording".into(), Options::default(), &card, &engine)?;
         Self::of(card, engine)
     }
 

@@ -122,7 +122,7 @@ impl HostedCard {
             dmus_card::assemble_with(Arc::clone(&bank), clock, Box::new(audio.clone()), inputs)?;
         let checker = set_up(&card, &mut engine);
         let recording = Recording::default();
-        capsule::record(recording.clone(), "memory".into(), Options::default(), &card, &mut engine)?;
+        capsule::record(recording.clone(), "memory".into(), Options::default(), &card, &engine)?;
         let engine = engine.spawn()?;
         let stats = card.stats();
         let listener = transport::listen(&socket)?;

@@ -144,7 +144,6 @@ impl Capsule {
         let mut engine = Engine::new(Arc::clone(&shared), header.clock, bank, tap, inputs);
         engine.set_drift(header.drift);
         let log = Arc::new(ReplayLog::replay(Player::new(cursor, listener.is_some()), header.culprits));
-        engine.set_replay_log(Arc::clone(&log));
         shared.set_replay_log(Arc::clone(&log));
         let checker = header.checker();
         if let Some(checker) = &checker {

@@ -43,12 +43,7 @@ impl Recording {
     }
 
     /// Has the card record, and a trace made of what it does.
-    pub(super) fn start(
-        &mut self,
-        bank: &Arc<Bank>,
-        card: &Card,
-        engine: &mut Engine,
-    ) -> anyhow::Result<Option<Tracer>> {
+    pub(super) fn start(&mut self, bank: &Arc<Bank>, card: &Card, engine: &Engine) -> anyhow::Result<Option<Tracer>> {
         let (mut outs, mut tracer): (Vec<Out>, _) = (Vec::new(), None);
         if let Some((path, file)) = self.capsule.take() {
             outs.push((path.display().to_string(), Box::new(file)));

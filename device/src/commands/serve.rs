@@ -330,7 +330,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         false => sandbox::enter().map_err(|error| anyhow::anyhow!("{error}; --no-sandbox serves without"))?,
     }
     log::start().context("cannot start the log")?;
-    let tracer = recording.start(&bank, &card, &mut engine)?;
+    let tracer = recording.start(&bank, &card, &engine)?;
     drop(bank);
     let engine = engine.spawn().context("cannot start the engine")?;
     if let Some(listener) = questions {

@@ -47,6 +47,7 @@ impl Core {
     pub(super) fn capture(&mut self, section: &mut Section<'_>) -> Option<bool> {
         let now = self.clock.master_time();
         let is_virtual = self.clock.is_virtual();
+        let log = section.shared().replay_log();
         let Streams { capture, inputs, monitor, .. } = &mut self.streams;
         inputs.take_monitored(monitor, |input, time, received| {
             capture.iter_mut().for_each(|stream| stream.receive(input, time, received));
@@ -58,7 +59,7 @@ impl Core {
             let receive = |input, time, received: Received<'_>| {
                 capture.iter_mut().for_each(|stream| stream.receive(input, time, received));
             };
-            if stalled || !inputs.take_one(now, self.log.as_deref(), receive) {
+            if stalled || !inputs.take_one(now, log, receive) {
                 break;
             }
             worked = true;

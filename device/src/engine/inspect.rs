@@ -4,12 +4,14 @@
 //! Fed by quiet turns; feeds the owners map with what is judged, and whoever asks with text.
 
 use super::{Core, Turn};
-use crate::check::{message, seconds, write_event, write_history};
+use crate::capsule::Unusual;
+use crate::check::{Word, message, seconds, write_event, write_history};
 use crate::dma::owners::Owners;
-use crate::shared::Section;
 use crate::shared::questions::Question;
+use crate::shared::{Clocks, Section};
 use crate::stream::in_flight::InFlight;
 use crate::stream::queue::Queues;
+use dmus_interface::doorbell;
 use dmus_interface::owners::Ring;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
@@ -33,12 +35,57 @@ struct Parts<'a> {
 }
 
 impl Core {
+    /// With nothing to do for the second time, a card that checks looks whether the page's words are as it stored them.
+    #[inline(never)]
+    pub(super) fn check_page(&mut self, section: &Section<'_>) {
+        let Some(checker) = section.shared().checker() else {
+            return;
+        };
+        let clocks = section.clocks();
+        let quiet = self.sleeper.is_quiet_again(clocks.samples);
+        let log = section.shared().replay_log();
+        if !quiet && log.is_none() {
+            return;
+        }
+        let words = self.own_words(section, clocks);
+        let wrong = || quiet && words.iter().any(|(offset, word)| word.is_wrong(section.page(), *offset));
+        let look = match log {
+            None => wrong(),
+            Some(log) => log.unusual(Unusual::WrongWords, wrong),
+        };
+        if look {
+            let load = |offset, wide| match log {
+                None => section.page().load(offset, wide),
+                Some(log) => log.word(section.page(), offset, wide),
+            };
+            let culprit = |word| section.last_store(word);
+            checker.check_page(section.page(), clocks.master, &words, load, culprit);
+        }
+    }
+
+    /// What the words of the page are that only the card stores, as it stored them.
+    fn own_words(&self, section: &Section<'_>, clocks: Clocks) -> Vec<(usize, Word)> {
+        let render = self.streams.render.iter().map(|stream| (&stream.queues, stream.state));
+        let streams = render.chain(self.streams.capture.iter().map(|stream| (&stream.queues, stream.state)));
+        let of_streams = streams.flat_map(|(queues, state)| {
+            let at = |word| doorbell::at(queues.stream, word);
+            let head = Word::Half(queues.completions.published());
+            [(at(doorbell::COMPLETION_HEAD), head), (at(doorbell::STATE), Word::Half(state as u32))]
+        });
+        let of_clocks = [
+            (doorbell::MASTER_TIME, Word::Whole(clocks.master.0 as u64)),
+            (doorbell::SAMPLE_POSITION, Word::Whole(clocks.samples)),
+            (doorbell::COMMANDS, Word::Half(section.commands())),
+        ];
+        of_streams.chain(of_clocks).collect()
+    }
+
     /// A turn has found nothing to do. Whether it was quiet indeed, or another one is wanted at once.
     #[inline(never)]
     pub(super) fn inspect(&mut self, section: &mut Section<'_>) -> Turn {
         let shared = section.shared();
         shared.questions().answer(|question| self.answer(question, section));
-        if let Some(look) = self.log.as_ref().and_then(|log| log.replayed_judgement()) {
+        if let Some(look) = shared.replay_log().and_then(|log| log.replayed_judgement()) {
             self.judge_as(look, section);
         }
         let Some(owners) = shared.owners().filter(|owners| !owners.is_judged(owners.asked())) else {
@@ -58,7 +105,7 @@ impl Core {
     fn judge(&mut self, section: &mut Section<'_>, owners: &Owners) {
         let owned = owners.count(Ring::Owned);
         let stored = std::mem::replace(&mut self.seen.owned, owned) != owned;
-        if let Some(log) = &self.log {
+        if let Some(log) = section.shared().replay_log() {
             log.note_judgement(stored);
         }
         self.judge_as(stored, section);

@@ -7,14 +7,8 @@ use super::{Core, Engine, Turn};
 use crate::capsule::{Header, Options, ReplayLog};
 use crate::shared::Section;
 use dmus_interface::time::RefTime;
-use std::sync::Arc;
 
 impl Engine {
-    /// What it observes from here on is recorded, or replayed: before the first turn.
-    pub(crate) fn set_replay_log(&mut self, log: Arc<ReplayLog>) {
-        self.core.log = Some(log);
-    }
-
     /// What a replay has to know of this engine.
     pub(crate) fn header(&self, options: Options) -> Header {
         let (streams, shared) = (&self.core.streams, &self.shared);

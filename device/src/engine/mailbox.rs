@@ -90,7 +90,7 @@ fn sizes(opcode: Opcode) -> (&'static [usize], usize) {
 /// The memory of requests and results.
 struct Mailbox<'s> {
     memory: DmaAccess<'s>,
-    log: Option<Arc<ReplayLog>>,
+    log: Option<&'s ReplayLog>,
 }
 
 impl Mailbox<'_> {
@@ -99,7 +99,7 @@ impl Mailbox<'_> {
         read: &mut [u8],
         real: impl FnOnce(&DmaAccess<'_>, &mut [u8]) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
-        match &self.log {
+        match self.log {
             None => real(&self.memory, read),
             Some(log) => log.access(read, |read| real(&self.memory, read)),
         }
@@ -144,7 +144,7 @@ impl Core {
         if (command.result_room as usize) < result {
             return refuse(Status::BufferTooSmall, result, 0);
         }
-        let memory = Mailbox { memory: DmaAccess::new(shared, self.epoch), log: self.log.clone() };
+        let memory = Mailbox { memory: DmaAccess::new(shared, self.epoch), log: shared.replay_log() };
         // What was done could not be told otherwise.
         memory.check(command.result, result, true)?;
         memory.check(command.request, size, false)?;
@@ -160,7 +160,7 @@ impl Core {
             checker.check_request(opcode, &then, &request, self.clock.master_time());
         }
         let reply = self.execute(opcode, command.stream as usize, &request);
-        if let Some(log) = &self.log {
+        if let Some(log) = shared.replay_log() {
             let status = match &reply {
                 Ok(reply) => reply.status as u32,
                 Err(Refusal::Answer(answer)) => answer.status,

@@ -71,8 +71,9 @@ impl Core {
     pub(super) fn rest(&mut self, shared: &Shared) {
         let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
         let quiet = since.elapsed();
-        self.output.look(self.log.as_deref());
-        if let Some(log) = &self.log {
+        let log = shared.replay_log();
+        self.output.look(log);
+        if let Some(log) = log {
             log.rest();
         }
         let runs = !self.output.is_ready() || !self.clock.is_virtual() && self.any_runs();

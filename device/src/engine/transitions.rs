@@ -20,12 +20,12 @@ use std::sync::Arc;
 impl Core {
     /// Whether requests can be carried out now: in virtual time, once everything up to the grant is rendered and
     /// presented, unless that is far away, or time stands for want of posted slots.
-    pub(super) fn may_answer(&mut self) -> bool {
+    pub(super) fn may_answer(&mut self, shared: &Shared) -> bool {
         if !self.clock.is_virtual() {
             return true;
         }
         let waits = self.is_stalled() || self.clock.is_far_from_grant() || !self.output.is_ready();
-        waits || self.clock.is_at_grant() && !self.has_to_render()
+        waits || self.clock.is_at_grant() && !self.has_to_render(shared)
     }
 
     /// Carries out all requests and answers them. False if a reset has made it void.
@@ -75,7 +75,7 @@ impl Core {
             section.clear_stream(index);
             self.sleeper.forget_tail(index);
         }
-        if let Some(log) = &self.log {
+        if let Some(log) = section.shared().replay_log() {
             log.show(|| match (result, request) {
                 (Err(fault), _) => Observation::Refused { stream: index, fault },
                 (Ok(_), Request::Close) => Observation::Closed { stream: index },
@@ -100,18 +100,18 @@ impl Core {
 
     fn open(&mut self, shared: &Shared, index: usize, config: StreamConfig) -> Result<Transitioned, Fault> {
         let room = || has_room(config.memory());
-        let room = match &self.log {
+        let room = match shared.replay_log() {
             None => room(),
             Some(log) => log.has_room(room),
         };
         if !room {
             return Err(Fault::NoMemory);
         }
-        let logged = self.log.is_some();
+        let logged = shared.replay_log().is_some();
         let is_virtual = self.clock.is_virtual();
         let observe = |checker: &Arc<Checker>| {
             let mut observer = Observer::new(Arc::clone(checker), index, config, is_virtual);
-            let (owners, log) = (shared.owners().cloned(), self.log.clone());
+            let (owners, log) = (shared.owners().cloned(), shared.shared_replay_log());
             if owners.is_some() || log.as_ref().is_some_and(|log| log.replays_culprits()) {
                 observer.set_owners(owners, log, shared.section().maps());
             }

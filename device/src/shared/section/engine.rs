@@ -200,5 +200,5 @@ impl<'s> Section<'s> {
 
 /// The guest's last store to a word of the doorbell page, if a plugin watches, or did in a replay.
 fn last_store(shared: &Shared, word: usize) -> Option<StoreRecord> {
-    culprit_of_word(shared.owners().map(|owners| &**owners), shared.replay_log().map(|log| &**log), word)
+    culprit_of_word(shared.owners().map(|owners| &**owners), shared.replay_log(), word)
 }
