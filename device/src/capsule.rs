@@ -7,28 +7,24 @@
 //! transport, engine -> ReplayLog -> records -> blocks -> file
 //! file -> blocks -> records -> ReplayLog -> the same card and engine -> audio, report, counters, observations
 //! ```
+//!
+//! The replay log is a module of its own below the card, which asks it; this one is above the card.
 
-mod blocks;
 pub mod diff;
 mod header;
-mod memory;
-mod observation;
-mod records;
 mod replay;
-mod replay_log;
 pub mod report;
 pub mod trace;
 
-pub use blocks::CapsuleError;
 pub use header::{BankFile, Header, Options};
-pub(crate) use memory::{Recorded, Replayed};
-pub use observation::{Listener, Observation};
-pub(crate) use records::{Put, Tag};
 pub use replay::{Capsule, Ended, Replayed as Run, Until};
-pub(crate) use replay_log::{Place, ReplayLog, Unusual};
+
+pub use crate::replay_log::blocks::CapsuleError;
+pub use crate::replay_log::observation::{Listener, Observation};
 
 use crate::engine::Engine;
 use crate::pci::Card;
+use crate::replay_log::{ReplayLog, blocks};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -68,7 +64,8 @@ pub fn record(
     engine: &Engine,
 ) -> io::Result<()> {
     let shared = card.shared();
-    let header = engine.header(options);
+    let (checker, culprits) = (shared.checker().map(|checker| &**checker), shared.owners().is_some());
+    let header = Header::new(options, engine.to_replay(), checker, culprits);
     let mut first = Vec::new();
     header.write(&mut first);
     let log = Arc::new(ReplayLog::record(blocks::Writer::start(Box::new(out), name)?, first));

@@ -11,12 +11,12 @@ mod resampler;
 pub(crate) mod wave;
 
 use crate::check::Observer;
-use crate::dma::StreamMemory;
+use crate::dma::{Reach, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::stream::in_flight::{Buffer, InFlight};
 use crate::stream::queue::{Queues, SECTION, Timeline};
-use crate::stream::reach::{Reach, Work, by_pieces};
+use crate::stream::reach::{Work, by_pieces};
 use crate::stream::validate::Validator;
 use dmus_interface::event::{self, Event};
 use dmus_interface::regs::Fault;

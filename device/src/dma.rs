@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) use access::{AccessError, DmaAccess, SHARE_HINT};
 pub(crate) use guest::GuestMemory;
-pub(crate) use view::{Layout, Pieces, SlotWords, StreamMemory, Translation, View};
+pub(crate) use view::{Layout, Pieces, Reach, SlotWords, StreamMemory, Translation, View};
 
 /// A mapped range.
 #[derive(Debug)]

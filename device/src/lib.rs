@@ -33,6 +33,7 @@ pub mod log;
 pub mod offline;
 pub mod pci;
 pub mod privileges;
+mod replay_log;
 mod room;
 pub mod sandbox;
 mod shared;

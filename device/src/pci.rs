@@ -7,12 +7,12 @@ pub(crate) mod config_space;
 mod stream_registers;
 
 use crate::back_off::BackOff;
-use crate::capsule::{Put, Tag};
 use crate::check::Checker;
 use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
 use crate::dma::owners::Owners;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, PREFETCH, SAMPLE_RATE};
+use crate::replay_log::{Put, Tag};
 use crate::shared::{Command, Refusal, Request, Section, Shared, StreamConfig, StreamView};
 use crate::stats::Stats;
 use config_space::{ConfigSpace, Effect};

@@ -10,11 +10,11 @@ mod interrupts;
 pub(crate) mod questions;
 mod section;
 
-use crate::capsule::{Put, ReplayLog, Tag};
 use crate::check::{Checker, Rings};
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
+use crate::replay_log::{Put, ReplayLog, Tag};
 use crate::stats::Stats;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::pci::STREAMS;

@@ -2,11 +2,11 @@
 //!
 //! Fed by a card that begins to record; feeds a replay, which makes a card with the same ones.
 
-use super::blocks::CapsuleError;
-use super::records::{Cursor, Put, Tag};
 use crate::capture::inputs::{MAX_INPUTS, Replayed};
 use crate::check::{Allowed, Checker, Stop};
 use crate::identity::ClockMode;
+use crate::replay_log::blocks::CapsuleError;
+use crate::replay_log::records::{Cursor, Put, Tag};
 use crc32fast::Hasher;
 use dmus_interface::regs::VERSION_VALUE;
 use dmus_interface::rule::Rule;
@@ -103,11 +103,9 @@ pub struct Options {
 impl Header {
     pub(crate) fn new(
         options: Options,
-        clock: ClockMode,
-        drift: i32,
+        (clock, drift, inputs): (ClockMode, i32, Vec<Replayed>),
         checker: Option<&Checker>,
         culprits: bool,
-        inputs: Vec<Replayed>,
     ) -> Self {
         let checks = checker.map(|checker| {
             let (allowed, stop) = checker.options();

@@ -3,11 +3,7 @@
 //! Fed by a capsule's file; feeds a sink with the same audio, the caller with report and counters, and whoever listens
 //! with [`Observation`]s.
 
-use super::blocks::{CapsuleError, Reader};
 use super::header::Header;
-use super::observation::{Listener, Observation};
-use super::records::{Cursor, Tag};
-use super::replay_log::{Player, ReplayLog, take_culprit};
 use crate::bank::Bank;
 use crate::capture::inputs::Inputs;
 use crate::check::Checker;
@@ -15,6 +11,10 @@ use crate::device::{Device, Gate, Region, RemoteError, RemoteMemory};
 use crate::engine::Engine;
 use crate::identity::SAMPLE_RATE;
 use crate::pci::Card;
+use crate::replay_log::blocks::{CapsuleError, Reader};
+use crate::replay_log::observation::{Listener, Observation};
+use crate::replay_log::records::Cursor;
+use crate::replay_log::{Player, Repeat, ReplayLog, Tag, take_culprit};
 use crate::shared::Shared;
 use crate::sink::{Sink, SinkError};
 use crate::stats::Stats;
@@ -150,7 +150,7 @@ impl Capsule {
             checker.take_news();
             shared.set_checker(Arc::clone(checker));
         }
-        log.set_card(Some(Card::new(Arc::clone(&shared), header.clock)));
+        log.set_client(Some(Box::new(Card::new(Arc::clone(&shared), header.clock))));
         let mut run = Run { engine, shared, log, checker, grant: 0, time: 0, position: 0 };
         let mut reached = RefTime::ZERO;
         let ended = loop {
@@ -177,7 +177,7 @@ impl Capsule {
             }
         };
         // The log holds the card, which holds the log.
-        run.log.set_card(None);
+        run.log.set_client(None);
         let output = run.engine.finish_replay();
         Ok(Replayed {
             ended,
@@ -334,14 +334,15 @@ impl Run {
     }
 }
 
-/// Has the card do again what a client asked of it, if that is the next record; says whether it was.
-pub(super) fn repeat_access(player: &Mutex<Player>, card: &mut Card) -> bool {
-    let access = Access::take(&mut player.lock());
-    let is_there = access.is_some();
-    if let Some(access) = access {
-        access.repeat(player, card);
+impl Repeat for Card {
+    fn repeat(&mut self, player: &Mutex<Player>) -> bool {
+        let access = Access::take(&mut player.lock());
+        let is_there = access.is_some();
+        if let Some(access) = access {
+            access.repeat(player, self);
+        }
+        is_there
     }
-    is_there
 }
 
 /// What a client asked of the card.

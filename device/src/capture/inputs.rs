@@ -3,7 +3,7 @@
 //! Fed by the command line with [`Input`]s, by threads of their own with live bytes, and by the engine with what was
 //! presented; feeds the capture streams, through the engine, with bytes and their master times.
 
-use crate::capsule::ReplayLog;
+use crate::replay_log::{Piece, ReplayLog};
 use crate::shared::Shared;
 use crate::stream::Monitor;
 use crate::transport;
@@ -45,14 +45,6 @@ enum Source {
     /// A live input of a replay.
     Replayed,
     Loopback,
-}
-
-/// What a live input's thread passes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    Bytes(Box<[u8]>),
-    /// The sender has gone.
-    End,
 }
 
 /// An input as a capsule keeps it.

@@ -3,9 +3,9 @@
 //!
 //! Fed by the observer of a stream as slots come and go; feeds reports, through the owners map, with the store.
 
-use crate::capsule::ReplayLog;
 use crate::dma::GuestMemory;
 use crate::dma::owners::{Owners, StoreRecord};
+use crate::replay_log::ReplayLog;
 use crate::shared::StreamConfig;
 use dmus_interface::doorbell;
 use dmus_interface::owners::Ring;

@@ -3,7 +3,7 @@
 //! Fed by the command line with files, which are open before the card is in its sandbox; feeds one with a capsule, and
 //! the other with what a second card shows that replays the capsule while it is recorded.
 
-use super::serve::Args;
+use super::bank::Banks;
 use anyhow::Context;
 use dmus_card::bank::Bank;
 use dmus_card::capsule::trace::Trace;
@@ -13,9 +13,22 @@ use dmus_card::pci::Card;
 use dmus_card::sink::NullSink;
 use std::fs::File;
 use std::io::{self, BufWriter, PipeReader, PipeWriter, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+/// The files that a run is kept in.
+#[derive(clap::Args)]
+pub(super) struct Files {
+    /// Keep all that the card observes in this file, in place of what was there: dmus-card replay, diff, trace and
+    /// report make and show the run again.
+    #[arg(long, value_name = "FILE.dmc")]
+    record: Option<PathBuf>,
+    /// Write a trace of the run for ui.perfetto.dev to this file, as it happens: see dmus-card trace --help.
+    #[arg(long, value_name = "FILE.pftrace")]
+    trace: Option<PathBuf>,
+}
 
 /// What is to be kept.
 pub(super) struct Recording {
@@ -26,20 +39,20 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    pub(super) fn create(args: &Args) -> anyhow::Result<Self> {
-        let capsule = args.record.as_ref().map(|path| {
+    pub(super) fn create(files: &Files, banks: &Banks, max_audio: Option<NonZeroU32>) -> anyhow::Result<Self> {
+        let capsule = files.record.as_ref().map(|path| {
             let file = capsule::create(path).with_context(|| format!("cannot record to {}", path.display()));
             file.map(|file| (path.clone(), file))
         });
-        let trace = args.trace.as_ref().map(|path| {
+        let trace = files.trace.as_ref().map(|path| {
             let file = File::create(path).with_context(|| format!("cannot write {}", path.display()));
             let (reader, writer) = io::pipe().context("cannot make a pipe")?;
             file.map(|file| (path.clone(), file, reader, writer))
         });
         let (capsule, trace) = (capsule.transpose()?, trace.transpose()?);
         // To read banks twice takes time.
-        let bank = if capsule.is_some() { args.banks.describe()? } else { Vec::new() };
-        Ok(Self { capsule, trace, options: Options { bank, max_audio: args.max_audio } })
+        let bank = if capsule.is_some() { banks.describe()? } else { Vec::new() };
+        Ok(Self { capsule, trace, options: Options { bank, max_audio } })
     }
 
     /// Has the card record, and a trace made of what it does.

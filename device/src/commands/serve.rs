@@ -2,7 +2,7 @@
 
 use super::bank::Banks;
 use super::midi_in::MidiIn;
-use super::recording::{Recording, Tracer};
+use super::recording::{Files, Recording, Tracer};
 use super::sweep::Sweeper;
 use super::{Exit, JsonFile};
 use anyhow::Context;
@@ -70,7 +70,7 @@ pub(crate) struct Args {
     midi_in: Vec<MidiIn>,
     /// Give the sink so many seconds of audio at most, and go on silently then: a guest can grant years at once.
     #[arg(long, value_name = "SECONDS")]
-    pub(super) max_audio: Option<NonZeroU32>,
+    max_audio: Option<NonZeroU32>,
     /// What moves time: the driver's grants, as fast as the card renders, or the host's clock.
     #[arg(long, value_enum, default_value = "realtime")]
     clock: ClockArg,
@@ -80,7 +80,7 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     drift: i32,
     #[command(flatten)]
-    pub(super) banks: Banks,
+    banks: Banks,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's, which is for comparison only: it trusts
     /// its client, and a hostile one can end or stop the card.
     #[arg(long, value_enum, default_value = "own")]
@@ -112,13 +112,8 @@ pub(crate) struct Args {
     /// QEMU -plugin file=libdmus_plugin.so,owners=FILE, --accel tcg, and 2 GiB of memory at most.
     #[arg(long, value_name = "FILE")]
     owners: Option<PathBuf>,
-    /// Keep all that the card observes in this file, in place of what was there: dmus-card replay, diff, trace and
-    /// report make and show the run again.
-    #[arg(long, value_name = "FILE.dmc")]
-    pub(super) record: Option<PathBuf>,
-    /// Write a trace of the run for ui.perfetto.dev to this file, as it happens: see dmus-card trace --help.
-    #[arg(long, value_name = "FILE.pftrace")]
-    pub(super) trace: Option<PathBuf>,
+    #[command(flatten)]
+    recording: Files,
     /// Answer questions about slots and mistakes at this Unix socket: see dmus-card ask --help.
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -305,7 +300,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         sweepers.push(Sweeper::start(path)?);
     }
     let report = args.report.clone().map(JsonFile::create).transpose()?;
-    let mut recording = Recording::create(args)?;
+    let mut recording = Recording::create(&args.recording, &args.banks, args.max_audio)?;
     let owners = args.owners.as_deref().map(Owners::open).transpose()?.map(Arc::new);
     // Last of all files: whoever sees it knows that the card could open everything else.
     let json = args.json.clone().map(JsonFile::create).transpose()?;

@@ -80,6 +80,17 @@ pub(crate) trait StreamMemory {
     fn filled(&mut self, _slot: u32, _bytes: &[u8]) {}
 }
 
+/// How the parts of a stream can be reached now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Shared whole: a view.
+    Whole,
+    /// Outside sections, piece by piece.
+    Pieces,
+    /// Not at all, while the client rearranges its maps: wait.
+    Away,
+}
+
 /// Where the parts of a stream are in guest memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {

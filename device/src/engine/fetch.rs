@@ -3,7 +3,7 @@
 //! Fed by the doorbell page with grant and tails; feeds the clock, and each stream with its section's worth.
 
 use super::{Core, Streams, captures};
-use crate::capsule::Unusual;
+use crate::replay_log::Unusual;
 use crate::shared::Section;
 use dmus_interface::protocol::card::Poll;
 use std::time::Duration;

@@ -4,9 +4,9 @@
 //! Fed by quiet turns; feeds the owners map with what is judged, and whoever asks with text.
 
 use super::{Core, Turn};
-use crate::capsule::Unusual;
 use crate::check::{Word, message, seconds, write_event, write_history};
 use crate::dma::owners::Owners;
+use crate::replay_log::Unusual;
 use crate::shared::questions::Question;
 use crate::shared::{Clocks, Section};
 use crate::stream::in_flight::InFlight;

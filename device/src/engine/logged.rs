@@ -4,17 +4,16 @@
 //! host's clock, and a replay with what it is shown.
 
 use super::{Core, Engine, Turn};
-use crate::capsule::{Header, Options, ReplayLog};
+use crate::capture::inputs::Replayed;
+use crate::identity::ClockMode;
+use crate::replay_log::ReplayLog;
 use crate::shared::Section;
 use dmus_interface::time::RefTime;
 
 impl Engine {
-    /// What a replay has to know of this engine.
-    pub(crate) fn header(&self, options: Options) -> Header {
-        let (streams, shared) = (&self.core.streams, &self.shared);
-        let (checker, culprits) = (shared.checker().map(|checker| &**checker), shared.owners().is_some());
-        let inputs = streams.inputs.to_replay();
-        Header::new(options, self.core.clock.mode(), streams.drift, checker, culprits, inputs)
+    /// What a replay has to know of this engine: its clock, how far the crystal of wave sinks is off, and its inputs.
+    pub(crate) fn to_replay(&self) -> (ClockMode, i32, Vec<Replayed>) {
+        (self.core.clock.mode(), self.core.streams.drift, self.core.streams.inputs.to_replay())
     }
 
     /// In a replay: the host's clock shows this in realtime.

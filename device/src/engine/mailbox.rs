@@ -5,10 +5,10 @@
 
 use super::Core;
 use crate::bank::{Bank, Full};
-use crate::capsule::{Observation, ReplayLog};
 use crate::dma::{AccessError, DmaAccess};
 use crate::download::{Bad, Refused, SAMPLE_MEMORY};
 use crate::identity::{LATENCY, SAMPLE_RATE};
+use crate::replay_log::{Observation, ReplayLog};
 use crate::shared::{Command, Shared};
 use crate::stream::RenderStream;
 use crate::synth::{GROUP_LIMIT, VOICE_LIMIT};

@@ -3,7 +3,7 @@
 //! Fed by the engine, which lets the streams add to a block; feeds the sink.
 
 use super::BLOCK;
-use crate::capsule::ReplayLog;
+use crate::replay_log::ReplayLog;
 use crate::sink::{Sink, SinkError, to_s16};
 use crate::stats::Stats;
 

@@ -6,10 +6,10 @@
 //! for a posted slot or for the sink.
 
 use super::Core;
-use crate::capsule::Observation;
 use crate::capture::CaptureStream;
 use crate::check::{Checker, Observer};
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
+use crate::replay_log::Observation;
 use crate::room::has_room;
 use crate::shared::{Refusal, Request, Requests, Section, Shared, StreamConfig, Transitioned};
 use crate::stream::RenderStream;

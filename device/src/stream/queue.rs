@@ -5,9 +5,9 @@
 
 use super::in_flight::InFlight;
 use super::reach::{Work, access};
-use crate::capsule::{Place, ReplayLog};
 use crate::check::{Details, Observer};
 use crate::dma::StreamMemory;
+use crate::replay_log::{Place, ReplayLog};
 use crate::shared::{Section, StreamConfig};
 use dmus_interface::protocol::card::{self, Poll};
 use dmus_interface::regs::Fault;

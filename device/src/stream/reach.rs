@@ -4,23 +4,12 @@
 //! Fed by the streams with what they do there; feeds that with the memory, which is the same to it whichever it is.
 
 use super::queue::{Queues, SECTION};
-use crate::capsule::{Place, Recorded, Replayed};
-use crate::dma::{Pieces, StreamMemory};
+use crate::dma::{Pieces, Reach, StreamMemory};
+use crate::replay_log::{Place, Recorded, Replayed};
 use crate::shared::Section;
 use dmus_interface::regs::stream::Type;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use std::time::Instant;
-
-/// How the parts of a stream can be reached now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// Shared whole: a view.
-    Whole,
-    /// Outside sections, piece by piece.
-    Pieces,
-    /// Not at all, while the client rearranges its maps: wait.
-    Away,
-}
 
 /// Something that is done with the memory of a stream.
 pub(crate) trait Work {

@@ -11,24 +11,31 @@
 //! A file may hold anything. What a replay does not find in it, or not as its next record, ends the replay; until the
 //! turn under way is over, each observation then is one that leads nowhere.
 
+pub(crate) mod blocks;
 mod client;
 mod culprits;
+mod memory;
+pub(crate) mod observation;
 mod observed;
 mod player;
 mod recorder;
+pub(crate) mod records;
 mod turns;
 
-use super::blocks::Writer;
-use crate::pci::Card;
 use dmus_interface::protocol::Page;
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::Ordering;
 
-pub(super) use culprits::take_culprit;
-pub(crate) use observed::{Place, Unusual};
+use blocks::Writer;
+pub(crate) use client::Repeat;
+pub(crate) use culprits::take_culprit;
+pub(crate) use memory::{Recorded, Replayed};
+pub(crate) use observation::Observation;
+pub(crate) use observed::{Piece, Place, Unusual};
+pub(crate) use player::Player;
 use player::Replaying;
-pub(super) use player::{OTHER_MEMORY, Player};
 use recorder::{Recorder, Recording};
+pub(crate) use records::{Put, Tag};
 
 /// See the module.
 #[derive(Debug)]
@@ -38,14 +45,14 @@ pub(crate) enum ReplayLog {
 }
 
 impl ReplayLog {
-    pub(super) fn record(writer: Writer, first: Vec<u8>) -> Self {
+    pub(crate) fn record(writer: Writer, first: Vec<u8>) -> Self {
         Self::Record(Box::new(Recorder::new(writer, first)))
     }
 
     /// `culprits`: a plugin told the card of stores.
-    pub(super) fn replay(player: Player, culprits: bool) -> Self {
+    pub(crate) fn replay(player: Player, culprits: bool) -> Self {
         let culprits = culprits.then(Mutex::default);
-        Self::Replay(Box::new(Replaying { player: Mutex::new(player), card: Mutex::new(None), culprits }))
+        Self::Replay(Box::new(Replaying { player: Mutex::new(player), client: Mutex::new(None), culprits }))
     }
 
     /// The recording, if this is one, for whoever reads a stream's memory.
@@ -64,9 +71,10 @@ impl ReplayLog {
         }
     }
 
-    pub(super) fn set_card(&self, card: Option<Card>) {
+    /// In a replay: who does again what the client did.
+    pub(crate) fn set_client(&self, client: Option<Box<dyn Repeat>>) {
         if let Self::Replay(replaying) = self {
-            *replaying.card.lock() = card;
+            *replaying.client.lock() = client;
         }
     }
 

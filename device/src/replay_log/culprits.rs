@@ -3,9 +3,9 @@
 //!
 //! Fed by the checker, which asks whose doing a mistake is; feeds the recording, or tells it in a replay.
 
-use super::super::records::{Cursor, Put, Tag};
 use super::ReplayLog;
 use super::recorder::Recorder;
+use super::records::{Cursor, Put, Tag};
 use crate::dma::owners::StoreRecord;
 use std::sync::atomic::Ordering;
 
@@ -46,7 +46,7 @@ impl ReplayLog {
     }
 
     /// What the next turn is told of a plugin's records.
-    pub(in crate::capsule) fn add_culprit(&self, culprit: Option<StoreRecord>) {
+    pub(crate) fn add_culprit(&self, culprit: Option<StoreRecord>) {
         if let Self::Replay(replaying) = self
             && let Some(culprits) = &replaying.culprits
         {
@@ -81,7 +81,7 @@ fn put_culprit(out: &mut Vec<u8>, culprit: Option<&StoreRecord>) {
     out.bytes(functions.join("\n").as_bytes());
 }
 
-pub(in crate::capsule) fn take_culprit(cursor: &mut Cursor) -> Option<Option<StoreRecord>> {
+pub(crate) fn take_culprit(cursor: &mut Cursor) -> Option<Option<StoreRecord>> {
     if cursor.byte()? == 0 {
         return Some(None);
     }

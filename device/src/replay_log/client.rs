@@ -2,14 +2,21 @@
 //!
 //! Fed by the PCI function; feeds the recording, or does it again.
 
-use super::super::records::{Cursor, Put, Tag};
 use super::player::Player;
+use super::records::{Cursor, Put, Tag};
 use super::{ReplayLog, load};
 use dmus_interface::protocol::Page;
+use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 
 /// Bytes of the client's accesses that may wait for the engine.
 const MAX_WAITING: usize = 8 << 20;
+
+/// Who does again, in a replay, what the client did.
+pub(crate) trait Repeat: std::fmt::Debug + Send {
+    /// Does what the next record is, if it is something that a client did; says whether it was.
+    fn repeat(&mut self, player: &Mutex<Player>) -> bool;
+}
 
 impl ReplayLog {
     /// Adds a record to those that wait for the engine.
@@ -39,9 +46,9 @@ impl ReplayLog {
     #[inline]
     pub(crate) fn repeat_accesses(&self) {
         if let Self::Replay(replaying) = self {
-            let mut card = replaying.card.lock();
-            while let Some(card) = &mut *card
-                && crate::capsule::replay::repeat_access(&replaying.player, card)
+            let mut client = replaying.client.lock();
+            while let Some(client) = &mut *client
+                && client.repeat(&replaying.player)
             {}
         }
     }

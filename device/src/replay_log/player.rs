@@ -2,11 +2,10 @@
 //!
 //! Fed by a capsule's records; feeds the replay log, whose observations they are.
 
-use super::super::observation::Observation;
-use super::super::records::{Cursor, Tag};
-use super::Place;
+use super::observation::Observation;
+use super::records::{Cursor, Tag};
+use super::{Place, Repeat};
 use crate::dma::owners::StoreRecord;
-use crate::pci::Card;
 use dmus_interface::pci::STREAMS;
 use dmus_interface::time::RefTime;
 use parking_lot::Mutex;
@@ -18,29 +17,29 @@ const MOST_SHOWN: usize = 2 << 20;
 const MOST_READ: u64 = 128 << 20;
 
 /// What ends a replay whose next record is of no access to memory, or of another.
-pub(in crate::capsule) const OTHER_MEMORY: &str = "another access to guest memory";
+pub(crate) const OTHER_MEMORY: &str = "another access to guest memory";
 
 /// What is being replayed.
 #[derive(Debug)]
 pub(crate) struct Replaying {
     pub(super) player: Mutex<Player>,
-    /// The card, which does again what the client asked of it.
-    pub(super) card: Mutex<Option<Card>>,
+    /// Who does again what the client did.
+    pub(super) client: Mutex<Option<Box<dyn Repeat>>>,
     /// What the next turn is told of a plugin's records, if there was a plugin.
     pub(super) culprits: Option<Mutex<VecDeque<Option<StoreRecord>>>>,
 }
 
 /// Where a replay is.
 pub(crate) struct Player {
-    pub(in crate::capsule) cursor: Cursor,
+    pub(crate) cursor: Cursor,
     /// What the recording does not say, or says otherwise than this card needs it.
-    pub(in crate::capsule) problem: Option<&'static str>,
+    pub(crate) problem: Option<&'static str>,
     /// For whoever listens; nobody does unless `shows`.
-    pub(in crate::capsule) shown: Vec<(RefTime, Observation)>,
+    pub(crate) shown: Vec<(RefTime, Observation)>,
     /// Where the first of them is in the recording.
     shown_from: u64,
-    pub(in crate::capsule) shows: bool,
-    pub(in crate::capsule) master: RefTime,
+    pub(crate) shows: bool,
+    pub(crate) master: RefTime,
     /// A client has done something.
     has_client: bool,
     pub(super) tails: [u32; STREAMS],
@@ -55,7 +54,7 @@ impl std::fmt::Debug for Player {
 }
 
 impl Player {
-    pub(in crate::capsule) fn new(cursor: Cursor, shows: bool) -> Self {
+    pub(crate) fn new(cursor: Cursor, shows: bool) -> Self {
         Self {
             cursor,
             problem: None,
@@ -70,7 +69,7 @@ impl Player {
     }
 
     /// The next entry of a submission ring, which the recording has to have.
-    pub(in crate::capsule) fn submission(&mut self) -> Option<u32> {
+    pub(crate) fn submission(&mut self) -> Option<u32> {
         if self.takes(Tag::Submission) {
             return self.cursor.half();
         }
@@ -81,11 +80,11 @@ impl Player {
     }
 
     /// The next slot, the same.
-    pub(in crate::capsule) fn slot(&mut self) -> Option<[u64; 4]> {
+    pub(crate) fn slot(&mut self) -> Option<[u64; 4]> {
         self.slot.take().or_else(|| self.expect(Tag::Slot, OTHER_MEMORY, Cursor::words))
     }
 
-    pub(in crate::capsule) fn show(&mut self, observation: impl FnOnce() -> Observation) {
+    pub(crate) fn show(&mut self, observation: impl FnOnce() -> Observation) {
         if !self.shows {
             return;
         }
@@ -99,14 +98,14 @@ impl Player {
     }
 
     /// A client does something.
-    pub(in crate::capsule) fn show_client(&mut self) {
+    pub(crate) fn show_client(&mut self) {
         if !std::mem::replace(&mut self.has_client, true) {
             self.show(|| Observation::Connected);
         }
     }
 
     /// The card is ready for the next client.
-    pub(in crate::capsule) fn show_no_client(&mut self) {
+    pub(crate) fn show_no_client(&mut self) {
         if std::mem::take(&mut self.has_client) {
             self.show(|| Observation::Disconnected);
         }
@@ -118,7 +117,7 @@ impl Player {
     }
 
     /// Whether the next record is such a one. It is taken by that.
-    pub(in crate::capsule) fn takes(&mut self, tag: Tag) -> bool {
+    pub(crate) fn takes(&mut self, tag: Tag) -> bool {
         let is_next = self.may_take() && self.cursor.peek() == Some(tag);
         if is_next {
             self.cursor.byte();
@@ -137,7 +136,7 @@ impl Player {
     }
 
     /// The next record has to be such a one.
-    pub(in crate::capsule) fn expect<T>(
+    pub(crate) fn expect<T>(
         &mut self,
         tag: Tag,
         problem: &'static str,

@@ -3,8 +3,8 @@
 //! Fed by a view of the stream's parts, or by a capsule; feeds the stream, which goes the same way with either.
 
 use super::observation::Observation;
+use super::player::{OTHER_MEMORY, Player};
 use super::records::{Cursor, Put, Tag};
-use super::replay_log::{OTHER_MEMORY, Player};
 use crate::dma::{SlotWords, StreamMemory};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::ring::Completion;

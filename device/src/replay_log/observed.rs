@@ -3,18 +3,24 @@
 //! Fed by the engine, its streams, output and inputs at each place where they decide by something that no replay could
 //! know; feeds the recording, or tells them what it was.
 
-use super::super::observation::Observation;
-use super::super::records::{Cursor, Put, Tag};
 use super::ReplayLog;
+use super::observation::Observation;
 use super::player::Player;
-use crate::capture::inputs::Piece;
-use crate::dma::AccessError;
+use super::records::{Cursor, Put, Tag};
+use crate::dma::{AccessError, Reach};
 use crate::stats::Stats;
-use crate::stream::reach::Reach;
 use dmus_interface::doorbell;
 use dmus_interface::protocol::Page;
 use dmus_interface::time::RefTime;
 use std::sync::atomic::Ordering;
+
+/// What a live input received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Bytes(Box<[u8]>),
+    /// The sender has gone.
+    End,
+}
 
 /// Where a stream is as it observes something.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 //!
 //! Fed by the engine's thread as it turns, rests and sleeps; feeds the recording, or the engine of a replay.
 
-use super::super::observation::Observation;
-use super::super::records::{Put, Tag};
+use super::observation::Observation;
+use super::records::{Put, Tag};
 use super::{ReplayLog, load};
 use crate::stats::Stats;
 use dmus_interface::doorbell;

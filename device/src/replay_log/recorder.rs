@@ -2,8 +2,8 @@
 //!
 //! Fed by the replay log with records; feeds the writer with batches of whole turns.
 
-use super::super::blocks::{BLOCK, Batch, Writer};
-use super::super::records::{Put, Tag};
+use super::blocks::{BLOCK, Batch, Writer};
+use super::records::{Put, Tag};
 use crate::dma::owners::StoreRecord;
 use dmus_interface::pci::STREAMS;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};

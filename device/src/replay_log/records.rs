@@ -141,10 +141,10 @@ impl Put for Vec<u8> {
 }
 
 /// Bytes that one record has at most: a request of the mailbox is the longest.
-pub(super) const MAX_BYTES: usize = 33 << 20;
+pub(crate) const MAX_BYTES: usize = 33 << 20;
 
 /// Reads records.
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     source: Box<dyn Source + Send>,
     bytes: Vec<u8>,
     at: usize,
@@ -157,7 +157,7 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(source: Box<dyn Source + Send>) -> Self {
+    pub(crate) fn new(source: Box<dyn Source + Send>) -> Self {
         Self { source, bytes: Vec::new(), at: 0, before: 0, ended: false, lacks: false }
     }
 
@@ -183,22 +183,22 @@ impl Cursor {
     }
 
     /// Bytes that were read so far.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.before + self.at as u64
     }
 
     /// The tag of the next record.
-    pub(super) fn peek(&mut self) -> Option<Tag> {
+    pub(crate) fn peek(&mut self) -> Option<Tag> {
         Tag::try_read_from_bytes(self.ahead(1)?).ok()
     }
 
     /// The byte so many behind the next one.
-    pub(super) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
+    pub(crate) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
         self.ahead(count + 1)?.last().copied()
     }
 
     /// The number that begins so many bytes behind the next one, which stays where it is.
-    pub(super) fn number_ahead(&mut self, from: usize) -> Option<u64> {
+    pub(crate) fn number_ahead(&mut self, from: usize) -> Option<u64> {
         let mut number = 0;
         for (at, shift) in (0..64).step_by(7).enumerate() {
             let byte = self.byte_ahead(from + at)?;
@@ -211,19 +211,19 @@ impl Cursor {
     }
 
     /// Copies the next bytes out.
-    pub(super) fn fill(&mut self, place: &mut [u8]) -> Option<()> {
+    pub(crate) fn fill(&mut self, place: &mut [u8]) -> Option<()> {
         place.copy_from_slice(self.ahead(place.len())?);
         self.at += place.len();
         Some(())
     }
 
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let byte = *self.ahead(1)?.first()?;
         self.at += 1;
         Some(byte)
     }
 
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -235,16 +235,16 @@ impl Cursor {
         None
     }
 
-    pub(super) fn signed(&mut self) -> Option<i64> {
+    pub(crate) fn signed(&mut self) -> Option<i64> {
         let number = self.number()?;
         Some((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
     }
 
-    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+    pub(crate) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
         self.number()?.try_into().ok()
     }
 
-    pub(super) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
+    pub(crate) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
         let mut words = [0; N];
         let bytes = self.ahead(8 * N)?;
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -254,19 +254,19 @@ impl Cursor {
         Some(words)
     }
 
-    pub(super) fn half_word(&mut self) -> Option<[u8; 2]> {
+    pub(crate) fn half_word(&mut self) -> Option<[u8; 2]> {
         let bytes = *self.ahead(2)?.first_chunk()?;
         self.at += 2;
         Some(bytes)
     }
 
-    pub(super) fn half(&mut self) -> Option<u32> {
+    pub(crate) fn half(&mut self) -> Option<u32> {
         let bytes = *self.ahead(4)?.first_chunk::<4>()?;
         self.at += 4;
         Some(u32::from_le_bytes(bytes))
     }
 
-    pub(super) fn bytes(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&mut self) -> Option<Vec<u8>> {
         let count = self.small::<usize>().filter(|count| *count <= MAX_BYTES)?;
         let bytes = self.ahead(count)?.to_vec();
         self.at += count;
@@ -274,12 +274,12 @@ impl Cursor {
     }
 
     /// Whether the end was come to, with a record that is not whole, or without one that was expected.
-    pub(super) fn lacks_more(&self) -> bool {
+    pub(crate) fn lacks_more(&self) -> bool {
         self.lacks
     }
 
     /// Whether all was read, to the last byte.
-    pub(super) fn is_at_end(&mut self) -> bool {
+    pub(crate) fn is_at_end(&mut self) -> bool {
         self.ahead(1).is_none()
     }
 }
