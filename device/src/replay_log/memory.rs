@@ -15,7 +15,7 @@ pub(crate) struct Recorded<'a, M> {
     memory: M,
     out: &'a mut Vec<u8>,
     /// One more than an entry of the submission ring that is not recorded yet, or 0: mostly its slot is read next, and
-    /// one record has both, which spares an event ten instructions (`bench ring`, "recorded").
+    /// one record has both (`bench ring`, "recorded").
     entry: u64,
 }
 
