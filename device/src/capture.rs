@@ -16,7 +16,7 @@ use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::stream::in_flight::{Buffer, InFlight};
 use crate::stream::queue::{Queues, SECTION, Timeline};
-use crate::stream::reach::{Work, by_pieces};
+use crate::stream::reach::{StreamWork, Work, by_pieces};
 use crate::stream::validate::Validator;
 use dmus_interface::event::{self, Event};
 use dmus_interface::regs::Fault;
@@ -346,13 +346,15 @@ struct Exchange<'a> {
 impl Work for Exchange<'_> {
     type Output = ();
 
-    fn queues(&mut self) -> &mut Queues {
-        &mut self.stream.queues
-    }
-
     fn run(self, memory: &mut impl StreamMemory) {
         self.stream.fetch(memory, self.stats);
         self.stream.fill_posted(memory, self.stats);
+    }
+}
+
+impl StreamWork for Exchange<'_> {
+    fn queues(&mut self) -> &mut Queues {
+        &mut self.stream.queues
     }
 }
 

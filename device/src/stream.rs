@@ -32,7 +32,7 @@ use dmus_interface::ring::{Reject, Status};
 use dmus_interface::time::RefTime;
 use in_flight::{InFlight, Message};
 use queue::{CompletionQueue, Queues, SECTION, Timeline};
-use reach::{Work, access};
+use reach::{StreamWork, Work, access};
 use render::UnderWay;
 pub(crate) use render::{Monitor, Span};
 use scheduler::Scheduler;
@@ -89,13 +89,15 @@ struct Fetch<'a> {
 impl Work for Fetch<'_> {
     type Output = ();
 
-    fn queues(&mut self) -> &mut Queues {
-        &mut self.stream.queues
-    }
-
     #[inline(always)]
     fn run(self, memory: &mut impl StreamMemory) {
         self.stream.fetch_from(memory, self.stats);
+    }
+}
+
+impl StreamWork for Fetch<'_> {
+    fn queues(&mut self) -> &mut Queues {
+        &mut self.stream.queues
     }
 }
 

@@ -4,7 +4,7 @@
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
 use super::in_flight::InFlight;
-use super::reach::{Work, access};
+use super::reach::{StreamWork, Work, access};
 use crate::check::{Details, Observer};
 use crate::dma::StreamMemory;
 use crate::replay_log::{Place, ReplayLog};
@@ -450,13 +450,15 @@ struct Complete<'a> {
 impl Work for Complete<'_> {
     type Output = Option<()>;
 
-    fn queues(&mut self) -> &mut Queues {
-        self.queues
-    }
-
     #[inline(always)]
     fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
         self.queues.complete(memory, self.in_flight)
+    }
+}
+
+impl StreamWork for Complete<'_> {
+    fn queues(&mut self) -> &mut Queues {
+        self.queues
     }
 }
 

@@ -5,8 +5,9 @@
 
 use super::queue::{Queues, SECTION};
 use crate::dma::{Pieces, Reach, StreamMemory};
-use crate::replay_log::{Place, Recorded, Replayed};
+use crate::replay_log::{Place, Recorded, ReplayLog, Replayed};
 use crate::shared::Section;
+use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::Type;
 use dmus_interface::ring::{COMPLETION_SIZE, SUBMISSION_SIZE};
 use std::time::Instant;
@@ -15,10 +16,23 @@ use std::time::Instant;
 pub(crate) trait Work {
     type Output;
 
-    /// Whose memory it is.
-    fn queues(&mut self) -> &mut Queues;
-
     fn run(self, memory: &mut impl StreamMemory) -> Self::Output;
+}
+
+/// The same, as what changes the stream.
+pub(crate) trait StreamWork: Work {
+    fn queues(&mut self) -> &mut Queues;
+}
+
+/// A look, which changes nothing.
+struct Look<F>(F);
+
+impl<R, F: FnOnce(&mut dyn StreamMemory) -> R> Work for Look<F> {
+    type Output = R;
+
+    fn run(self, memory: &mut impl StreamMemory) -> R {
+        self.0(memory)
+    }
 }
 
 impl Queues {
@@ -91,70 +105,39 @@ impl Queues {
 
     /// Looks at the stream's memory, as it is now; `None` if it is not shared whole.
     pub(crate) fn look<R>(&self, section: &Section<'_>, look: impl FnOnce(&mut dyn StreamMemory) -> R) -> Option<R> {
+        let log = section.shared().replay_log();
         let view = section.view(self.stream);
-        let Some(log) = section.shared().replay_log() else {
-            return view.map(|mut view| look(&mut view));
-        };
-        if !log.looks(|| view.is_some()) {
+        if log.is_some_and(|log| !log.looks(|| view.is_some())) {
             return None;
         }
-        match log.recording() {
-            Some(mut recording) => view.map(|view| look(&mut Recorded::new(view, recording.memory()))),
-            None => {
-                log.player().map(|mut player| look(&mut Replayed::new(&mut player, self.stream, self.config.width)))
-            }
-        }
+        observe(log, self.stream, self.config.width, || view, Look(look))
     }
 
     /// Does so piece by piece, outside of the section.
     pub(crate) fn look_by_pieces(&self, section: &mut Section<'_>, look: impl FnOnce(&mut dyn StreamMemory)) {
         let (shared, epoch) = (section.shared(), section.epoch());
-        section.unlocked(|| {
-            let pieces = || Pieces::new(shared, epoch, &self.config);
-            let Some(log) = shared.replay_log() else {
-                return look(&mut pieces());
-            };
-            match log.recording() {
-                Some(mut recording) => look(&mut Recorded::new(pieces(), recording.memory())),
-                None => {
-                    if let Some(mut player) = log.player() {
-                        look(&mut Replayed::new(&mut player, self.stream, self.config.width));
-                    }
-                }
-            }
-        });
+        let pieces = || Some(Pieces::new(shared, epoch, &self.config));
+        section.unlocked(|| observe(shared.replay_log(), self.stream, self.config.width, pieces, Look(look)));
     }
 }
 
 /// Does it by the way that is found at that place. `None` if the memory is away, or a reset has made it void
 /// meanwhile.
 #[inline(always)]
-pub(super) fn access<W: Work>(section: &mut Section<'_>, place: Place, mut work: W) -> Option<W::Output> {
+pub(super) fn access<W: StreamWork>(section: &mut Section<'_>, place: Place, mut work: W) -> Option<W::Output> {
     match work.queues().reach(place, section) {
-        Reach::Whole => in_section(section, work),
+        Reach::Whole => {
+            let Queues { stream, config, .. } = *work.queues();
+            observe(section.shared().replay_log(), stream, config.width, || section.view(stream), work)
+        }
         Reach::Pieces => by_pieces(section, work),
         Reach::Away => None,
     }
 }
 
-/// Does it by a view, in this section.
-#[inline(always)]
-fn in_section<W: Work>(section: &Section<'_>, mut work: W) -> Option<W::Output> {
-    let Queues { stream, config, .. } = work.queues();
-    let (stream, width) = (*stream, config.width);
-    let view = section.view(stream);
-    let Some(log) = section.shared().replay_log() else {
-        return view.map(|mut view| work.run(&mut view));
-    };
-    match log.recording() {
-        Some(mut recording) => view.map(|view| work.run(&mut Recorded::new(view, recording.memory()))),
-        None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
-    }
-}
-
 /// Does it piece by piece, outside of the section, as the engine; `None` if that was void.
 #[cold]
-pub(crate) fn by_pieces<W: Work>(section: &mut Section<'_>, mut work: W) -> Option<W::Output> {
+pub(crate) fn by_pieces<W: StreamWork>(section: &mut Section<'_>, mut work: W) -> Option<W::Output> {
     let Queues { stream, config, submissions, .. } = work.queues();
     let (stream, config) = (*stream, *config);
     let (first, count) = (submissions.fetched(), submissions.pending().min(SECTION));
@@ -165,16 +148,26 @@ pub(crate) fn by_pieces<W: Work>(section: &mut Section<'_>, mut work: W) -> Opti
         if config.kind == Type::Render && count > 0 {
             pieces.read_ahead(first, count);
         }
-        pieces
+        Some(pieces)
     };
-    let done = section.unlocked(|| {
-        let Some(log) = shared.replay_log() else {
-            return Some(work.run(&mut pieces()));
-        };
-        match log.recording() {
-            Some(mut recording) => Some(work.run(&mut Recorded::new(pieces(), recording.memory()))),
-            None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, config.width))),
-        }
-    });
+    let done = section.unlocked(|| observe(shared.replay_log(), stream, config.width, pieces, work));
     done.filter(|_| section.is_of(epoch))
+}
+
+/// Does it with the memory that is there, each access to which a recording notes, or with what a replay has of it.
+#[inline(always)]
+fn observe<M: StreamMemory, W: Work>(
+    log: Option<&ReplayLog>,
+    stream: usize,
+    width: PointerWidth,
+    memory: impl FnOnce() -> Option<M>,
+    work: W,
+) -> Option<W::Output> {
+    let Some(log) = log else {
+        return memory().map(|mut memory| work.run(&mut memory));
+    };
+    match log.recording() {
+        Some(mut recording) => memory().map(|memory| work.run(&mut Recorded::new(memory, recording.memory()))),
+        None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
+    }
 }
