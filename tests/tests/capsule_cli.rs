@@ -173,6 +173,12 @@ fn a_replay_ends_at_the_first_breach_of_a_rule() -> anyhow::Result<()> {
     };
     ensure!(violation["name"] == "tail-overrun" && violation["count"] == 1, "{report}");
     ensure!(violation["first"].is_object(), "{report}");
+    let mistake = mistakes().into_iter().find(|mistake| mistake.rule == "slot-changed").context("no such mistake")?;
+    std::fs::write(dir.join("changed.dmc"), zoo::record(mistake, &bank())?.bytes())?;
+    let text = ended(9, &["replay", "changed.dmc", "--until", "slot-changed", "--slots"], dir)?;
+    let slots = "\n  slot 5     the driver's\n    history   submitted by the driver    at 0.000000 s, tail 1\n";
+    ensure!(text.contains(slots), "{text}");
+    ensure!(text.contains("\n              completed: presented       at "), "{text}");
     let text = ended(1, &["replay", "wrong.dmc", "--until", "slot-changed"], dir)?;
     ensure!(text.contains("the point of --until never comes"), "{text}");
     ended(2, &["replay", "wrong.dmc", "--until", "no-such-rule"], dir)?;

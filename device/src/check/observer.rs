@@ -8,7 +8,7 @@ mod posted;
 
 use super::Checker;
 use super::culprit::Culprit;
-use super::describe::{Details, Place, Seen, hex};
+use super::describe::{Details, Place, Seen, Step, hex};
 use super::journal::Journal;
 use super::report::seconds;
 use crate::dma::owners::Owners;
@@ -138,7 +138,7 @@ impl Observer {
         Details {
             // What is wrong with a submission was published by the last store of the tail, or by one before it.
             culprit: self.culprit.as_ref().and_then(|culprit| culprit.of_tail(self.stream)),
-            history: slot.map(|slot| self.journal.history(slot)).unwrap_or_default(),
+            history: slot.map(|slot| self.history(slot)).unwrap_or_default(),
             ..Details::at(place, self.time)
         }
     }
@@ -152,6 +152,11 @@ impl Observer {
     ) -> Details {
         let words = memory.slot_again(slot);
         Details { event: words.map(|words| self.seen(&words, &[])), ..self.details(Some(slot), detail) }
+    }
+
+    /// The last steps of a slot, oldest first.
+    pub(crate) fn history(&self, slot: u32) -> Vec<Step> {
+        if slot < self.config.slots { self.journal.history(slot) } else { Vec::new() }
     }
 
     /// Whether this mistake would be the first of its kind.

@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// Write the card's counters to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Print each slot that the card owns at the end, and what it holds of it.
+    /// Print each slot that the card owns at the end, and what it holds of it; of a run that was recorded with --check,
+    /// each slot that was in use, whose it is, and its last steps.
     #[arg(long)]
     slots: bool,
     #[command(flatten)]

@@ -148,6 +148,13 @@ impl Core {
         text
     }
 
+    /// The same, and whose each slot is that was in use, with its last steps if these are known.
+    pub(super) fn slots_with_histories(&self) -> String {
+        let mut text = String::new();
+        let _ = self.parts().try_for_each(|parts| parts.slots_with_histories(&mut text));
+        text
+    }
+
     fn parts(&self) -> impl Iterator<Item = Parts<'_>> {
         let render = self.streams.render.iter().map(|stream| {
             let (queues, state) = (&stream.queues, stream.state);
@@ -164,6 +171,28 @@ impl Core {
 impl Parts<'_> {
     /// The stream in a line, and each slot that the card owns in another.
     fn slots(&self, text: &mut String) -> fmt::Result {
+        self.stream(text)?;
+        (0..self.queues.config.slots)
+            .filter(|slot| self.in_flight.is_owned(*slot))
+            .try_for_each(|slot| writeln!(text, "  slot {slot:<5} {}", self.held(slot)))
+    }
+
+    fn slots_with_histories(&self, text: &mut String) -> fmt::Result {
+        self.stream(text)?;
+        for slot in 0..self.queues.config.slots {
+            let history = self.queues.observer.as_deref().map_or(Vec::new(), |observer| observer.history(slot));
+            if history.is_empty() && !self.in_flight.is_owned(slot) {
+                continue;
+            }
+            writeln!(text, "  slot {slot:<5} {}", self.owner(slot))?;
+            let mut lines = String::new();
+            write_history(&mut lines, &history)?;
+            lines.lines().try_for_each(|line| writeln!(text, "  {line}"))?;
+        }
+        Ok(())
+    }
+
+    fn stream(&self, text: &mut String) -> fmt::Result {
         let Queues { stream, config, submissions, completions, .. } = self.queues;
         let (kind, state) = (format!("{:?}", config.kind), format!("{:?}", self.state));
         writeln!(
@@ -176,10 +205,14 @@ impl Parts<'_> {
             submissions.tail(),
             submissions.fetched(),
             completions.published()
-        )?;
-        (0..config.slots)
-            .filter(|slot| self.in_flight.is_owned(*slot))
-            .try_for_each(|slot| writeln!(text, "  slot {slot:<5} {}", self.held(slot)))
+        )
+    }
+
+    fn owner(&self, slot: u32) -> String {
+        match self.in_flight.is_owned(slot) {
+            true => format!("the card's: {}", self.held(slot)),
+            false => "the driver's".into(),
+        }
     }
 
     /// What the card holds of a slot that it owns, in words.
@@ -201,11 +234,7 @@ impl Parts<'_> {
         if slot >= config.slots {
             return writeln!(text, "stream {stream} has {} slots and no slot {slot}", config.slots);
         }
-        let owner = match self.in_flight.is_owned(slot) {
-            true => format!("the card's: {}", self.held(slot)),
-            false => "the driver's".into(),
-        };
-        writeln!(text, "stream {stream}, slot {slot}: {owner}")?;
+        writeln!(text, "stream {stream}, slot {slot}: {}", self.owner(slot))?;
         let details = self.queues.observer.as_deref().zip(section.view(*stream));
         let Some(details) = details.map(|(observer, mut view)| observer.details_of(&mut view, slot, None)) else {
             return writeln!(text, "  its memory cannot be looked at now");

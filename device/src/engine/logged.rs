@@ -53,7 +53,7 @@ impl Engine {
 
     /// Every slot that the card owns, in words.
     pub(crate) fn slots(&self) -> String {
-        self.core.slots()
+        self.core.slots_with_histories()
     }
 }
 
