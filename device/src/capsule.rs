@@ -19,37 +19,14 @@ pub mod trace;
 pub use header::{BankFile, Header, Options};
 pub use replay::{Capsule, Ended, Replayed as Run, Until};
 
-pub use crate::replay_log::blocks::CapsuleError;
+pub use crate::replay_log::blocks::{CapsuleError, create, pack, unpack};
 pub use crate::replay_log::observation::{Listener, Observation};
 
 use crate::engine::Engine;
 use crate::pci::Card;
 use crate::replay_log::{ReplayLog, blocks};
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
-
-/// Creates the file of a capsule, in place of what was there.
-///
-/// # Errors
-/// The file cannot be written, or another card records to it.
-pub fn create(path: &Path) -> Result<File, CapsuleError> {
-    blocks::create(path)
-}
-
-/// A file of these records, in blocks as a card writes them: for files that no card would write.
-pub fn pack(records: &[u8]) -> Vec<u8> {
-    blocks::pack(records)
-}
-
-/// The records of a file, up to its last whole block.
-///
-/// # Errors
-/// It is no capsule, or of another format.
-pub fn unpack(file: &[u8]) -> Result<Vec<u8>, CapsuleError> {
-    blocks::unpack(file)
-}
 
 /// Has a card record from its first client and its first turn on; what it checks has to be set before. `name` is what
 /// the log calls the file.

@@ -1,10 +1,10 @@
 //! The engine: a thread that fetches submissions, renders, and publishes completions.
 //!
 //! Fed by `shared` (requests, doorbell page, guest memory); feeds the sink with audio, and the guest with completions
-//! and interrupts. A turn has four phases, each a function: `poll` takes the grant from the page,
-//! `fetch` brings in what the tails publish, `render` presents and renders a block with
-//! no lock held, and `publish` gives back what is completed and tells the time. In between, requests
-//! are carried out and inputs are captured, and an engine with nothing to do sleeps.
+//! and interrupts. A turn has four phases, each a function: `poll` takes the grant from the page and `fetch` brings in
+//! what the tails publish (both in `fetch.rs`), `render` presents and renders a block with no lock held, and `publish`
+//! gives back what is completed and tells the time. In between, requests are carried out and inputs are captured, and
+//! an engine with nothing to do sleeps.
 
 mod captures;
 mod fetch;

@@ -22,20 +22,20 @@ mod recorder;
 pub(crate) mod records;
 mod turns;
 
-use dmus_interface::protocol::Page;
-use parking_lot::{Mutex, MutexGuard};
-use std::sync::atomic::Ordering;
-
-use blocks::Writer;
 pub(crate) use client::Repeat;
 pub(crate) use culprits::take_culprit;
 pub(crate) use memory::{Recorded, Replayed};
 pub(crate) use observation::Observation;
 pub(crate) use observed::{Piece, Place, Unusual};
 pub(crate) use player::Player;
+pub(crate) use records::{Put, Tag};
+
+use blocks::Writer;
+use dmus_interface::protocol::Page;
+use parking_lot::{Mutex, MutexGuard};
 use player::Replaying;
 use recorder::{Recorder, Recording};
-pub(crate) use records::{Put, Tag};
+use std::sync::atomic::Ordering;
 
 /// See the module.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl ReplayLog {
         }
     }
 
-    /// What `real` observes, or what was observed as this was recorded; that of a record which is not there is `none`.
+    /// What `real` observes, which is recorded by `put`, or what `get` finds that was observed as this was recorded.
     fn observe<T>(
         &self,
         real: impl FnOnce() -> T,

@@ -96,6 +96,8 @@ impl Work for Fetch<'_> {
 }
 
 impl StreamWork for Fetch<'_> {
+    const FETCHES: bool = true;
+
     fn queues(&mut self) -> &mut Queues {
         &mut self.stream.queues
     }

@@ -289,7 +289,7 @@ impl<W: Write> Listener for Trace<W> {
                     stream.data(packets, offset, bytes);
                 }
             }
-            // How many bytes it has is in the slot's event when the driver reads it, not before.
+            // The completion that follows ends the slot's slice.
             Observation::Captured { .. } => {}
             Observation::Completed { stream, index, ref completion } => {
                 if let Some((stream, packets)) = self.stream(stream) {

@@ -21,10 +21,10 @@ const MAGIC: [u8; 8] = *b"dmuscaps";
 /// Bytes in front of the first block.
 const START: usize = MAGIC.len() + 4;
 /// The version of the format.
-pub(crate) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 2;
 /// Bytes of a block, before it is compressed, at most, and as a rule.
 const MAX_BLOCK: usize = 1 << 20;
-pub(crate) const BLOCK: usize = 64 << 10;
+pub(super) const BLOCK: usize = 64 << 10;
 /// Bytes in front of a block: how many it has compressed and not, and the checksum of the compressed ones.
 const HEAD: usize = 12;
 /// Blocks that wait to be written at most, and how long a card waits for a place among them: what takes longer than
@@ -69,8 +69,11 @@ pub enum CapsuleError {
     Header(String),
 }
 
-/// Creates the file, for one recorder.
-pub(crate) fn create(path: &Path) -> Result<File, CapsuleError> {
+/// Creates the file of a capsule, in place of what was there, for one recorder.
+///
+/// # Errors
+/// The file cannot be written, or another card records to it.
+pub fn create(path: &Path) -> Result<File, CapsuleError> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
@@ -88,9 +91,9 @@ pub(crate) fn create(path: &Path) -> Result<File, CapsuleError> {
 /// What is to be written: what happened between turns and in them, by turns. They are put together by the thread that
 /// writes, since what a turn has found on the page stands before its other records, and is known after them.
 #[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) between: Vec<u8>,
-    pub(crate) turns: Vec<u8>,
+pub(super) struct Batch {
+    pub(super) between: Vec<u8>,
+    pub(super) turns: Vec<u8>,
     /// How many bytes of the one and then of the other follow.
     cuts: Vec<(usize, usize)>,
     /// How many are in the cuts.
@@ -109,28 +112,28 @@ impl Default for Batch {
 }
 
 impl Batch {
-    pub(crate) fn beginning_with(first: Vec<u8>) -> Self {
+    pub(super) fn beginning_with(first: Vec<u8>) -> Self {
         let mut batch = Self::default();
         batch.between.extend_from_slice(&first);
         batch
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.between.len() + self.turns.len()
     }
 
     /// Whether the turn under way has anything.
-    pub(crate) fn has_turn(&self) -> bool {
+    pub(super) fn has_turn(&self) -> bool {
         self.turns.len() > self.cut.1
     }
 
     /// The turn under way is none.
-    pub(crate) fn drop_turn(&mut self) {
+    pub(super) fn drop_turn(&mut self) {
         self.turns.truncate(self.cut.1);
     }
 
     /// All of a turn is there, and what comes next is behind it.
-    pub(crate) fn end_turn(&mut self) {
+    pub(super) fn end_turn(&mut self) {
         let end = (self.between.len(), self.turns.len());
         self.cuts.push((end.0 - self.cut.0, end.1 - self.cut.1));
         self.cut = end;
@@ -203,19 +206,19 @@ impl Writer {
         Ok(Self { sender: Some(sender), spare, failed, thread: Some(thread) })
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
     /// Nothing is recorded any more, for this reason.
-    pub(crate) fn give_up(&self, why: &str) {
+    pub(super) fn give_up(&self, why: &str) {
         if !self.failed.swap(true, Ordering::Relaxed) {
             tracing::error!("the recording ends here: {why}");
         }
     }
 
     /// Passes a batch on, and gives an empty one. Waits for a slow disk, and gives a stuck one up.
-    pub(crate) fn pass(&self, batch: Batch) -> Batch {
+    pub(super) fn pass(&self, batch: Batch) -> Batch {
         let since = Instant::now();
         let mut waiting = Some(batch);
         while let (Some(sender), Some(batch)) = (&self.sender, waiting.take()) {
@@ -235,7 +238,7 @@ impl Writer {
     }
 
     /// Waits until all is written.
-    pub(crate) fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.sender = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -288,16 +291,19 @@ impl Packer {
     }
 }
 
-/// See [`crate::capsule::pack`].
-pub(crate) fn pack(records: &[u8]) -> Vec<u8> {
+/// A file of these records, in blocks as a card writes them: for files that no card would write.
+pub fn pack(records: &[u8]) -> Vec<u8> {
     let mut file = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
     let mut packer = Packer::default();
     records.chunks(BLOCK).for_each(|block| file.extend_from_slice(packer.pack(block)));
     file
 }
 
-/// See [`crate::capsule::unpack`].
-pub(crate) fn unpack(file: &[u8]) -> Result<Vec<u8>, CapsuleError> {
+/// The records of a file, up to its last whole block.
+///
+/// # Errors
+/// It is no capsule, or of another format.
+pub fn unpack(file: &[u8]) -> Result<Vec<u8>, CapsuleError> {
     let (mut reader, mut records) = (Reader::new(file)?, Vec::new());
     while reader.read(&mut records)? {}
     Ok(records)

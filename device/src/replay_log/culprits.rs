@@ -7,7 +7,6 @@ use super::ReplayLog;
 use super::recorder::Recorder;
 use super::records::{Cursor, Put, Tag};
 use crate::dma::owners::StoreRecord;
-use std::sync::atomic::Ordering;
 
 /// Return addresses that a store has at most.
 const MAX_CALLERS: u64 = 256;
@@ -25,10 +24,7 @@ impl ReplayLog {
             Self::Record(recorder) => {
                 let culprit = real();
                 match recorder.is_in_turn() {
-                    true => {
-                        recorder.culprits.lock().push(culprit.clone());
-                        recorder.told.store(true, Ordering::Relaxed);
-                    }
+                    true => recorder.culprits.lock().push(culprit.clone()),
                     false => put_culprit(&mut recorder.out(), culprit.as_ref()),
                 }
                 culprit
@@ -58,11 +54,9 @@ impl ReplayLog {
 impl Recorder {
     /// Says whether the turn was told any.
     pub(super) fn put_culprits(&self, out: &mut Vec<u8>) -> bool {
-        let told = self.told.load(Ordering::Relaxed);
-        if told {
-            self.told.store(false, Ordering::Relaxed);
-            self.culprits.lock().drain(..).for_each(|culprit| put_culprit(out, culprit.as_ref()));
-        }
+        let mut culprits = self.culprits.lock();
+        let told = !culprits.is_empty();
+        culprits.drain(..).for_each(|culprit| put_culprit(out, culprit.as_ref()));
         told
     }
 }

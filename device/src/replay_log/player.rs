@@ -17,7 +17,7 @@ const MOST_SHOWN: usize = 2 << 20;
 const MOST_READ: u64 = 128 << 20;
 
 /// What ends a replay whose next record is of no access to memory, or of another.
-pub(crate) const OTHER_MEMORY: &str = "another access to guest memory";
+pub(super) const OTHER_MEMORY: &str = "another access to guest memory";
 
 /// What is being replayed.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Player {
     pub(crate) shown: Vec<(RefTime, Observation)>,
     /// Where the first of them is in the recording.
     shown_from: u64,
-    pub(crate) shows: bool,
+    pub(super) shows: bool,
     pub(crate) master: RefTime,
     /// A client has done something.
     has_client: bool,
@@ -69,7 +69,7 @@ impl Player {
     }
 
     /// The next entry of a submission ring, which the recording has to have.
-    pub(crate) fn submission(&mut self) -> Option<u32> {
+    pub(super) fn submission(&mut self) -> Option<u32> {
         if self.takes(Tag::Submission) {
             return self.cursor.half();
         }
@@ -80,7 +80,7 @@ impl Player {
     }
 
     /// The next slot, the same.
-    pub(crate) fn slot(&mut self) -> Option<[u64; 4]> {
+    pub(super) fn slot(&mut self) -> Option<[u64; 4]> {
         self.slot.take().or_else(|| self.expect(Tag::Slot, OTHER_MEMORY, Cursor::words))
     }
 
@@ -132,7 +132,7 @@ impl Player {
             && self.cursor.peek() == Some(tag)
             && self.cursor.byte_ahead(1) == Some(first)
             && self.cursor.byte_ahead(2) == Some(second);
-        is_next && self.takes(tag) && self.cursor.half_word().is_some()
+        is_next && self.takes(tag) && self.cursor.fill(&mut [0; 2]).is_some()
     }
 
     /// The next record has to be such a one.

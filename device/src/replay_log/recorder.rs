@@ -18,8 +18,7 @@ pub(crate) struct Recorder {
     in_turn: AtomicBool,
     /// The client did more than the engine took note of.
     pub(super) overrun: AtomicBool,
-    /// What the turn under way was told by a plugin, and whether it was told anything.
-    pub(super) told: AtomicBool,
+    /// What the turn under way was told by a plugin.
     pub(super) culprits: Mutex<Vec<Option<StoreRecord>>>,
 }
 
@@ -57,13 +56,7 @@ impl Recorder {
             ready: true,
             losses: (0, 0),
         });
-        Self {
-            recording,
-            in_turn: AtomicBool::new(false),
-            overrun: AtomicBool::new(false),
-            told: AtomicBool::new(false),
-            culprits: Mutex::default(),
-        }
+        Self { recording, in_turn: AtomicBool::new(false), overrun: AtomicBool::new(false), culprits: Mutex::default() }
     }
 
     #[inline]

@@ -141,7 +141,7 @@ impl Put for Vec<u8> {
 }
 
 /// Bytes that one record has at most: a request of the mailbox is the longest.
-pub(crate) const MAX_BYTES: usize = 33 << 20;
+pub(super) const MAX_BYTES: usize = 33 << 20;
 
 /// Reads records.
 pub(crate) struct Cursor {
@@ -183,7 +183,7 @@ impl Cursor {
     }
 
     /// Bytes that were read so far.
-    pub(crate) fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         self.before + self.at as u64
     }
 
@@ -193,12 +193,12 @@ impl Cursor {
     }
 
     /// The byte so many behind the next one.
-    pub(crate) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
+    pub(super) fn byte_ahead(&mut self, count: usize) -> Option<u8> {
         self.ahead(count + 1)?.last().copied()
     }
 
     /// The number that begins so many bytes behind the next one, which stays where it is.
-    pub(crate) fn number_ahead(&mut self, from: usize) -> Option<u64> {
+    pub(super) fn number_ahead(&mut self, from: usize) -> Option<u64> {
         let mut number = 0;
         for (at, shift) in (0..64).step_by(7).enumerate() {
             let byte = self.byte_ahead(from + at)?;
@@ -211,7 +211,7 @@ impl Cursor {
     }
 
     /// Copies the next bytes out.
-    pub(crate) fn fill(&mut self, place: &mut [u8]) -> Option<()> {
+    pub(super) fn fill(&mut self, place: &mut [u8]) -> Option<()> {
         place.copy_from_slice(self.ahead(place.len())?);
         self.at += place.len();
         Some(())
@@ -240,11 +240,11 @@ impl Cursor {
         Some((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
     }
 
-    pub(crate) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+    pub(super) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
         self.number()?.try_into().ok()
     }
 
-    pub(crate) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
+    pub(super) fn words<const N: usize>(&mut self) -> Option<[u64; N]> {
         let mut words = [0; N];
         let bytes = self.ahead(8 * N)?;
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -252,12 +252,6 @@ impl Cursor {
         }
         self.at += 8 * N;
         Some(words)
-    }
-
-    pub(crate) fn half_word(&mut self) -> Option<[u8; 2]> {
-        let bytes = *self.ahead(2)?.first_chunk()?;
-        self.at += 2;
-        Some(bytes)
     }
 
     pub(crate) fn half(&mut self) -> Option<u32> {

@@ -21,6 +21,9 @@ pub(crate) trait Work {
 
 /// The same, as what changes the stream.
 pub(crate) trait StreamWork: Work {
+    /// It fetches what the tail publishes, of which pieces read all that is needed in few messages.
+    const FETCHES: bool = false;
+
     fn queues(&mut self) -> &mut Queues;
 }
 
@@ -144,8 +147,7 @@ pub(crate) fn by_pieces<W: StreamWork>(section: &mut Section<'_>, mut work: W) -
     let (shared, epoch) = (section.shared(), section.epoch());
     let pieces = || {
         let mut pieces = Pieces::new(shared, epoch, &config);
-        // What is posted is not worth it.
-        if config.kind == Type::Render && count > 0 {
+        if W::FETCHES {
             pieces.read_ahead(first, count);
         }
         Some(pieces)
