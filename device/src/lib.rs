@@ -8,6 +8,7 @@
 //! MIDI inputs, audio -> engine: capture (streams of posted slots: MIDI capture, wave sink)
 //! guest memory and doorbell page <- dma <- shared <- completions, clocks, interrupts
 //! what a driver does wrong -> check -> standard error, report, exit status
+//! what pci and engine observe <-> replay log <-> capsule: record; replay, diff, trace, report
 //! ```
 //!
 //! The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
