@@ -42,7 +42,8 @@ pub fn record(
 ) -> io::Result<()> {
     let shared = card.shared();
     let (checker, culprits) = (shared.checker().map(|checker| &**checker), shared.owners().is_some());
-    let header = Header::new(options, engine.to_replay(), checker, culprits);
+    let plan = shared.deviations().map(|deviations| deviations.plan().clone());
+    let header = Header::new(options, engine.to_replay(), checker, plan, culprits);
     let mut first = Vec::new();
     header.write(&mut first);
     let log = Arc::new(ReplayLog::record(blocks::Writer::start(Box::new(out), name)?, first));

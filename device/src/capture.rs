@@ -106,7 +106,7 @@ impl CaptureStream {
         config: StreamConfig,
         drift: i32,
         observer: Option<Box<Observer>>,
-        logged: bool,
+        elsewhere: bool,
     ) -> Self {
         let buffer_size = config.buffer_size as usize;
         let waiting = match (config.kind, config.wave) {
@@ -114,7 +114,7 @@ impl CaptureStream {
             (kind, _) => Waiting::Midi(Pending::new(kind != Type::Capture { cooked: false }, buffer_size)),
         };
         Self {
-            queues: Queues::new(index, config, observer, logged),
+            queues: Queues::new(index, config, observer, elsewhere),
             state: State::Stop,
             timeline: Timeline::default(),
             validator: Validator::new(&config, 0),

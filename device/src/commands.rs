@@ -3,6 +3,7 @@
 pub(crate) mod ask;
 pub(crate) mod bank;
 mod capsule;
+pub(crate) mod deviating;
 pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod header;

@@ -7,6 +7,7 @@
 //! an engine with nothing to do sleeps.
 
 mod captures;
+mod deviating;
 mod fetch;
 mod inspect;
 mod logged;
@@ -85,6 +86,8 @@ struct Core {
     presenting: bool,
     /// Of the owners map.
     seen: inspect::Seen,
+    /// Of a card that has faults: what is wrong with its clocks.
+    clock_fault: Option<deviating::ClockFault>,
 }
 
 /// The open streams, and what capture streams receive.
@@ -154,6 +157,7 @@ impl Engine {
             sleeper: Sleeper::new(),
             presenting: false,
             seen: inspect::Seen::default(),
+            clock_fault: None,
         };
         Self { shared, core }
     }
@@ -209,7 +213,7 @@ impl Core {
     fn turn(&mut self, shared: &Shared) -> Turn {
         let mut section = shared.engine_section();
         match section.has_notice() {
-            false => self.take_turn(&mut section),
+            false => self.take_turn::<false>(&mut section),
             true => self.turn_with_notice(section),
         }
     }
@@ -233,11 +237,14 @@ impl Core {
                 self.reset(section);
             }
         }
-        self.take_turn(section)
+        match section.shared().deviations() {
+            None => self.take_turn::<false>(section),
+            Some(deviations) => self.turn_deviating(section, deviations),
+        }
     }
 
     #[inline(always)]
-    fn take_turn(&mut self, section: &mut Section<'_>) -> Turn {
+    fn take_turn<const DEVIATES: bool>(&mut self, section: &mut Section<'_>) -> Turn {
         let shared = section.shared();
         // Before the page is polled: what was submitted before a request is there before it is carried out.
         section.take_requests(&mut self.requests);
@@ -265,7 +272,7 @@ impl Core {
             }
         }
         if self.clock.has_moved() {
-            worked |= self.publish(section);
+            worked |= self.publish::<DEVIATES>(section);
         }
         if self.library.downloads.is_unloading() {
             worked |= section.unlocked(|| self.collect_downloads(shared));
@@ -359,7 +366,7 @@ impl Core {
 
     /// Publishes what rendering has completed, then the clocks, then the reaching of a grant: whoever sees one sees
     /// what is before it. Says whether a grant was reached.
-    fn publish(&mut self, section: &mut Section<'_>) -> bool {
+    fn publish<const DEVIATES: bool>(&mut self, section: &mut Section<'_>) -> bool {
         let mut there = true;
         for stream in &mut self.streams.render {
             there &= stream.publish(section);
@@ -381,7 +388,11 @@ impl Core {
             return false;
         }
         let master = self.clock.master_time();
-        let clocks = Clocks { master, samples: self.clock.now().position.0 };
+        let mut clocks = Clocks { master, samples: self.clock.now().position.0 };
+        if DEVIATES {
+            clocks = self.show_otherwise(section, clocks);
+        }
+        let master = clocks.master;
         section.publish_clocks(clocks, master.saturating_add(LATENCY));
         if !self.clock.take_reached() {
             return false;

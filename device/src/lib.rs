@@ -24,6 +24,7 @@ pub mod check;
 mod clock;
 pub mod control;
 pub mod demo;
+pub mod deviation;
 pub mod device;
 mod dma;
 mod download;

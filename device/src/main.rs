@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(commands::serve::Args),
+    Serve(Box<commands::serve::Args>),
     Render(commands::render::Args),
     Bank(commands::bank::Args),
     Explain(commands::explain::Args),

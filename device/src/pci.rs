@@ -8,6 +8,7 @@ mod stream_registers;
 
 use crate::back_off::BackOff;
 use crate::check::Checker;
+use crate::deviation::Deviations;
 use crate::device::{Device, DmaMap, Eventfd, Region, RemoteMemory};
 use crate::dma::DoorbellPage;
 use crate::dma::owners::Owners;
@@ -70,6 +71,11 @@ impl Card {
         if let Some(owners) = self.shared.owners() {
             owners.set_doorbell(self.doorbell.filter(|_| self.config.memory_space()).map(u64::from));
         }
+    }
+
+    /// The card takes liberties or has faults: before the first client, and before it records.
+    pub fn set_deviations(&self, deviations: Arc<Deviations>) {
+        self.shared.set_deviations(deviations);
     }
 
     /// Has what drivers do checked from here on: before the first client, once.
@@ -164,6 +170,9 @@ impl Card {
 
     fn register_read(&self, section: &mut Section<'_>, offset: u64, data: &mut [u8]) {
         data.fill(0xFF);
+        if section.is_removed() {
+            return;
+        }
         section.show_read();
         let Some(found) = Self::find(section, offset, data.len(), Access::Write) else {
             return;
@@ -216,6 +225,9 @@ impl Card {
     }
 
     fn register_write(&mut self, section: &mut Section<'_>, offset: u64, data: &[u8]) {
+        if section.is_removed() {
+            return;
+        }
         let Some(found) = Self::find(section, offset, data.len(), Access::Read) else {
             return;
         };

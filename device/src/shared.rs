@@ -11,6 +11,7 @@ pub(crate) mod questions;
 mod section;
 
 use crate::check::{Checker, Rings};
+use crate::deviation::Deviations;
 use crate::device::{Eventfd, RemoteMemory};
 use crate::dma::owners::Owners;
 use crate::dma::{DoorbellPage, GuestMemory, Layout, Translation};
@@ -32,10 +33,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// What a turn of the engine has to take notice of: it was woken, and it is recorded or replayed. One test says that it
-/// has nothing of that, which each turn asks.
+/// What a turn of the engine has to take notice of: it was woken, it is recorded or replayed, and it does otherwise than
+/// it usually would. One test says that it has nothing of that, which each turn asks.
 const WOKEN: u8 = 1 << 0;
 const LOGGED: u8 = 1 << 1;
+const DEVIATES: u8 = 1 << 2;
 
 /// How long rings may be away while the client rearranges its maps.
 const REMAP_LIMIT: Duration = Duration::from_secs(1);
@@ -270,6 +272,8 @@ pub(crate) struct Shared {
     owners: OnceLock<Arc<Owners>>,
     /// Of a card that records or replays.
     replay_log: OnceLock<Arc<ReplayLog>>,
+    /// Of a card that takes liberties or has faults.
+    deviations: OnceLock<Arc<Deviations>>,
     /// What the control socket wants to know.
     questions: Questions,
 }
@@ -310,6 +314,7 @@ impl Shared {
             checker: OnceLock::new(),
             owners: OnceLock::new(),
             replay_log: OnceLock::new(),
+            deviations: OnceLock::new(),
             questions: Questions::default(),
         })
     }
@@ -350,6 +355,19 @@ impl Shared {
     /// The same, to be kept.
     pub(crate) fn shared_replay_log(&self) -> Option<Arc<ReplayLog>> {
         self.replay_log.get().cloned()
+    }
+
+    /// The card takes liberties or has faults from here on: before the first client.
+    pub(crate) fn set_deviations(&self, deviations: Arc<Deviations>) {
+        self.inner.lock().notice |= DEVIATES;
+        // The first one stays.
+        let _ = self.deviations.set(deviations);
+    }
+
+    /// Of a card that takes liberties or has faults.
+    #[inline]
+    pub(crate) fn deviations(&self) -> Option<&Arc<Deviations>> {
+        self.deviations.get()
     }
 
     pub(crate) fn questions(&self) -> &Questions {

@@ -11,6 +11,7 @@
 //! From its fetch until its completion is published a slot belongs to the card.
 
 mod chain;
+mod deviating;
 pub(crate) mod in_flight;
 pub(crate) mod queue;
 pub(crate) mod reach;
@@ -20,11 +21,13 @@ pub(crate) mod validate;
 
 use crate::check::Observer;
 use crate::clock::Now;
+use crate::deviation::{Deviations, Fault as DeviationFault};
 use crate::dma::{SlotWords, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
 use chain::{Assembler, Outcome, Taking};
+use deviating::Refuse;
 use dmus_interface::event::{DONT_HOLD, PointerWidth};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
@@ -138,10 +141,10 @@ impl RenderStream {
         synth: Synth,
         monitored: bool,
         observer: Option<Box<Observer>>,
-        logged: bool,
+        elsewhere: bool,
     ) -> Self {
         Self {
-            queues: Queues::new(index, config, observer, logged),
+            queues: Queues::new(index, config, observer, elsewhere),
             state: State::Stop,
             timeline: Timeline::default(),
             clock: StreamClock::default(),
@@ -226,7 +229,10 @@ impl RenderStream {
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
         let Some(mut view) = section.view(self.queues.unwatched) else {
             let fetched = self.fetch_watched(section);
-            return fetched && self.publish(section) && self.queues.submissions.pending() == 0;
+            self.queues.may_keep = true;
+            let published = fetched && self.publish(section);
+            self.queues.may_keep = false;
+            return published && self.queues.submissions.pending() == 0;
         };
         let stats = section.shared().stats();
         self.fetch_events::<WIDE>(&mut view, stats);
@@ -244,7 +250,7 @@ impl RenderStream {
     #[cold]
     #[inline(never)]
     fn fetch_watched(&mut self, section: &mut Section<'_>) -> bool {
-        let Some(mut view) = section.view(self.queues.unlogged) else {
+        let Some(mut view) = section.view(self.queues.usual) else {
             return self.fetch_elsewhere(section);
         };
         self.queues.tell_time(section);
@@ -275,7 +281,33 @@ impl RenderStream {
         }
         self.queues.tell_time(section);
         let (place, stats) = (self.queues.fetching(), section.shared().stats());
-        access(section, place, Fetch { stream: self, stats }).is_some()
+        match section.shared().deviations() {
+            None => access(section, place, Fetch { stream: self, stats }).is_some(),
+            Some(deviations) => self.fetch_otherwise(section, deviations),
+        }
+    }
+
+    /// The same, of a card that takes liberties or has faults.
+    fn fetch_otherwise(&mut self, section: &mut Section<'_>, deviations: &Deviations) -> bool {
+        if deviations.has(DeviationFault::Reset) {
+            section.reset();
+            return false;
+        }
+        if deviations.has(DeviationFault::DmaError) {
+            self.queues.pretend();
+            self.queues.unreadable(self.queues.submissions.fetched());
+            return true;
+        }
+        let pending = self.queues.submissions.pending();
+        let tail = self.queues.fetch_only(self.queues.fewer(deviations, pending));
+        let (place, stats) = (self.queues.fetching(), section.shared().stats());
+        let refuses = deviations.has(DeviationFault::FetchRefused);
+        let fetched = match refuses {
+            true => access(section, place, Refuse { stream: self, stats }).is_some(),
+            false => access(section, place, Fetch { stream: self, stats }).is_some(),
+        };
+        self.queues.fetch_up_to(tail);
+        fetched
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held

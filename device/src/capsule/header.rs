@@ -4,6 +4,7 @@
 
 use crate::capture::inputs::{MAX_INPUTS, Replayed};
 use crate::check::{Allowed, Checker, Stop};
+use crate::deviation::Plan;
 use crate::identity::ClockMode;
 use crate::replay_log::blocks::CapsuleError;
 use crate::replay_log::records::{Cursor, Put, Tag};
@@ -12,6 +13,7 @@ use dmus_interface::regs::VERSION_VALUE;
 use dmus_interface::rule::Rule;
 use dmus_interface::time::RefTime;
 use dmus_song::{Song, TimedMessage};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, Read};
@@ -78,6 +80,8 @@ pub struct Header {
     pub bank: Vec<BankFile>,
     /// Seconds of audio that the sink was given at most.
     pub max_audio: Option<NonZeroU32>,
+    /// What the card did otherwise than it usually would.
+    pub plan: Option<Plan>,
     /// How drivers were checked.
     checks: Option<Checks>,
     /// A plugin of QEMU told the card of stores.
@@ -105,6 +109,7 @@ impl Header {
         options: Options,
         (clock, drift, inputs): (ClockMode, i32, Vec<Replayed>),
         checker: Option<&Checker>,
+        plan: Option<Plan>,
         culprits: bool,
     ) -> Self {
         let checks = checker.map(|checker| {
@@ -112,7 +117,7 @@ impl Header {
             Checks { allowed, stop }
         });
         let Options { bank, max_audio } = options;
-        Self { card: env!("CARGO_PKG_VERSION").into(), clock, drift, bank, max_audio, checks, culprits, inputs }
+        Self { card: env!("CARGO_PKG_VERSION").into(), clock, drift, bank, max_audio, plan, checks, culprits, inputs }
     }
 
     /// Whether drivers were checked.
@@ -149,6 +154,7 @@ impl Header {
             "drift": self.drift,
             "bank": bank.collect::<Vec<_>>(),
             "max_audio": self.max_audio.map(NonZeroU32::get),
+            "plan": self.plan,
             "check": check,
             "culprits": self.culprits,
             "inputs": self.inputs.iter().map(input).collect::<Vec<_>>(),
@@ -215,12 +221,17 @@ impl Header {
         let max_audio = json["max_audio"].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
         let checks = json["check"].is_object().then(|| Checks::read(&json["check"]));
         let checks = checks.map(|checks| checks.ok_or_else(|| damaged("a rule that this card does not know")));
+        let plan = match &json["plan"] {
+            Value::Null => None,
+            plan => Some(Plan::deserialize(plan).map_err(|error| damaged(&format!("its plan: {error}")))?),
+        };
         let mut header = Self {
             card: json["card"].as_str().unwrap_or("?").chars().take(40).collect(),
             clock,
             drift,
             bank,
             max_audio: max_audio.and_then(NonZeroU32::new),
+            plan,
             checks: checks.transpose()?,
             culprits: json["culprits"].as_bool() == Some(true),
             inputs,

@@ -7,6 +7,7 @@ use super::header::Header;
 use crate::bank::Bank;
 use crate::capture::inputs::Inputs;
 use crate::check::Checker;
+use crate::deviation::Deviations;
 use crate::device::{Device, Gate, Region, RemoteError, RemoteMemory};
 use crate::engine::Engine;
 use crate::identity::SAMPLE_RATE;
@@ -145,6 +146,9 @@ impl Capsule {
         engine.set_drift(header.drift);
         let log = Arc::new(ReplayLog::replay(Player::new(cursor, listener.is_some()), header.culprits));
         shared.set_replay_log(Arc::clone(&log));
+        if let Some(plan) = header.plan.take() {
+            shared.set_deviations(Arc::new(Deviations::new(plan)));
+        }
         let checker = header.checker();
         if let Some(checker) = &checker {
             checker.take_news();

@@ -1,6 +1,7 @@
 //! `serve`: the card on a socket, for a QEMU that somebody else runs.
 
 use super::bank::Banks;
+use super::deviating::Deviating;
 use super::midi_in::MidiIn;
 use super::recording::{Files, Recording, Tracer};
 use super::sweep::Sweeper;
@@ -9,6 +10,7 @@ use anyhow::Context;
 use dmus_card::ClockMode;
 use dmus_card::capture::inputs::MAX_INPUTS;
 use dmus_card::check::{Allowed, Checker, Stop};
+use dmus_card::deviation::Deviations;
 use dmus_card::engine::EngineHandle;
 use dmus_card::owners::Owners;
 use dmus_card::sink::limited::LimitedSink;
@@ -113,6 +115,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     owners: Option<PathBuf>,
     #[command(flatten)]
+    deviating: Deviating,
+    #[command(flatten)]
     recording: Files,
     /// Answer questions about slots and mistakes at this Unix socket: see dmus-card ask --help.
     #[arg(long, value_name = "PATH")]
@@ -200,6 +204,7 @@ struct Ending {
     left: Mutex<Option<Left>>,
     stats: Arc<Stats>,
     checker: Option<Arc<Checker>>,
+    deviations: Option<Arc<Deviations>>,
 }
 
 struct Left {
@@ -224,7 +229,11 @@ impl Ending {
             log::say(&format!("dmus-card: {summary}"));
         }
         let found = self.checker.as_ref().map(|checker| checker.json());
-        let written = left.json.map_or(Ok(()), |file| file.write(&self.stats.json()));
+        let mut counters = self.stats.json();
+        if let Some(deviations) = &self.deviations {
+            counters["occasions"] = deviations.occasions();
+        }
+        let written = left.json.map_or(Ok(()), |file| file.write(&counters));
         if let (Some(file), Some(found)) = (left.report, found) {
             file.write(&found)?;
         }
@@ -268,6 +277,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message).exit();
         }
     }
+    let deviations = args.deviating.read()?.map(|plan| Arc::new(Deviations::new(plan)));
     let bank = args.banks.load()?;
     // From here on a signal is kept until somebody can complete the output.
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
@@ -315,6 +325,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(checker) = &checker {
         card.set_checker(Arc::clone(checker));
     }
+    if let Some(deviations) = &deviations {
+        card.set_deviations(Arc::clone(deviations));
+    }
     if let Some(owners) = owners {
         card.set_owners(owners);
     }
@@ -332,8 +345,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         control::start(listener, &card).context("cannot start answering at the control socket")?;
     }
     let stats = card.stats();
-    let ending =
-        Arc::new(Ending { left: Mutex::new(Some(Left { engine, tracer, sweepers, json, report })), stats, checker });
+    let ending = Arc::new(Ending {
+        left: Mutex::new(Some(Left { engine, tracer, sweepers, json, report })),
+        stats,
+        checker,
+        deviations,
+    });
 
     let at_signal = Arc::clone(&ending);
     std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 //! Fed by quiet turns; feeds the doorbell page with the number of an armed sleep, and the log with what virtual time
 //! waits for.
 
-use super::Core;
+use super::{Core, deviating};
 use crate::shared::{Section, Shared};
 use dmus_interface::pci::STREAMS;
 use dmus_interface::protocol::card::{self, Poll};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped
 /// wake.
 const SPIN: Duration = Duration::from_micros(40);
-const WATCH: Duration = Duration::from_millis(20);
+pub(super) const WATCH: Duration = Duration::from_millis(20);
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);
-const LONGEST_SLEEP: Duration = Duration::from_millis(1);
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_millis(1);
 /// How long virtual time waits for a posted slot until the log says so.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -70,7 +70,7 @@ impl Core {
     /// Nothing to do: look again soon, then in timed sleeps, then not before the driver rings.
     pub(super) fn rest(&mut self, shared: &Shared) {
         let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
-        let quiet = since.elapsed();
+        let quiet = deviating::quiet_for(shared, since.elapsed());
         let log = shared.replay_log();
         self.output.look(log);
         if let Some(log) = log {
@@ -99,7 +99,7 @@ impl Core {
         let alarm = if holds { Some(alarm.map_or(LONGEST_SLEEP, |alarm| alarm.min(LONGEST_SLEEP))) } else { alarm };
         let poll = self.arm(&mut section);
         if !self.moved_in(poll, &section) {
-            section.sleep(alarm);
+            section.sleep(deviating::asleep_for(shared, alarm));
         }
         Self::end_sleep(&mut section);
         if !holds {

@@ -66,7 +66,7 @@ impl Core {
         // What STOP discards, and the period that PAUSE ends, is visible before the state reads back.
         while section.is_of(self.epoch) && self.has_news(index) {
             self.fetch_rest(section);
-            self.publish(section);
+            self.publish::<true>(section);
         }
         if !section.is_of(self.epoch) {
             return false;
@@ -107,7 +107,7 @@ impl Core {
         if !room {
             return Err(Fault::NoMemory);
         }
-        let logged = shared.replay_log().is_some();
+        let elsewhere = shared.replay_log().is_some() || shared.deviations().is_some();
         let is_virtual = self.clock.is_virtual();
         let observe = |checker: &Arc<Checker>| {
             let mut observer = Observer::new(Arc::clone(checker), index, config, is_virtual);
@@ -125,9 +125,9 @@ impl Core {
             synth.restore(CHANNEL_GROUPS, VOICES);
             let place = streams.render.partition_point(|stream| stream.queues.stream < index);
             let monitored = streams.inputs.monitors_render();
-            streams.render.insert(place, RenderStream::new(index, config, synth, monitored, observer, logged));
+            streams.render.insert(place, RenderStream::new(index, config, synth, monitored, observer, elsewhere));
         } else {
-            streams.capture.push(CaptureStream::new(index, config, streams.drift, observer, logged));
+            streams.capture.push(CaptureStream::new(index, config, streams.drift, observer, elsewhere));
         }
         streams.open |= 1 << index;
         Ok(Transitioned { open: true, ..Transitioned::default() })

@@ -97,18 +97,27 @@ impl<'s> Section<'s> {
     pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let vectors = self.take_vectors();
         let shared = self.shared;
+        let (vectors, twice) = match shared.deviations() {
+            Some(deviations) if vectors != 0 => deviations.raised(vectors),
+            _ => (vectors, 0),
+        };
         let Some(log) = shared.replay_log() else {
             return MutexGuard::unlocked(&mut self.inner, || {
                 shared.interrupts.raise(vectors, &shared.stats, |_| ());
+                if twice != 0 {
+                    shared.interrupts.raise(twice, &shared.stats, |_| ());
+                }
                 work()
             });
         };
         let result = MutexGuard::unlocked(&mut self.inner, || {
-            log.interrupts(vectors, &shared.stats, || {
-                let mut connected = 0;
-                shared.interrupts.raise(vectors, &shared.stats, |vector| connected |= 1 << vector);
-                connected
-            });
+            for vectors in [vectors, twice] {
+                log.interrupts(vectors, &shared.stats, || {
+                    let mut connected = 0;
+                    shared.interrupts.raise(vectors, &shared.stats, |vector| connected |= 1 << vector);
+                    connected
+                });
+            }
             let result = work();
             log.repeat_accesses();
             result
@@ -210,11 +219,22 @@ impl<'s> Section<'s> {
     /// The same, with what a card that checks calls it and knows of it.
     #[cold]
     pub(crate) fn fault_with(&mut self, fault: Fault, detail: u32, code: Code, details: impl FnOnce() -> Details) {
-        self.shared.stats.faults.add(1);
         match self.shared.checker() {
             None => log::fault(fault, detail),
             Some(checker) => checker.found(code, details),
         }
+        self.record_fault(fault, detail);
+    }
+
+    /// Records a mistake that no driver has made.
+    #[cold]
+    pub(crate) fn pretend_fault(&mut self, fault: Fault, detail: u32) {
+        log::fault(fault, detail);
+        self.record_fault(fault, detail);
+    }
+
+    fn record_fault(&mut self, fault: Fault, detail: u32) {
+        self.shared.stats.faults.add(1);
         let record = &mut self.inner.fault;
         record.count = record.count.wrapping_add(1);
         if record.code == 0 {

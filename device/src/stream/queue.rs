@@ -6,6 +6,7 @@
 use super::in_flight::InFlight;
 use super::reach::{StreamWork, Work, access};
 use crate::check::{Details, Observer};
+use crate::deviation::{Deviations, Fault as DeviationFault, Liberty};
 use crate::dma::StreamMemory;
 use crate::replay_log::{Place, ReplayLog};
 use crate::shared::{Section, StreamConfig};
@@ -15,6 +16,7 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{CONSUMED, Completion, Reject, Status};
 use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Submissions that one section fetches at most: the transport thread may wait for that long.
@@ -65,6 +67,11 @@ pub(crate) struct CompletionQueue {
 }
 
 impl CompletionQueue {
+    /// What waits to be published.
+    pub(super) fn waiting_mut(&mut self) -> &mut Vec<[u64; 2]> {
+        &mut self.waiting
+    }
+
     /// How many wait to be published.
     #[inline(always)]
     pub(crate) fn waiting(&self) -> u32 {
@@ -118,8 +125,8 @@ pub(crate) struct Queues {
     pub(crate) stream: usize,
     /// The same, for whoever goes the way that no checker watches; no stream's if one does.
     pub(super) unwatched: usize,
-    /// The same, for whoever goes the way that no recording or replay is on.
-    pub(super) unlogged: usize,
+    /// The same, for whoever goes the way of a card that neither records nor replays, takes no liberty and has no fault.
+    pub(super) usual: usize,
     pub(crate) config: StreamConfig,
     pub(crate) submissions: SubmissionQueue,
     pub(crate) completions: CompletionQueue,
@@ -128,16 +135,21 @@ pub(crate) struct Queues {
     pub(crate) observer: Option<Box<Observer>>,
     /// Since when a part is away, while the client may be moving it.
     pub(super) away: Option<Instant>,
+    /// Of a card that takes liberties: what is completed may be kept until the next turn.
+    pub(super) may_keep: bool,
+    /// Of a card that has faults: completions that wait a second time, and mistakes that are none of the driver's.
+    looked_at: usize,
+    pretends: bool,
 }
 
 impl Queues {
-    /// Of a card that records or replays, these are `logged`.
-    pub(crate) fn new(stream: usize, config: StreamConfig, observer: Option<Box<Observer>>, logged: bool) -> Self {
+    /// Of a card that records or replays, or does otherwise than usually, its memory is reached `elsewhere`.
+    pub(crate) fn new(stream: usize, config: StreamConfig, observer: Option<Box<Observer>>, elsewhere: bool) -> Self {
         let unless = |is: bool| if is { usize::MAX } else { stream };
         Self {
             stream,
-            unwatched: unless(logged || observer.is_some()),
-            unlogged: unless(logged),
+            unwatched: unless(elsewhere || observer.is_some()),
+            usual: unless(elsewhere),
             config,
             submissions: SubmissionQueue { fetched: 0, tail: 0, room: config.submission_entries },
             completions: CompletionQueue {
@@ -148,6 +160,9 @@ impl Queues {
             notices: Vec::new(),
             observer,
             away: None,
+            may_keep: false,
+            looked_at: 0,
+            pretends: false,
         }
     }
 
@@ -192,6 +207,23 @@ impl Queues {
             self.halt(if behind { Fault::TailBackward } else { Fault::TailOverrun }, tail);
         }
         goes_on
+    }
+
+    /// What is told with the next publication is none of the driver's mistakes.
+    pub(super) fn pretend(&mut self) {
+        self.pretends = true;
+    }
+
+    /// Fetches no further than so many submissions for now; gives the tail.
+    pub(super) fn fetch_only(&mut self, count: u32) -> u32 {
+        std::mem::replace(&mut self.submissions.tail, self.submissions.fetched.wrapping_add(count))
+    }
+
+    /// Goes on to this tail, unless the stream stands still.
+    pub(super) fn fetch_up_to(&mut self, tail: u32) {
+        if !self.is_halted() {
+            self.submissions.tail = tail;
+        }
     }
 
     /// A recording is told what the last poll has found.
@@ -265,7 +297,7 @@ impl Queues {
         self.tell_time(section);
         let waiting = self.completions.waiting();
         if waiting > 0 {
-            let Some(mut view) = section.view(self.unlogged) else {
+            let Some(mut view) = section.view(self.usual) else {
                 return self.publish_elsewhere(section, in_flight);
             };
             let written = self.complete(&mut view, in_flight);
@@ -275,19 +307,33 @@ impl Queues {
         true
     }
 
-    /// The same, by a ring that is not shared whole, or of a card that records or replays.
+    /// The same, by a ring that is not shared whole, or of a card that records, replays or does otherwise than usually.
     #[cold]
     fn publish_elsewhere(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
-        let mut written = None;
-        if !self.completions.lost {
+        let deviations = section.shared().deviations();
+        if std::mem::take(&mut self.may_keep)
+            && deviations.is_some_and(|deviations| deviations.takes(Liberty::PublishLater).is_some())
+        {
+            return true;
+        }
+        let (mut written, mut late) = (None, None);
+        let reachable = !deviations.is_some_and(|deviations| deviations.has(DeviationFault::DmaError));
+        self.pretends |= !reachable;
+        if reachable && !self.completions.lost {
             let place = Place::publishing(self.stream, self.completions.published);
-            let Some(done) = access(section, place, Complete { queues: self, in_flight }) else {
+            let work = Complete { queues: self, in_flight, deviations, late: &mut late };
+            let Some(done) = access(section, place, work) else {
                 return false;
             };
             written = done;
         }
+        if let Some(deviations) = deviations {
+            self.poison(deviations, section);
+        }
         let count = self.completions.waiting();
         self.completions.waiting.clear();
+        self.completions.waiting.extend(late);
+        self.looked_at = self.completions.waiting.len();
         match written {
             None => self.unwritable(),
             Some(()) => {
@@ -330,14 +376,19 @@ impl Queues {
         }
     }
 
-    /// Writes what waits into the ring; `None` if the ring cannot be written. A card that checks looks again at what
-    /// goes home by that.
+    /// Writes what waits into the ring; `None` if the ring cannot be written.
     #[inline(always)]
     fn complete(&mut self, memory: &mut impl StreamMemory, in_flight: &InFlight) -> Option<()> {
-        if let Some(observer) = &mut self.observer {
-            observer.completing(memory, &self.completions.waiting, in_flight, self.submissions.tail);
-        }
+        self.look_at_waiting(0, memory, in_flight);
         self.completions.write(memory)
+    }
+
+    /// A card that checks looks again at what is about to go home.
+    #[inline(always)]
+    fn look_at_waiting(&mut self, from: usize, memory: &mut impl StreamMemory, in_flight: &InFlight) {
+        if let Some(observer) = &mut self.observer {
+            observer.completing(memory, &self.completions.waiting[from..], in_flight, self.submissions.tail);
+        }
     }
 
     /// What waited (some did) is written into the ring, if it could be: its slots are the driver's from here on, and
@@ -379,7 +430,12 @@ impl Queues {
     #[cold]
     #[inline(never)]
     fn publish_notices(&mut self, section: &mut Section<'_>) {
+        let pretends = std::mem::take(&mut self.pretends);
         for notice in std::mem::take(&mut self.notices) {
+            if pretends {
+                notice.pretend(self.stream, section);
+                continue;
+            }
             let code = self.code(notice, section);
             let details = self.details(notice, code, section);
             match notice {
@@ -432,6 +488,15 @@ impl Queues {
 }
 
 impl Notice {
+    /// Tells the driver, and not the checker: it is a fault of the card's.
+    fn pretend(self, stream: usize, section: &mut Section<'_>) {
+        match self {
+            Self::Fault(fault, detail) => section.pretend_fault(fault, detail),
+            Self::Stale(detail) => section.pretend_fault(Fault::BadSlot, detail),
+            Self::Rejected { head, reason, .. } => crate::log::rejected(stream, head, reason),
+        }
+    }
+
     fn code(self) -> Code {
         match self {
             Self::Fault(fault, _) => Code::Fault(fault),
@@ -445,6 +510,9 @@ impl Notice {
 struct Complete<'a> {
     queues: &'a mut Queues,
     in_flight: &'a InFlight,
+    deviations: Option<&'a Arc<Deviations>>,
+    /// What a card that has faults publishes later.
+    late: &'a mut Option<[u64; 2]>,
 }
 
 impl Work for Complete<'_> {
@@ -452,7 +520,12 @@ impl Work for Complete<'_> {
 
     #[inline(always)]
     fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
-        self.queues.complete(memory, self.in_flight)
+        let looked_at = self.queues.looked_at.min(self.queues.completions.waiting.len());
+        self.queues.look_at_waiting(looked_at, memory, self.in_flight);
+        if let Some(deviations) = self.deviations {
+            *self.late = self.queues.change_waiting(deviations);
+        }
+        self.queues.completions.write(memory)
     }
 }
 

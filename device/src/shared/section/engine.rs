@@ -97,8 +97,16 @@ impl<'s> Section<'s> {
         self.inner.rings.over();
     }
 
+    /// Has the vectors raised that a card that takes liberties has put off.
+    pub(crate) fn raise_deferred(&mut self) {
+        if let Some(deviations) = self.shared.deviations() {
+            self.vectors |= deviations.take_deferred();
+        }
+    }
+
     /// Sleeps until woken, or for `limit`. What is to be raised is raised before.
     pub(crate) fn sleep(&mut self, limit: Option<Duration>) {
+        self.raise_deferred();
         self.raise_now();
         let wake = &self.shared.wake;
         match limit {
@@ -108,6 +116,11 @@ impl<'s> Section<'s> {
             None => wake.wait_while(&mut self.inner, |inner| inner.notice & WOKEN == 0),
         }
         self.take_accesses();
+    }
+
+    /// Whether anything has been asked since the last time.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.inner.requests.any
     }
 
     /// Takes what has been asked since the last time.

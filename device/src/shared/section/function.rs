@@ -19,6 +19,11 @@ impl Section<'_> {
         &self.inner.views
     }
 
+    /// A register is accessed: whether the card is gone, by a plan of faults.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.shared.deviations().is_some_and(|deviations| deviations.removed_by_access())
+    }
+
     /// Commands answered so far.
     pub(crate) fn commands(&self) -> u32 {
         self.inner.commands
