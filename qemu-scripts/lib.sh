@@ -211,7 +211,7 @@ quiet=()
 
 # build_runner: sets `runner` to the release build of dmus-run, with the card's beside it.
 build_runner() {
-    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card -p dmus-runner
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card -p dmus-runner || return
     # shellcheck disable=SC2034 # for the script that sources this
     runner=$target/release/dmus-run
 }
@@ -225,7 +225,7 @@ build_guest() {
         guest_elf=$target/guest-debug/release/dmus-player
         return
     fi
-    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest"
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest" || return
     # shellcheck disable=SC2034 # for the script that sources this
     guest_elf=$target/guest/release/dmus-player
 }

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(2);
 const NOTICE: Duration = Duration::from_millis(200);
 
 /// What the card does about mistakes of the guest's driver, and what it keeps of the run.
-#[derive(Clone, clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 pub(crate) struct Checking {
     /// Have the card name each mistake of the driver, with what led to it; see dmus-card serve --help. If one of them
     /// is an error, the exit code is 9. With stop the run ends right there, in software emulation; the command debug
@@ -47,14 +47,21 @@ pub(crate) struct Checking {
     trace: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Check {
+    #[default]
     Off,
     Warn,
     Stop,
 }
 
 impl Checking {
+    /// Of a run whose evidence is kept in these files; with a report the driver is checked.
+    pub(crate) fn kept(report: Option<PathBuf>, record: PathBuf, allow: Vec<Allowed>) -> Self {
+        let check = if report.is_some() { Check::Warn } else { Check::Off };
+        Self { check, report, allow, record: Some(record), trace: None }
+    }
+
     /// Whatever the user says of it.
     pub(crate) fn on(&mut self) {
         self.check = Check::Warn;
@@ -203,6 +210,11 @@ impl Card {
     /// Where it listens.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Fails if it has ended with an error. (It ends by itself only after QEMU has.)

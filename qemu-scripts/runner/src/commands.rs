@@ -2,6 +2,7 @@
 
 pub(crate) mod conform;
 pub(crate) mod debug;
+pub(crate) mod hil;
 pub(crate) mod play;
 pub(crate) mod record;
 pub(crate) mod shell;

@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     QemuGone = 8,
     /// The driver broke a rule: the card's own exit code for that.
     Violation = 9,
+    /// Of `hil`: the host was at fault, and nothing is known of the guest. `git bisect run` skips it.
+    Host = 125,
     Interrupted = 130,
 }
 

@@ -41,13 +41,28 @@ pub(crate) struct Machine {
     pub(crate) programs: Programs,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Image {
     #[value(alias = "bare-metal")]
     Elf,
     Iso,
     IsoUefi,
     Linux,
+}
+
+impl Image {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Elf => "elf",
+            Self::Iso => "iso",
+            Self::IsoUefi => "iso-uefi",
+            Self::Linux => "linux",
+        }
+    }
 }
 
 /// What a card and a guest are to do together.
@@ -59,8 +74,8 @@ pub(crate) struct Job {
     pub(crate) log: &'static str,
     /// Where the log goes, which is then of this level whatever the user says; without it, to standard error.
     pub(crate) log_file: Option<PathBuf>,
-    /// What the guest finds under `opt/dmus/`.
-    pub(crate) items: Vec<(&'static str, Item)>,
+    /// What the guest finds in fw_cfg, as [`Qemu::file`] says.
+    pub(crate) items: Vec<(String, Item)>,
     /// What the Linux guest has as /share: files that are large, since it reads items in a time that grows with the
     /// square of their size.
     pub(crate) share: Option<PathBuf>,
@@ -72,6 +87,14 @@ pub(crate) struct Job {
     pub(crate) misbehaves: bool,
 }
 
+/// What a job depends on of its machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting {
+    pub(crate) linux: bool,
+    pub(crate) realtime: bool,
+    pub(crate) width: u8,
+}
+
 /// Something for the guest to find under its name.
 pub(crate) enum Item {
     File(PathBuf),
@@ -79,14 +102,23 @@ pub(crate) enum Item {
 }
 
 impl Machine {
+    /// A machine that boots an image of this project, with its initramfs or firmware.
+    pub(crate) fn of(
+        image: Image,
+        (guest, initrd, firmware): (PathBuf, Option<PathBuf>, Option<PathBuf>),
+        (realtime, width): (bool, u8),
+        programs: Programs,
+    ) -> Self {
+        Self { realtime, image, width, time_limit: 0, guest, initrd, firmware, checking: Checking::default(), programs }
+    }
+
+    pub(crate) fn setting(&self) -> Setting {
+        Setting { linux: self.image == Image::Linux, realtime: self.realtime, width: self.width }
+    }
+
     /// The image's name on the command line.
     pub(crate) fn image_name(&self) -> &'static str {
-        match self.image {
-            Image::Elf => "elf",
-            Image::Iso => "iso",
-            Image::IsoUefi => "iso-uefi",
-            Image::Linux => "linux",
-        }
+        self.image.name()
     }
 
     /// The clock's name, on the card's command line and in a summary.
@@ -122,7 +154,7 @@ impl Machine {
             // An ISO and the kernel of the Linux image have no symbols.
             culprit.add_to(&mut qemu, (self.image == Image::Elf).then_some(&self.guest));
         }
-        qemu.add(&["-serial", "stdio"]);
+        qemu.serial();
         for (name, item) in &job.items {
             match item {
                 Item::File(path) => qemu.file(name, path),

@@ -11,6 +11,7 @@ mod culprit;
 mod debugger;
 mod exit;
 mod guest;
+mod hil;
 mod machine;
 mod process;
 mod programs;
@@ -28,7 +29,8 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song or the bank cannot be used; 4 QEMU cannot be started;
 /// 5 the guest failed; 6 the guest stood still longer than the time limit; 7 the card ended early; 8 QEMU ended early;
-/// 9 the driver broke rules of the data sheet (--check warn or stop); 130 interrupted.
+/// 9 the driver broke rules of the data sheet (--check warn or stop); 125 the host was at fault (hil);
+/// 130 interrupted.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -44,6 +46,7 @@ enum Command {
     Shell(commands::shell::Args),
     Zoo(commands::zoo::Args),
     Debug(commands::debug::Args),
+    Hil(commands::hil::Args),
     #[command(hide = true)]
     DieWithParent(process::DieWithParent),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Shell(args) => commands::shell::run(&args),
         Command::Zoo(args) => commands::zoo::run(&args),
         Command::Debug(args) => commands::debug::run(&args),
+        Command::Hil(args) => commands::hil::run(&args),
         Command::DieWithParent(args) => process::become_command(&args),
     };
     match result {

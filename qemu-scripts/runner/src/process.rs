@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,16 @@ pub(crate) struct Process(Child);
 impl Process {
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
         command.spawn().map(Self)
+    }
+
+    /// Its process id, until it is waited for.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Its standard input, if that is a pipe, once.
+    pub(crate) fn stdin(&mut self) -> Option<ChildStdin> {
+        self.0.stdin.take()
     }
 
     /// Its standard output, if that is a pipe, once.

@@ -49,11 +49,16 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// A machine with shared memory and isa-debug-exit; all else is added.
     pub(crate) fn new(programs: &Programs, guest: Guest) -> Self {
+        Self::with_memory(programs, guest, guest.memory())
+    }
+
+    /// The same, with so many MiB of memory.
+    pub(crate) fn with_memory(programs: &Programs, guest: Guest, memory: u64) -> Self {
         let mut qemu = Self { words: vec![programs.qemu.clone().into()], linux_options: "" };
         // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller. Other
         // accelerators ignore it.
         let split = if guest == Guest::Linux { ",kernel-irqchip=split" } else { "" };
-        let memory = format!("{}M", guest.memory());
+        let memory = format!("{memory}M");
         qemu.add(&["-accel", &programs.accel, "-m", &memory]);
         qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
         qemu.add(&["-machine", &format!("q35,memory-backend=ram{split}")]);
@@ -67,14 +72,19 @@ impl Qemu {
         self.words.extend(words.iter().map(OsString::from));
     }
 
-    /// A file for the guest to find under `opt/dmus/NAME`.
+    /// A file for the guest to find under `opt/dmus/NAME`, or as a name with a `/` says.
     pub(crate) fn file(&mut self, name: &str, path: &Path) {
-        self.add(&["-fw_cfg", &format!("name=opt/dmus/{name},file={}", escaped(path))]);
+        self.add(&["-fw_cfg", &format!("name={},file={}", full_name(name), escaped(path))]);
     }
 
-    /// A text for the guest to find under `opt/dmus/NAME`.
+    /// The same, of a text.
     pub(crate) fn text(&mut self, name: &str, text: &str) {
-        self.add(&["-fw_cfg", &format!("name=opt/dmus/{name},string={}", text.replace(',', ",,"))]);
+        self.add(&["-fw_cfg", &format!("name={},string={}", full_name(name), text.replace(',', ",,"))]);
+    }
+
+    /// The first serial line on standard input and output.
+    pub(crate) fn serial(&mut self) {
+        self.add(&["-serial", "stdio"]);
     }
 
     /// An IOMMU, through which programs of Linux reach devices. It must come before them.
@@ -114,12 +124,22 @@ impl Qemu {
         self.words.push(kernel.into());
     }
 
+    /// A kernel's initramfs and command line.
+    pub(crate) fn initrd(&mut self, initrd: Option<&Path>, append: Option<&str>) {
+        if let Some(initrd) = initrd {
+            self.add(&["-initrd"]);
+            self.words.push(initrd.into());
+        }
+        if let Some(append) = append {
+            self.add(&["-append", append]);
+        }
+    }
+
     /// Linux.
     pub(crate) fn linux(&mut self, kernel: &Path, initrd: &Path) {
         self.kernel(kernel);
-        self.add(&["-initrd"]);
-        self.words.push(initrd.into());
-        self.add(&["-append", &format!("{LINUX_OPTIONS}{}", self.linux_options)]);
+        let append = format!("{LINUX_OPTIONS}{}", self.linux_options);
+        self.initrd(Some(initrd), Some(&append));
     }
 
     /// A plugin. In Linux, programs are then where their symbols say; call it before [`Qemu::linux`].
@@ -138,6 +158,11 @@ impl Qemu {
         ]);
     }
 
+    /// A disk to boot from, which stays as it is.
+    pub(crate) fn disk(&mut self, disk: &Path, format: &str) {
+        self.add(&["-drive", &format!("file={},format={format},if=ide,snapshot=on", escaped(disk))]);
+    }
+
     /// Firmware in place of QEMU's own.
     pub(crate) fn firmware(&mut self, firmware: &Path) {
         self.add(&["-drive", &format!("if=pflash,format=raw,readonly=on,file={}", escaped(firmware))]);
@@ -152,6 +177,11 @@ impl Qemu {
 /// Whether a line of QEMU's standard error is of no interest: the card's PCI function has no AER, and needs none.
 pub(crate) fn is_harmless(line: &str) -> bool {
     line.contains("enable error recovery")
+}
+
+fn full_name(name: &str) -> String {
+    let name = name.replace(',', ",,");
+    if name.contains('/') { name } else { format!("opt/dmus/{name}") }
 }
 
 /// A path as part of an option of QEMU, where a comma ends the part.

@@ -200,7 +200,7 @@ fn lines_of(output: ChildStdout) -> Receiver<String> {
 }
 
 /// All that QEMU complains of, at its end, less what is harmless; what the plugin says is passed on at once.
-fn complaints_of(stderr: ChildStderr) -> Receiver<String> {
+pub(crate) fn complaints_of(stderr: ChildStderr) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(stderr).lines().map_while(Result::ok);

@@ -33,18 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let dir =
         tempfile::Builder::new().prefix("dmus-conform-").tempdir().context("cannot make a temporary directory")?;
-    let job = Job {
-        card: ["--midi-in".into(), "loopback".into()].into(),
-        // The guest provokes faults, which the card warns of.
-        log: "error",
-        log_file: None,
-        items: vec![("conform", Item::Text("1".into()))],
-        // What does not hold is told by the lines.
-        linux: format!("dmusd conform --width {} || :", args.machine.width),
-        share: None,
-        speaker: None,
-        misbehaves: true,
-    };
+    let job = job(args.machine.width);
     let (guest, _) = supervisor::run(&args.machine, &job, dir.path(), &mut Progress::hidden("trying"))?;
     print(&guest);
     let statements = guest.statements.iter().map(|(holds, line)| {
@@ -63,6 +52,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     check(&guest)
 }
 
+/// What card and guest are to do.
+pub(crate) fn job(width: u8) -> Job {
+    Job {
+        card: ["--midi-in".into(), "loopback".into()].into(),
+        // The guest provokes faults, which the card warns of.
+        log: "error",
+        log_file: None,
+        items: vec![("conform".into(), Item::Text("1".into()))],
+        // What does not hold is told by the lines.
+        linux: format!("dmusd conform --width {} || :", width),
+        share: None,
+        speaker: None,
+        misbehaves: true,
+    }
+}
+
 /// The name of a check, and what it states.
 fn parts(line: &str) -> (&str, &str) {
     line.split_once(": ").unwrap_or((line, ""))
@@ -78,7 +83,7 @@ fn print(guest: &GuestReport) {
 }
 
 /// Every statement holds, and none was lost on the way.
-fn check(guest: &GuestReport) -> anyhow::Result<()> {
+pub(crate) fn check(guest: &GuestReport) -> anyhow::Result<()> {
     let count = guest.statements.len() as u64;
     let failing = guest.statements.iter().filter(|(holds, _)| !holds).count();
     let wrong = if failing > 0 {

@@ -66,13 +66,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 return Err(usage("some of these rules are of real time and some of virtual time".into()).into());
             }
             let rules: Vec<&str> = mistakes.iter().map(|mistake| mistake.rule).collect();
-            items.push(("zoo", Item::Text(rules.join(" "))));
+            items.push(("zoo".into(), Item::Text(rules.join(" "))));
             format!("dmusd zoo {} || :", rules.join(" "))
         }
         [] => {
             let song = dir.path().join("song.mid");
             std::fs::write(&song, load_song(args.song.as_deref())?.bytes).context("cannot write a temporary file")?;
-            items.push(("song", Item::File(song)));
+            items.push(("song".into(), Item::File(song)));
             "play".into()
         }
     };

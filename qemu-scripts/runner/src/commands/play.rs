@@ -5,7 +5,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::guest::GuestReport;
-use crate::machine::{Image, Item, Job, Machine};
+use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::Context;
@@ -65,7 +65,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
-    let job = job(args, &song, dir.path())?;
+    let playing = Playing {
+        song: &song,
+        output: &args.output,
+        banks: &args.banks,
+        dls: args.dls.as_deref(),
+        through_guest: args.through_guest.is_some(),
+        latency: args.latency,
+    };
+    let job = playing.job(args.machine.setting(), dir.path())?;
     let mut progress = Progress::new("playing", song.song.duration())?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
         .map_err(|error| with_remains(error, &args.output))?;
@@ -83,63 +91,74 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What card and guest are to do; files for them are made in `dir`.
-fn job(args: &Args, song: &NamedSong, dir: &Path) -> anyhow::Result<Job> {
-    let linux = args.machine.image == Image::Linux;
-    let by_aplaymidi = linux && args.machine.realtime;
-    for (wrong, why) in [
-        (
-            args.through_guest.is_some() && (linux || args.output.format != Format::Wav),
-            "--through-guest wants the bare-metal guest, and a .wav to compare with",
-        ),
-        (args.latency.is_some() && linux, "--latency is the bare-metal guest's"),
-        (
-            by_aplaymidi && args.machine.width != 8,
-            "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out",
-        ),
-        (by_aplaymidi && args.dls.is_some(), "--dls is not for aplaymidi: leave --realtime out, or use --bank"),
-    ] {
-        anyhow::ensure!(!wrong, Failure::new(Exit::Usage, why));
-    }
+/// What is played, and how.
+pub(crate) struct Playing<'a> {
+    pub(crate) song: &'a NamedSong,
+    pub(crate) output: &'a AudioFile,
+    pub(crate) banks: &'a [PathBuf],
+    pub(crate) dls: Option<&'a Path>,
+    pub(crate) through_guest: bool,
+    pub(crate) latency: Option<u32>,
+}
 
-    let mut card = vec!["--sink".into(), args.output.to_string().into()];
-    card.extend(args.banks.iter().flat_map(|file| ["--bank".into(), file.into()]));
-    let song_file = dir.join("song.mid");
-    std::fs::write(&song_file, &song.bytes).context("cannot write a temporary file")?;
-    let mut items = vec![("song", Item::File(song_file))];
-    if args.through_guest.is_some() {
-        items.push(("through", Item::Text("1".into())));
-    }
-    if let Some(latency) = args.latency {
-        items.push(("latency", Item::Text((u64::from(latency) * 10_000).to_string())));
-    }
-    let mut share = None;
-    match &args.dls {
-        Some(dls) if linux => {
-            let folder = dir.join("share");
-            std::fs::create_dir(&folder)
-                .and_then(|()| std::fs::copy(dls, folder.join("dls")))
-                .with_context(|| format!("cannot copy {}", dls.display()))?;
-            share = Some(folder);
+impl Playing<'_> {
+    /// What card and guest are to do; files for them are made in `dir`.
+    pub(crate) fn job(&self, Setting { linux, realtime, width }: Setting, dir: &Path) -> anyhow::Result<Job> {
+        let by_aplaymidi = linux && realtime;
+        for (wrong, why) in [
+            (
+                self.through_guest && (linux || self.output.format != Format::Wav),
+                "--through-guest wants the bare-metal guest, and a .wav to compare with",
+            ),
+            (self.latency.is_some() && linux, "--latency is the bare-metal guest's"),
+            (
+                by_aplaymidi && width != 8,
+                "--width 4 is not for aplaymidi, which plays by `dmusd alsa`: leave --realtime out",
+            ),
+            (by_aplaymidi && self.dls.is_some(), "--dls is not for aplaymidi: leave --realtime out, or use --bank"),
+        ] {
+            anyhow::ensure!(!wrong, Failure::new(Exit::Usage, why));
         }
-        Some(dls) => items.push(("dls", Item::File(dls.clone()))),
-        None => {}
+
+        let mut card = vec!["--sink".into(), self.output.to_string().into()];
+        card.extend(self.banks.iter().flat_map(|file| ["--bank".into(), file.into()]));
+        let song_file = dir.join("song.mid");
+        std::fs::write(&song_file, &self.song.bytes).context("cannot write a temporary file")?;
+        let mut items = vec![("song".to_owned(), Item::File(song_file))];
+        if self.through_guest {
+            items.push(("through".into(), Item::Text("1".into())));
+        }
+        if let Some(latency) = self.latency {
+            items.push(("latency".into(), Item::Text((u64::from(latency) * 10_000).to_string())));
+        }
+        let mut share = None;
+        match self.dls {
+            Some(dls) if linux => {
+                let folder = dir.join("share");
+                std::fs::create_dir(&folder)
+                    .and_then(|()| std::fs::copy(dls, folder.join("dls")))
+                    .with_context(|| format!("cannot copy {}", dls.display()))?;
+                share = Some(folder);
+            }
+            Some(dls) => items.push(("dls".into(), Item::File(dls.into()))),
+            None => {}
+        }
+        let with_dls = if self.dls.is_some() { " --dls /share/dls" } else { "" };
+        Ok(Job {
+            card,
+            log: "warn",
+            log_file: None,
+            items,
+            share,
+            linux: match (realtime, width) {
+                (true, _) => "play realtime".into(),
+                (false, 8) if self.dls.is_none() => "play".into(),
+                (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
+            },
+            speaker: self.through_guest.then(|| dir.join("speaker.wav")),
+            misbehaves: false,
+        })
     }
-    let with_dls = if args.dls.is_some() { " --dls /share/dls" } else { "" };
-    Ok(Job {
-        card,
-        log: "warn",
-        log_file: None,
-        items,
-        share,
-        linux: match (args.machine.realtime, args.machine.width) {
-            (true, _) => "play realtime".into(),
-            (false, 8) if args.dls.is_none() => "play".into(),
-            (false, width) => format!("dmusd play --width {width}{with_dls} \"$SONG\""),
-        },
-        speaker: args.through_guest.as_ref().map(|_| dir.join("speaker.wav")),
-        misbehaves: false,
-    })
 }
 
 /// Makes a WAV file of what QEMU's sound device wrote: its samples up to the end of the card's, which they must equal.
@@ -166,7 +185,7 @@ fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()
 }
 
 /// Everything submitted was presented on time, and everything is returned, on both sides.
-fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
+pub(crate) fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
     let messages = Some(song.song.len() as u64);
     let agreed = guest.number("submitted") == messages
         && card["presented"].as_u64() == messages
@@ -219,7 +238,7 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
     }))
 }
 
-fn sha256(path: &Path) -> std::io::Result<String> {
+pub(crate) fn sha256(path: &Path) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = Sha256::new();
     let mut block = vec![0; 1 << 20];

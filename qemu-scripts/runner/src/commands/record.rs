@@ -6,7 +6,7 @@
 
 use crate::exit::{Exit, Failure};
 use crate::guest::GuestReport;
-use crate::machine::{Item, Job, Machine};
+use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::Context;
@@ -14,7 +14,7 @@ use dmus_card::files::{NamedSong, load_song};
 use dmus_interface::time::RefTime;
 use dmus_song::{TimeBase, TimedMessage};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Record a MIDI file: the card plays it into a guest's capture stream, and what the guest received becomes a MIDI file
@@ -41,30 +41,40 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let song = load_song(args.song.as_deref())?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-record-").tempdir().context("cannot make a temporary directory")?;
-    let input = dir.path().join("input.mid");
-    std::fs::write(&input, &song.bytes).context("cannot write a temporary file")?;
-    let until = song.song.end().saturating_add(RefTime(10_000));
-    let job = Job {
-        card: ["--midi-in".into(), input.into()].into(),
-        log: "warn",
-        log_file: None,
-        items: vec![("record", Item::Text(until.0.to_string()))],
-        share: None,
-        linux: format!(
-            "dmusd record --print --width {} --seconds {} recorded.mid",
-            args.machine.width,
-            (until.0 as u64).div_ceil(10_000_000)
-        ),
-        speaker: None,
-        misbehaves: false,
-    };
-    let mut progress = Progress::new("recording", until)?;
+    let job = job(&song, args.machine.setting(), dir.path())?;
+    let mut progress = Progress::new("recording", until(&song))?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)?;
     write(args, &song, &guest)?;
     let fields = fields(args, &song, &guest, &card, started.elapsed());
     summary::print(&fields);
     summary::write(args.json.as_deref(), &fields)?;
     check(&song, &guest, &card)
+}
+
+/// How long is recorded.
+fn until(song: &NamedSong) -> RefTime {
+    song.song.end().saturating_add(RefTime(10_000))
+}
+
+/// What card and guest are to do; a file for them is made in `dir`.
+pub(crate) fn job(song: &NamedSong, setting: Setting, dir: &Path) -> anyhow::Result<Job> {
+    let input = dir.join("input.mid");
+    std::fs::write(&input, &song.bytes).context("cannot write a temporary file")?;
+    let until = until(song);
+    Ok(Job {
+        card: ["--midi-in".into(), input.into()].into(),
+        log: "warn",
+        log_file: None,
+        items: vec![("record".into(), Item::Text(until.0.to_string()))],
+        share: None,
+        linux: format!(
+            "dmusd record --print --width {} --seconds {} recorded.mid",
+            setting.width,
+            (until.0 as u64).div_ceil(10_000_000)
+        ),
+        speaker: None,
+        misbehaves: false,
+    })
 }
 
 /// The MIDI file of what came.
@@ -95,13 +105,23 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
     })
 }
 
-/// The guest got the song, each message at its time, and everything is returned.
-fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
+/// What of a song did not come, or came otherwise.
+pub(crate) fn missing(song: &NamedSong, captured: &[(i64, Vec<u8>)]) -> Option<String> {
     let same = |(got, message): (&(i64, Vec<u8>), TimedMessage<'_>)| got.0 == message.time.0 && got.1 == message.bytes;
+    match captured.iter().zip(song.song.messages()).position(|pair| !same(pair)) {
+        Some(number) => Some(format!("message {number} is another, or came at another time")),
+        None if captured.len() != song.song.len() => {
+            Some(format!("{} of {} messages came", captured.len(), song.song.len()))
+        }
+        None => None,
+    }
+}
+
+/// The guest got the song, each message at its time, and everything is returned.
+pub(crate) fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyhow::Result<()> {
     let count = guest.captured.len();
-    let wrong = match guest.captured.iter().zip(song.song.messages()).position(|pair| !same(pair)) {
-        Some(number) => format!("message {number} is another, or came at another time"),
-        None if count != song.song.len() => format!("{count} of {} messages came", song.song.len()),
+    let wrong = match missing(song, &guest.captured) {
+        Some(wrong) => wrong,
         None if guest.number("messages") != Some(count as u64) => "the serial line lost some of what came".into(),
         None if guest.number("lost") != Some(0) => "the card lost some".into(),
         None if !guest.all_returned(card) => "not every slot and buffer was returned".into(),

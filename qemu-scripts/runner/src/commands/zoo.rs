@@ -85,7 +85,7 @@ fn make(machine: &Machine, mistakes: &[&'static Mistake]) -> anyhow::Result<Verd
         log_file: Some(log.clone()),
         // What could not be broken is told by the lines.
         linux: format!("dmusd zoo {rules} || :"),
-        items: vec![("zoo", Item::Text(rules))],
+        items: vec![("zoo".into(), Item::Text(rules))],
         share: None,
         speaker: None,
         misbehaves: true,
