@@ -124,12 +124,17 @@ pub enum Occasions {
 }
 
 impl Occasions {
+    /// All of them.
+    pub fn all(&self) -> &[u64] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Some(some) => some,
+        }
+    }
+
     /// Whether the occasion is among them.
     pub fn contains(&self, occasion: u64) -> bool {
-        match self {
-            Self::One(one) => *one == occasion,
-            Self::Some(some) => some.contains(&occasion),
-        }
+        self.all().contains(&occasion)
     }
 }
 
@@ -148,6 +153,12 @@ pub struct Liberties {
 const ONE_OF: u64 = 8;
 
 impl Liberties {
+    /// Those that are named, each at one occasion; none if all are drawn.
+    pub fn taken(&self) -> Vec<(Liberty, u64)> {
+        let named = self.only.iter().flatten();
+        named.flat_map(|(liberty, occasions)| occasions.all().iter().map(|at| (*liberty, *at))).collect()
+    }
+
     /// What is drawn at an occasion: nothing if the liberty is not taken there, and else a number that says how.
     pub fn draw(&self, liberty: Liberty, occasion: u64) -> Option<u64> {
         let drawn = mixed(mixed(self.seed ^ (liberty as u64) << 56) ^ occasion);

@@ -10,6 +10,7 @@ use dmus_card::bank::Bank;
 use dmus_card::capsule::{self, Options};
 use dmus_card::capture::inputs::Input;
 use dmus_card::check::Checker;
+use dmus_card::deviation::Deviations;
 use dmus_card::device::{Device, DmaMap, Eventfd, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::pci::Card;
@@ -95,6 +96,18 @@ impl Direct {
         Self::of(card, engine)
     }
 
+    /// The same as [`Self::with_sink`], with inputs, of a card that takes liberties or has faults.
+    pub fn deviating(
+        sink: Box<dyn Sink>,
+        inputs: Vec<Input>,
+        bank: impl Into<Arc<Bank>>,
+        deviations: &Arc<Deviations>,
+    ) -> anyhow::Result<Self> {
+        let (card, engine) = assemble_with(bank.into(), ClockMode::Virtual, sink, inputs)?;
+        card.set_deviations(Arc::clone(deviations));
+        Self::of(card, engine)
+    }
+
     /// The same as [`Self::new`], with MIDI inputs.
     pub fn with_inputs(inputs: Vec<Input>) -> anyhow::Result<Self> {
         Self::by_clock(ClockMode::Virtual, inputs)
@@ -162,6 +175,11 @@ impl Direct {
     /// Turns the engine once. One with a thread of its own is quiet here.
     pub fn turn(&self) -> Turn {
         self.engine.borrow_mut().as_mut().map_or(Turn::Quiet, Engine::turn)
+    }
+
+    /// Whether a vector was raised since this was last asked. Turns no engine.
+    pub fn fired(&self, vector: u16) -> bool {
+        self.vectors.get(usize::from(vector)).is_some_and(|fd| rustix::io::read(fd, &mut [0; 8]).is_ok())
     }
 
     /// Hands the engine over to one who turns it without asking here.
@@ -244,8 +262,7 @@ impl Platform for Direct {
                 break;
             }
         }
-        let fired = |fd: &OwnedFd| rustix::io::read(fd, &mut [0; 8]).is_ok();
-        self.vectors.get(usize::from(vector)).is_some_and(fired)
+        self.fired(vector)
     }
 
     fn now(&self) -> Duration {

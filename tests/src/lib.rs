@@ -12,6 +12,7 @@ pub mod load;
 pub mod loopback;
 pub mod machine;
 pub mod memory;
+pub mod ordering;
 pub mod pitch;
 pub mod programs;
 pub mod raw;
