@@ -166,7 +166,10 @@ fn kill(arguments: &[&str]) {
 
 /// All processes below one, with their command lines.
 pub fn descendants(pid: u32) -> Vec<(u32, String)> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    // A child is its thread's.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children = children.collect::<Vec<_>>().join(" ");
     let mut found = vec![];
     for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
         let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();

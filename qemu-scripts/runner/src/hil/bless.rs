@@ -8,7 +8,7 @@ use super::scenario::{Hash, wrong};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::Path;
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, Table, Value, value};
 
 /// Writes the hashes; gives the files that changed.
 pub(crate) fn bless(cases: &[Case], finished: &[Finished]) -> anyhow::Result<Vec<String>> {
@@ -55,19 +55,25 @@ fn bless_file(file: &Path, cases: &[(&Case, &Finished)]) -> anyhow::Result<()> {
         _ => {
             let mut hashes = known.values();
             let first = hashes.next().copied().unwrap_or_default();
-            *place = match hashes.all(|hash| *hash == first) {
-                true => value(first),
+            let new = match hashes.all(|hash| *hash == first) {
+                true => first.into(),
                 false => by_case(&known),
             };
+            if let Some(old) = place.as_value_mut() {
+                // What stands around it, a comment say, stays.
+                let around = old.decor().clone();
+                *old = new;
+                *old.decor_mut() = around;
+            }
         }
     }
     std::fs::write(file, document.to_string()).with_context(|| format!("cannot write {}", file.display()))
 }
 
-fn by_case(hashes: &BTreeMap<&str, &str>) -> Item {
+fn by_case(hashes: &BTreeMap<&str, &str>) -> Value {
     let mut table = Table::new();
     for (values, hash) in hashes {
         table.insert(values, value(*hash));
     }
-    Item::Value(toml_edit::Value::InlineTable(table.into_inline_table()))
+    Value::InlineTable(table.into_inline_table())
 }
