@@ -130,6 +130,25 @@
 //! vector. The card reads the request once, judges its copy, and writes the result before it answers. The memory of
 //! both is the card's until then; a reset voids a command that is under way, without an answer.
 //!
+//! # What a card may do
+//!
+//! A driver may rely on what is said here, and on nothing else that it sees one card do. A card may
+//!
+//! - look at the doorbell page at any time, and late: that a tail was stored says nothing of whether its slots were
+//!   fetched. Only the completion does;
+//! - fetch as many submissions at once as it likes, one or all, and so complete a batch in parts;
+//! - publish the completions of a render stream in any order, and late, up to the moment at which a grant is reached,
+//!   the vector of a completion that was asked for is raised, or STOP is answered. A capture stream and a wave sink
+//!   bring their slots home in the order in which they were posted;
+//! - overwrite a slot of a render stream that goes home, but for bReserved and cbStruct, if it can write there: a driver
+//!   keeps in mind itself what was in it, and fills it anew for the next event;
+//! - raise a vector later than the words that it is about are there, once for several reasons, and without any. A
+//!   driver that was interrupted looks at the words, and one that waits looks at them again before it sleeps;
+//! - go to sleep ([`doorbell::WAKE_ARMED`]) whenever it finds nothing to do, and wake whenever it likes.
+//!
+//! None of that changes what is heard or captured, nor its time. `dmus-card serve --liberties` is a card that does all
+//! of it, as a seed says.
+//!
 //! # What the card refuses
 //!
 //! Each thing a driver can do wrong has a code: [`ring::Reject`] for a submission (in the completion's flags),
