@@ -266,6 +266,11 @@ impl Deviations {
         (now, twice)
     }
 
+    /// Whether vectors are put off.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.deferred.load(Ordering::Relaxed) != 0
+    }
+
     /// The vectors that were put off until now.
     pub(crate) fn take_deferred(&self) -> u32 {
         let deferred = self.deferred.swap(0, Ordering::Relaxed);

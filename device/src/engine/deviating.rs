@@ -6,6 +6,7 @@ use super::sleep::{LONGEST_SLEEP, WATCH};
 use super::{Core, Turn};
 use crate::deviation::{Deviations, Fault, Liberty};
 use crate::shared::{Clocks, Section, Shared};
+use crate::stream::queue::Queues;
 use dmus_interface::time::RefTime;
 use std::time::Duration;
 
@@ -26,8 +27,11 @@ impl Core {
         let is_live = section.shared().replay_log().is_none_or(|log| log.recording().is_some());
         let is_idle =
             !self.requests.any && !section.has_requests() && !self.clock.has_moved() && self.clock.ahead() == 0;
+        // The card may sleep after a turn that does nothing, and nobody rings for what it has kept itself. A vector
+        // that the sleep raises is in no turn, where a replay looks for it.
+        let owes = self.keeps() || deviations.has_deferred() || self.library.downloads.is_unloading();
         let comes_later = || deviations.takes(Liberty::FetchLater).is_some();
-        if deviations.is_removed() || is_live && is_idle && comes_later() {
+        if deviations.is_removed() || is_live && is_idle && !owes && comes_later() {
             return Turn::Quiet;
         }
         section.raise_deferred();
@@ -36,6 +40,13 @@ impl Core {
             Turn::Quiet if published => Turn::Worked,
             turn => turn,
         }
+    }
+
+    /// Whether a stream has completions that the turn before has kept.
+    fn keeps(&self) -> bool {
+        let render = self.streams.render.iter().map(|stream| &stream.queues);
+        let mut queues = render.chain(self.streams.capture.iter().map(|stream| &stream.queues));
+        queues.any(Queues::has_news)
     }
 
     /// Publishes what the turn before has kept.
