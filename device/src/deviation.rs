@@ -5,8 +5,10 @@
 //! occasion. What happens at an occasion depends on the plan, the kind and the number of the occasion alone, so that a
 //! run is the same each time, a replay does what the recorded card did, and single occasions can be left out.
 
+mod memory;
 mod shrink;
 
+pub(crate) use memory::FaultyMemory;
 pub use shrink::shrink;
 
 use dmus_interface::pci::VECTORS;
@@ -56,7 +58,7 @@ kinds! {
         CompletionSlot = "completion-slot",
         /// A completion says discarded, or presented if it was. Each completion.
         CompletionStatus = "completion-status",
-        /// A submission that is right is refused. Each fetch, of which it is the first.
+        /// A submission that is right is refused. Each that is fetched.
         FetchRefused = "fetch-refused",
         /// The card is gone: from there on all of its registers read as all ones, and it does nothing. Each access to a
         /// register.
@@ -67,7 +69,7 @@ kinds! {
         ClockJumps = "clock-jumps",
         /// The clocks run at half their speed from there on. Each time that they are published.
         ClockSlow = "clock-slow",
-        /// The card resets itself. Each fetch.
+        /// The card resets itself. Each submission that is fetched.
         Reset = "reset",
         /// The rings cannot be reached. Each fetch and each publication.
         DmaError = "dma-error",
@@ -191,6 +193,10 @@ pub struct Deviations {
     deferred: AtomicU32,
     /// Of those, the ones that waited.
     waited: AtomicU32,
+    /// What the driver is told next is none of its mistakes.
+    pretends: AtomicBool,
+    /// The card is to reset itself.
+    resets: AtomicBool,
 }
 
 impl Deviations {
@@ -204,6 +210,8 @@ impl Deviations {
             late: AtomicU32::new(0),
             deferred: AtomicU32::new(0),
             waited: AtomicU32::new(0),
+            pretends: AtomicBool::new(false),
+            resets: AtomicBool::new(false),
         }
     }
 
@@ -224,6 +232,11 @@ impl Deviations {
         liberties.draw(liberty, occasion)
     }
 
+    /// Whether the plan has faults.
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.plan.faults.is_empty()
+    }
+
     /// A register is accessed: whether the card is gone.
     pub(crate) fn removed_by_access(&self) -> bool {
         if self.has(Fault::Removed) {
@@ -235,6 +248,39 @@ impl Deviations {
     /// Whether the card is gone.
     pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
+    }
+
+    /// The client has gone: the next one finds a card.
+    pub(crate) fn come_back(&self) {
+        self.removed.store(false, Ordering::Relaxed);
+    }
+
+    /// What the driver is told next is none of its mistakes.
+    pub(crate) fn pretend(&self) {
+        self.pretends.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what the driver is told now is none of its mistakes. Said once.
+    pub(crate) fn takes_pretence(&self) -> bool {
+        self.pretends.swap(false, Ordering::Relaxed)
+    }
+
+    /// The card is to reset itself.
+    fn reset_soon(&self) {
+        self.resets.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the card is to reset itself now. Said once.
+    pub(crate) fn takes_reset(&self) -> bool {
+        self.resets.swap(false, Ordering::Relaxed)
+    }
+
+    /// The card is as after a reset; occasions are counted on.
+    pub(crate) fn forget(&self) {
+        for vectors in [&self.late, &self.deferred, &self.waited] {
+            vectors.store(0, Ordering::Relaxed);
+        }
+        self.takes_reset();
     }
 
     /// Which of these vectors are raised now, and which of them twice.

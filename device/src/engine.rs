@@ -437,6 +437,10 @@ impl Core {
         if let Some(log) = section.shared().replay_log() {
             log.forget_page();
         }
+        if let Some(deviations) = section.shared().deviations() {
+            deviations.forget();
+            self.clock_fault = None;
+        }
         self.clock.restart();
     }
 }

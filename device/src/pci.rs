@@ -168,11 +168,23 @@ impl Card {
         Some(found)
     }
 
+    /// An access, before it is carried out: whether the card is gone. One that has reset itself has other registers.
+    fn meets_fault(&mut self, section: &mut Section<'_>, region: Region) -> bool {
+        if section.shared().deviations().is_none() {
+            return false;
+        }
+        if section.take_own_reset() {
+            self.reset_registers();
+        }
+        match region {
+            Region::Registers => section.is_removed_by_access(),
+            Region::Config => section.is_removed(),
+            Region::Doorbell | Region::Msix => false,
+        }
+    }
+
     fn register_read(&self, section: &mut Section<'_>, offset: u64, data: &mut [u8]) {
         data.fill(0xFF);
-        if section.is_removed() {
-            return;
-        }
         section.show_read();
         let Some(found) = Self::find(section, offset, data.len(), Access::Write) else {
             return;
@@ -225,9 +237,6 @@ impl Card {
     }
 
     fn register_write(&mut self, section: &mut Section<'_>, offset: u64, data: &[u8]) {
-        if section.is_removed() {
-            return;
-        }
         let Some(found) = Self::find(section, offset, data.len(), Access::Read) else {
             return;
         };
@@ -365,11 +374,13 @@ fn next_page() -> DoorbellPage {
 /// Each call is one section: what the engine does comes before all of it or after.
 impl Device for Card {
     fn read(&mut self, region: Region, offset: u64, data: &mut [u8]) {
-        let mut section = self.shared.section();
+        let shared = Arc::clone(&self.shared);
+        let mut section = shared.section();
         let len = data.len() as u64;
         section.note(|out| _ = out.tag(Tag::Read).byte(region as u8).number(offset).number(len));
         section.shared().set_remapping(false);
         match region {
+            _ if self.meets_fault(&mut section, region) => data.fill(0xFF),
             Region::Config => self.config.read(offset, data),
             Region::Registers => self.register_read(&mut section, offset, data),
             Region::Doorbell => section.page().read(usize::try_from(offset).unwrap_or(usize::MAX), data),
@@ -385,6 +396,7 @@ impl Device for Card {
         section.note(|out| _ = out.tag(Tag::Write).byte(region as u8).number(offset).bytes(data));
         section.shared().set_remapping(false);
         match region {
+            _ if self.meets_fault(&mut section, region) => {}
             Region::Config => {
                 let effect = self.config.write(offset, data);
                 self.tell_doorbell();

@@ -235,6 +235,8 @@ struct Inner {
     /// What a turn has to take notice of, a bit each.
     notice: u8,
     shutdown: bool,
+    /// The card has reset itself, and the PCI function does not know.
+    own_reset: bool,
 }
 
 impl Inner {
@@ -253,6 +255,7 @@ impl Inner {
         self.rings = Rings::default();
         self.master_off = None;
         self.tails_before = tails;
+        self.own_reset = false;
         self.page.zero();
     }
 }
@@ -303,6 +306,7 @@ impl Shared {
             vectors: 0,
             notice: 0,
             shutdown: false,
+            own_reset: false,
         };
         Ok(Self {
             inner: Mutex::new(inner),

@@ -21,13 +21,12 @@ pub(crate) mod validate;
 
 use crate::check::Observer;
 use crate::clock::Now;
-use crate::deviation::{Deviations, Fault as DeviationFault};
+use crate::deviation::Deviations;
 use crate::dma::{SlotWords, StreamMemory};
 use crate::shared::{Section, StreamConfig};
 use crate::stats::Stats;
 use crate::synth::Synth;
 use chain::{Assembler, Outcome, Taking};
-use deviating::Refuse;
 use dmus_interface::event::{DONT_HOLD, PointerWidth};
 use dmus_interface::regs::Fault;
 use dmus_interface::regs::stream::State;
@@ -289,23 +288,10 @@ impl RenderStream {
 
     /// The same, of a card that takes liberties or has faults.
     fn fetch_otherwise(&mut self, section: &mut Section<'_>, deviations: &Deviations) -> bool {
-        if deviations.has(DeviationFault::Reset) {
-            section.reset();
-            return false;
-        }
-        if deviations.has(DeviationFault::DmaError) {
-            self.queues.pretend();
-            self.queues.unreadable(self.queues.submissions.fetched());
-            return true;
-        }
         let pending = self.queues.submissions.pending();
         let tail = self.queues.fetch_only(self.queues.fewer(deviations, pending));
         let (place, stats) = (self.queues.fetching(), section.shared().stats());
-        let refuses = deviations.has(DeviationFault::FetchRefused);
-        let fetched = match refuses {
-            true => access(section, place, Refuse { stream: self, stats }).is_some(),
-            false => access(section, place, Fetch { stream: self, stats }).is_some(),
-        };
+        let fetched = access(section, place, Fetch { stream: self, stats }).is_some();
         self.queues.fetch_up_to(tail);
         fetched
     }

@@ -48,6 +48,8 @@ pub struct Allocator<'c> {
     /// Messages by the status that they ended with, less one.
     ended: [Cell<u64>; Status::COUNT],
     rejection: Cell<Option<Rejection>>,
+    /// The slot of a fragment that was refused, until the end of its message is.
+    torn: Cell<Option<u32>>,
 }
 
 /// A submission that the card refused.
@@ -97,6 +99,7 @@ impl<'c> Allocator<'c> {
             free_buffers: FreeList::full(config.buffers),
             ended: Default::default(),
             rejection: Cell::new(None),
+            torn: Cell::new(None),
         })
     }
 
@@ -225,6 +228,20 @@ impl<'c> Allocator<'c> {
         Ok(())
     }
 
+    /// As [`Self::reclaim`], once the card has nothing left: in STOP, or when all that was submitted is completed.
+    ///
+    /// # Errors
+    /// [`DriverError::NotCompleted`] if a slot is the card's still, which completed another one in its stead, or none;
+    /// [`DriverError::FragmentRefused`] if a message was presented with a hole, which no count shows.
+    pub fn settle(&self) -> Result<(), DriverError> {
+        self.reclaim()?;
+        if let Some(slot) = self.torn.take() {
+            return Err(DriverError::FragmentRefused(slot));
+        }
+        let held = (0..).zip(self.pool.shadow()).find(|(_, state)| state.get().is_submitted());
+        held.map_or(Ok(()), |(slot, _)| Err(DriverError::NotCompleted(slot)))
+    }
+
     fn reclaim_one(&self) -> Result<bool, DriverError> {
         let there = self.queue.has_next()?;
         if there {
@@ -267,6 +284,7 @@ impl<'c> Allocator<'c> {
         let status = Status::decode(status).ok_or(DriverError::UnknownStatus { slot, status })?;
         if status == Status::Rejected {
             self.rejection.set(Some(Rejection { slot: Slot(slot), reason: Reject::decode(flags) }));
+            self.torn.set((shadow.get().messages() == 0).then_some(slot));
         }
         let state = shadow.get();
         self.count(status, state.messages());

@@ -49,6 +49,11 @@ impl<'c, P: Platform> CaptureStream<'c, P> {
         self.core.receive()
     }
 
+    /// As [`crate::Allocator::settle`]: in STOP, with everything received.
+    pub(crate) fn settle(&self) -> Result<(), DriverError> {
+        self.core.allocator.settle()
+    }
+
     /// Slots in the pool: the most events that are there at one time.
     pub fn slots(&self) -> usize {
         self.core.allocator.slots()

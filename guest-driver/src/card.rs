@@ -40,6 +40,7 @@ pub struct Card<P: Platform> {
     /// The number of the card's sleep that it was last woken from.
     woken: Cell<u32>,
     granted: Cell<RefTime>,
+    virtual_clock: Cell<bool>,
     /// Commands of the mailbox so far; none once the card has left one unanswered.
     pub(crate) commands: Cell<Option<u32>>,
     /// Numbers given to download chunks.
@@ -54,6 +55,7 @@ impl<P: Platform> Card<P> {
             width,
             woken: Cell::new(0),
             granted: Cell::new(RefTime::ZERO),
+            virtual_clock: Cell::new(false),
             commands: Cell::new(Some(0)),
             downloads: Cell::new(0),
         };
@@ -63,10 +65,14 @@ impl<P: Platform> Card<P> {
             other => return Err(DriverError::NotACard(other)),
         }
         let version = card.read(regs::VERSION);
+        if version == u32::MAX {
+            return Err(DriverError::CardGone);
+        }
         if version >> 16 != regs::VERSION_VALUE >> 16 {
             return Err(DriverError::WrongVersion(version));
         }
         card.reset()?;
+        card.virtual_clock.set(card.is_virtual());
         Ok(card)
     }
 
@@ -94,6 +100,26 @@ impl<P: Platform> Card<P> {
             u32::MAX => Err(DriverError::CardGone),
             value => Ok(value & control::ENABLE != 0),
         }
+    }
+
+    /// Whether a silent card is still there, and still what it was set up to be.
+    pub(crate) fn check_alive(&self) -> Result<(), DriverError> {
+        if self.is_enabled()? { Ok(()) } else { Err(DriverError::CardReset) }
+    }
+
+    /// Whether time is as the card said at the start, virtual: without a look at it.
+    pub(crate) fn has_virtual_clock(&self) -> bool {
+        self.virtual_clock.get()
+    }
+
+    /// Virtual time is never where it was not granted: what else the card shows is a lie, and what is waited for by it
+    /// would be missed.
+    pub(crate) fn check_clock(&self, now: RefTime) -> Result<(), DriverError> {
+        let granted = self.granted.get();
+        if self.virtual_clock.get() && now > granted {
+            return Err(DriverError::ClockBeyondGrant { now: now.0, granted: granted.0 });
+        }
+        Ok(())
     }
 
     /// Pointer width of events.
@@ -161,13 +187,13 @@ impl<P: Platform> Card<P> {
             }
             let left = deadline.saturating_sub(self.platform.now());
             if left.is_zero() {
-                return Err(match self.read(regs::MAGIC) {
-                    u32::MAX => DriverError::CardGone,
-                    _ => DriverError::TimedOut(limit),
-                });
+                self.check_alive()?;
+                return Err(DriverError::TimedOut(limit));
             }
             // The vector has other causes, too, and may have fired for one of them before.
-            self.platform.wait(vector, left.min(Duration::from_millis(500)));
+            if !self.platform.wait(vector, left.min(Duration::from_millis(500))) {
+                self.check_alive()?;
+            }
         }
     }
 

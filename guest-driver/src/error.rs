@@ -46,6 +46,31 @@ pub enum DriverError {
     /// Every register reads all ones: the card has gone.
     #[error("the card does not answer any more (it reads all ones)")]
     CardGone,
+    /// The card is not enabled any more: it was reset, by itself or by somebody else, and has forgotten its streams.
+    #[error("the card was reset, and has forgotten its streams")]
+    CardReset,
+    /// The card lied: its clock is where virtual time cannot be.
+    #[error("the card's clock shows {now} while time is granted up to {granted} only, in 100 ns")]
+    ClockBeyondGrant {
+        /// Master time by the card's word, 100 ns.
+        now: i64,
+        /// The last grant.
+        granted: i64,
+    },
+    /// The card lied: with everything completed by its word, it never completed this slot.
+    #[error("the card never completed slot {0}, which it was given")]
+    NotCompleted(u32),
+    /// The card refused a fragment of a SysEx message in the middle, and presented the message without it.
+    #[error("the card refused the fragment of a message in slot {0}, and presented the rest")]
+    FragmentRefused(u32),
+    /// The card lied: what it captured does not follow on what came before.
+    #[error("the card captured byte {position} after byte {expected} should have come")]
+    OutOfOrder {
+        /// The byte position by the card's word.
+        position: u64,
+        /// The one after the bytes before.
+        expected: u64,
+    },
     /// Another major version of the interface.
     #[error("the card speaks interface version {0:#010x}, this driver \
         {v:#010x}", v = dmus_interface::regs::VERSION_VALUE)]

@@ -96,7 +96,7 @@ fn play_ahead<'m, P: Platform, R: Progress>(
     let wait = |turn: &Turn| stream.wait(turn.completions, TURN_LIMIT);
     run(stream.card(), stream.time_base(), end, turn, wait, progress)?;
     stream.set_state(State::Stop)?;
-    stream.allocator().reclaim()?;
+    stream.allocator().settle()?;
     Ok(Played { counts: stream.allocator().counts(), end })
 }
 
@@ -114,12 +114,16 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
     progress: impl FnMut(RefTime) -> R,
 ) -> Result<Played, E> {
     let mut memory = vec![0; usize::from(u16::MAX)];
+    let (mut next, loses_none) = (0, stream.card().has_virtual_clock());
     // Bounded by the pool, however fast the card fills what is posted again.
     let mut take_periods = || {
         for _ in 0..wave.slots() {
             let Some(period) = wave.receive()? else {
                 break;
             };
+            let position = period.byte_position();
+            check_order(position, next, loses_none)?;
+            next = position.wrapping_add(period.event_bytes().into());
             let len = period.read(0, &mut memory);
             listener(&memory[..len])?;
         }
@@ -141,8 +145,9 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
         wave.set_state(state)?;
         take_periods()?;
     }
+    wave.settle()?;
     stream.set_state(State::Stop)?;
-    stream.allocator().reclaim().map_err(E::from)?;
+    stream.allocator().settle().map_err(E::from)?;
     Ok(Played { counts: stream.allocator().counts(), end })
 }
 
@@ -155,7 +160,7 @@ pub fn record<P: Platform, R: Progress>(
     stream: &CaptureStream<'_, P>,
     until: RefTime,
     mut message: impl FnMut(RefTime, &[u8]),
-    progress: impl FnMut(RefTime) -> R,
+    mut progress: impl FnMut(RefTime) -> R,
 ) -> Result<Recorded, DriverError> {
     let mut recorded = Recorded::default();
     let mut sink = CaptureSink::default();
@@ -167,6 +172,7 @@ pub fn record<P: Platform, R: Progress>(
             let Some(event) = stream.receive()? else {
                 break;
             };
+            check_order(event.byte_position(), position, false)?;
             recorded.lost = recorded.lost.wrapping_add(event.byte_position().wrapping_sub(position));
             position = event.byte_position().wrapping_add(event.event_bytes().into());
             events = events.wrapping_add(1);
@@ -178,11 +184,32 @@ pub fn record<P: Platform, R: Progress>(
         }
         Ok::<_, DriverError>(Turn { next: None, in_flight: 0, completions: 1, count: events })
     };
+    let mut last = RefTime::ZERO;
+    let progress = |now| {
+        last = now;
+        progress(now)
+    };
     run(card, stream.time_base(), until, turn, |_| stream.wait(TURN_LIMIT), progress)?;
     stream.set_state(State::Stop)?;
-    // What came after the end is dropped; bounded, for nothing is posted in STOP.
-    while stream.receive()?.is_some() {}
+    // What came after the end is dropped; bounded, for nothing is posted in STOP. What was due before the end was there
+    // by then.
+    while let Some(event) = stream.receive()? {
+        let (position, expected) = (event.byte_position(), position);
+        check_order(position, expected, false)?;
+        if card.has_virtual_clock() && event.time() < last {
+            return Err(DriverError::OutOfOrder { position, expected });
+        }
+    }
+    stream.settle()?;
     Ok(recorded)
+}
+
+/// What is captured follows on what was, with a gap only where something may be lost.
+fn check_order(position: u64, expected: u64, loses_none: bool) -> Result<(), DriverError> {
+    if position < expected || loses_none && position != expected {
+        return Err(DriverError::OutOfOrder { position, expected });
+    }
+    Ok(())
 }
 
 /// What a turn has left.
@@ -210,7 +237,9 @@ fn run<P: Platform, E: From<DriverError>, R: Progress>(
 ) -> Result<(), E> {
     let mut watch = Watch::new(card);
     loop {
-        let now = card.get_time().saturating_sub(base);
+        let now = card.get_time();
+        card.check_clock(now)?;
+        let now = now.saturating_sub(base);
         let turn = turn(now)?;
         card.grant(base.saturating_add(turn.next.unwrap_or(end)));
         let is_over = turn.next.is_none() && now >= end && turn.in_flight == 0;
@@ -273,7 +302,13 @@ impl Watch {
         let now = card.platform().now();
         if seen != self.seen {
             *self = Self { seen, since: now };
-        } else if now.saturating_sub(self.since) > STALL_LIMIT {
+            return Ok(());
+        }
+        let stands = now.saturating_sub(self.since);
+        if stands >= TURN_LIMIT {
+            card.check_alive()?;
+        }
+        if stands > STALL_LIMIT {
             return Err(DriverError::TimedOut(STALL_LIMIT));
         }
         Ok(())

@@ -203,6 +203,11 @@ impl<'c, P: Platform> StreamCore<'c, P> {
         }
     }
 
+    fn close(&self) -> Result<(), DriverError> {
+        self.set_state(State::Stop)?;
+        self.transition(stream::TYPE, stream::CLOSED)
+    }
+
     fn register(&self, register: Register) -> Register {
         stream::at(self.index, register)
     }
@@ -212,10 +217,11 @@ impl<P: Platform> Drop for StreamCore<'_, P> {
     fn drop(&mut self) {
         // Creating it was refused, or a reset has closed it: the card is done with its memory, and counts transitions
         // anew.
-        let none = self.card.read(self.register(stream::TYPE)) == stream::CLOSED
-            && self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE;
-        let closed =
-            none || self.set_state(State::Stop).and_then(|()| self.transition(stream::TYPE, stream::CLOSED)).is_ok();
+        let closed = match self.card.read(self.register(stream::TYPE)) {
+            // All ones, too, is what a card reads that is gone: it answers nothing, and there is no use in waiting.
+            stream::CLOSED => self.card.read(dmus_interface::regs::MAGIC) == dmus_interface::regs::MAGIC_VALUE,
+            _ => self.close().is_ok(),
+        };
         // A card that has not closed the stream may still write: such memory is lost rather than reused.
         if closed {
             self.allocator.return_to(&self.card.platform);

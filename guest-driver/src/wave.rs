@@ -86,6 +86,11 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         Ok(Some(period))
     }
 
+    /// As [`crate::Allocator::settle`]: in STOP, with everything received.
+    pub(crate) fn settle(&self) -> Result<(), DriverError> {
+        self.core.allocator.settle()
+    }
+
     /// Slots in the pool: the most periods that are there at one time.
     pub fn slots(&self) -> usize {
         self.core.allocator.slots()

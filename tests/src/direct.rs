@@ -10,7 +10,7 @@ use dmus_card::bank::Bank;
 use dmus_card::capsule::{self, Options};
 use dmus_card::capture::inputs::Input;
 use dmus_card::check::Checker;
-use dmus_card::deviation::Deviations;
+use dmus_card::deviation::{Deviations, Plan};
 use dmus_card::device::{Device, DmaMap, Eventfd, Region};
 use dmus_card::engine::{Engine, EngineHandle, Turn};
 use dmus_card::pci::Card;
@@ -96,16 +96,20 @@ impl Direct {
         Self::of(card, engine)
     }
 
-    /// The same as [`Self::with_sink`], with inputs, of a card that takes liberties or has faults.
+    /// A card that does otherwise than usually, by a plan, with its audio, inputs and recording, and checked by this.
     pub fn deviating(
-        sink: Box<dyn Sink>,
-        inputs: Vec<Input>,
+        plan: Plan,
         bank: impl Into<Arc<Bank>>,
-        deviations: &Arc<Deviations>,
-    ) -> anyhow::Result<Self> {
+        (sink, inputs): (Box<dyn Sink>, Vec<Input>),
+        checker: &Arc<Checker>,
+        out: impl Write + Send + 'static,
+    ) -> anyhow::Result<(Self, Arc<Deviations>)> {
         let (card, engine) = assemble_with(bank.into(), ClockMode::Virtual, sink, inputs)?;
-        card.set_deviations(Arc::clone(deviations));
-        Self::of(card, engine)
+        let deviations = Arc::new(Deviations::new(plan));
+        card.set_deviations(Arc::clone(&deviations));
+        card.set_checker(Arc::clone(checker));
+        capsule::record(out, "the recording".into(), Options::default(), &card, &engine)?;
+        Ok((Self::of(card, engine)?, deviations))
     }
 
     /// The same as [`Self::new`], with MIDI inputs.

@@ -3,6 +3,7 @@
 
 pub mod attack;
 pub mod bench;
+pub mod card_faults;
 pub mod conformance;
 pub mod counting;
 pub mod direct;

@@ -8,7 +8,9 @@ use crate::loopback::MemorySink;
 use crate::raw::{BUFFER_SIZE, Completed, RawStream, STRIDE};
 use anyhow::{Context, bail, ensure};
 use dmus_card::bank::Bank;
-use dmus_card::deviation::{Deviations, Liberties, Liberty, Plan};
+use dmus_card::check::Checker;
+use dmus_card::deviation::{Liberties, Liberty, Plan};
+use dmus_card::sink::Sink;
 use dmus_driver::Platform;
 use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
@@ -76,9 +78,10 @@ pub struct Played {
 /// Plays with a driver that makes a mistake, or none, on a card with these liberties.
 pub fn play(bank: &Arc<Bank>, mistake: Option<Mistake>, liberties: Liberties) -> anyhow::Result<Played> {
     let plan = Plan { liberties: Some(liberties), ..Plan::default() };
-    let deviations = Arc::new(Deviations::new(plan));
     let sink = MemorySink::default();
-    let platform = Direct::deviating(Box::new(sink.clone()), Vec::new(), Arc::clone(bank), &deviations)?;
+    let heard: (Box<dyn Sink>, _) = (Box::new(sink.clone()), Vec::new());
+    let checker = Arc::new(Checker::new(&[], None));
+    let (platform, deviations) = Direct::deviating(plan, Arc::clone(bank), heard, &checker, std::io::sink())?;
     let audio = Driver::start(&platform, mistake).and_then(|mut driver| driver.play());
     platform.end()?;
     let counted = deviations.occasions();

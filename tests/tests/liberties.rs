@@ -5,17 +5,21 @@ use anyhow::{Context, ensure};
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
 use dmus_card::check::Checker;
-use dmus_card::deviation::{Deviations, Liberties, Plan, shrink};
-use dmus_driver::{CaptureStream, Card, RenderStream, StreamConfig, play, record};
+use dmus_card::deviation::{Liberties, Liberty, Occasions, Plan, shrink};
+use dmus_card::sink::{NullSink, Sink};
+use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play, record};
 use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::MemorySink;
 use dmus_tests::ordering::{self, Mistake};
+use dmus_tests::recording::Recording;
 use dmus_tests::songs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Seeds within which each mistake is found.
 const SEEDS: u64 = 64;
@@ -34,10 +38,11 @@ fn of(seed: u64) -> Liberties {
 
 /// What the driver plays on a card with these liberties: nothing may be wrong.
 fn played(song: &Song, bank: &Arc<Bank>, liberties: Liberties) -> anyhow::Result<Vec<i16>> {
-    let deviations = Arc::new(Deviations::new(Plan { liberties: Some(liberties), ..Plan::default() }));
+    let plan = Plan { liberties: Some(liberties), ..Plan::default() };
     let sink = MemorySink::default();
-    let platform = Direct::deviating(Box::new(sink.clone()), Vec::new(), Arc::clone(bank), &deviations)?;
-    let checker = platform.check();
+    let checker = Arc::new(Checker::new(&[], None));
+    let heard: (Box<dyn Sink>, _) = (Box::new(sink.clone()), Vec::new());
+    let (platform, _) = Direct::deviating(plan, Arc::clone(bank), heard, &checker, std::io::sink())?;
     let card = Card::open(platform, PointerWidth::Eight)?;
     {
         let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
@@ -56,10 +61,10 @@ fn has_any(checker: &Checker) -> bool {
 
 /// What the driver captures of a song.
 fn captured(song: &Song, liberties: Liberties) -> anyhow::Result<Vec<(i64, Vec<u8>)>> {
-    let deviations = Arc::new(Deviations::new(Plan { liberties: Some(liberties), ..Plan::default() }));
-    let inputs = vec![Input::Song(song.clone())];
-    let platform = Direct::deviating(Box::new(MemorySink::default()), inputs, Bank::default(), &deviations)?;
-    let checker = platform.check();
+    let plan = Plan { liberties: Some(liberties), ..Plan::default() };
+    let checker = Arc::new(Checker::new(&[], None));
+    let heard: (Box<dyn Sink>, _) = (Box::new(NullSink), vec![Input::Song(song.clone())]);
+    let (platform, _) = Direct::deviating(plan, Bank::default(), heard, &checker, std::io::sink())?;
     let card = Card::open(platform, PointerWidth::Eight)?;
     let mut messages = Vec::new();
     {
@@ -129,5 +134,107 @@ fn what_relies_on_more_than_the_data_sheet_says_is_found_and_shrinks_to_few_devi
         assert!((1..=FEW).contains(&taken.len()), "{mistake:?}, seed {seed}: {taken:?}");
         println!("{mistake:?}: seed {seed}, {taken:?}");
     }
+    Ok(())
+}
+
+/// How long a driver waits for anything.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn send<P: Platform>(stream: &RenderStream<'_, P>, time: RefTime, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut message = stream.allocator().get_message()?;
+    message.set_time(time);
+    message.set_data(bytes)?;
+    stream.put_message(message)?;
+    Ok(())
+}
+
+/// Waits, as the data sheet says, until all that was submitted is complete.
+fn complete<P: Platform>(stream: &RenderStream<'_, P>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while stream.allocator().in_flight() > 0 {
+        ensure!(Instant::now() < deadline, "{} do not come back", stream.allocator().in_flight());
+        stream.wait(1, Duration::from_millis(100));
+        stream.allocator().reclaim()?;
+    }
+    Ok(())
+}
+
+fn reach<P: Platform>(stream: &RenderStream<'_, P>, until: RefTime) -> anyhow::Result<()> {
+    stream.card().grant(until);
+    let deadline = Instant::now() + PATIENCE;
+    while stream.card().get_time() < until {
+        ensure!(Instant::now() < deadline, "the card stands at {:?}", stream.card().get_time());
+        stream.wait(1, Duration::from_millis(100));
+        stream.allocator().reclaim()?;
+    }
+    complete(stream)
+}
+
+/// Plays notes, some of which come late, on a card that has a thread of its own, and so sleeps; gives the audio. The
+/// recording has to sound the same.
+fn played_by_a_thread(liberties: Option<Liberties>) -> anyhow::Result<Vec<i16>> {
+    let audio = MemorySink::default();
+    let recording = Recording::default();
+    let bank = Arc::new(Bank::general_midi());
+    let plan = Plan { liberties, ..Plan::default() };
+    let checker = Arc::new(Checker::new(&[], None));
+    let heard: (Box<dyn Sink>, _) = (Box::new(audio.clone()), Vec::new());
+    let (direct, _) = Direct::deviating(plan, Arc::clone(&bank), heard, &checker, recording.clone())?;
+    direct.keep_engine()?;
+    let card = Card::open(direct, PointerWidth::Eight)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    stream.set_state(State::Run)?;
+    for step in 0..20 {
+        let at = RefTime(step * 100_000);
+        for key in 0..6 {
+            send(&stream, RefTime(at.0 + i64::from(key) * 9_000), &[0x90, 40 + key * 5 + step as u8, 100])?;
+        }
+        stream.flush();
+        reach(&stream, RefTime(at.0 + 100_000))?;
+        // Both are late, and complete as they are fetched.
+        send(&stream, RefTime(1), &[0xB0, 7, 90 + step as u8])?;
+        send(&stream, RefTime(1), &[0xB0, 10, 30 + step as u8])?;
+        stream.flush();
+        complete(&stream)?;
+    }
+    let allocator = stream.allocator();
+    ensure!(allocator.free_slots() == allocator.slots(), "slots are missing");
+    stream.set_state(State::Stop)?;
+    drop(stream);
+    card.platform().end()?;
+    let replayed = MemorySink::default();
+    let stats = format!("{:?}", card.platform().stats);
+    let run = recording.replay(&bank, Box::new(replayed.clone()), None)?;
+    ensure!(replayed.samples() == audio.samples(), "replay: other audio");
+    ensure!(format!("{:?}", run.stats) == stats, "replay: other counters");
+    ensure!(run.checker.is_some_and(|found| !found.has_errors()), "replay: violations");
+    Ok(audio.samples())
+}
+
+#[test]
+fn what_is_kept_comes_before_the_card_sleeps() -> anyhow::Result<()> {
+    let all = |from: u64, step: usize| Occasions::Some((from..20_000).step_by(step).collect());
+    let only = BTreeMap::from([
+        (Liberty::PublishLater, all(1, 1)),
+        (Liberty::FetchLater, all(1, 2)),
+        (Liberty::Sleep, all(1, 1)),
+    ]);
+    assert!(played_by_a_thread(Some(Liberties { seed: 1, only: Some(only) }))? == played_by_a_thread(None)?);
+    Ok(())
+}
+
+#[test]
+fn no_seed_is_heard_of_a_card_that_sleeps() -> anyhow::Result<()> {
+    let usual = played_by_a_thread(None)?;
+    assert!(usual.iter().any(|sample| *sample != 0));
+    let mut failed = Vec::new();
+    for seed in 1..=48 {
+        match played_by_a_thread(Some(Liberties { seed, only: None })) {
+            Ok(audio) if audio == usual => {}
+            Ok(_) => failed.push(format!("seed {seed}: other audio")),
+            Err(error) => failed.push(format!("seed {seed}: {error:#}")),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
     Ok(())
 }

@@ -66,6 +66,9 @@ impl Core {
     /// The same, of more than one section can fetch.
     #[cold]
     fn fetch_all(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
+        if !section.is_of(self.epoch) {
+            return None;
+        }
         for stream in &mut self.streams.render {
             stream.queues.poll_again(poll, section);
         }

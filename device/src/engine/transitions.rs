@@ -66,7 +66,9 @@ impl Core {
         // What STOP discards, and the period that PAUSE ends, is visible before the state reads back.
         while section.is_of(self.epoch) && self.has_news(index) {
             self.fetch_rest(section);
-            self.publish::<true>(section);
+            if section.is_of(self.epoch) {
+                self.publish::<true>(section);
+            }
         }
         if !section.is_of(self.epoch) {
             return false;

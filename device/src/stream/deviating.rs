@@ -3,16 +3,12 @@
 //! Fed by the plan, at each fetch and each publication; feeds the driver with what it may not rely on, or should never
 //! see.
 
-use super::RenderStream;
 use super::queue::Queues;
-use super::reach::{StreamWork, Work};
 use crate::deviation::{Deviations, Fault, Liberty};
-use crate::dma::StreamMemory;
 use crate::shared::Section;
-use crate::stats::Stats;
 use dmus_interface::event::MAX_EVENT_SIZE;
 use dmus_interface::regs::stream::Type;
-use dmus_interface::ring::{Reject, Status};
+use dmus_interface::ring::Status;
 
 /// Bits of the first word of a completion: slot, and status.
 const SLOT: u64 = 0xFFFF_FFFF;
@@ -89,39 +85,5 @@ impl Queues {
                 let _ = section.memory().map(|memory| memory.write(from, bytes));
             }
         }
-    }
-}
-
-/// Refuses the next submission, whatever it is.
-pub(super) struct Refuse<'a> {
-    pub(super) stream: &'a mut RenderStream,
-    pub(super) stats: &'a Stats,
-}
-
-impl Work for Refuse<'_> {
-    type Output = ();
-
-    fn run(self, memory: &mut impl StreamMemory) {
-        let queues = &mut self.stream.queues;
-        let Some(index) = queues.submissions.take() else {
-            return;
-        };
-        match memory.submission(index) {
-            Some(slot) if slot < queues.config.slots => {
-                self.stats.rejected.add(1);
-                queues.pretend();
-                queues.reject(slot, Reject::BadMessage, slot, false);
-            }
-            Some(entry) => queues.no_slot(entry),
-            None => queues.unreadable(index),
-        }
-    }
-}
-
-impl StreamWork for Refuse<'_> {
-    const FETCHES: bool = true;
-
-    fn queues(&mut self) -> &mut Queues {
-        &mut self.stream.queues
     }
 }

@@ -6,7 +6,7 @@
 use super::in_flight::InFlight;
 use super::reach::{StreamWork, Work, access};
 use crate::check::{Details, Observer};
-use crate::deviation::{Deviations, Fault as DeviationFault, Liberty};
+use crate::deviation::{Deviations, Liberty};
 use crate::dma::StreamMemory;
 use crate::replay_log::{Place, ReplayLog};
 use crate::shared::{Section, StreamConfig};
@@ -137,9 +137,8 @@ pub(crate) struct Queues {
     pub(super) away: Option<Instant>,
     /// Of a card that takes liberties: what is completed may be kept until the next turn.
     pub(super) may_keep: bool,
-    /// Of a card that has faults: completions that wait a second time, and mistakes that are none of the driver's.
+    /// Of a card that has faults: completions that wait a second time.
     looked_at: usize,
-    pretends: bool,
 }
 
 impl Queues {
@@ -162,7 +161,6 @@ impl Queues {
             away: None,
             may_keep: false,
             looked_at: 0,
-            pretends: false,
         }
     }
 
@@ -207,11 +205,6 @@ impl Queues {
             self.halt(if behind { Fault::TailBackward } else { Fault::TailOverrun }, tail);
         }
         goes_on
-    }
-
-    /// What is told with the next publication is none of the driver's mistakes.
-    pub(super) fn pretend(&mut self) {
-        self.pretends = true;
     }
 
     /// Fetches no further than so many submissions for now; gives the tail.
@@ -317,9 +310,7 @@ impl Queues {
             return true;
         }
         let (mut written, mut late) = (None, None);
-        let reachable = !deviations.is_some_and(|deviations| deviations.has(DeviationFault::DmaError));
-        self.pretends |= !reachable;
-        if reachable && !self.completions.lost {
+        if !self.completions.lost {
             let place = Place::publishing(self.stream, self.completions.published);
             let work = Complete { queues: self, in_flight, deviations, late: &mut late };
             let Some(done) = access(section, place, work) else {
@@ -327,7 +318,8 @@ impl Queues {
             };
             written = done;
         }
-        if let Some(deviations) = deviations {
+        // A completion that is told wrongly does not say what goes home.
+        if let Some(deviations) = deviations.filter(|deviations| written.is_some() && !deviations.has_faults()) {
             self.poison(deviations, section);
         }
         let count = self.completions.waiting();
@@ -430,7 +422,7 @@ impl Queues {
     #[cold]
     #[inline(never)]
     fn publish_notices(&mut self, section: &mut Section<'_>) {
-        let pretends = std::mem::take(&mut self.pretends);
+        let pretends = section.shared().deviations().is_some_and(|deviations| deviations.takes_pretence());
         for notice in std::mem::take(&mut self.notices) {
             if pretends {
                 notice.pretend(self.stream, section);

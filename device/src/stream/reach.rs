@@ -4,6 +4,7 @@
 //! Fed by the streams with what they do there; feeds that with the memory, which is the same to it whichever it is.
 
 use super::queue::{Queues, SECTION};
+use crate::deviation::{Deviations, FaultyMemory};
 use crate::dma::{Pieces, Reach, StreamMemory};
 use crate::replay_log::{Place, Recorded, ReplayLog, Replayed};
 use crate::shared::Section;
@@ -113,14 +114,14 @@ impl Queues {
         if log.is_some_and(|log| !log.looks(|| view.is_some())) {
             return None;
         }
-        observe(log, self.stream, self.config.width, || view, Look(look))
+        observe((log, None), self.stream, self.config.width, || view, Look(look))
     }
 
     /// Does so piece by piece, outside of the section.
     pub(crate) fn look_by_pieces(&self, section: &mut Section<'_>, look: impl FnOnce(&mut dyn StreamMemory)) {
         let (shared, epoch) = (section.shared(), section.epoch());
         let pieces = || Some(Pieces::new(shared, epoch, &self.config));
-        section.unlocked(|| observe(shared.replay_log(), self.stream, self.config.width, pieces, Look(look)));
+        section.unlocked(|| observe((shared.replay_log(), None), self.stream, self.config.width, pieces, Look(look)));
     }
 }
 
@@ -131,7 +132,16 @@ pub(super) fn access<W: StreamWork>(section: &mut Section<'_>, place: Place, mut
     match work.queues().reach(place, section) {
         Reach::Whole => {
             let Queues { stream, config, .. } = *work.queues();
-            observe(section.shared().replay_log(), stream, config.width, || section.view(stream), work)
+            let shared = section.shared();
+            let deviations = shared.deviations().map(|deviations| &**deviations);
+            let with = (shared.replay_log(), deviations);
+            let done = observe(with, stream, config.width, || section.view(stream), work);
+            if deviations.is_none() {
+                return done;
+            }
+            let epoch = section.epoch();
+            section.reset_if_due();
+            done.filter(|_| section.is_of(epoch))
         }
         Reach::Pieces => by_pieces(section, work),
         Reach::Away => None,
@@ -152,24 +162,37 @@ pub(crate) fn by_pieces<W: StreamWork>(section: &mut Section<'_>, mut work: W) -
         }
         Some(pieces)
     };
-    let done = section.unlocked(|| observe(shared.replay_log(), stream, config.width, pieces, work));
+    let with = (shared.replay_log(), shared.deviations().map(|deviations| &**deviations));
+    let done = section.unlocked(|| observe(with, stream, config.width, pieces, work));
+    section.reset_if_due();
     done.filter(|_| section.is_of(epoch))
 }
 
-/// Does it with the memory that is there, each access to which a recording notes, or with what a replay has of it.
+/// Does it with the memory that is there, each access to which a recording notes, or with what a replay has of it;
+/// faults come on top, so that a recording has what they fell upon.
 #[inline(always)]
 fn observe<M: StreamMemory, W: Work>(
-    log: Option<&ReplayLog>,
+    (log, deviations): (Option<&ReplayLog>, Option<&Deviations>),
     stream: usize,
     width: PointerWidth,
     memory: impl FnOnce() -> Option<M>,
     work: W,
 ) -> Option<W::Output> {
     let Some(log) = log else {
-        return memory().map(|mut memory| work.run(&mut memory));
+        return memory().map(|mut memory| run(work, &mut memory, deviations));
     };
     match log.recording() {
-        Some(mut recording) => memory().map(|memory| work.run(&mut Recorded::new(memory, recording.memory()))),
-        None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
+        Some(mut recording) => {
+            memory().map(|memory| run(work, &mut Recorded::new(memory, recording.memory()), deviations))
+        }
+        None => log.player().map(|mut player| run(work, &mut Replayed::new(&mut player, stream, width), deviations)),
+    }
+}
+
+#[inline(always)]
+fn run<W: Work>(work: W, memory: &mut impl StreamMemory, deviations: Option<&Deviations>) -> W::Output {
+    match deviations {
+        None => work.run(memory),
+        Some(deviations) => work.run(&mut FaultyMemory::new(memory, deviations)),
     }
 }

@@ -97,6 +97,16 @@ impl<'s> Section<'s> {
         self.inner.rings.over();
     }
 
+    /// Resets the card if it has the fault of doing so by itself; the PCI function follows at its next access.
+    #[cold]
+    pub(crate) fn reset_if_due(&mut self) {
+        if self.shared.deviations().is_some_and(|deviations| deviations.takes_reset()) {
+            self.shared.stats.resets.add(1);
+            self.reset();
+            self.inner.own_reset = true;
+        }
+    }
+
     /// Has the vectors raised that a card that takes liberties has put off.
     pub(crate) fn raise_deferred(&mut self) {
         if let Some(deviations) = self.shared.deviations() {

@@ -20,8 +20,18 @@ impl Section<'_> {
     }
 
     /// A register is accessed: whether the card is gone, by a plan of faults.
-    pub(crate) fn is_removed(&self) -> bool {
+    pub(crate) fn is_removed_by_access(&self) -> bool {
         self.shared.deviations().is_some_and(|deviations| deviations.removed_by_access())
+    }
+
+    /// Whether the card is gone.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.shared.deviations().is_some_and(|deviations| deviations.is_removed())
+    }
+
+    /// Whether the card has reset itself since this was last asked.
+    pub(crate) fn take_own_reset(&mut self) -> bool {
+        std::mem::take(&mut self.inner.own_reset)
     }
 
     /// Commands answered so far.
@@ -189,6 +199,9 @@ impl Section<'_> {
         self.inner.memory.clear();
         self.inner.client = None;
         self.inner.slow_way_logged = false;
+        if let Some(deviations) = self.shared.deviations() {
+            deviations.come_back();
+        }
         if let Some(checker) = self.shared.checker() {
             checker.next_client();
         }

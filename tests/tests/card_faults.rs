@@ -1,0 +1,98 @@
+//! A card that does what no card may do, by a plan: the driver recovers or says what is wrong. It never hangs, and never
+//! plays, captures or loses something else without a word.
+//!
+//! `cargo run --release -p dmus-tests --bin card_faults 50` tries each fault at each of its first 50 occasions.
+
+use anyhow::ensure;
+use dmus_card::deviation::{Fault, Plan};
+use dmus_driver::DriverError;
+use dmus_tests::card_faults::{Outcome, Scenario, bank, judge, plan, run};
+use dmus_tests::loopback::MemorySink;
+
+/// The first ones, which opening and starting meet, and some that playing meets.
+const OCCASIONS: [u64; 7] = [1, 2, 3, 7, 12, 20, 31];
+
+/// Each fault at some occasions in each scenario, where there is such an occasion.
+fn for_each(
+    faults: &[Fault],
+    mut check: impl FnMut(Scenario, Fault, u64, &Outcome) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for scenario in Scenario::ALL {
+        let usual = run(scenario, Plan::default())?;
+        ensure!(usual.outcome == Outcome::Recovered, "{scenario:?} without a fault: {:?}", usual.outcome);
+        for fault in faults {
+            let mut met = 0;
+            for occasion in OCCASIONS {
+                let ran = judge(scenario, *fault, occasion, &usual)?;
+                if ran.deviations.occasions()["faults"][fault.name()].as_u64() >= Some(occasion) {
+                    met += 1;
+                    check(scenario, *fault, occasion, &ran.outcome)?;
+                }
+            }
+            ensure!(met >= 3, "{scenario:?} has only {met} of these occasions of {}", fault.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_fault_of_the_card_hangs_the_driver_or_passes_without_a_word() -> anyhow::Result<()> {
+    for_each(Fault::ALL, |scenario, fault, occasion, outcome| {
+        let bad = matches!(outcome, Outcome::Hang | Outcome::Silent | Outcome::Leaked);
+        ensure!(!bad, "{scenario:?}, {} at {occasion}: {outcome:?}", fault.name());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_doubled_completion_or_one_of_another_slot_ends_in_an_error() -> anyhow::Result<()> {
+    for_each(&[Fault::CompletionDoubled, Fault::CompletionSlot], |scenario, fault, occasion, outcome| {
+        ensure!(matches!(outcome, Outcome::Error(_)), "{scenario:?}, {} at {occasion}: {outcome:?}", fault.name());
+        Ok(())
+    })
+}
+
+#[test]
+fn lost_late_and_doubled_interrupts_change_nothing() -> anyhow::Result<()> {
+    let faults = [Fault::InterruptLost, Fault::InterruptLate, Fault::InterruptDoubled];
+    for_each(&faults, |scenario, fault, occasion, outcome| {
+        ensure!(*outcome == Outcome::Recovered, "{scenario:?}, {} at {occasion}: {outcome:?}", fault.name());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_card_that_is_gone_was_reset_or_shows_a_wrong_time_is_told_as_that() -> anyhow::Result<()> {
+    for scenario in Scenario::ALL {
+        let usual = run(scenario, Plan::default())?;
+        let error = |fault, occasion| Ok::<_, anyhow::Error>(judge(scenario, fault, occasion, &usual)?.outcome);
+        for occasion in [1, 2, 3, 9, 20] {
+            assert_eq!(error(Fault::Removed, occasion)?, Outcome::Error(DriverError::CardGone), "{scenario:?}");
+        }
+        assert_eq!(error(Fault::Reset, 1)?, Outcome::Error(DriverError::CardReset), "{scenario:?}");
+        let jumped = error(Fault::ClockJumps, 2)?;
+        ensure!(matches!(jumped, Outcome::Error(DriverError::ClockBeyondGrant { .. })), "{scenario:?}: {jumped:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_recorded_run_with_a_fault_is_replayed_as_it_was() -> anyhow::Result<()> {
+    for scenario in Scenario::ALL {
+        for fault in Fault::ALL {
+            for occasion in [1, 3, 12] {
+                let ran = run(scenario, plan(*fault, occasion))?;
+                let audio = MemorySink::default();
+                let what = format!("{scenario:?}, {} at {occasion}", fault.name());
+                let replayed = ran
+                    .recording
+                    .replay(&bank(), Box::new(audio.clone()), None)
+                    .map_err(|error| error.context(what.clone()))?;
+                ensure!(audio.samples() == ran.heard.0, "{what}: other audio");
+                let counted = [replayed.stats.interrupts.get(), replayed.stats.resets.get()];
+                ensure!(counted == ran.counted, "{what}: {counted:?} interrupts and resets, not {:?}", ran.counted);
+            }
+        }
+    }
+    Ok(())
+}
