@@ -41,8 +41,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A fault that the card has on purpose. What its occasions are, which are counted from 1, is said of each: a *fetch*
-    /// is a section's worth of submissions of a stream, a *publication* a batch of completions of a stream.
+    /// A fault that the card has on purpose. What its occasions are, which are counted from 1, is said of each: a
+    /// *fetch* is a section's worth of submissions of a stream, a *publication* a batch of completions of a stream.
     Fault {
         /// An interrupt is not raised. Each that is to be raised.
         InterruptLost = "interrupt-lost",
@@ -295,7 +295,7 @@ impl Deviations {
                 continue;
             }
             if self.takes(Liberty::InterruptLater).is_some() && waited & vector == 0 {
-                self.deferred.fetch_or(vector, Ordering::Relaxed);
+                self.defer(vector);
                 continue;
             }
             now |= vector;
@@ -315,6 +315,11 @@ impl Deviations {
     /// Whether vectors are put off.
     pub(crate) fn has_deferred(&self) -> bool {
         self.deferred.load(Ordering::Relaxed) != 0
+    }
+
+    /// These vectors are raised at the next turn.
+    pub(crate) fn defer(&self, vectors: u32) {
+        self.deferred.fetch_or(vectors, Ordering::Relaxed);
     }
 
     /// The vectors that were put off until now.

@@ -33,8 +33,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// What a turn of the engine has to take notice of: it was woken, it is recorded or replayed, and it does otherwise than
-/// it usually would. One test says that it has nothing of that, which each turn asks.
+/// What a turn of the engine has to take notice of: it was woken, it is recorded or replayed, and it does otherwise
+/// than it usually would. One test says that it has nothing of that, which each turn asks.
 const WOKEN: u8 = 1 << 0;
 const LOGGED: u8 = 1 << 1;
 const DEVIATES: u8 = 1 << 2;

@@ -279,14 +279,16 @@ impl RenderStream {
             self.queues.note_tail(log);
         }
         self.queues.tell_time(section);
-        let (place, stats) = (self.queues.fetching(), section.shared().stats());
-        match section.shared().deviations() {
-            None => access(section, place, Fetch { stream: self, stats }).is_some(),
-            Some(deviations) => self.fetch_otherwise(section, deviations),
+        if let Some(deviations) = section.shared().deviations() {
+            return self.fetch_otherwise(section, deviations);
         }
+        let (place, stats) = (self.queues.fetching(), section.shared().stats());
+        access(section, place, Fetch { stream: self, stats }).is_some()
     }
 
     /// The same, of a card that takes liberties or has faults.
+    #[cold]
+    #[inline(never)]
     fn fetch_otherwise(&mut self, section: &mut Section<'_>, deviations: &Deviations) -> bool {
         let pending = self.queues.submissions.pending();
         let tail = self.queues.fetch_only(self.queues.fewer(deviations, pending));

@@ -171,9 +171,7 @@ pub fn judge(scenario: Scenario, fault: Fault, occasion: u64, usual: &Ran) -> an
 /// Runs a scenario. What is heard is not judged.
 pub fn run(scenario: Scenario, plan: Plan) -> anyhow::Result<Ran> {
     let (audio, recording) = (MemorySink::default(), Recording::default());
-    let input = || TimedMessage { time: RefTime::ZERO, bytes: &[] };
-    let song: Song =
-        (0..24).map(|n| TimedMessage { time: RefTime(n * 100_000), bytes: &[0x90, 60, 100], ..input() }).collect();
+    let song: Song = (0..24).map(|n| TimedMessage { time: RefTime(n * 100_000), bytes: &[0x90, 60, 100] }).collect();
     let inputs = if scenario == Scenario::Capture { vec![Input::Song(song)] } else { Vec::new() };
     let heard: (Box<dyn Sink>, _) = (Box::new(audio.clone()), inputs);
     let checker = Arc::new(Checker::new(&[], None));

@@ -1,5 +1,5 @@
-//! Drivers that rely on what the data sheet leaves open: each plays rightly on a card that takes no liberty, and wrongly
-//! on one that does.
+//! Drivers that rely on what the data sheet leaves open: each plays rightly on a card that takes no liberty, and
+//! wrongly on one that does.
 //!
 //! Fed by the test of every legal card with a plan; feeds it with the audio, or with what the driver stumbled over.
 

@@ -1,5 +1,5 @@
-//! A card that does what no card may do, by a plan: the driver recovers or says what is wrong. It never hangs, and never
-//! plays, captures or loses something else without a word.
+//! A card that does what no card may do, by a plan: the driver recovers or says what is wrong. It never hangs, and
+//! never plays, captures or loses something else without a word.
 //!
 //! `cargo run --release -p dmus-tests --bin card_faults 50` tries each fault at each of its first 50 occasions.
 

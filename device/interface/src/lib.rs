@@ -140,8 +140,8 @@
 //! - publish the completions of a render stream in any order, and late, up to the moment at which a grant is reached,
 //!   the vector of a completion that was asked for is raised, or STOP is answered. A capture stream and a wave sink
 //!   bring their slots home in the order in which they were posted;
-//! - overwrite a slot of a render stream that goes home, but for bReserved and cbStruct, if it can write there: a driver
-//!   keeps in mind itself what was in it, and fills it anew for the next event;
+//! - overwrite a slot of a render stream that goes home, but for bReserved and cbStruct, if it can write there: a
+//!   driver keeps in mind itself what was in it, and fills it anew for the next event;
 //! - raise a vector later than the words that it is about are there, once for several reasons, and without any. A
 //!   driver that was interrupted looks at the words, and one that waits looks at them again before it sleeps;
 //! - go to sleep ([`doorbell::WAKE_ARMED`]) whenever it finds nothing to do, and wake whenever it likes.

@@ -97,33 +97,38 @@ impl<'s> Section<'s> {
     pub(crate) fn unlocked<R>(&mut self, work: impl FnOnce() -> R) -> R {
         let vectors = self.take_vectors();
         let shared = self.shared;
-        let (vectors, twice) = match shared.deviations() {
-            Some(deviations) if vectors != 0 => deviations.raised(vectors),
-            _ => (vectors, 0),
-        };
+        let vectors = if vectors == 0 { 0 } else { self.raised_of(vectors) };
         let Some(log) = shared.replay_log() else {
             return MutexGuard::unlocked(&mut self.inner, || {
                 shared.interrupts.raise(vectors, &shared.stats, |_| ());
-                if twice != 0 {
-                    shared.interrupts.raise(twice, &shared.stats, |_| ());
-                }
                 work()
             });
         };
         let result = MutexGuard::unlocked(&mut self.inner, || {
-            for vectors in [vectors, twice] {
-                log.interrupts(vectors, &shared.stats, || {
-                    let mut connected = 0;
-                    shared.interrupts.raise(vectors, &shared.stats, |vector| connected |= 1 << vector);
-                    connected
-                });
-            }
+            log.interrupts(vectors, &shared.stats, || {
+                let mut connected = 0;
+                shared.interrupts.raise(vectors, &shared.stats, |vector| connected |= 1 << vector);
+                connected
+            });
             let result = work();
             log.repeat_accesses();
             result
         });
         self.take_accesses();
         result
+    }
+
+    /// Which of these vectors are raised now: all, unless the card does otherwise. What it raises twice is left to the
+    /// end of the section, too.
+    fn raised_of(&mut self, vectors: u32) -> u32 {
+        let Some(deviations) = self.shared.deviations() else {
+            return vectors;
+        };
+        let (now, twice) = deviations.raised(vectors);
+        if twice != 0 {
+            deviations.defer(twice);
+        }
+        now
     }
 
     /// Adds what the client does to the recording, if there is one.

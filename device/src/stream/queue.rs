@@ -16,7 +16,6 @@ use dmus_interface::regs::stream::State;
 use dmus_interface::ring::{CONSUMED, Completion, Reject, Status};
 use dmus_interface::rule::{Check, Code};
 use dmus_interface::time::RefTime;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Submissions that one section fetches at most: the transport thread may wait for that long.
@@ -125,7 +124,7 @@ pub(crate) struct Queues {
     pub(crate) stream: usize,
     /// The same, for whoever goes the way that no checker watches; no stream's if one does.
     pub(super) unwatched: usize,
-    /// The same, for whoever goes the way of a card that neither records nor replays, takes no liberty and has no fault.
+    /// The same, for whoever goes the way of a card that neither records nor replays, nor does otherwise than usually.
     pub(super) usual: usize,
     pub(crate) config: StreamConfig,
     pub(crate) submissions: SubmissionQueue,
@@ -303,29 +302,61 @@ impl Queues {
     /// The same, by a ring that is not shared whole, or of a card that records, replays or does otherwise than usually.
     #[cold]
     fn publish_elsewhere(&mut self, section: &mut Section<'_>, in_flight: &mut InFlight) -> bool {
-        let deviations = section.shared().deviations();
-        if std::mem::take(&mut self.may_keep)
-            && deviations.is_some_and(|deviations| deviations.takes(Liberty::PublishLater).is_some())
-        {
+        if let Some(deviations) = section.shared().deviations() {
+            return self.publish_otherwise(section, in_flight, deviations);
+        }
+        let mut written = None;
+        if !self.completions.lost {
+            let place = Place::publishing(self.stream, self.completions.published);
+            let Some(done) = access(section, place, Complete { queues: self, in_flight }) else {
+                return false;
+            };
+            written = done;
+        }
+        let count = self.completions.waiting();
+        self.completions.waiting.clear();
+        self.announce_elsewhere(section, count, written);
+        self.conclude(section, in_flight);
+        true
+    }
+
+    /// The same, of a card that takes liberties or has faults.
+    #[cold]
+    #[inline(never)]
+    fn publish_otherwise(
+        &mut self,
+        section: &mut Section<'_>,
+        in_flight: &mut InFlight,
+        deviations: &Deviations,
+    ) -> bool {
+        if std::mem::take(&mut self.may_keep) && deviations.takes(Liberty::PublishLater).is_some() {
             return true;
         }
         let (mut written, mut late) = (None, None);
         if !self.completions.lost {
             let place = Place::publishing(self.stream, self.completions.published);
-            let work = Complete { queues: self, in_flight, deviations, late: &mut late };
+            let work = CompleteOtherwise { queues: self, in_flight, deviations, late: &mut late };
             let Some(done) = access(section, place, work) else {
                 return false;
             };
             written = done;
         }
         // A completion that is told wrongly does not say what goes home.
-        if let Some(deviations) = deviations.filter(|deviations| written.is_some() && !deviations.has_faults()) {
+        if written.is_some() && !deviations.has_faults() {
             self.poison(deviations, section);
         }
         let count = self.completions.waiting();
         self.completions.waiting.clear();
         self.completions.waiting.extend(late);
         self.looked_at = self.completions.waiting.len();
+        self.announce_elsewhere(section, count, written);
+        self.conclude(section, in_flight);
+        true
+    }
+
+    /// So many completions are written into the ring, if they could be.
+    #[inline(always)]
+    fn announce_elsewhere(&mut self, section: &mut Section<'_>, count: u32, written: Option<()>) {
         match written {
             None => self.unwritable(),
             Some(()) => {
@@ -340,8 +371,6 @@ impl Queues {
                 }
             }
         }
-        self.conclude(section, in_flight);
-        true
     }
 
     /// Tells the checker's eyes what time it is.
@@ -502,9 +531,6 @@ impl Notice {
 struct Complete<'a> {
     queues: &'a mut Queues,
     in_flight: &'a InFlight,
-    deviations: Option<&'a Arc<Deviations>>,
-    /// What a card that has faults publishes later.
-    late: &'a mut Option<[u64; 2]>,
 }
 
 impl Work for Complete<'_> {
@@ -512,16 +538,37 @@ impl Work for Complete<'_> {
 
     #[inline(always)]
     fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
-        let looked_at = self.queues.looked_at.min(self.queues.completions.waiting.len());
-        self.queues.look_at_waiting(looked_at, memory, self.in_flight);
-        if let Some(deviations) = self.deviations {
-            *self.late = self.queues.change_waiting(deviations);
-        }
-        self.queues.completions.write(memory)
+        self.queues.complete(memory, self.in_flight)
     }
 }
 
 impl StreamWork for Complete<'_> {
+    fn queues(&mut self) -> &mut Queues {
+        self.queues
+    }
+}
+
+/// The same, of a card that takes liberties or has faults.
+struct CompleteOtherwise<'a> {
+    queues: &'a mut Queues,
+    in_flight: &'a InFlight,
+    deviations: &'a Deviations,
+    /// What is published later.
+    late: &'a mut Option<[u64; 2]>,
+}
+
+impl Work for CompleteOtherwise<'_> {
+    type Output = Option<()>;
+
+    fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
+        let looked_at = self.queues.looked_at.min(self.queues.completions.waiting.len());
+        self.queues.look_at_waiting(looked_at, memory, self.in_flight);
+        *self.late = self.queues.change_waiting(self.deviations);
+        self.queues.completions.write(memory)
+    }
+}
+
+impl StreamWork for CompleteOtherwise<'_> {
     fn queues(&mut self) -> &mut Queues {
         self.queues
     }

@@ -114,14 +114,14 @@ impl Queues {
         if log.is_some_and(|log| !log.looks(|| view.is_some())) {
             return None;
         }
-        observe((log, None), self.stream, self.config.width, || view, Look(look))
+        observe(log, self.stream, self.config.width, || view, Look(look))
     }
 
     /// Does so piece by piece, outside of the section.
     pub(crate) fn look_by_pieces(&self, section: &mut Section<'_>, look: impl FnOnce(&mut dyn StreamMemory)) {
         let (shared, epoch) = (section.shared(), section.epoch());
         let pieces = || Some(Pieces::new(shared, epoch, &self.config));
-        section.unlocked(|| observe((shared.replay_log(), None), self.stream, self.config.width, pieces, Look(look)));
+        section.unlocked(|| observe(shared.replay_log(), self.stream, self.config.width, pieces, Look(look)));
     }
 }
 
@@ -132,19 +132,44 @@ pub(super) fn access<W: StreamWork>(section: &mut Section<'_>, place: Place, mut
     match work.queues().reach(place, section) {
         Reach::Whole => {
             let Queues { stream, config, .. } = *work.queues();
-            let shared = section.shared();
-            let deviations = shared.deviations().map(|deviations| &**deviations);
-            let with = (shared.replay_log(), deviations);
-            let done = observe(with, stream, config.width, || section.view(stream), work);
-            if deviations.is_none() {
-                return done;
+            match section.shared().deviations() {
+                None => observe(section.shared().replay_log(), stream, config.width, || section.view(stream), work),
+                Some(deviations) => access_with_faults(section, (stream, config.width), work, deviations),
             }
-            let epoch = section.epoch();
-            section.reset_if_due();
-            done.filter(|_| section.is_of(epoch))
         }
         Reach::Pieces => by_pieces(section, work),
         Reach::Away => None,
+    }
+}
+
+/// Does it in a section, on a card that may have faults; `None` if the card has reset itself meanwhile.
+#[cold]
+#[inline(never)]
+fn access_with_faults<W: StreamWork>(
+    section: &mut Section<'_>,
+    (stream, width): (usize, PointerWidth),
+    work: W,
+    deviations: &Deviations,
+) -> Option<W::Output> {
+    let epoch = section.epoch();
+    let work = WithFaults { work, deviations };
+    let done = observe(section.shared().replay_log(), stream, width, || section.view(stream), work);
+    section.reset_if_due();
+    done.filter(|_| section.is_of(epoch))
+}
+
+/// What is done with the memory of a stream by a card that may have faults. They come on top of what is recorded, so
+/// that a recording has what they fell upon.
+struct WithFaults<'a, W> {
+    work: W,
+    deviations: &'a Deviations,
+}
+
+impl<W: Work> Work for WithFaults<'_, W> {
+    type Output = W::Output;
+
+    fn run(self, memory: &mut impl StreamMemory) -> W::Output {
+        self.work.run(&mut FaultyMemory::new(memory, self.deviations))
     }
 }
 
@@ -162,37 +187,29 @@ pub(crate) fn by_pieces<W: StreamWork>(section: &mut Section<'_>, mut work: W) -
         }
         Some(pieces)
     };
-    let with = (shared.replay_log(), shared.deviations().map(|deviations| &**deviations));
-    let done = section.unlocked(|| observe(with, stream, config.width, pieces, work));
+    let log = shared.replay_log();
+    let done = section.unlocked(|| match shared.deviations() {
+        None => observe(log, stream, config.width, pieces, work),
+        Some(deviations) => observe(log, stream, config.width, pieces, WithFaults { work, deviations }),
+    });
     section.reset_if_due();
     done.filter(|_| section.is_of(epoch))
 }
 
-/// Does it with the memory that is there, each access to which a recording notes, or with what a replay has of it;
-/// faults come on top, so that a recording has what they fell upon.
+/// Does it with the memory that is there, each access to which a recording notes, or with what a replay has of it.
 #[inline(always)]
 fn observe<M: StreamMemory, W: Work>(
-    (log, deviations): (Option<&ReplayLog>, Option<&Deviations>),
+    log: Option<&ReplayLog>,
     stream: usize,
     width: PointerWidth,
     memory: impl FnOnce() -> Option<M>,
     work: W,
 ) -> Option<W::Output> {
     let Some(log) = log else {
-        return memory().map(|mut memory| run(work, &mut memory, deviations));
+        return memory().map(|mut memory| work.run(&mut memory));
     };
     match log.recording() {
-        Some(mut recording) => {
-            memory().map(|memory| run(work, &mut Recorded::new(memory, recording.memory()), deviations))
-        }
-        None => log.player().map(|mut player| run(work, &mut Replayed::new(&mut player, stream, width), deviations)),
-    }
-}
-
-#[inline(always)]
-fn run<W: Work>(work: W, memory: &mut impl StreamMemory, deviations: Option<&Deviations>) -> W::Output {
-    match deviations {
-        None => work.run(memory),
-        Some(deviations) => work.run(&mut FaultyMemory::new(memory, deviations)),
+        Some(mut recording) => memory().map(|memory| work.run(&mut Recorded::new(memory, recording.memory()))),
+        None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
     }
 }

@@ -1,7 +1,7 @@
 //! What a scenario says of the audio besides its hash: where it is silent, and whether it sounds like a reference.
 //!
-//! Fed by [`super::judge`] with the card's WAV file; feeds it with sentences of what does not hold. Both are compared in
-//! windows: their level, their strongest pitch, and the level of each third-octave band.
+//! Fed by [`super::judge`] with the card's WAV file; feeds it with sentences of what does not hold. Both are compared
+//! in windows: their level, their strongest pitch, and the level of each third-octave band.
 
 use super::scenario::{Audio, Span};
 use anyhow::{Context, ensure};

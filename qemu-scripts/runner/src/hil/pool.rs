@@ -156,10 +156,11 @@ impl Pool<'_> {
 /// What the second run of a case that failed says of the first.
 fn compare(case: &Case, first: &Single, again: &Single, done: &mut Finished) {
     let limit = |single: &Single| matches!(single.run, Some(Run { ended: Ended::Limit(_), .. }));
+    let told = |single: &Single| (single.reasons.clone(), single.sha256.clone());
     let same = again.outcome == Outcome::Failed
         && limit(first) == limit(again)
         // What a run came to in real time is never the same to the letter; one that a limit ended stopped somewhere.
-        && (case.clock == Clock::Realtime || limit(first) || (&first.reasons, &first.sha256) == (&again.reasons, &again.sha256));
+        && (case.clock == Clock::Realtime || limit(first) || told(first) == told(again));
     match again.outcome {
         Outcome::Error => {
             done.reasons.push(format!("whether it fails each time is not known: {}", again.reasons.join("; ")));

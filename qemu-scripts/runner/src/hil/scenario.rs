@@ -225,8 +225,8 @@ pub(crate) struct Within {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Audio {
-    /// The SHA-256 of the WAV file, in virtual time; --bless writes it. As a table, by what is in brackets of the cases'
-    /// names ("width=4"); cases that it does not name have none.
+    /// The SHA-256 of the WAV file, in virtual time; --bless writes it. As a table, by what the names of cases have of
+    /// lists ("width=4"); cases that it does not name have none.
     pub(crate) sha256: Option<Hash>,
     /// A WAV file that it sounds like, from the first sound of each on: in each window within the distances below.
     pub(crate) reference: Option<PathBuf>,
@@ -268,8 +268,8 @@ pub(crate) struct Span {
 pub(crate) struct Limits {
     /// Seconds of the card's time [default: 600].
     pub(crate) card: f64,
-    /// Seconds in which neither the serial line nor the card's time moves, although the host gave both processes time on
-    /// its CPU [default: 30].
+    /// Seconds in which neither the serial line nor the card's time moves, although the host gave both processes time
+    /// on its CPU [default: 30].
     pub(crate) still: f64,
 }
 

@@ -1,7 +1,8 @@
 //! Shards: which part of the cases one machine of several runs.
 //!
 //! Fed by the command line or by the environment of whatever distributes the work; feeds the command, which leaves the
-//! other cases to others. A case is in the shard that a hash of its name says, so that none moves when another is added.
+//! other cases to others. A case is in the shard that a hash of its name says, so that none moves when another is
+//! added.
 
 use crate::exit::{Exit, Failure};
 use sha2::{Digest, Sha256};
