@@ -83,7 +83,8 @@ kinds! {
         FetchLater = "fetch-later",
         /// Fewer submissions are fetched at once than there are. Each fetch of more than one.
         FetchFewer = "fetch-fewer",
-        /// Completions of a render stream are in another order. Each publication of more than one.
+        /// Completions of a render stream are in another order. Each publication of more than one, if none is of a
+        /// fragment or a refusal.
         CompletionOrder = "completion-order",
         /// What is completed as it is fetched is published later than it could be. Each publication.
         PublishLater = "publish-later",

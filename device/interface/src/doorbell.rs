@@ -18,7 +18,8 @@
 /// that does, or is negative, is ignored and reported ([`crate::regs::Fault::GrantBackward`]).
 pub const GRANT: usize = 0x000;
 /// u32: 0 while the card watches the page; else the number of its present sleep, which a write to
-/// [`crate::regs::WAKE`] ends. Ring once for a number, and not without one.
+/// [`crate::regs::WAKE`] ends. Ring once for a number, and not without one. A card may sleep
+/// as soon as it has nothing to do.
 pub const WAKE_ARMED: usize = 0x040;
 /// i64, 100 ns: the master clock as the card last published it.
 pub const MASTER_TIME: usize = 0x080;
@@ -42,7 +43,8 @@ pub const UNLOADS: usize = 0x0D0;
 /// ([`crate::regs::Fault::TailBackward`]). One that is stored while the stream is closed is reported when the card goes
 /// to sleep, or when the stream is created, which zeroes it ([`crate::regs::Fault::ClosedStream`]).
 pub const SUBMISSION_TAIL: usize = 0x00;
-/// u32: the completion number whose publication raises the vector.
+/// u32: the completion number whose publication raises the vector, which may come later than the completion, and for
+/// other reasons.
 pub const COMPLETION_EVENT: usize = 0x04;
 /// u32: completions so far, wrapping. Loaded with acquire before the entries.
 pub const COMPLETION_HEAD: usize = 0x40;

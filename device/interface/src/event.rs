@@ -1,7 +1,8 @@
 //! DMUS_KERNEL_EVENT, the event of the DirectMusic DDI and the card's DMA descriptor, in both pointer widths.
 //!
-//! Written by a driver into a slot of the pool; copied once by the card and decoded with [`Event::decode`]. Field
-//! meanings follow the `DMUS_KERNEL_EVENT` page of Microsoft's driver documentation; pointers are IOVAs.
+//! Written by a driver into a slot of the pool; copied once by the card and decoded with [`Event::decode`]. Once the
+//! slot has come home, all of the event but bReserved and cbStruct may be something else. Field meanings follow the
+//! `DMUS_KERNEL_EVENT` page of Microsoft's driver documentation; pointers are IOVAs.
 
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

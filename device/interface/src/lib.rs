@@ -30,7 +30,8 @@
 //!    none.
 //! 6. **Reclaim.** Read [`doorbell::COMPLETION_HEAD`] with acquire; every entry up to it names the head slot of a
 //!    submission that is the driver's again. To be interrupted when entry number *e* is published, store *e* to
-//!    [`doorbell::COMPLETION_EVENT`], fence, and look at the head once more before sleeping.
+//!    [`doorbell::COMPLETION_EVENT`], fence, and look at the head once more before sleeping. The interrupt may also
+//!    come for another reason, or for none: look at the head after it, too.
 //!
 //! # Time
 //!
@@ -122,6 +123,29 @@
 //! clock: periods tell the time of a frame, and [`sample_clock::SampleClock`] makes of that `SampleToRefTime` and
 //! `RefTimeToSample`. [`doorbell::LATENCY_TIME`] is the latency clock.
 //!
+//! # What a card may do
+//!
+//! A driver may rely on what this data sheet promises, and on nothing that a card merely happens to do. In particular:
+//!
+//! - *Fetching.* A tail that is stored is not fetched yet, and what it publishes need not be fetched at one time: ring
+//!   entry, slot and buffer are the card's until the submission's completion. What a grant covers is fetched before
+//!   anything is rendered.
+//! - *Order.* A render stream's completions come in any order, of one instant as of several, but for fragments and
+//!   refusals, which none overtakes. What has completed is said by the slot number alone. Capture and wave sink streams
+//!   complete in the order in which slots were posted.
+//! - *Publication.* Completions may be kept for a later publication, so that a batch comes home in parts, or several
+//!   at once. All that was due is published before the clocks say so, before a grant counts as reached, and before a
+//!   transition is answered; in realtime, within moments.
+//! - *Interrupts.* A vector is a hint. It may come later than what it tells of, once for several things, and with
+//!   nothing to tell: look at the head, the answer or the clock, and wait again if what was awaited is not there.
+//! - *Returned slots.* In a render stream whose pool the card may write to, a slot that comes home may hold anything,
+//!   but bReserved and cbStruct are as they were: fill all of it for the next submission, and keep in memory of your
+//!   own what is to be known of it. A slot that is filled by capture holds what "Capture" says.
+//! - *Sleep.* A card may go to sleep whenever it has nothing to do, and wake for no reason: look at
+//!   [`doorbell::WAKE_ARMED`] after each store of a tail or grant.
+//!
+//! `dmus-card serve --liberties` takes such liberties as a seed says, so that a driver can be tried with them.
+//!
 //! # Properties and downloads
 //!
 //! What DirectMusic has as properties, and DLS downloads, are commands of a mailbox ([`command`], [`property`],
@@ -129,25 +153,6 @@
 //! the opcode to [`regs::COMMAND`], and is answered on the doorbell page ([`doorbell::COMMANDS`]) and with the control
 //! vector. The card reads the request once, judges its copy, and writes the result before it answers. The memory of
 //! both is the card's until then; a reset voids a command that is under way, without an answer.
-//!
-//! # What a card may do
-//!
-//! A driver may rely on what is said here, and on nothing else that it sees one card do. A card may
-//!
-//! - look at the doorbell page at any time, and late: that a tail was stored says nothing of whether its slots were
-//!   fetched. Only the completion does;
-//! - fetch as many submissions at once as it likes, one or all, and so complete a batch in parts;
-//! - publish the completions of a render stream in any order, and late, up to the moment at which a grant is reached,
-//!   the vector of a completion that was asked for is raised, or STOP is answered. A capture stream and a wave sink
-//!   bring their slots home in the order in which they were posted;
-//! - overwrite a slot of a render stream that goes home, but for bReserved and cbStruct, if it can write there: a
-//!   driver keeps in mind itself what was in it, and fills it anew for the next event;
-//! - raise a vector later than the words that it is about are there, once for several reasons, and without any. A
-//!   driver that was interrupted looks at the words, and one that waits looks at them again before it sleeps;
-//! - go to sleep ([`doorbell::WAKE_ARMED`]) whenever it finds nothing to do, and wake whenever it likes.
-//!
-//! None of that changes what is heard or captured, nor its time. `dmus-card serve --liberties` is a card that does all
-//! of it, as a seed says.
 //!
 //! # What the card refuses
 //!

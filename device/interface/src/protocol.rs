@@ -64,7 +64,8 @@ pub mod driver {
     }
 
     /// Asks for the vector when `wanted` completions (1 or more) beyond the `consumed` ones are published; true if they
-    /// are there already, and perhaps no vector will come. Pairs with [`card::publish_head`].
+    /// are there already, and perhaps no vector will come. One that comes does not mean that they are there.
+    /// Pairs with [`card::publish_head`].
     #[inline]
     pub fn await_completions(page: &impl Page, stream: usize, consumed: u32, wanted: u32) -> bool {
         let event = consumed.wrapping_add(wanted).wrapping_sub(1);

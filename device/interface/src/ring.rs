@@ -1,8 +1,8 @@
 //! The rings in guest memory, and the arithmetic of their free-running indices.
 //!
 //! The submission ring holds u32 slot numbers, written by the driver; the completion ring holds [`Completion`]s,
-//! written by the card. An index counts up without bound (wrapping at 2^32); the entry is at index modulo the ring's
-//! size.
+//! written by the card, for a render stream not in the order of submission. An index counts up without bound (wrapping
+//! at 2^32); the entry is at index modulo the ring's size.
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
@@ -17,7 +17,7 @@ pub struct Slot(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Completion {
-    /// The slot that was submitted (the head of its chain).
+    /// The slot that was submitted (the head of its chain): only this says which submission it was.
     pub slot: U32,
     /// [`Status`].
     pub status: U16,
@@ -164,8 +164,8 @@ impl Reject {
     }
 }
 
-/// Whether moving an index from `old` to `new` publishes entry number `event`: the vector is raised then, and only
-/// then.
+/// Whether moving an index from `old` to `new` publishes entry number `event`: the vector is raised for that then. It
+/// has other causes, too, and may be raised without one.
 ///
 /// Correct across the wrap at 2^32 as long as fewer than 2^31 entries are published at once.
 pub const fn passes(event: u32, old: u32, new: u32) -> bool {

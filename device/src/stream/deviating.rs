@@ -38,8 +38,13 @@ impl Queues {
     pub(super) fn change_waiting(&mut self, deviations: &Deviations) -> Option<[u64; 2]> {
         let (kind, slots) = (self.config.kind, self.config.slots);
         let waiting = self.completions.waiting_mut();
+        // Nothing overtakes a fragment or a refusal.
+        let keeps_its_place = |words: &[u64; 2]| {
+            [Status::Copied, Status::Rejected].iter().any(|status| words[0] >> STATUS & 0xFFFF == *status as u64)
+        };
         if kind == Type::Render
             && waiting.len() > 1
+            && !waiting.iter().any(keeps_its_place)
             && let Some(drawn) = deviations.takes(Liberty::CompletionOrder)
         {
             let by = 1 + drawn as usize % (waiting.len() - 1);
