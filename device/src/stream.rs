@@ -228,10 +228,7 @@ impl RenderStream {
     fn fetch_and_publish<const WIDE: bool>(&mut self, section: &mut Section<'_>) -> bool {
         let Some(mut view) = section.view(self.queues.unwatched) else {
             let fetched = self.fetch_watched(section);
-            self.queues.may_keep = true;
-            let published = fetched && self.publish(section);
-            self.queues.may_keep = false;
-            return published && self.queues.submissions.pending() == 0;
+            return fetched && self.publish(section) && self.queues.submissions.pending() == 0;
         };
         let stats = section.shared().stats();
         self.fetch_events::<WIDE>(&mut view, stats);
@@ -295,6 +292,8 @@ impl RenderStream {
         let (place, stats) = (self.queues.fetching(), section.shared().stats());
         let fetched = access(section, place, Fetch { stream: self, stats }).is_some();
         self.queues.fetch_up_to(tail);
+        // It is published right after this.
+        self.queues.may_keep = fetched && self.queues.completions.waiting() > 0;
         fetched
     }
 

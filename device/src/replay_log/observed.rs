@@ -89,6 +89,7 @@ impl ReplayLog {
     }
 
     /// Publishes completions from `old` up to `new`; whether the driver asked for one of them, which it mostly did not.
+    #[inline(always)]
     pub(crate) fn asked<P: Page>(
         &self,
         page: &P,

@@ -120,6 +120,7 @@ impl<'s> Section<'s> {
 
     /// Which of these vectors are raised now: all, unless the card does otherwise. What it raises twice is left to the
     /// end of the section, too.
+    #[inline(always)]
     fn raised_of(&mut self, vectors: u32) -> u32 {
         let Some(deviations) = self.shared.deviations() else {
             return vectors;

@@ -206,10 +206,10 @@ fn observe<M: StreamMemory, W: Work>(
     work: W,
 ) -> Option<W::Output> {
     let Some(log) = log else {
-        return memory().map(|mut memory| work.run(&mut memory));
+        return Some(work.run(&mut memory()?));
     };
     match log.recording() {
-        Some(mut recording) => memory().map(|memory| work.run(&mut Recorded::new(memory, recording.memory()))),
+        Some(mut recording) => Some(work.run(&mut Recorded::new(memory()?, recording.memory()))),
         None => log.player().map(|mut player| work.run(&mut Replayed::new(&mut player, stream, width))),
     }
 }
