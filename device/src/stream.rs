@@ -11,7 +11,6 @@
 //! From its fetch until its completion is published a slot belongs to the card.
 
 mod chain;
-mod deviating;
 pub(crate) mod in_flight;
 pub(crate) mod queue;
 pub(crate) mod reach;

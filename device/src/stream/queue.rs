@@ -3,10 +3,11 @@
 //! Fed by the engine with the tails that it polls, and by the stream with completions; feeds the stream with slot
 //! numbers, and the driver with completions, faults and interrupts. Nothing else moves an index of a ring.
 
+mod deviating;
+
 use super::in_flight::InFlight;
 use super::reach::{StreamWork, Work, access};
 use crate::check::{Details, Observer};
-use crate::deviation::{Deviations, Liberty};
 use crate::dma::StreamMemory;
 use crate::replay_log::{Place, ReplayLog};
 use crate::shared::{Section, StreamConfig};
@@ -66,11 +67,6 @@ pub(crate) struct CompletionQueue {
 }
 
 impl CompletionQueue {
-    /// What waits to be published.
-    pub(super) fn waiting_mut(&mut self) -> &mut Vec<[u64; 2]> {
-        &mut self.waiting
-    }
-
     /// How many wait to be published.
     #[inline(always)]
     pub(crate) fn waiting(&self) -> u32 {
@@ -206,18 +202,6 @@ impl Queues {
         goes_on
     }
 
-    /// Fetches no further than so many submissions for now; gives the tail.
-    pub(super) fn fetch_only(&mut self, count: u32) -> u32 {
-        std::mem::replace(&mut self.submissions.tail, self.submissions.fetched.wrapping_add(count))
-    }
-
-    /// Goes on to this tail, unless the stream stands still.
-    pub(super) fn fetch_up_to(&mut self, tail: u32) {
-        if !self.is_halted() {
-            self.submissions.tail = tail;
-        }
-    }
-
     /// A recording is told what the last poll has found.
     pub(crate) fn note_tail(&self, log: &ReplayLog) {
         if !self.is_halted() {
@@ -315,40 +299,6 @@ impl Queues {
         }
         let count = self.completions.waiting();
         self.completions.waiting.clear();
-        self.announce_elsewhere(section, count, written);
-        self.conclude(section, in_flight);
-        true
-    }
-
-    /// The same, of a card that takes liberties or has faults.
-    #[cold]
-    #[inline(never)]
-    fn publish_otherwise(
-        &mut self,
-        section: &mut Section<'_>,
-        in_flight: &mut InFlight,
-        deviations: &Deviations,
-    ) -> bool {
-        if std::mem::take(&mut self.may_keep) && deviations.takes(Liberty::PublishLater).is_some() {
-            return true;
-        }
-        let (mut written, mut late) = (None, None);
-        if !self.completions.lost {
-            let place = Place::publishing(self.stream, self.completions.published);
-            let work = CompleteOtherwise { queues: self, in_flight, deviations, late: &mut late };
-            let Some(done) = access(section, place, work) else {
-                return false;
-            };
-            written = done;
-        }
-        // A completion that is told wrongly does not say what goes home.
-        if written.is_some() && !deviations.has_faults() {
-            self.poison(deviations, section);
-        }
-        let count = self.completions.waiting();
-        self.completions.waiting.clear();
-        self.completions.waiting.extend(late);
-        self.looked_at = self.completions.waiting.len();
         self.announce_elsewhere(section, count, written);
         self.conclude(section, in_flight);
         true
@@ -543,32 +493,6 @@ impl Work for Complete<'_> {
 }
 
 impl StreamWork for Complete<'_> {
-    fn queues(&mut self) -> &mut Queues {
-        self.queues
-    }
-}
-
-/// The same, of a card that takes liberties or has faults.
-struct CompleteOtherwise<'a> {
-    queues: &'a mut Queues,
-    in_flight: &'a InFlight,
-    deviations: &'a Deviations,
-    /// What is published later.
-    late: &'a mut Option<[u64; 2]>,
-}
-
-impl Work for CompleteOtherwise<'_> {
-    type Output = Option<()>;
-
-    fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
-        let looked_at = self.queues.looked_at.min(self.queues.completions.waiting.len());
-        self.queues.look_at_waiting(looked_at, memory, self.in_flight);
-        *self.late = self.queues.change_waiting(self.deviations);
-        self.queues.completions.write(memory)
-    }
-}
-
-impl StreamWork for CompleteOtherwise<'_> {
     fn queues(&mut self) -> &mut Queues {
         self.queues
     }

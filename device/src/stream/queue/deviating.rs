@@ -3,9 +3,13 @@
 //! Fed by the plan, at each fetch and each publication; feeds the driver with what it may not rely on, or should never
 //! see.
 
-use super::queue::Queues;
+use super::Queues;
 use crate::deviation::{Deviations, Fault, Liberty};
+use crate::dma::StreamMemory;
+use crate::replay_log::Place;
 use crate::shared::Section;
+use crate::stream::in_flight::InFlight;
+use crate::stream::reach::{StreamWork, Work, access};
 use dmus_interface::event::MAX_EVENT_SIZE;
 use dmus_interface::regs::stream::Type;
 use dmus_interface::ring::Status;
@@ -23,8 +27,54 @@ fn another(slot: u64, slots: u32) -> u64 {
 }
 
 impl Queues {
+    /// Publishes what is completed, or keeps it for the next turn.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publish_otherwise(
+        &mut self,
+        section: &mut Section<'_>,
+        in_flight: &mut InFlight,
+        deviations: &Deviations,
+    ) -> bool {
+        if std::mem::take(&mut self.may_keep) && deviations.takes(Liberty::PublishLater).is_some() {
+            return true;
+        }
+        let (mut written, mut late) = (None, None);
+        if !self.completions.lost {
+            let place = Place::publishing(self.stream, self.completions.published);
+            let work = CompleteOtherwise { queues: self, in_flight, deviations, late: &mut late };
+            let Some(done) = access(section, place, work) else {
+                return false;
+            };
+            written = done;
+        }
+        // A completion that is told wrongly does not say what goes home.
+        if written.is_some() && !deviations.has_faults() {
+            self.poison(deviations, section);
+        }
+        let count = self.completions.waiting();
+        self.completions.waiting.clear();
+        self.completions.waiting.extend(late);
+        self.looked_at = self.completions.waiting.len();
+        self.announce_elsewhere(section, count, written);
+        self.conclude(section, in_flight);
+        true
+    }
+
+    /// Fetches no further than so many submissions for now; gives the tail.
+    pub(in crate::stream) fn fetch_only(&mut self, count: u32) -> u32 {
+        std::mem::replace(&mut self.submissions.tail, self.submissions.fetched.wrapping_add(count))
+    }
+
+    /// Goes on to this tail, unless the stream stands still.
+    pub(in crate::stream) fn fetch_up_to(&mut self, tail: u32) {
+        if !self.is_halted() {
+            self.submissions.tail = tail;
+        }
+    }
+
     /// How many submissions are fetched at once, of so many.
-    pub(super) fn fewer(&self, deviations: &Deviations, pending: u32) -> u32 {
+    pub(in crate::stream) fn fewer(&self, deviations: &Deviations, pending: u32) -> u32 {
         if pending < 2 {
             return pending;
         }
@@ -35,9 +85,9 @@ impl Queues {
     }
 
     /// Changes what is about to be published; gives what is to come after it, by itself.
-    pub(super) fn change_waiting(&mut self, deviations: &Deviations) -> Option<[u64; 2]> {
+    fn change_waiting(&mut self, deviations: &Deviations) -> Option<[u64; 2]> {
         let (kind, slots) = (self.config.kind, self.config.slots);
-        let waiting = self.completions.waiting_mut();
+        let waiting = &mut self.completions.waiting;
         // Nothing overtakes a fragment or a refusal.
         let keeps_its_place = |words: &[u64; 2]| {
             [Status::Copied, Status::Rejected].iter().any(|status| words[0] >> STATUS & 0xFFFF == *status as u64)
@@ -76,12 +126,12 @@ impl Queues {
     }
 
     /// Overwrites slots that go home, where the card may write to them: all but bReserved and cbStruct.
-    pub(super) fn poison(&mut self, deviations: &Deviations, section: &Section<'_>) {
+    fn poison(&mut self, deviations: &Deviations, section: &Section<'_>) {
         let config = self.config;
         if config.kind != Type::Render {
             return;
         }
-        for words in self.completions.waiting_mut().iter() {
+        for words in &self.completions.waiting {
             if let Some(drawn) = deviations.takes(Liberty::SlotPoisoned) {
                 let from = config.slot_iova((words[0] & SLOT) as u32) + KEPT as u64;
                 let poison = [0x80 | drawn as u8; MAX_EVENT_SIZE];
@@ -90,5 +140,31 @@ impl Queues {
                 let _ = section.memory().map(|memory| memory.write(from, bytes));
             }
         }
+    }
+}
+
+/// Writes what waits into the completion ring, or something else.
+struct CompleteOtherwise<'a> {
+    queues: &'a mut Queues,
+    in_flight: &'a InFlight,
+    deviations: &'a Deviations,
+    /// What is published later.
+    late: &'a mut Option<[u64; 2]>,
+}
+
+impl Work for CompleteOtherwise<'_> {
+    type Output = Option<()>;
+
+    fn run(self, memory: &mut impl StreamMemory) -> Option<()> {
+        let looked_at = self.queues.looked_at.min(self.queues.completions.waiting.len());
+        self.queues.look_at_waiting(looked_at, memory, self.in_flight);
+        *self.late = self.queues.change_waiting(self.deviations);
+        self.queues.completions.write(memory)
+    }
+}
+
+impl StreamWork for CompleteOtherwise<'_> {
+    fn queues(&mut self) -> &mut Queues {
+        self.queues
     }
 }
