@@ -71,6 +71,9 @@ pub enum DriverError {
         /// The one after the bytes before.
         expected: u64,
     },
+    /// The card lied: it gave slots back as discarded, which only STOP and a reset may do, while the stream ran.
+    #[error("the card discarded slots that were posted, {0} of them, while the stream ran")]
+    DiscardedInRun(u64),
     /// Another major version of the interface.
     #[error("the card speaks interface version {0:#010x}, this driver \
         {v:#010x}", v = dmus_interface::regs::VERSION_VALUE)]

@@ -130,6 +130,9 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
         Ok::<_, E>(())
     };
     let mut put = feed(stream, messages, None);
+    // What an earlier STOP has discarded is none of this run; bounded, for nothing is posted in STOP.
+    while wave.receive()?.is_some() {}
+    let discarded = wave.discarded();
     // The wave sink first, so that it misses nothing.
     wave.set_state(State::Run)?;
     stream.set_state(State::Run)?;
@@ -141,6 +144,7 @@ pub fn play_through<'m, P: Platform, E: From<DriverError>, R: Progress>(
     // A period is there more often than half of the pool is completed; that the grant is reached comes on this vector,
     // too.
     run(stream.card(), stream.time_base(), end, turn, |_| wave.wait(TURN_LIMIT), progress)?;
+    check_discarded(wave.discarded(), discarded)?;
     for state in [State::Pause, State::Stop] {
         wave.set_state(state)?;
         take_periods()?;
@@ -165,6 +169,9 @@ pub fn record<P: Platform, R: Progress>(
     let mut recorded = Recorded::default();
     let mut sink = CaptureSink::default();
     let (mut position, mut events) = (0, 0u32);
+    // What an earlier STOP has discarded is none of this run; bounded, for nothing is posted in STOP.
+    while stream.receive()?.is_some() {}
+    let discarded = stream.discarded();
     stream.set_state(State::Run)?;
     let turn = |_| {
         // What was due when the time was read is in the slots that were posted by then.
@@ -190,6 +197,7 @@ pub fn record<P: Platform, R: Progress>(
         progress(now)
     };
     run(card, stream.time_base(), until, turn, |_| stream.wait(TURN_LIMIT), progress)?;
+    check_discarded(stream.discarded(), discarded)?;
     stream.set_state(State::Stop)?;
     // What came after the end is dropped; bounded, for nothing is posted in STOP. What was due before the end was there
     // by then.
@@ -210,6 +218,14 @@ fn check_order(position: u64, expected: u64, loses_none: bool) -> Result<(), Dri
         return Err(DriverError::OutOfOrder { position, expected });
     }
     Ok(())
+}
+
+/// Nothing that was posted comes back as discarded while a stream runs.
+fn check_discarded(now: u64, before: u64) -> Result<(), DriverError> {
+    match now.wrapping_sub(before) {
+        0 => Ok(()),
+        slots => Err(DriverError::DiscardedInRun(slots)),
+    }
 }
 
 /// What a turn has left.

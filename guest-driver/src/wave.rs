@@ -91,6 +91,11 @@ impl<'c, P: Platform> WaveStream<'c, P> {
         self.core.allocator.settle()
     }
 
+    /// Slots that came back as discarded, of those received.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.core.allocator.counts().discarded
+    }
+
     /// Slots in the pool: the most periods that are there at one time.
     pub fn slots(&self) -> usize {
         self.core.allocator.slots()

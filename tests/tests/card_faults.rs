@@ -52,6 +52,17 @@ fn a_doubled_completion_or_one_of_another_slot_ends_in_an_error() -> anyhow::Res
     })
 }
 
+/// The last one, too, after which no position tells that one is missing.
+#[test]
+fn what_is_captured_and_told_as_discarded_ends_in_an_error() -> anyhow::Result<()> {
+    let usual = run(Scenario::Capture, Plan::default())?;
+    for occasion in 1..=24 {
+        let outcome = judge(Scenario::Capture, Fault::CompletionStatus, occasion, &usual)?.outcome;
+        ensure!(matches!(outcome, Outcome::Error(_)), "at {occasion}: {outcome:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn lost_late_and_doubled_interrupts_change_nothing() -> anyhow::Result<()> {
     let faults = [Fault::InterruptLost, Fault::InterruptLate, Fault::InterruptDoubled];
