@@ -55,12 +55,9 @@ fn ticks(file: &[u8]) -> anyhow::Result<(Vec<Ticked>, u64)> {
 /// DDI: the same with 4-byte pointers, in a booted guest.
 #[test]
 fn a_song_recorded_is_the_song_event_for_event_and_tick_for_tick() -> anyhow::Result<()> {
-    for (file, width, image) in [
-        (dmus_card::demo::song(), "8", "elf"),
-        (songs::tempos(400), "4", "elf"),
-        (songs::busy(20_000), "4", "elf"),
-        (songs::busy(3000), "8", "linux"),
-    ] {
+    for (file, width, image) in
+        [(dmus_card::demo::song(), "8", "elf"), (songs::tempos(400), "4", "elf"), (songs::busy(20_000), "4", "linux")]
+    {
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("in.mid"), &file)?;
         let summary = record(dir.path(), &["--width", width, "--image", image, "-o", "out.mid"])?;
@@ -69,17 +66,5 @@ fn a_song_recorded_is_the_song_event_for_event_and_tick_for_tick() -> anyhow::Re
         assert_eq!(summary["pointer_width"].to_string(), width);
         assert_eq!(ticks(&std::fs::read(dir.path().join("out.mid"))?)?, ticks(&file)?);
     }
-    Ok(())
-}
-
-#[test]
-fn in_realtime_nothing_is_lost_or_moved() -> anyhow::Result<()> {
-    let dir = tempfile::tempdir()?;
-    let file = songs::busy(400);
-    std::fs::write(dir.path().join("in.mid"), &file)?;
-    let summary = record(dir.path(), &["--realtime", "--image", "iso"])?;
-    assert_eq!((&summary["clock"], &summary["image"]), (&"realtime".into(), &"iso".into()));
-    assert_eq!((&summary["bytes_lost"], &summary["overruns"]), (&0.into(), &0.into()));
-    assert_eq!(ticks(&std::fs::read(dir.path().join("out.mid"))?)?, ticks(&file)?);
     Ok(())
 }

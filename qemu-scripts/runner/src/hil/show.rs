@@ -1,9 +1,9 @@
-//! What a run of cases shows: bars on a terminal, elsewhere a line for each case that ended.
+//! What a run of cases shows: bars on a terminal, elsewhere a line for each case that ended, or at each tenth of many.
 //!
 //! Fed by the pool, campaigns and explorations; feeds standard error, and with results standard output.
 
 use super::outcome::{Finished, Outcome};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 
 pub(crate) struct Show {
@@ -16,7 +16,7 @@ impl Show {
     /// Of so many pieces of work.
     pub(crate) fn new(count: usize, quiet: bool) -> Self {
         let bar = match quiet || !std::io::stderr().is_terminal() {
-            true => ProgressBar::hidden(),
+            true => ProgressBar::with_draw_target(Some(count as u64), ProgressDrawTarget::hidden()),
             false => ProgressBar::new(count as u64),
         };
         if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len}  {wide_msg}") {
@@ -35,8 +35,12 @@ impl Show {
         self.running.retain(|running| running != name);
         self.bar.set_message(self.running.join("  "));
         self.bar.inc(1);
+        let (ended, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let tenth = |ended: u64| ended * 10 / all.max(1);
         if let Some(line) = line {
             self.say(line);
+        } else if self.bar.is_hidden() && !self.quiet && tenth(ended) > tenth(ended - 1) {
+            self.say(&format!("{ended} of {all}"));
         }
     }
 
