@@ -263,7 +263,7 @@ fn run<P: Platform, E: From<DriverError>, R: Progress>(
             return Ok(());
         }
         wait(&turn);
-        watch.check(card, turn.count)?;
+        watch.check(card, base.saturating_add(end), turn.count)?;
     }
 }
 
@@ -302,29 +302,30 @@ fn feed<'m, P: Platform>(
     }
 }
 
-/// Notices a card that stands still: neither its time moves nor a number that says how far things are.
+/// Notices a card that stands still: neither its time moves towards the end nor a number that says how far things are;
+/// and one that has gone or was reset, whose time may well go on.
 struct Watch {
     seen: (RefTime, u32),
     since: Duration,
+    asked: Duration,
 }
 
 impl Watch {
     fn new<P: Platform>(card: &Card<P>) -> Self {
-        Self { seen: (RefTime::ZERO, 0), since: card.platform().now() }
+        let now = card.platform().now();
+        Self { seen: (RefTime::ZERO, 0), since: now, asked: now }
     }
 
-    fn check<P: Platform>(&mut self, card: &Card<P>, count: u32) -> Result<(), DriverError> {
-        let seen = (card.get_time(), count);
+    fn check<P: Platform>(&mut self, card: &Card<P>, end: RefTime, count: u32) -> Result<(), DriverError> {
+        let seen = (card.get_time().min(end), count);
         let now = card.platform().now();
-        if seen != self.seen {
-            *self = Self { seen, since: now };
-            return Ok(());
-        }
-        let stands = now.saturating_sub(self.since);
-        if stands >= TURN_LIMIT {
+        if now.saturating_sub(self.asked) >= TURN_LIMIT {
+            self.asked = now;
             card.check_alive()?;
         }
-        if stands > STALL_LIMIT {
+        if seen != self.seen {
+            (self.seen, self.since) = (seen, now);
+        } else if now.saturating_sub(self.since) > STALL_LIMIT {
             return Err(DriverError::TimedOut(STALL_LIMIT));
         }
         Ok(())

@@ -21,10 +21,20 @@ const STEP: i64 = 1000;
 /// Completions after which the card has no more: no test that passes comes so far.
 const FLOOD: u32 = 10_000;
 
-/// A fake card that completes whatever is submitted the moment that it is published, captured events without end; or,
-/// if it is slow, one submission whenever the driver waits.
+/// What a fake card does about what is submitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// It completes it the moment that it is published; captured events come without end.
+    Flood,
+    /// It completes one whenever the driver waits.
+    Slow,
+    /// It completes nothing, and only its time goes on; from so many waits on it is one that was reset.
+    Reset(u32),
+}
+
 struct FakeCard {
-    slow: bool,
+    pace: Pace,
+    waits: Cell<u32>,
     registers: RefCell<BTreeMap<u32, u32>>,
     page: SharedMemory,
     areas: RefCell<Vec<(u64, SharedMemory)>>,
@@ -38,12 +48,13 @@ struct FakeCard {
 }
 
 impl FakeCard {
-    fn new(slow: bool) -> Self {
+    fn new(pace: Pace) -> Self {
         let page = leak(4096, 0).memory;
         page.store_u32(doorbell::WAKE_ARMED, 1, Ordering::Relaxed);
         let closed = [0, 1].map(|number| (stream::at(number, stream::TYPE).offset, stream::CLOSED));
         Self {
-            slow,
+            pace,
+            waits: Cell::default(),
             registers: RefCell::new(closed.into()),
             page,
             areas: RefCell::default(),
@@ -53,6 +64,10 @@ impl FakeCard {
             fetched: Default::default(),
             states: RefCell::default(),
         }
+    }
+
+    fn is_reset(&self) -> bool {
+        matches!(self.pace, Pace::Reset(waits) if self.waits.get() >= waits)
     }
 
     fn register(&self, register: Register) -> u32 {
@@ -111,6 +126,7 @@ impl Platform for FakeCard {
         match offset {
             _ if offset == regs::MAGIC.offset => regs::MAGIC_VALUE,
             _ if offset == regs::VERSION.offset => regs::VERSION_VALUE,
+            _ if offset == regs::CONTROL.offset && self.is_reset() => 0,
             _ if offset == regs::CONTROL.offset => control::ENABLE,
             _ => self.registers.borrow().get(&offset).copied().unwrap_or(0),
         }
@@ -128,7 +144,7 @@ impl Platform for FakeCard {
                 self.states.borrow_mut().push((value, tail));
             }
         }
-        if offset == regs::WAKE.offset && !self.slow {
+        if offset == regs::WAKE.offset && self.pace == Pace::Flood {
             (0..self.fetched.len()).for_each(|number| self.complete(number, usize::MAX));
             // It sleeps again at once, so that it is woken for everything that is published.
             self.sleeps.set(self.sleeps.get() + 1);
@@ -150,7 +166,16 @@ impl Platform for FakeCard {
     fn dma_free(&self, _: DmaMemory) {}
 
     fn wait(&self, _: u16, limit: Duration) -> bool {
-        self.complete(0, usize::from(self.slow));
+        self.waits.set(self.waits.get() + 1);
+        assert!(self.waits.get() < FLOOD, "it waits for ever");
+        match self.pace {
+            Pace::Slow => self.complete(0, 1),
+            Pace::Reset(_) => {
+                let time = self.page.load_u64(doorbell::MASTER_TIME, Ordering::Relaxed) + STEP as u64;
+                self.page.store_u64(doorbell::MASTER_TIME, time, Ordering::Release);
+            }
+            Pace::Flood => {}
+        }
         self.now.set(self.now.get() + limit);
         false
     }
@@ -161,7 +186,7 @@ impl Platform for FakeCard {
 }
 
 fn flooding_card() -> Card<FakeCard> {
-    Card::open(FakeCard::new(false), PointerWidth::Eight).expect("a card")
+    Card::open(FakeCard::new(Pace::Flood), PointerWidth::Eight).expect("a card")
 }
 
 /// So many notes at time zero.
@@ -217,7 +242,7 @@ fn a_player_with_a_listener_asks_whether_to_go_on_while_periods_keep_coming() {
 
 #[test]
 fn a_live_player_waits_for_slots_when_the_pool_is_full() {
-    let card = Card::open(FakeCard::new(true), PointerWidth::Eight).expect("a card");
+    let card = Card::open(FakeCard::new(Pace::Slow), PointerWidth::Eight).expect("a card");
     let stream = RenderStream::open(&card, 0, CONFIG).expect("a stream");
     let end = RefTime(20 * STEP);
     let played = play_live(&stream, notes(21), end, RefTime::ZERO, |_| {}).expect("played");
@@ -232,6 +257,16 @@ fn a_player_asks_whether_to_go_on_while_a_long_song_passes_through_a_small_pool(
     assert_eq!(played.counts.submitted, 3 * u64::from(CONFIG.slots));
 }
 
+/// Its clock goes on, as that of a card with a clock of its own does.
+#[test]
+fn a_card_that_was_reset_or_completes_nothing_any_more_is_noticed_although_its_time_moves() {
+    for (resets_at, expected) in [(3, DriverError::CardReset), (FLOOD, DriverError::TimedOut(STALL_LIMIT))] {
+        let card = Card::open(FakeCard::new(Pace::Reset(resets_at)), PointerWidth::Eight).expect("a card");
+        let stream = RenderStream::open(&card, 0, CONFIG).expect("a stream");
+        assert_eq!(play(&stream, notes(3), RefTime(10 * STEP), |_| {}), Err(expected));
+    }
+}
+
 /// Else events that come with RUN would find no slot.
 #[test]
 fn slots_are_posted_for_capture_before_the_stream_runs_and_need_no_second_acquire_after_pause() {
@@ -243,7 +278,7 @@ fn slots_are_posted_for_capture_before_the_stream_runs_and_need_no_second_acquir
         (&[Run, Stop, Run], &[(Acquire, 0), (Run, slots), (Stop, slots), (Acquire, slots), (Run, slots)]),
     ];
     for (states, expected) in cases {
-        let card = Card::open(FakeCard::new(true), PointerWidth::Eight).expect("a card");
+        let card = Card::open(FakeCard::new(Pace::Slow), PointerWidth::Eight).expect("a card");
         let stream = CaptureStream::open(&card, 0, CONFIG, true).expect("a stream");
         states.iter().for_each(|state| stream.set_state(*state).expect("the state"));
         let expected: Vec<_> = expected.iter().map(|(state, tail)| (*state as u32, *tail)).collect();

@@ -160,7 +160,24 @@ pub(crate) struct Card {
     json: PathBuf,
 }
 
+/// The socket, and the file of the counters, in the directory of a card.
+pub(crate) const SOCKET: &str = "card.sock";
+const COUNTERS: &str = "card.json";
+
 impl Card {
+    /// The command line of a card whose socket and counters are in `dir`.
+    pub(crate) fn command(programs: &Programs, dir: &Path, options: &Options) -> anyhow::Result<Vec<OsString>> {
+        let mut command: Vec<OsString> = vec![programs.card()?.into()];
+        command.extend(["serve", "--once", "--clock", options.clock, "--socket"].map(OsString::from));
+        command.extend([dir.join(SOCKET).into(), "--json".into(), dir.join(COUNTERS).into()]);
+        command.extend(options.checking.options());
+        command.extend(options.more.iter().cloned());
+        if programs.no_sandbox {
+            command.push("--no-sandbox".into());
+        }
+        Ok(command)
+    }
+
     /// Starts a card whose socket and counters are in `dir`, and waits until it listens.
     pub(crate) fn start(
         programs: &Programs,
@@ -168,16 +185,8 @@ impl Card {
         options: &Options,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
-        let (socket, json) = (dir.join("card.sock"), dir.join("card.json"));
-        let mut command: Vec<OsString> = vec![programs.card()?.into()];
-        command.extend(["serve", "--once", "--clock", options.clock, "--socket"].map(OsString::from));
-        command.extend([socket.clone().into(), "--json".into(), json.clone().into()]);
-        command.extend(options.checking.options());
-        command.extend(options.more.iter().cloned());
-        if programs.no_sandbox {
-            command.push("--no-sandbox".into());
-        }
-        let mut command = process::command(&command)?;
+        let (socket, json) = (dir.join(SOCKET), dir.join(COUNTERS));
+        let mut command = process::command(&Self::command(programs, dir, options)?)?;
         if let Some(log) = options.log
             && (options.log_file.is_some() || std::env::var_os("DMUS_LOG").is_none())
         {

@@ -27,6 +27,7 @@ pub(crate) mod shard;
 pub(crate) mod show;
 
 mod audio;
+mod by_hand;
 mod evidence;
 mod judge;
 mod liveness;

@@ -41,7 +41,7 @@ use std::time::Instant;
 /// otherwise, it fails as NONDETERMINISTIC. There are no retries.
 ///
 /// The results are in a folder: junit.xml, index.html, results.json, and for each case that did not pass what there is
-/// of it: serial line, card's log, report, recording with its page, audio, and QEMU's command line.
+/// of it: serial line, card's log, report, recording with its page, audio, and run.sh, which does the run again by hand.
 ///
 /// Exit codes: 0 all passed; 1 some failed; 2 wrong usage, or a scenario cannot be read; 125 none failed, and the host
 /// was at fault for some (QEMU missing or killed, disk full, no time on a CPU); 130 interrupted. So `git bisect run
@@ -226,13 +226,21 @@ fn tell(results: &Results, output: &Path, quiet: bool, started: Option<Instant>)
         let more = more.map(|(outcome, name)| (count(outcome), name));
         let more: String = more.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!(", {n} {name}")).collect();
         let page = page.display();
-        println!("{all} cases{time}: {passed} passed, {failed} failed, {errors} errors{more}; {page} has each");
+        let all = number(all, "case");
+        println!("{all}{time}: {passed} passed, {failed} failed, {errors} errors{more}; {page} has each");
     }
     match (failed, errors) {
         (0, 0) => Ok(()),
-        (0, errors) => Err(Failure::new(Exit::Host, format!("the host was at fault for {errors} cases")).into()),
-        (failed, _) => Err(Failure::new(Exit::Failed, format!("{failed} cases failed")).into()),
+        (0, errors) => {
+            Err(Failure::new(Exit::Host, format!("the host was at fault for {}", number(errors, "case"))).into())
+        }
+        (failed, _) => Err(Failure::new(Exit::Failed, format!("{} failed", number(failed, "case"))).into()),
     }
+}
+
+/// A number with what it counts: `1 case`, `2 cases`.
+fn number(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn join(args: &Args) -> anyhow::Result<()> {

@@ -16,6 +16,8 @@ const PATIENCE: u32 = 10;
 pub(super) enum Stands {
     /// It had the time to.
     Still(Duration),
+    /// It moves, and comes to no end.
+    Endless(Duration),
     /// The host did not let it.
     Starved(String),
 }
@@ -23,6 +25,9 @@ pub(super) enum Stands {
 /// See the module.
 pub(super) struct Liveness {
     limit: Duration,
+    /// Of the whole run.
+    total: Duration,
+    began: Instant,
     processes: Vec<u32>,
     moved: Instant,
     /// What moved last.
@@ -32,10 +37,10 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// Of processes that begin to move now.
-    pub(super) fn new(limit: Duration, processes: Vec<u32>) -> Self {
-        let waited = waited(&processes);
-        Self { limit, processes, moved: Instant::now(), what: "nothing at all".into(), waited }
+    /// Of processes that begin to move now: how long they may stand still, and how long they may take in all.
+    pub(super) fn new(limit: Duration, total: Duration, processes: Vec<u32>) -> Self {
+        let (waited, now) = (waited(&processes), Instant::now());
+        Self { limit, total, began: now, processes, moved: now, what: "nothing at all".into(), waited }
     }
 
     pub(super) fn moved(&mut self, what: impl FnOnce() -> String) {
@@ -53,7 +58,13 @@ impl Liveness {
     }
 
     pub(super) fn stands(&self) -> Option<Stands> {
-        let still = self.moved.elapsed();
+        let (still, ran) = (self.moved.elapsed(), self.began.elapsed());
+        if ran > self.total {
+            let waited = waited(&self.processes).into_values().max().unwrap_or_default();
+            if ran.saturating_sub(waited) > self.total {
+                return Some(Stands::Endless(ran));
+            }
+        }
         if still <= self.limit {
             return None;
         }
@@ -121,7 +132,7 @@ mod tests {
     #[test]
     fn a_process_that_sleeps_stands_still_and_one_that_is_stopped_is_the_hosts_fault() -> anyhow::Result<()> {
         let sleeper = Process::start(Command::new("sleep").arg("1000"))?;
-        let mut liveness = Liveness::new(SHORT, vec![sleeper.id()]);
+        let mut liveness = Liveness::new(SHORT, LONG * 2, vec![sleeper.id()]);
         liveness.moved(|| "a line".into());
         assert!(matches!(end_of(&liveness), Some(Stands::Still(_))));
         assert!(liveness.last().ends_with("ago, was a line"));
@@ -134,5 +145,16 @@ mod tests {
         }
         assert!(matches!(end_of(&liveness), Some(Stands::Starved(_))));
         Ok(())
+    }
+
+    #[test]
+    fn what_goes_on_moving_comes_to_the_limit_of_the_whole_run() {
+        let mut liveness = Liveness::new(LONG, SHORT, vec![]);
+        let deadline = Instant::now() + LONG;
+        while liveness.stands().is_none() && Instant::now() < deadline {
+            liveness.moved(|| "a line".into());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(matches!(liveness.stands(), Some(Stands::Endless(_))));
     }
 }

@@ -3,6 +3,7 @@
 //! Fed by [`super::pool`] with a case and a folder for its files; feeds [`super::judge`] with a [`Run`]. An error is a
 //! fault of the host: something is missing, was killed, or found no room.
 
+use super::by_hand;
 use super::cases::Case;
 use super::liveness::{Liveness, Stands};
 use super::scenario::{Clock, Task};
@@ -94,7 +95,7 @@ pub(crate) mod files {
     pub(crate) const CAPSULE: &str = "run.dmc";
     pub(crate) const AUDIO: &str = "audio.wav";
     pub(crate) const COUNTERS: &str = "counters.json";
-    pub(crate) const COMMAND: &str = "qemu.sh";
+    pub(crate) const SCRIPT: &str = "run.sh";
     pub(crate) const FAULTS: &str = "faults.toml";
     pub(crate) const LIBERTIES: &str = "liberties.toml";
 }
@@ -106,13 +107,18 @@ pub(crate) fn run(case: &Case, folder: &Path, setup: &Setup) -> anyhow::Result<R
     let dir = tempfile::Builder::new().prefix("dmus-hil-").tempdir().context("cannot make a temporary directory")?;
     let song = song(case)?;
     let audio = AudioFile { path: folder.join(files::AUDIO), format: Format::Wav };
-    let job = job(case, song.as_ref(), &audio, dir.path())?;
-    let mut card = start_card(case, &job, folder, dir.path(), setup)?;
-    let started = start_qemu(case, &job, folder, card.socket(), setup);
+    let job = job(case, song.as_ref(), &audio, folder)?;
+    let options = card_options(case, &job, folder)?;
+    let qemu = qemu_command(case, &job, &dir.path().join(card::SOCKET), setup)?;
+    by_hand::write(folder, dir.path(), &Card::command(&setup.programs, dir.path(), &options)?, &qemu)?;
+    let started = Card::start(&setup.programs, dir.path(), &options, &setup.interrupt);
+    let mut card = started.with_context(|| last_line(folder))?;
+    let started = start_qemu(case, &qemu);
     let serial = Serial::new(&case.of.scenario);
+    let (limits, seconds) = (&case.of.scenario.limits, Duration::from_secs_f64);
     let followed = started.and_then(|qemu| {
         let mut following = Following {
-            liveness: Liveness::new(Duration::from_secs_f64(case.of.scenario.limits.still), vec![qemu.id(), card.id()]),
+            liveness: Liveness::new(seconds(limits.still), seconds(limits.total), vec![qemu.id(), card.id()]),
             case,
             qemu,
             card: &mut card,
@@ -230,7 +236,7 @@ impl Case {
     }
 }
 
-fn start_card(case: &Case, job: &Job, folder: &Path, dir: &Path, setup: &Setup) -> anyhow::Result<Card> {
+fn card_options(case: &Case, job: &Job, folder: &Path) -> anyhow::Result<card::Options> {
     let mut more = job.card.clone();
     more.extend(["--drift".into(), case.drift.to_string().into()]);
     let plan = case.plan();
@@ -248,33 +254,21 @@ fn start_card(case: &Case, job: &Job, folder: &Path, dir: &Path, setup: &Setup) 
     let allow = case.of.scenario.card.allow.iter();
     let allow = allow.filter_map(|(name, reason)| Some(Allowed { rule: Rule::find(name)?, reason: reason.clone() }));
     let report = case.checks().then(|| folder.join(files::REPORT));
-    let options = card::Options {
+    Ok(card::Options {
         clock: case.clock.name(),
         checking: Checking::kept(report, folder.join(files::CAPSULE), allow.collect()),
         more,
         log: Some(job.log),
         log_file: Some(folder.join(files::LOG)),
-    };
-    Card::start(&setup.programs, dir, &options, &setup.interrupt).with_context(|| last_line(folder))
+    })
 }
 
-fn start_qemu(case: &Case, job: &Job, folder: &Path, socket: &Path, setup: &Setup) -> anyhow::Result<Process> {
-    let words = qemu_command(case, job, socket, setup)?;
-    let script =
-        format!("#!/bin/sh\n# A card has to listen at the socket of the last -device.\nexec {}\n", quoted(&words));
-    let path = folder.join(files::COMMAND);
-    std::fs::write(&path, script).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut command = process::command(&words)?;
+fn start_qemu(case: &Case, words: &[OsString]) -> anyhow::Result<Process> {
+    let mut command = process::command(words)?;
     let stdin = if text_to_send(case)?.is_some() { Stdio::piped() } else { Stdio::null() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     // What a terminal sends to this process's group is this process's business.
     Process::start(command.process_group(0)).context("cannot start QEMU")
-}
-
-/// A command line as a shell reads it.
-fn quoted(words: &[OsString]) -> String {
-    let quote = |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 fn qemu_command(case: &Case, job: &Job, socket: &Path, setup: &Setup) -> anyhow::Result<Vec<OsString>> {
@@ -427,6 +421,10 @@ impl Following<'_> {
             Some(Stands::Still(still)) => {
                 let last = self.liveness.last();
                 Some(format!("it stood still for {:.1} s; {last}", still.as_secs_f64()))
+            }
+            Some(Stands::Endless(ran)) => {
+                let last = self.liveness.last();
+                Some(format!("it came to no end in {:.1} s; {last}", ran.as_secs_f64()))
             }
             Some(Stands::Starved(why)) => bail!("it did not get on: {why}; {}", self.liveness.last()),
         })

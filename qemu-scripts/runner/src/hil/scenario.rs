@@ -271,10 +271,12 @@ pub(crate) struct Limits {
     /// Seconds in which neither the serial line nor the card's time moves, although the host gave both processes time
     /// on its CPU [default: 30].
     pub(crate) still: f64,
+    /// Seconds of the host's time in all, less those for which it gave a process no time on its CPU [default: 1800].
+    pub(crate) total: f64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { card: 600.0, still: 30.0 }
+        Self { card: 600.0, still: 30.0, total: 1800.0 }
     }
 }

@@ -108,7 +108,7 @@ impl Loaded {
             Some(pattern) => _ = regex(&["feed", "serial-after"], pattern)?,
             None => {}
         }
-        for (key, limit) in [("card", limits.card), ("still", limits.still)] {
+        for (key, limit) in [("card", limits.card), ("still", limits.still), ("total", limits.total)] {
             if !(limit > 0.0 && limit <= 1e6) {
                 return Err(mistake(&["limits", key], format!("a limit of {limit} s: it has to be more than 0")));
             }
