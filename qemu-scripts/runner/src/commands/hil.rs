@@ -41,7 +41,8 @@ use std::time::Instant;
 /// otherwise, it fails as NONDETERMINISTIC. There are no retries.
 ///
 /// The results are in a folder: junit.xml, index.html, results.json, and for each case that did not pass what there is
-/// of it: serial line, card's log, report, recording with its page, audio, and run.sh, which does the run again by hand.
+/// of it: serial line, card's log, report, recording with its page, audio, and run.sh, which does the run again by
+/// hand.
 ///
 /// Exit codes: 0 all passed; 1 some failed; 2 wrong usage, or a scenario cannot be read; 125 none failed, and the host
 /// was at fault for some (QEMU missing or killed, disk full, no time on a CPU); 130 interrupted. So `git bisect run
