@@ -196,6 +196,8 @@ pub struct Deviations {
     waited: AtomicU32,
     /// What the driver is told next is none of its mistakes.
     pretends: AtomicBool,
+    /// The streams that a fault has left otherwise than their driver knows.
+    excused: AtomicU32,
     /// The card is to reset itself.
     resets: AtomicBool,
 }
@@ -212,6 +214,7 @@ impl Deviations {
             deferred: AtomicU32::new(0),
             waited: AtomicU32::new(0),
             pretends: AtomicBool::new(false),
+            excused: AtomicU32::new(0),
             resets: AtomicBool::new(false),
         }
     }
@@ -261,9 +264,19 @@ impl Deviations {
         self.pretends.store(true, Ordering::Relaxed);
     }
 
-    /// Whether what the driver is told now is none of its mistakes. Said once.
-    pub(crate) fn takes_pretence(&self) -> bool {
-        self.pretends.swap(false, Ordering::Relaxed)
+    /// Whether what the driver is told of a stream is none of its mistakes: what follows from a fault is not, until the
+    /// driver creates the stream anew.
+    pub(crate) fn excuses(&self, stream: usize) -> bool {
+        let bit = 1u32.checked_shl(stream as u32).unwrap_or(0);
+        if self.pretends.swap(false, Ordering::Relaxed) {
+            self.excused.fetch_or(bit, Ordering::Relaxed);
+        }
+        self.excused.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// A stream is created.
+    pub(crate) fn created(&self, stream: usize) {
+        self.excused.fetch_and(!1u32.checked_shl(stream as u32).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The card is to reset itself.
@@ -273,7 +286,11 @@ impl Deviations {
 
     /// Whether the card is to reset itself now. Said once.
     pub(crate) fn takes_reset(&self) -> bool {
-        self.resets.swap(false, Ordering::Relaxed)
+        let resets = self.resets.swap(false, Ordering::Relaxed);
+        if resets {
+            self.excused.store(u32::MAX, Ordering::Relaxed);
+        }
+        resets
     }
 
     /// The card is as after a reset; occasions are counted on.
@@ -281,7 +298,7 @@ impl Deviations {
         for vectors in [&self.late, &self.deferred, &self.waited] {
             vectors.store(0, Ordering::Relaxed);
         }
-        self.takes_reset();
+        self.resets.store(false, Ordering::Relaxed);
     }
 
     /// Which of these vectors are raised now, and which of them twice.

@@ -19,6 +19,7 @@ use dmus_driver::{
     play_through, record,
 };
 use dmus_interface::event::PointerWidth;
+use dmus_interface::rule::Severity;
 use dmus_interface::time::RefTime;
 use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_song::{Song, TimedMessage};
@@ -70,9 +71,16 @@ pub enum Outcome {
     Leaked,
     /// The driver waits without a limit.
     Hang,
+    /// The card's checker puts the fault on the driver, by the code of a rule.
+    Blamed(String),
 }
 
 impl Outcome {
+    /// Whether it must not be.
+    pub fn is_bad(&self) -> bool {
+        matches!(self, Self::Silent | Self::Leaked | Self::Hang | Self::Blamed(_))
+    }
+
     /// The word for a table.
     pub fn word(&self) -> &'static str {
         match self {
@@ -82,6 +90,7 @@ impl Outcome {
             Self::Silent => "SILENT",
             Self::Leaked => "LEAKED",
             Self::Hang => "HANG",
+            Self::Blamed(_) => "BLAMED",
         }
     }
 }
@@ -190,6 +199,10 @@ pub fn run(scenario: Scenario, plan: Plan) -> anyhow::Result<Ran> {
             Ok(outcome) => outcome,
             Err(error) => Outcome::Error(error),
         },
+    };
+    let outcome = match checker.counts().iter().find(|(rule, _)| rule.severity == Severity::Error) {
+        Some((rule, _)) => Outcome::Blamed(rule.name.into()),
+        None => outcome,
     };
     let stats = &platform.inner.stats;
     let counted = [stats.interrupts.get(), stats.resets.get()];

@@ -71,8 +71,8 @@ pub fn table() -> anyhow::Result<String> {
         "# Conformance\n\nWhat the DirectMusic DDI states, in our words, with what shows it: each statement of the \
          first section is a check of `dmus-conformance`, which runs in process (`tests/tests/statements.rs`) and in \
          booted guests, bare metal and Linux, with 8- and 4-byte pointers (`tests/scenarios/conform.toml`); the others \
-         are shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made from \
-         both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
+         are shown by tests, which look where no guest does: into a unit, at the host's side, at live inputs. Made \
+         from both by `cargo run -p dmus-tests --bin conformance`: do not edit.\n\n\
          ## guest-driver/conformance\n\n| statement | check | booted guest |\n|---|---|---|\n",
     );
     for check in dmus_conformance::checks::<Loopback>() {

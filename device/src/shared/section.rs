@@ -239,6 +239,12 @@ impl<'s> Section<'s> {
         self.record_fault(fault, detail);
     }
 
+    /// Whether what is told of a stream follows from a fault of the card's.
+    #[cold]
+    pub(crate) fn excuses(&self, stream: usize) -> bool {
+        self.shared.deviations().is_some_and(|deviations| deviations.excuses(stream))
+    }
+
     fn record_fault(&mut self, fault: Fault, detail: u32) {
         self.shared.stats.faults.add(1);
         let record = &mut self.inner.fault;
@@ -258,6 +264,12 @@ impl<'s> Section<'s> {
         view.busy = false;
         view.transitions = view.transitions.wrapping_add(1);
         if let Ok(Transitioned { open, state, time_base }) = result {
+            if open
+                && !view.open
+                && let Some(deviations) = self.shared.deviations()
+            {
+                deviations.created(index);
+            }
             *view = StreamView { open, state, time_base, ..*view };
         }
         let (state, transitions) = (view.state as u32, view.transitions);
@@ -265,7 +277,11 @@ impl<'s> Section<'s> {
         card::publish_answer(&self.inner.page, index, state, refusal, transitions);
         self.raise(index as u16);
         if let Err(Refusal { fault, register }) = result {
-            self.fault(fault, stream::at(index, register).offset);
+            let detail = stream::at(index, register).offset;
+            match self.excuses(index) {
+                false => self.fault(fault, detail),
+                true => self.pretend_fault(fault, detail),
+            }
         }
     }
 

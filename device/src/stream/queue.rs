@@ -401,9 +401,9 @@ impl Queues {
     #[cold]
     #[inline(never)]
     fn publish_notices(&mut self, section: &mut Section<'_>) {
-        let pretends = section.shared().deviations().is_some_and(|deviations| deviations.takes_pretence());
+        let excused = section.excuses(self.stream);
         for notice in std::mem::take(&mut self.notices) {
-            if pretends {
+            if excused {
                 notice.pretend(self.stream, section);
                 continue;
             }

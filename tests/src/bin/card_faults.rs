@@ -23,13 +23,13 @@ fn main() -> anyhow::Result<()> {
                     }
                     other => other.word().to_owned(),
                 };
-                wrong += u64::from(matches!(ran.outcome, Outcome::Silent | Outcome::Leaked | Outcome::Hang));
+                wrong += u64::from(ran.outcome.is_bad());
                 counts.entry(word).or_default().push(occasion);
             }
             let cells = counts.iter().map(|(word, at)| format!("{word} {} (first {})", at.len(), at[0]));
             println!("{:<8} {:<18} {}", format!("{scenario:?}"), fault.name(), cells.collect::<Vec<_>>().join(", "));
         }
     }
-    println!("{wrong} silent, leaked or hung");
+    println!("{wrong} silent, leaked, hung, or put on the driver");
     Ok(())
 }

@@ -51,6 +51,9 @@ impl<'s> Section<'s> {
         let goes_on = before > 0 && (1..=stream::MAX_RING).contains(&tail.wrapping_sub(before));
         let code = if goes_on { Code::Check(Check::UseAfterReset) } else { Code::Fault(Fault::ClosedStream) };
         let detail = (index as u32) << 16 | tail & 0xFFFF;
+        if self.excuses(index) {
+            return self.pretend_fault(Fault::ClosedStream, detail);
+        }
         let place = Place { stream: Some(index), detail: Some(detail), ..Place::default() };
         let master = self.inner.clocks.master;
         let found = goes_on.then(|| format!("tail {tail}, which was {before} at the last reset"));
