@@ -25,8 +25,8 @@ use patch::Patch;
 pub(crate) use select::Instrument;
 use std::collections::HashMap;
 
-/// Samples that an interpolator may read beyond the one that it stands at.
-pub(crate) const GUARD: usize = 4;
+/// Samples that an interpolator may read beyond the one that it stands at, be it for sixteen samples at once.
+pub(crate) const GUARD: usize = 20;
 /// The most samples that a voice moves on for one of its output: eight octaves above the wave's own pitch.
 pub(crate) const MAX_STEP: usize = 255;
 /// Silence at the start of the pool. What has come to its end goes there, and is stopped before it gets across.

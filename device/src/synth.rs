@@ -8,6 +8,8 @@
 //! cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
 
 mod channel;
+mod control;
+mod curves;
 mod effects;
 mod envelope;
 mod lanes;
@@ -25,7 +27,7 @@ use crate::bank::Bank;
 use channel::{CHANNELS, Channel};
 use effects::Effects;
 pub use lanes::Interpolation;
-use lanes::{Code, Group, LANES, Mix};
+use lanes::{Code, Group, LANES, Mix, bits};
 use note::Scratch;
 use output::Output;
 use settings::Meter;
@@ -347,16 +349,19 @@ impl Synth {
     fn segment(&mut self, left_plane: &mut [f32], right_plane: &mut [f32]) {
         let samples = left_plane.len();
         let (mut left, mut right) = ([0.0; PERIOD], [0.0; PERIOD]);
-        let (left, right) = (&mut left[..samples], &mut right[..samples]);
         let groups = &mut self.groups[..self.used];
         let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
         if !groups.is_empty() {
-            self.mix.clear(samples, sends);
+            self.mix.clear(sends);
             for group in groups.iter_mut().filter(|group| group.active != 0) {
                 group.render(self.bank.pool(), &mut self.mix, samples, (self.interpolation, sends), self.code);
             }
-            self.mix.add_to(left, right);
+            self.mix.join(self.code);
+            let sides = self.mix.sides();
+            left.copy_from_slice(sides.0);
+            right.copy_from_slice(sides.1);
         }
+        let (left, right) = (&mut left[..samples], &mut right[..samples]);
         if sends {
             self.effects.wake();
         }
@@ -382,21 +387,27 @@ impl Synth {
         self.output.tick(1);
         self.meter.voice_ticks += self.sounding() as u64;
         let groups = self.groups[..self.used].iter_mut();
-        for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
+        let sounding = self.voices.chunks_exact_mut(LANES).zip(groups).filter(|(_, group)| group.active != 0);
+        for (voices, group) in sounding {
             if self.void.load(Ordering::Relaxed) {
                 return;
             }
-            for (lane, voice) in voices.iter_mut().enumerate() {
-                if group.active & (1 << lane) == 0 {
-                    continue;
-                }
+            for lane in bits(group.control.ending) {
+                voices[lane] = Voice::IDLE;
+                group.stop(lane);
+            }
+            group.advance(self.code);
+            for lane in bits(group.control.intricate) {
                 let channel = group.channel[lane] as usize;
                 // A voice's channel has been written to by its note-on at the latest.
                 if let Some(set) = &self.sets[channel / CHANNELS] {
                     let context = set.context(channel, &self.tables, &self.bank, self.rate);
-                    voice.tick(&context, group, lane);
+                    voices[lane].take_in_others(&context, (&mut *group, lane));
                 }
             }
+            let ended = group.tick(self.rate, self.code);
+            group.begin_ends(ended);
+            bits(ended).for_each(|lane| voices[lane].end());
         }
         if self.following {
             self.follow();

@@ -279,6 +279,11 @@ impl Patch {
         self.constants[CUTOFF] < NO_FILTER
     }
 
+    /// Whether it sends to effects, whatever the controllers say.
+    pub(crate) fn sends(&self) -> bool {
+        self.constants[REVERB] > 0.0 || self.constants[CHORUS] > 0.0
+    }
+
     /// Bit per driver, by place: it moves something, or can.
     pub(crate) fn drivers(&self) -> u8 {
         self.drivers

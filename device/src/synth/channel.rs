@@ -38,6 +38,7 @@ mod cc {
     pub(super) const SOFT: usize = 67;
     pub(super) const PORTAMENTO_FROM: u8 = 84;
     pub(super) const REVERB: usize = 91;
+    pub(super) const CHORUS: usize = 93;
 }
 
 /// The state of one channel.
@@ -142,6 +143,11 @@ impl Channel {
     /// What the soft pedal leaves of the level of a note that begins.
     pub(crate) fn softness(&self) -> f32 {
         if self.controllers[cc::SOFT] >= 64 { SOFTLY } else { 1.0 }
+    }
+
+    /// Whether its voices send to effects, by its own controllers.
+    pub(crate) fn sends(&self) -> bool {
+        self.controllers[cc::REVERB] != 0 || self.controllers[cc::CHORUS] != 0
     }
 
     /// Voices have something to take note of.

@@ -5,7 +5,7 @@
 //! note, and kept in [`Scratch`].
 
 use super::channel::CHANNELS;
-use super::lanes::LANES;
+use super::lanes::{Group, KINDS, LANES, kind};
 use super::voice::State;
 use super::{PERIOD, Synth};
 use crate::bank::Region;
@@ -52,8 +52,8 @@ struct Note {
     key: u8,
     velocity: u8,
     number: u64,
-    /// All lane groups before it are full.
-    full: usize,
+    /// By kind, and of all kinds: no lane group before it has room.
+    full: [usize; KINDS + 1],
     /// Voices that are not silent.
     sounding: usize,
     /// Voices that count against the limit, once the victims are known.
@@ -86,7 +86,7 @@ impl Synth {
             key,
             velocity,
             number: self.notes,
-            full: 0,
+            full: [0; KINDS + 1],
             sounding: self.sounding(),
             counting: 0,
             ended_key: false,
@@ -115,7 +115,8 @@ impl Synth {
         self.exclude(note, region);
         self.work += 2 * self.voice_cost;
         let priority = self.channel_mut(note.channel).priority;
-        let Some(place) = self.free_lane(note, priority) else {
+        let kind = self.kind(note.channel, region);
+        let Some(place) = self.free_lane(note, kind, priority) else {
             self.meter.lost += 1;
             return;
         };
@@ -150,11 +151,11 @@ impl Synth {
         let first = ends_class && note.class.is_none();
         if first || ends_key {
             let (key, number) = (note.key, note.number);
-            self.each_voice(note.channel, |voice, context, lane| {
+            self.each_voice(note.channel, |voice, _, lane| {
                 let rival = first && voice.key_group == class || ends_key && voice.key == key;
                 if rival && voice.note != number {
                     note.counting = note.counting.saturating_sub(voice.counts().into());
-                    voice.shut_down(context, lane);
+                    voice.shut_down(lane);
                 }
             });
         }
@@ -192,13 +193,8 @@ impl Synth {
 
     /// Lets a voice fade out that has a lane.
     fn shut_down(&mut self, place: usize) {
-        let (group, lane) = (&mut self.groups[place / LANES], place % LANES);
-        let channel = group.channel[lane] as usize;
-        let Some(Some(set)) = self.sets.get(channel / CHANNELS) else {
-            return;
-        };
-        let context = set.context(channel, &self.tables, &self.bank, self.rate);
-        self.voices[place].shut_down(&context, (group, lane, PERIOD - self.phase));
+        let lane = (&mut self.groups[place / LANES], place % LANES, PERIOD - self.phase);
+        self.voices[place].shut_down(lane);
     }
 
     /// Lets voices of a note that are phase-locked run at the rate of their master: of the first, if none says that it
@@ -237,13 +233,32 @@ impl Synth {
         }
     }
 
-    /// The first idle lane for a note of this priority, after a voice has been stolen if all are in use. None if all of
-    /// these have a higher priority, or if even the fading ones fill the lanes: then losing the new note is the lesser
-    /// evil, since cutting one would click.
-    fn free_lane(&mut self, note: &mut Note, priority: u32) -> Option<usize> {
-        let free = self.groups[note.full..].iter().position(|group| group.active != u8::MAX);
-        note.full = free.map_or(self.groups.len(), |free| note.full + free);
-        let lane = note.full * LANES + self.groups.get(note.full)?.active.trailing_ones() as usize;
+    /// The kind of a voice that is about to start.
+    fn kind(&self, channel: usize, region: &Region) -> usize {
+        let patch = self.bank.patch(region.patch);
+        let set = self.sets[channel / CHANNELS].as_ref();
+        let channel_sends = set.is_some_and(|set| set.channels[channel % CHANNELS].sends());
+        kind(patch.filters(), !self.dry && (patch.sends() || channel_sends))
+    }
+
+    /// The first idle lane for a note of this kind and priority, after a voice has been stolen if all are in use. None
+    /// if all of these have a higher priority, or if even the fading ones fill the lanes: then losing the new note is
+    /// the lesser evil, since cutting one would click.
+    fn free_lane(&mut self, note: &mut Note, kind: usize, priority: u32) -> Option<usize> {
+        let has_room = |group: &Group| group.active != u8::MAX;
+        let suits = |group: &Group| has_room(group) && (group.active == 0 || group.kind == kind);
+        let find = |from: &mut usize, wanted: &dyn Fn(&Group) -> bool| {
+            let found = self.groups[*from..].iter().position(wanted);
+            *from = found.map_or(self.groups.len(), |found| *from + found);
+            found.map(|_| *from)
+        };
+        // Better among others than not at all.
+        let group = find(&mut note.full[kind], &suits).or_else(|| find(&mut note.full[KINDS], &has_room))?;
+        let chosen = &mut self.groups[group];
+        if chosen.active == 0 {
+            chosen.kind = kind;
+        }
+        let lane = group * LANES + chosen.active.trailing_ones() as usize;
         if note.sounding >= self.limit {
             self.steal(note, priority)?;
         }
@@ -286,7 +301,7 @@ impl Synth {
     }
 
     fn worth(&self, place: usize) -> Worth {
-        let (priority, plays_on, level, note) = self.voices[place].worth(&self.tables);
+        let (priority, plays_on, level, note) = self.voices[place].worth((&self.groups[place / LANES], place % LANES));
         // In the order of `f32::total_cmp`.
         let bits = level.to_bits().cast_signed();
         (priority, plays_on, bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed(), note, place)

@@ -1,10 +1,13 @@
-//! The eight lanes of a group at once, on processors that have AVX2.
+//! What `render` does, with vectors: on processors that have AVX2.
 //!
-//! Fed as `lanes` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are
+//! Fed as `render` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are
 //! the same.
 
-use super::{FRACTION, FRACTION_SCALE, Group, LANES, LONGEST_STEP, Lane, Mix, SEND_SCALE, SILENT_TURN};
-use crate::bank::GUARD;
+use super::mix::Bus;
+use super::render::Starts;
+use super::{BLOCKS, FRACTION, FRACTION_BITS, FRACTION_SCALE, Group, LANES, Lane, Mix, SEND_SCALE, bits};
+use crate::synth::PERIOD;
+use crate::synth::control::Control;
 use core::arch::x86_64::*;
 
 /// Proof that the processor has AVX2.
@@ -18,29 +21,46 @@ impl Available {
         (!unwanted && std::arch::is_x86_feature_detected!("avx2")).then_some(Self(()))
     }
 
-    /// Renders cubic or linear, with filters or without, with sends or without.
-    pub(super) fn render(
-        self,
-        group: &mut Group,
-        pool: &[i16],
-        mix: &mut Mix,
-        samples: usize,
-        variant: (bool, bool, bool),
-    ) {
+    /// A period has passed.
+    pub(super) fn advance(self, control: &mut Control) {
+        // SAFETY: `self` exists only where `detect` found AVX2.
+        unsafe { advance(control) }
+    }
+
+    /// A control tick, as [`Group::tick`] says.
+    pub(super) fn tick(self, group: &mut Group, rate: f32) -> u8 {
+        // SAFETY: `self` exists only where `detect` found AVX2.
+        unsafe { tick(group, rate) }
+    }
+
+    /// Renders cubic or linear, with sends or without.
+    pub(super) fn render(self, group: &mut Group, pool: &[i16], mix: &mut Mix, samples: usize, variant: (bool, bool)) {
         // SAFETY: `self` exists only where `detect` found AVX2.
         unsafe {
             match variant {
-                (false, false, false) => blend::<false, false, false>(group, pool, mix, samples),
-                (false, false, true) => blend::<false, false, true>(group, pool, mix, samples),
-                (false, true, false) => blend::<false, true, false>(group, pool, mix, samples),
-                (false, true, true) => blend::<false, true, true>(group, pool, mix, samples),
-                (true, false, false) => blend::<true, false, false>(group, pool, mix, samples),
-                (true, false, true) => blend::<true, false, true>(group, pool, mix, samples),
-                (true, true, false) => blend::<true, true, false>(group, pool, mix, samples),
-                (true, true, true) => blend::<true, true, true>(group, pool, mix, samples),
+                (false, false) => blend::<false, false>(group, pool, mix, samples),
+                (false, true) => blend::<false, true>(group, pool, mix, samples),
+                (true, false) => blend::<true, false>(group, pool, mix, samples),
+                (true, true) => blend::<true, true>(group, pool, mix, samples),
             }
         }
     }
+
+    /// Adds up what lies side by side in a bus.
+    pub(super) fn join(self, bus: &mut Bus) {
+        // SAFETY: `self` exists only where `detect` found AVX2.
+        unsafe { join(bus) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn advance(control: &mut Control) {
+    control.advance_lanes();
+}
+
+#[target_feature(enable = "avx2")]
+fn tick(group: &mut Group, rate: f32) -> u8 {
+    group.tick_lanes(rate)
 }
 
 #[target_feature(enable = "avx2")]
@@ -55,190 +75,265 @@ fn store(to: &mut Lane, value: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
 }
 
+/// Eight samples.
+///
+/// # Safety
+/// They are there.
 #[target_feature(enable = "avx2")]
-fn load_words(from: &[i32; LANES]) -> __m256i {
-    // SAFETY: a reference to eight words is valid for a read of 32 bytes; no alignment is asked for.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+#[inline]
+unsafe fn load_eight(from: *const i16) -> __m256i {
+    // SAFETY: the caller's; no alignment is asked for.
+    unsafe { _mm256_cvtepi16_epi32(_mm_loadu_si128(from.cast())) }
 }
 
+/// The first and the second samples of pairs, as numbers.
 #[target_feature(enable = "avx2")]
-fn store_words(to: &mut [i32; LANES], value: __m256i) {
-    // SAFETY: a unique reference to eight words is valid for a write of 32 bytes; no alignment is asked for.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
+fn split(pairs: __m256i) -> (__m256, __m256) {
+    let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(pairs));
+    (_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(pairs)))
 }
 
-/// A sample's low and high half as numbers: the one at an index, and its successor.
-#[target_feature(enable = "avx2")]
-fn pair(words: __m256i) -> (__m256, __m256) {
-    let low = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(words));
-    (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srai_epi32::<16>(words)))
+/// How far the samples of a block are, counted from its first: whole steps, and fractions to be added up.
+struct Reach {
+    steps: __m256i,
+    fractions: __m256i,
 }
 
-/// Whether no position can leave the pool, whatever the number of samples: each lies in 1..end, end and its guard lie
-/// in the pool, no step reaches further than a turn, and a turn leads to 1 or more. Numbers are compared as they are:
-/// a sum could wrap, and let pass what it should refuse.
-#[target_feature(enable = "avx2")]
-fn stays_inside(group: &Group, pool: &[i16]) -> bool {
-    // The first end that is none, which a step must not carry past the greatest number.
-    let limit = (pool.len() + 1).checked_sub(GUARD).and_then(|limit| i32::try_from(limit).ok());
-    let Some(limit) = limit.filter(|limit| limit.checked_add(LONGEST_STEP + 1).is_some()) else {
-        return false;
-    };
-    let (at, end, turn, step) =
-        (load_words(&group.at), load_words(&group.end), load_words(&group.turn), load_words(&group.step));
-    let fractions = _mm256_or_si256(load_words(&group.fraction), load_words(&group.step_fraction));
-    let (zero, all) = (_mm256_setzero_si256(), _mm256_set1_epi32(-1));
-    // All ones where it is so. Fractions have 31 bits, which makes a carry no more than one.
-    let right = [
-        _mm256_cmpgt_epi32(at, zero),
-        _mm256_cmpgt_epi32(end, at),
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), end),
-        _mm256_cmpgt_epi32(step, all),
-        _mm256_cmpgt_epi32(_mm256_set1_epi32(LONGEST_STEP + 1), step),
-        _mm256_cmpgt_epi32(turn, _mm256_set1_epi32(SILENT_TURN - 1)),
-        _mm256_cmpgt_epi32(end, turn),
-        _mm256_cmpgt_epi32(fractions, all),
-    ];
-    let both = right.into_iter().fold(all, |both, right| _mm256_and_si256(both, right));
-    _mm256_movemask_epi8(both) == -1
+/// How far the last sample of a block is, as [`Starts`] has it.
+const EIGHT: u32 = 0;
+const SIXTEEN: u32 = 1;
+const MORE: u32 = 2;
+
+impl Reach {
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn new<const WIDTH: u32>(step: i32, fraction: u32) -> Self {
+        let count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let times = |step: i32| _mm256_mullo_epi32(count, _mm256_set1_epi32(step));
+        if WIDTH == MORE {
+            return Self { steps: times(step), fractions: times(fraction.cast_signed()) };
+        }
+        // Seven steps of no more than 2 fit a word, whole and fraction together.
+        let fractions = times(((step.cast_unsigned() << FRACTION_BITS) + fraction).cast_signed());
+        Self { steps: _mm256_setzero_si256(), fractions }
+    }
 }
 
+/// The samples of a block.
+///
+/// # Safety
+/// The position is one or more, and a sample before it is in the pool; and so are the furthest that is reached, and as
+/// many after it as a guard has. Steps and fractions are such as reach no further than `WIDTH` says.
 #[target_feature(enable = "avx2")]
-fn blend<const CUBIC: bool, const FILTER: bool, const SEND: bool>(
-    group: &mut Group,
+#[inline]
+unsafe fn fetch<const CUBIC: bool, const WIDTH: u32>(
+    (at, fraction): (i32, u32),
+    reach: &Reach,
     pool: &[i16],
-    mix: &mut Mix,
-    samples: usize,
-) {
-    if !stays_inside(group, pool) {
-        // Bounds are checked there sample by sample.
-        debug_assert!(false, "a lane has left its wave");
-        return group.blend::<CUBIC, FILTER, SEND>(pool, mix, samples);
-    }
-    let [half, three_halves] = [0.5, 1.5].map(|x| _mm256_set1_ps(x));
-    let scale = _mm256_set1_ps(FRACTION_SCALE);
-    let send_scale = _mm256_set1_ps(SEND_SCALE);
-    let fraction_bits = _mm256_set1_epi32(FRACTION.cast_signed());
-    let (mut at, mut fraction) = (load_words(&group.at), load_words(&group.fraction));
-    let (step, step_fraction) = (load_words(&group.step), load_words(&group.step_fraction));
-    let last = _mm256_sub_epi32(load_words(&group.end), _mm256_set1_epi32(1));
-    let turn = load_words(&group.turn);
-    let wet = _mm256_castsi256_ps(load_words(&group.wet));
-    let (b, a1, a2) = (load(&group.b), load(&group.a1), load(&group.a2));
-    let (mut w1, mut w2) = (load(&group.w1), load(&group.w2));
-    let (mut left, mut right) = (load(&group.left), load(&group.right));
-    let (left_step, right_step) = (load(&group.left_step), load(&group.right_step));
-    let (reverb, chorus) = (load(&group.reverb), load(&group.chorus));
-    let now_and_next: *const i32 = pool.as_ptr().cast();
-    let before_and_now: *const i32 = pool.as_ptr().wrapping_sub(1).cast();
-    let next_and_after: *const i32 = pool.as_ptr().wrapping_add(1).cast();
-
-    let rows = mix.left.iter_mut().zip(&mut mix.right).zip(mix.reverb.iter_mut().zip(&mut mix.chorus));
-    for ((out_left, out_right), (out_reverb, out_chorus)) in rows.take(samples) {
-        let weight = _mm256_mul_ps(_mm256_cvtepi32_ps(fraction), scale);
-        let mut x = if CUBIC {
-            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the
-            // four samples from the one before on lie in the pool. A gather asks for no alignment.
-            let (early, late) = unsafe {
-                (_mm256_i32gather_epi32::<2>(before_and_now, at), _mm256_i32gather_epi32::<2>(next_and_after, at))
+) -> __m256 {
+    let now = pool.as_ptr().wrapping_add(at.cast_unsigned() as usize);
+    let sum = _mm256_add_epi32(_mm256_set1_epi32(fraction.cast_signed()), reach.fractions);
+    let index = _mm256_srli_epi32::<{ FRACTION_BITS.cast_signed() }>(sum);
+    let index = if WIDTH == MORE { _mm256_add_epi32(index, reach.steps) } else { index };
+    let weight = _mm256_and_si256(sum, _mm256_set1_epi32(FRACTION.cast_signed()));
+    let weight = _mm256_mul_ps(_mm256_cvtepi32_ps(weight), _mm256_set1_ps(FRACTION_SCALE));
+    // SAFETY: what is read lies between the sample before the position and the guard after the furthest one: eight or
+    // sixteen samples and three more, or, gathered, three more than the furthest. No alignment is asked for.
+    let (before, now, next, after) = unsafe {
+        if WIDTH == EIGHT {
+            let at = |offset: isize| {
+                _mm256_cvtepi32_ps(_mm256_permutevar8x32_epi32(load_eight(now.wrapping_offset(offset)), index))
             };
-            let ((before, now), (next, after)) = (pair(early), pair(late));
-            let rise = _mm256_sub_ps(next, before);
-            let slope = _mm256_mul_ps(half, rise);
-            let bend = _mm256_add_ps(
-                _mm256_mul_ps(half, _mm256_sub_ps(after, before)),
-                _mm256_mul_ps(three_halves, _mm256_sub_ps(now, next)),
-            );
-            let lift = _mm256_sub_ps(_mm256_add_ps(_mm256_sub_ps(before, now), slope), bend);
-            let cubic = _mm256_add_ps(_mm256_mul_ps(bend, weight), lift);
-            let square = _mm256_add_ps(_mm256_mul_ps(cubic, weight), slope);
-            _mm256_add_ps(_mm256_mul_ps(square, weight), now)
+            if CUBIC { (at(-1), at(0), at(1), at(2)) } else { (at(0), at(0), at(1), at(1)) }
         } else {
-            // SAFETY: the positions lie in 1..pool.len() - GUARD by `stays_inside` and by the turn below, so that the
-            // two samples from there on lie in the pool. A gather asks for no alignment.
-            let (now, next) = pair(unsafe { _mm256_i32gather_epi32::<2>(now_and_next, at) });
-            _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(next, now), weight), now)
-        };
-
-        let sum = _mm256_add_epi32(fraction, step_fraction);
-        fraction = _mm256_and_si256(sum, fraction_bits);
-        // The carry is the top bit: shifted down with its sign it is minus one.
-        let further = _mm256_sub_epi32(step, _mm256_srai_epi32::<31>(sum));
-        at = _mm256_add_epi32(at, further);
-        // A step is less than a turn, so one turn brings a position back before the end.
-        at = _mm256_sub_epi32(at, _mm256_and_si256(_mm256_cmpgt_epi32(at, last), turn));
-
-        if FILTER {
-            let w = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(a1, w1)), _mm256_mul_ps(a2, w2));
-            let y = _mm256_mul_ps(b, _mm256_add_ps(_mm256_add_ps(w, w2), _mm256_add_ps(w1, w1)));
-            (w2, w1) = (w1, w);
-            x = _mm256_blendv_ps(x, y, wet);
-        }
-        let (to_left, to_right) = (_mm256_mul_ps(x, left), _mm256_mul_ps(x, right));
-        store(out_left, _mm256_add_ps(load(out_left), to_left));
-        store(out_right, _mm256_add_ps(load(out_right), to_right));
-        if SEND {
-            let both = _mm256_mul_ps(_mm256_add_ps(to_left, to_right), send_scale);
-            store(out_reverb, _mm256_add_ps(load(out_reverb), _mm256_mul_ps(both, reverb)));
-            store(out_chorus, _mm256_add_ps(load(out_chorus), _mm256_mul_ps(both, chorus)));
-        }
-        left = _mm256_add_ps(left, left_step);
-        right = _mm256_add_ps(right, right_step);
-    }
-    store_words(&mut group.at, at);
-    store_words(&mut group.fraction, fraction);
-    store(&mut group.w1, w1);
-    store(&mut group.w2, w2);
-    store(&mut group.left, left);
-    store(&mut group.right, right);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::SILENT_END;
-    use super::*;
-    use crate::bank::SILENCE;
-
-    const EDGES: [i32; 10] =
-        [i32::MIN, -1, 0, 1, SILENT_TURN, SILENT_END - 1, SILENT_END, SILENT_END + 1, i32::MAX - 1, i32::MAX];
-
-    /// The rule in numbers that do not wrap.
-    fn is_inside(group: &Group, lane: usize, len: usize) -> bool {
-        let [at, end, turn, step] =
-            [&group.at, &group.end, &group.turn, &group.step].map(|words| i64::from(words[lane]));
-        let fractions = [group.fraction[lane], group.step_fraction[lane]];
-        (1..end).contains(&at)
-            && end + i64::try_from(GUARD).expect("small") <= i64::try_from(len).expect("small")
-            && (0..turn).contains(&step)
-            && step <= i64::from(LONGEST_STEP)
-            && (i64::from(SILENT_TURN)..end).contains(&turn)
-            && fractions.iter().all(|fraction| *fraction >= 0)
-    }
-
-    #[test]
-    fn no_number_at_the_edge_of_its_width_passes_for_a_position_inside() {
-        if Available::detect().is_none() {
-            return;
-        }
-        let pool = [0; SILENCE + GUARD];
-        let mut inside = 0;
-        for at in EDGES {
-            for end in EDGES {
-                for turn in EDGES {
-                    for (step, fraction) in [(0, 0), (-1, 0), (LONGEST_STEP, 5), (LONGEST_STEP + 1, 0), (1, -1)] {
-                        let mut group = Group::SILENT;
-                        let lane = inside % LANES;
-                        (group.at[lane], group.end[lane], group.turn[lane]) = (at, end, turn);
-                        (group.step[lane], group.step_fraction[lane]) = (step, fraction);
-                        let expected = is_inside(&group, lane, pool.len());
-                        // SAFETY: `detect` has found AVX2.
-                        let found = unsafe { stays_inside(&group, &pool) };
-                        assert_eq!(found, expected, "{at} {end} {turn} {step} {fraction}");
-                        inside += usize::from(found);
-                    }
+            let (place, odd) = (_mm256_srli_epi32::<1>(index), _mm256_slli_epi32::<31>(index));
+            let pairs = |offset: isize| {
+                let from = now.wrapping_offset(offset);
+                if WIDTH == MORE {
+                    return split(_mm256_i32gather_epi32::<2>(from.cast(), index));
                 }
+                // Pairs that begin at an even place are in one row, the others in the next.
+                let rows = [from, from.wrapping_add(1)].map(|row| _mm256_loadu_si256(row.cast()));
+                let [even, other] = rows.map(|row| _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(row, place)));
+                split(_mm256_castps_si256(_mm256_blendv_ps(even, other, _mm256_castsi256_ps(odd))))
+            };
+            if CUBIC {
+                let ((before, now), (next, after)) = (pairs(-1), pairs(1));
+                (before, now, next, after)
+            } else {
+                let (now, next) = pairs(0);
+                (now, now, next, next)
             }
         }
-        assert!(inside > 8, "some are right");
+    };
+    let line = _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(next, now), weight), now);
+    if !CUBIC {
+        return line;
+    }
+    let first = _mm256_add_ps(_mm256_sub_ps(before, _mm256_add_ps(now, now)), next);
+    let second = _mm256_add_ps(_mm256_sub_ps(now, _mm256_add_ps(next, next)), after);
+    let bend = _mm256_add_ps(_mm256_mul_ps(_mm256_sub_ps(second, first), weight), first);
+    let part = _mm256_mul_ps(_mm256_set1_ps(0.5), _mm256_sub_ps(_mm256_mul_ps(weight, weight), weight));
+    _mm256_add_ps(line, _mm256_mul_ps(part, bend))
+}
+
+/// Rows become columns.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn transpose(rows: &mut [Lane; LANES]) {
+    let [a, b, c, d, e, f, g, h] = &*rows;
+    let (a, b, c, d) = (load(a), load(b), load(c), load(d));
+    let (e, f, g, h) = (load(e), load(f), load(g), load(h));
+    let quarters = |a, b, c, d| {
+        let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+        (
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+            _mm256_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high),
+        )
+    };
+    let (upper, lower) = (quarters(a, b, c, d), quarters(e, f, g, h));
+    store(&mut rows[0], _mm256_permute2f128_ps::<0x20>(upper.0, lower.0));
+    store(&mut rows[1], _mm256_permute2f128_ps::<0x20>(upper.1, lower.1));
+    store(&mut rows[2], _mm256_permute2f128_ps::<0x20>(upper.2, lower.2));
+    store(&mut rows[3], _mm256_permute2f128_ps::<0x20>(upper.3, lower.3));
+    store(&mut rows[4], _mm256_permute2f128_ps::<0x31>(upper.0, lower.0));
+    store(&mut rows[5], _mm256_permute2f128_ps::<0x31>(upper.1, lower.1));
+    store(&mut rows[6], _mm256_permute2f128_ps::<0x31>(upper.2, lower.2));
+    store(&mut rows[7], _mm256_permute2f128_ps::<0x31>(upper.3, lower.3));
+}
+
+/// Adds to eight numbers.
+#[target_feature(enable = "avx2")]
+fn add_to(out: &mut Lane, x: __m256) {
+    store(out, _mm256_add_ps(load(out), x));
+}
+
+/// The next samples of one voice: to the mix, or to what is filtered then. `WHOLE`: it is a period in which the voice
+/// does not stray, as nearly all are.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn voice<const CUBIC: bool, const FILTER: bool, const SEND: bool, const WIDTH: u32, const WHOLE: bool>(
+    (group, lane): (&Group, usize),
+    pool: &[i16],
+    mix: &mut Mix,
+    (starts, samples): (&Starts, usize),
+) {
+    let reach = Reach::new::<WIDTH>(group.step[lane], group.step_fraction[lane]);
+    let send_scale = _mm256_set1_ps(SEND_SCALE);
+    let all = |of: &Lane| _mm256_set1_ps(of[lane]);
+    let (left, right, left_step, right_step) =
+        (all(&group.left), all(&group.right), all(&group.left_step), all(&group.right_step));
+    let (reverb, chorus) = (all(&group.reverb), all(&group.chorus));
+    let mut since = _mm256_add_ps(all(&group.since), _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0));
+    let blocks = if WHOLE { BLOCKS } else { samples.div_ceil(LANES).min(BLOCKS) };
+    for block in 0..blocks {
+        let start = (starts.at[block][lane], starts.fraction[block][lane]);
+        let x = if WHOLE || starts.strays[block][lane] == 0 {
+            // SAFETY: `advance_positions` has found each sample, in this block or in all, before the end of a sound
+            // that is in the pool with its guard, for steps that are not negative, and `WIDTH` is that of the lane.
+            unsafe { fetch::<CUBIC, WIDTH>(start, &reach, pool) }
+        } else {
+            load(&group.fetch::<CUBIC>(pool, start, (lane, (samples - block * LANES).min(LANES))))
+        };
+        if FILTER {
+            store(&mut mix.fetched[block][lane], x);
+            continue;
+        }
+        let to_left = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(left_step, since), left));
+        let to_right = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(right_step, since), right));
+        since = _mm256_add_ps(since, _mm256_set1_ps(LANES as f32));
+        add_to(&mut mix.left.times[block], to_left);
+        add_to(&mut mix.right.times[block], to_right);
+        if SEND {
+            let both = _mm256_mul_ps(_mm256_add_ps(to_left, to_right), send_scale);
+            add_to(&mut mix.reverb.times[block], _mm256_mul_ps(both, reverb));
+            add_to(&mut mix.chorus.times[block], _mm256_mul_ps(both, chorus));
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn blend<const CUBIC: bool, const SEND: bool>(group: &mut Group, pool: &[i16], mix: &mut Mix, samples: usize) {
+    let samples = samples.min(PERIOD);
+    let mut starts = Starts::NONE;
+    group.advance_positions(&mut starts, pool.len(), samples);
+    for lane in bits(group.active) {
+        let (at, what) = ((&*group, lane), (&starts, samples));
+        let filtered = group.filtered & 1 << lane != 0;
+        match (starts.reach[lane], filtered, starts.straying[lane] == 0) {
+            (EIGHT, false, true) => voice::<CUBIC, false, SEND, EIGHT, true>(at, pool, mix, what),
+            (EIGHT, true, true) => voice::<CUBIC, true, false, EIGHT, true>(at, pool, mix, what),
+            (SIXTEEN, false, true) => voice::<CUBIC, false, SEND, SIXTEEN, true>(at, pool, mix, what),
+            (SIXTEEN, true, true) => voice::<CUBIC, true, false, SIXTEEN, true>(at, pool, mix, what),
+            (EIGHT, false, _) => voice::<CUBIC, false, SEND, EIGHT, false>(at, pool, mix, what),
+            (EIGHT, true, _) => voice::<CUBIC, true, false, EIGHT, false>(at, pool, mix, what),
+            (SIXTEEN, false, _) => voice::<CUBIC, false, SEND, SIXTEEN, false>(at, pool, mix, what),
+            (SIXTEEN, true, _) => voice::<CUBIC, true, false, SIXTEEN, false>(at, pool, mix, what),
+            (_, false, _) => voice::<CUBIC, false, SEND, MORE, false>(at, pool, mix, what),
+            (_, true, _) => voice::<CUBIC, true, false, MORE, false>(at, pool, mix, what),
+        }
+    }
+    if group.filtered != 0 {
+        filter::<SEND>(group, mix, samples);
+    }
+}
+
+/// Filters what was fetched, all lanes side by side.
+#[target_feature(enable = "avx2")]
+fn filter<const SEND: bool>(group: &mut Group, mix: &mut Mix, samples: usize) {
+    mix.begin_filter(group.filtered);
+    mix.fetched.iter_mut().take(samples.div_ceil(LANES)).for_each(|rows| transpose(rows));
+    let send_scale = _mm256_set1_ps(SEND_SCALE);
+    let (b, a1, a2) = (load(&group.b), load(&group.a1), load(&group.a2));
+    let (mut w1, mut w2) = (load(&group.w1), load(&group.w2));
+    let (left, right) = (load(&group.left), load(&group.right));
+    let (left_step, right_step) = (load(&group.left_step), load(&group.right_step));
+    let (reverb, chorus) = (load(&group.reverb), load(&group.chorus));
+    let (mut since, one) = (load(&group.since), _mm256_set1_ps(1.0));
+    for block in 0..samples.div_ceil(LANES).min(BLOCKS) {
+        let rows = &mix.fetched[block];
+        let (out_left, out_right) = (&mut mix.left.lanes[block], &mut mix.right.lanes[block]);
+        let (out_reverb, out_chorus) = (&mut mix.reverb.lanes[block], &mut mix.chorus.lanes[block]);
+        // Where it stood two samples before, one before, and after each: of the last block, not all of it count.
+        let mut states = [[0.0; LANES]; LANES + 2];
+        store(&mut states[0], w2);
+        store(&mut states[1], w1);
+        let mut before = _mm256_add_ps(w1, w2);
+        for k in 0..LANES {
+            let x = load(&rows[k]);
+            let w = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(a2, w2)), _mm256_mul_ps(a1, w1));
+            let sum = _mm256_add_ps(w, w1);
+            let x = _mm256_mul_ps(b, _mm256_add_ps(sum, before));
+            (w2, w1, before) = (w1, w, sum);
+            store(&mut states[k + 2], w);
+            let to_left = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(left_step, since), left));
+            let to_right = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(right_step, since), right));
+            since = _mm256_add_ps(since, one);
+            add_to(&mut out_left[k], to_left);
+            add_to(&mut out_right[k], to_right);
+            if SEND {
+                let both = _mm256_mul_ps(_mm256_add_ps(to_left, to_right), send_scale);
+                add_to(&mut out_reverb[k], _mm256_mul_ps(both, reverb));
+                add_to(&mut out_chorus[k], _mm256_mul_ps(both, chorus));
+            }
+        }
+        let count = (samples - block * LANES).min(LANES);
+        (w2, w1) = (load(&states[count]), load(&states[count + 1]));
+    }
+    store(&mut group.w1, w1);
+    store(&mut group.w2, w2);
+}
+
+/// Adds up what lies side by side, by the tree of [`Bus::join`].
+#[target_feature(enable = "avx2")]
+fn join(bus: &mut Bus) {
+    for (times, v) in bus.times.iter_mut().zip(&mut bus.lanes) {
+        transpose(v);
+        let sum = |a: usize, b: usize| _mm256_add_ps(load(&v[a]), load(&v[b]));
+        let (even, odd) = (_mm256_add_ps(sum(0, 4), sum(2, 6)), _mm256_add_ps(sum(1, 5), sum(3, 7)));
+        add_to(times, _mm256_add_ps(even, odd));
     }
 }

@@ -10,16 +10,13 @@ use crate::bank::patch::{self, DRIVERS, MOVING, Patch, Reading, Sources};
 use crate::collection::connection::Source;
 use crate::synth::PERIOD;
 use crate::synth::channel::Channel;
-use crate::synth::envelope::{Envelope, Times, clean};
-use crate::synth::lanes::LowPass;
-use crate::synth::oscillator::Oscillator;
+use crate::synth::envelope::{Times, clean};
+use crate::synth::lanes::Group;
 
 /// The longest shutdown of a stolen voice, seconds: it holds a lane that another may need.
 const SHUTDOWN_LIMIT: f32 = 0.1;
 /// Of the drivers, the vibrato oscillator.
 const VIBRATO: usize = 1;
-/// Highest cutoff as a part of the sample rate.
-const CUTOFF_LIMIT: f32 = 0.45;
 /// Where levels end that blocks can ask for, 0.1 dB.
 const SILENCE: f32 = -960.0;
 const LOUDEST: f32 = 480.0;
@@ -51,7 +48,7 @@ impl Sources for Seen<'_> {
 
 impl Voice {
     /// Sets envelopes and oscillators up.
-    pub(super) fn begin(&mut self, patch: &Patch, context: &Context<'_>) {
+    pub(super) fn begin(&mut self, patch: &Patch, context: &Context<'_>, (group, lane): (&mut Group, usize)) {
         let seen = self.seen(patch, context, [0.0; DRIVERS]);
         let at = |place| patch.at_start(place, &seen);
         // Time cents. What is less than a sample is no time at all.
@@ -73,22 +70,23 @@ impl Voice {
         volume.attack *= longer(73);
         volume.decay *= longer(75);
         volume.release *= longer(72);
-        self.amplitude = Envelope::start(&volume);
-        self.modulation = Envelope::IDLE;
+        let control = &mut group.control;
+        control.amplitude.start(lane, &volume);
         if self.drivers & 8 != 0 {
-            self.modulation = Envelope::start(&times(patch::ENVELOPES + 6));
+            control.modulation.start(lane, &times(patch::ENVELOPES + 6));
         }
         let oscillator = |first, faster, later| {
             let cents = clean(at(first) + faster, -16_000.0, 12_000.0) - 6900.0;
-            Oscillator::start(440.0 * libm::exp2f(cents / 1200.0), samples(first + 1) * later, context.rate)
+            (440.0 * libm::exp2f(cents / 1200.0), samples(first + 1) * later, context.rate)
         };
+        let [lfo, vibrato] = &mut control.oscillators;
         if self.drivers & 1 != 0 {
-            self.oscillators[0] = oscillator(patch::OSCILLATORS, 0.0, 1.0);
+            lfo.start(lane, oscillator(patch::OSCILLATORS, 0.0, 1.0));
         }
         if self.drivers & 2 != 0 {
             // Controller 76: an octave up or down. 78: as the times above.
             let faster = context.channel.offset(76) * (1200.0 / 64.0);
-            self.oscillators[1] = oscillator(patch::OSCILLATORS + 2, faster, longer(78));
+            vibrato.start(lane, oscillator(patch::OSCILLATORS + 2, faster, longer(78)));
         }
         let shutdown = samples(patch::SHUTDOWN).min(SHUTDOWN_LIMIT * context.rate);
         self.shutdown_ticks = (shutdown / PERIOD as f32).max(1.0);
@@ -102,67 +100,57 @@ impl Voice {
     }
 
     /// Works out what note and channel say now.
-    pub(super) fn take_in(&mut self, patch: &Patch, context: &Context<'_>) {
+    pub(super) fn take_in(&mut self, patch: &Patch, context: &Context<'_>, (group, lane): (&mut Group, usize)) {
         self.version = context.channel.version;
-        self.sums = patch.sums(&self.seen(patch, context, [0.0; DRIVERS]));
+        let mut sums = patch.sums(&self.seen(patch, context, [0.0; DRIVERS]));
         if self.filtered {
             // Controllers 71 and 74 of General MIDI 2.
-            self.sums.steady[patch::RESONANCE] += context.channel.offset(71) * 2.0;
-            self.sums.steady[patch::CUTOFF] += context.channel.offset(74) * 75.0;
+            sums.steady[patch::RESONANCE] += context.channel.offset(71) * 2.0;
+            sums.steady[patch::CUTOFF] += context.channel.offset(74) * 75.0;
         }
         // Controller 77: half a semitone more vibrato, or less, but never turned over.
-        let vibrato = &mut self.sums.depth[patch::PITCH][VIBRATO];
+        let vibrato = &mut sums.depth[patch::PITCH][VIBRATO];
         let deeper = *vibrato + context.channel.offset(77) * (50.0 / 64.0);
         if context.channel.offset(77) != 0.0 {
             *vibrato = deeper.max(vibrato.min(0.0));
         }
-        let moves = |driver: usize| self.intricate || self.sums.depth.iter().any(|depth| depth[driver] != 0.0);
-        self.moving = (0..DRIVERS).fold(0, |bits, driver| bits | u8::from(moves(driver)) << driver);
-        let steady = self.sums.steady;
-        self.settle(&steady, context);
+        self.steady = sums.steady;
+        group.control.set_depth(lane, &sums.depth);
+        self.settle(&sums.steady, context, (group, lane));
     }
 
-    /// Takes in what drivers move that is no plain depth; gives pitch and cutoff.
-    pub(super) fn take_in_others(&mut self, context: &Context<'_>, drivers: &[f32; DRIVERS]) -> (f32, f32) {
+    /// Takes in what drivers move that is no plain depth.
+    pub(crate) fn take_in_others(&self, context: &Context<'_>, (group, lane): (&mut Group, usize)) {
         let patch = context.bank.patch(context.bank.region(self.region).patch);
-        let sums = patch.moved(&self.sums.steady, &self.seen(patch, context, *drivers));
-        self.settle(&sums, context);
-        (sums[patch::PITCH], sums[patch::CUTOFF])
+        let drivers = group.control.drivers(lane);
+        let sums = patch.moved(&self.steady, &self.seen(patch, context, drivers));
+        self.settle(&sums, context, (group, lane));
     }
 
-    /// Derives levels, sides, sends and the filter's shape from sums.
-    fn settle(&mut self, sums: &[f32; MOVING], context: &Context<'_>) {
+    /// Derives pitch, levels, sides, sends and the filter's shape from sums.
+    fn settle(&self, sums: &[f32; MOVING], context: &Context<'_>, (group, lane): (&mut Group, usize)) {
+        let control = &mut group.control;
+        control.pitch[lane] = self.cents + (context.tuning + context.channel.scale(self.key)) + sums[patch::PITCH];
         let gain = sums[patch::GAIN];
-        self.level =
+        let level =
             if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) * context.master } else { 0.0 };
-        self.pan = match self.speaker {
+        let pan = match self.speaker {
             Speaker::Panned => context.tables.pan(clean(sums[patch::PAN] / 10.0, -50.0, 50.0)),
             Speaker::Left => (1.0, 0.0),
             Speaker::Right => (0.0, 1.0),
             Speaker::Both => (1.0, 1.0),
         };
         let part = |place: usize| clean(sums[place] / 1000.0, 0.0, 1.0);
-        self.send_goals = (part(patch::REVERB), part(patch::CHORUS));
+        let goals = [level * pan.0, level * pan.1, part(patch::REVERB), part(patch::CHORUS)];
+        if goals != control.goals(lane) {
+            control.set_goals(lane, goals);
+        }
         if self.filtered {
+            control.cutoff[lane] = sums[patch::CUTOFF];
             let resonance = clean(sums[patch::RESONANCE] / 10.0, 0.0, 96.0);
             // 0 dB is the flattest response; a peak of some height lowers everything by half of it.
-            self.damping =
-                (core::f32::consts::SQRT_2 * libm::exp10f(resonance / -20.0), libm::exp10f(resonance / -40.0));
-            self.last_cutoff = f32::NAN;
+            control.damping[lane] = core::f32::consts::SQRT_2 * libm::exp10f(resonance / -20.0);
+            control.makeup[lane] = libm::exp10f(resonance / -40.0);
         }
     }
-}
-
-/// The resonant low-pass: the analogue one of two poles, its frequencies warped so that the corner stays in place.
-/// `damping` is 1 / Q and a gain.
-pub(super) fn low_pass(cutoff: f32, damping: (f32, f32), context: &Context<'_>) -> LowPass {
-    let limit = CUTOFF_LIMIT * context.rate;
-    let hz = (440.0 * context.tables.ratio(clean(cutoff, 1500.0, 20_000.0) - 6900.0) as f32).min(limit);
-    let turns = hz / context.rate;
-    // Half the angle's sine keeps its digits where the angle is small and its cosine nearly 1.
-    let half = context.tables.sine(0.5 * turns);
-    let alpha = 0.5 * damping.0 * context.tables.sine(turns);
-    let over = 1.0 / (1.0 + alpha);
-    let square = half * half;
-    LowPass { b: square * over * damping.1, a1: (4.0 * square - 2.0) * over, a2: (1.0 - alpha) * over }
 }
