@@ -352,7 +352,7 @@ impl Synth {
         let groups = &mut self.groups[..self.used];
         let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
         if !groups.is_empty() {
-            self.mix.clear(sends);
+            self.mix.clear(samples, sends);
             for group in groups.iter_mut().filter(|group| group.active != 0) {
                 group.render(self.bank.pool(), &mut self.mix, samples, (self.interpolation, sends), self.code);
             }

@@ -47,9 +47,9 @@ impl Available {
     }
 
     /// Adds up what lies side by side in a bus.
-    pub(super) fn join(self, bus: &mut Bus) {
+    pub(super) fn join(self, bus: &mut Bus, blocks: usize) {
         // SAFETY: `self` exists only where `detect` found AVX2.
-        unsafe { join(bus) }
+        unsafe { join(bus, blocks) }
     }
 }
 
@@ -211,11 +211,15 @@ fn add_to(out: &mut Lane, x: __m256) {
     store(out, _mm256_add_ps(load(out), x));
 }
 
-/// The next samples of one voice: to the mix, or to what is filtered then. `WHOLE`: it is a period in which the voice
-/// does not stray, as nearly all are.
+/// A voice does not stray in a period, as in nearly all; in less than one; or it does somewhere.
+const WHOLE: u8 = 0;
+const STRAIGHT: u8 = 1;
+const STRAY: u8 = 2;
+
+/// The next samples of one voice: to the mix, or to what is filtered then.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn voice<const CUBIC: bool, const FILTER: bool, const SEND: bool, const WIDTH: u32, const WHOLE: bool>(
+fn voice<const CUBIC: bool, const FILTER: bool, const SEND: bool, const WIDTH: u32, const WAY: u8>(
     (group, lane): (&Group, usize),
     pool: &[i16],
     mix: &mut Mix,
@@ -228,10 +232,10 @@ fn voice<const CUBIC: bool, const FILTER: bool, const SEND: bool, const WIDTH: u
         (all(&group.left), all(&group.right), all(&group.left_step), all(&group.right_step));
     let (reverb, chorus) = (all(&group.reverb), all(&group.chorus));
     let mut since = _mm256_add_ps(all(&group.since), _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0));
-    let blocks = if WHOLE { BLOCKS } else { samples.div_ceil(LANES).min(BLOCKS) };
+    let blocks = if WAY == WHOLE { BLOCKS } else { samples.div_ceil(LANES).min(BLOCKS) };
     for block in 0..blocks {
         let start = (starts.at[block][lane], starts.fraction[block][lane]);
-        let x = if WHOLE || starts.strays[block][lane] == 0 {
+        let x = if WAY != STRAY || starts.strays[block][lane] == 0 {
             // SAFETY: `advance_positions` has found each sample, in this block or in all, before the end of a sound
             // that is in the pool with its guard, for steps that are not negative, and `WIDTH` is that of the lane.
             unsafe { fetch::<CUBIC, WIDTH>(start, &reach, pool) }
@@ -263,17 +267,22 @@ fn blend<const CUBIC: bool, const SEND: bool>(group: &mut Group, pool: &[i16], m
     for lane in bits(group.active) {
         let (at, what) = ((&*group, lane), (&starts, samples));
         let filtered = group.filtered & 1 << lane != 0;
-        match (starts.reach[lane], filtered, starts.straying[lane] == 0) {
-            (EIGHT, false, true) => voice::<CUBIC, false, SEND, EIGHT, true>(at, pool, mix, what),
-            (EIGHT, true, true) => voice::<CUBIC, true, false, EIGHT, true>(at, pool, mix, what),
-            (SIXTEEN, false, true) => voice::<CUBIC, false, SEND, SIXTEEN, true>(at, pool, mix, what),
-            (SIXTEEN, true, true) => voice::<CUBIC, true, false, SIXTEEN, true>(at, pool, mix, what),
-            (EIGHT, false, _) => voice::<CUBIC, false, SEND, EIGHT, false>(at, pool, mix, what),
-            (EIGHT, true, _) => voice::<CUBIC, true, false, EIGHT, false>(at, pool, mix, what),
-            (SIXTEEN, false, _) => voice::<CUBIC, false, SEND, SIXTEEN, false>(at, pool, mix, what),
-            (SIXTEEN, true, _) => voice::<CUBIC, true, false, SIXTEEN, false>(at, pool, mix, what),
-            (_, false, _) => voice::<CUBIC, false, SEND, MORE, false>(at, pool, mix, what),
-            (_, true, _) => voice::<CUBIC, true, false, MORE, false>(at, pool, mix, what),
+        let way = if starts.straying[lane] != 0 { STRAY } else { u8::from(samples < PERIOD) };
+        match (filtered, way, starts.reach[lane]) {
+            (false, WHOLE, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, WHOLE>(at, pool, mix, what),
+            (false, WHOLE, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, WHOLE>(at, pool, mix, what),
+            (false, STRAIGHT, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, STRAIGHT>(at, pool, mix, what),
+            (false, STRAIGHT, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, STRAIGHT>(at, pool, mix, what),
+            (false, _, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, STRAY>(at, pool, mix, what),
+            (false, _, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, STRAY>(at, pool, mix, what),
+            (false, ..) => voice::<CUBIC, false, SEND, MORE, STRAY>(at, pool, mix, what),
+            (true, WHOLE, EIGHT) => voice::<CUBIC, true, false, EIGHT, WHOLE>(at, pool, mix, what),
+            (true, WHOLE, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, WHOLE>(at, pool, mix, what),
+            (true, STRAIGHT, EIGHT) => voice::<CUBIC, true, false, EIGHT, STRAIGHT>(at, pool, mix, what),
+            (true, STRAIGHT, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, STRAIGHT>(at, pool, mix, what),
+            (true, _, EIGHT) => voice::<CUBIC, true, false, EIGHT, STRAY>(at, pool, mix, what),
+            (true, _, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, STRAY>(at, pool, mix, what),
+            (true, ..) => voice::<CUBIC, true, false, MORE, STRAY>(at, pool, mix, what),
         }
     }
     if group.filtered != 0 {
@@ -329,8 +338,8 @@ fn filter<const SEND: bool>(group: &mut Group, mix: &mut Mix, samples: usize) {
 
 /// Adds up what lies side by side, by the tree of [`Bus::join`].
 #[target_feature(enable = "avx2")]
-fn join(bus: &mut Bus) {
-    for (times, v) in bus.times.iter_mut().zip(&mut bus.lanes) {
+fn join(bus: &mut Bus, blocks: usize) {
+    for (times, v) in bus.times.iter_mut().zip(&mut bus.lanes).take(blocks) {
         transpose(v);
         let sum = |a: usize, b: usize| _mm256_add_ps(load(&v[a]), load(&v[b]));
         let (even, odd) = (_mm256_add_ps(sum(0, 4), sum(2, 6)), _mm256_add_ps(sum(1, 5), sum(3, 7)));

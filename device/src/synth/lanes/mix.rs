@@ -18,8 +18,8 @@ impl Bus {
     const SILENT: Self = Self { times: [[0.0; LANES]; BLOCKS], lanes: [[[0.0; LANES]; LANES]; BLOCKS] };
 
     /// Adds what lies side by side to the rest, always by the same tree.
-    fn join(&mut self) {
-        for (times, lanes) in self.times.iter_mut().zip(&self.lanes) {
+    fn join(&mut self, blocks: usize) {
+        for (times, lanes) in self.times.iter_mut().zip(&self.lanes).take(blocks) {
             for (sum, v) in times.iter_mut().zip(lanes) {
                 *sum += ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
             }
@@ -40,6 +40,8 @@ pub(crate) struct Mix {
     pub(super) chorus: Bus,
     /// What was fetched for a group whose voices are filtered.
     pub(super) fetched: [[Lane; LANES]; BLOCKS],
+    /// Blocks that are in use.
+    blocks: usize,
     /// Something lies side by side.
     filtered: bool,
     sends: bool,
@@ -49,7 +51,7 @@ impl Mix {
     pub(crate) fn new() -> Self {
         let [left, right, reverb, chorus] = [Bus::SILENT; 4];
         let fetched = [[[0.0; LANES]; LANES]; BLOCKS];
-        Self { left, right, reverb, chorus, fetched, filtered: false, sends: false }
+        Self { left, right, reverb, chorus, fetched, blocks: 0, filtered: false, sends: false }
     }
 
     fn buses(&mut self) -> impl Iterator<Item = &mut Bus> {
@@ -58,19 +60,21 @@ impl Mix {
         all.into_iter().take(2 + sends)
     }
 
-    /// Makes room, with sends or without.
-    pub(crate) fn clear(&mut self, sends: bool) {
-        (self.filtered, self.sends) = (false, sends);
-        self.buses().for_each(|bus| bus.times = [[0.0; LANES]; BLOCKS]);
+    /// Makes room for so many samples, with sends or without.
+    pub(crate) fn clear(&mut self, samples: usize, sends: bool) {
+        let blocks = samples.div_ceil(LANES).min(BLOCKS);
+        (self.blocks, self.filtered, self.sends) = (blocks, false, sends);
+        self.buses().for_each(|bus| bus.times[..blocks].fill([0.0; LANES]));
     }
 
     /// Some lanes of a group are going to be filtered: nothing was fetched for the others.
     pub(super) fn begin_filter(&mut self, filtered: u8) {
+        let blocks = self.blocks;
         for lane in bits(!filtered) {
-            self.fetched.iter_mut().for_each(|block| block[lane] = [0.0; LANES]);
+            self.fetched[..blocks].iter_mut().for_each(|block| block[lane] = [0.0; LANES]);
         }
         if !std::mem::replace(&mut self.filtered, true) {
-            self.buses().for_each(|bus| bus.lanes = [[[0.0; LANES]; LANES]; BLOCKS]);
+            self.buses().for_each(|bus| bus.lanes[..blocks].fill([[0.0; LANES]; LANES]));
         }
     }
 
@@ -79,10 +83,11 @@ impl Mix {
         if !self.filtered {
             return;
         }
+        let blocks = self.blocks;
         self.buses().for_each(|bus| match code {
-            Code::Portable => bus.join(),
+            Code::Portable => bus.join(blocks),
             #[cfg(target_arch = "x86_64")]
-            Code::Avx2(available) => available.join(bus),
+            Code::Avx2(available) => available.join(bus, blocks),
         });
     }
 

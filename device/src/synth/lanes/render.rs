@@ -20,7 +20,7 @@ pub(super) struct Starts {
     /// 0, if each sample of the block is before the end of a sound that is in the pool with its guard, and none at its
     /// very first.
     pub(super) strays: [[u32; LANES]; BLOCKS],
-    /// 0, if that is so in all blocks, and there is a period of them.
+    /// 0, if that is so in all blocks.
     pub(super) straying: [u32; LANES],
     /// How far the samples of a block are from its first: none further than 7, than 15, or further.
     pub(super) reach: [u32; LANES],
@@ -50,7 +50,6 @@ impl Group {
             let broken = self.fraction[lane] | self.step_fraction[lane];
             wild |= u32::from(!(0..=TAME).contains(&self.step[lane])) | u32::from(broken > FRACTION);
         }
-        starts.straying = [u32::from(samples < PERIOD); LANES];
         let (at, fraction) = (self.at, self.fraction);
         for block in 0..samples.div_ceil(LANES).min(BLOCKS) {
             let count = (samples - block * LANES).min(LANES) as u32;
