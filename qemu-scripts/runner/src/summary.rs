@@ -1,18 +1,22 @@
 //! What a run came to: lines for people on standard output, one JSON object for programs.
 //!
-//! Fed by `play`, `record` and `conform`.
+//! Fed by the commands.
 
 use anyhow::Context;
 use serde_json::Value;
 use std::io::Write;
 use std::path::Path;
 
+/// A line, or several.
+pub(crate) fn say(text: &str) {
+    // A reader that has seen enough may close the pipe: what was done is done all the same.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// The fields of a summary, a line each.
 pub(crate) fn print(summary: &Value) {
-    let mut out = std::io::stdout().lock();
     for (name, value) in lines(summary) {
-        // A reader that has seen enough may close the pipe: what was done is done all the same.
-        let _ = writeln!(out, "{name:<18} {value}");
+        say(&format!("{name:<18} {value}"));
     }
 }
 

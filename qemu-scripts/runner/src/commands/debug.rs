@@ -7,6 +7,7 @@ use crate::debugger::{Debugger, Opened};
 use crate::exit::{Exit, Failure};
 use crate::machine::{Item, Job, Machine};
 use crate::progress::Progress;
+use crate::summary::say;
 use crate::supervisor;
 use anyhow::Context;
 use dmus_card::files::load_song;
@@ -103,6 +104,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return Err(Failure::new(Exit::Violation, message).into());
     }
     ended?;
-    println!("the driver broke no rule that it would have been stopped at");
+    say("the driver broke no rule that it would have been stopped at");
     Ok(())
 }

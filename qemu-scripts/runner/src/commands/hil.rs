@@ -17,6 +17,7 @@ use crate::hil::shard::Sharding;
 use crate::hil::show::Show;
 use crate::hil::{index, junit};
 use crate::programs::Programs;
+use crate::summary::say;
 use anyhow::Context;
 use regex::Regex;
 use std::collections::BTreeSet;
@@ -112,7 +113,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.schema {
-        println!("{}", serde_json::to_string_pretty(&schema()).context("the schema makes no JSON")?);
+        say(&serde_json::to_string_pretty(&schema()).context("the schema makes no JSON")?);
         return Ok(());
     }
     if args.merge {
@@ -130,11 +131,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.list_images {
         let ours = cases.iter().filter(|case| case.of.scenario.guest.is_ours());
         let images: BTreeSet<&str> = ours.map(|case| case.image.name()).collect();
-        images.iter().for_each(|image| println!("{image}"));
+        images.iter().for_each(|image| say(image));
         return Ok(());
     }
     if args.list {
-        cases.iter().for_each(|case| println!("{}", case.name));
+        cases.iter().for_each(|case| say(&case.name));
         return Ok(());
     }
     fresh(&args.output)?;
@@ -204,7 +205,7 @@ fn run_cases(args: &Args, cases: &[Case], quarantine: &Quarantine, mut results: 
     results.cases = finished?;
     if args.bless {
         for file in bless(cases, &results.cases)? {
-            println!("blessed     {file}");
+            say(&format!("blessed     {file}"));
         }
         for case in results.cases.iter_mut().filter(|case| case.only_hash) {
             case.outcome = Outcome::Passed;
@@ -228,7 +229,7 @@ fn tell(results: &Results, output: &Path, quiet: bool, started: Option<Instant>)
         let more: String = more.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!(", {n} {name}")).collect();
         let page = page.display();
         let all = number(all, "case");
-        println!("{all}{time}: {passed} passed, {failed} failed, {errors} errors{more}; {page} has each");
+        say(&format!("{all}{time}: {passed} passed, {failed} failed, {errors} errors{more}; {page} has each"));
     }
     match (failed, errors) {
         (0, 0) => Ok(()),

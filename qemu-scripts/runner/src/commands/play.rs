@@ -177,7 +177,7 @@ fn keep_speaker(speaker: &Path, card: &Path, output: &Path) -> anyhow::Result<()
         None if length < rendered.len() => format!("{} frames are missing at its end", (rendered.len() - length) / 4),
         None if rest.iter().any(|byte| *byte != 0) => "something comes after its end".into(),
         None => {
-            println!("{:<18} {}, the same samples", "through guest", output.display());
+            summary::say(&format!("{:<18} {}, the same samples", "through guest", output.display()));
             return Ok(());
         }
     };

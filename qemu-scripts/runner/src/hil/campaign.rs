@@ -9,6 +9,7 @@ use super::pool::{Single, single};
 use super::run::{Ended, Setup};
 use super::show::Show;
 use crate::exit::{Exit, Failure};
+use crate::summary::say;
 use anyhow::{Context, ensure};
 use dmus_card::deviation::{Fault, Liberties, Occasions};
 use serde_json::{Value, json};
@@ -89,7 +90,7 @@ pub(crate) fn campaign(
             })
             .collect();
         ensure!(!planned.is_empty(), "{}: the card counted no occasion of any fault", case.name);
-        println!("{}: {} runs, a fault each, up to occasion {up_to} of each kind", case.name, planned.len());
+        say(&format!("{}: {} runs, a fault each, up to occasion {up_to} of each kind", case.name, planned.len()));
         let found = runs(&usual, &planned, (setup, output), &first, (jobs, quiet))?;
         table(&found, &occasions);
         worst = found.iter().map(|(_, reaction, _)| *reaction).filter(|it| it.is_bad()).fold(worst, Ord::max);
@@ -102,7 +103,7 @@ pub(crate) fn campaign(
     let path = output.join("campaign.json");
     let text = serde_json::to_string_pretty(&json!({ "version": 1, "cases": all }))?;
     std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} has each run", path.display());
+    say(&format!("{} has each run", path.display()));
     match worst.is_bad() {
         true => Err(Failure::new(Exit::Failed, "the driver does not survive every fault of its card").into()),
         false => Ok(()),
@@ -173,12 +174,12 @@ fn table(found: &[Row], occasions: &Value) {
     let shown: Vec<_> =
         REACTIONS.iter().filter(|(reaction, _)| found.iter().any(|(_, its, _)| its == reaction)).collect();
     let titles: Vec<String> = shown.iter().map(|(_, name)| format!("{name:>11}")).collect();
-    println!("{:<20} {:>9} {:>5} {}", "fault", "occasions", "runs", titles.join(" "));
+    say(&format!("{:<20} {:>9} {:>5} {}", "fault", "occasions", "runs", titles.join(" ")));
     for fault in Fault::ALL {
         let own: Vec<_> = found.iter().filter(|((its, _), ..)| its == fault).collect();
         let counts = shown.iter().map(|(reaction, _)| own.iter().filter(|(_, its, _)| its == reaction).count());
         let counts: Vec<String> = counts.map(|count| format!("{count:>11}")).collect();
         let there = occasions[fault.name()].as_u64().unwrap_or(0);
-        println!("{:<20} {there:>9} {:>5} {}", fault.name(), own.len(), counts.join(" "));
+        say(&format!("{:<20} {there:>9} {:>5} {}", fault.name(), own.len(), counts.join(" ")));
     }
 }

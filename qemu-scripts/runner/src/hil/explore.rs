@@ -10,6 +10,7 @@ use super::pool::{Single, single};
 use super::run::{Setup, files};
 use super::show::Show;
 use crate::exit::{Exit, Failure};
+use crate::summary::say;
 use anyhow::Context;
 use dmus_card::deviation::{Liberties, Liberty, Plan, shrink};
 use serde_json::Value;
@@ -28,14 +29,14 @@ pub(crate) fn explore(
         let folder = output.join(&case.name);
         let exploration = Exploration { case, setup, usual: usual(case, &folder.join("usual"), setup)?, folder };
         match exploration.seeds(jobs, seeds, quiet)? {
-            None => println!("{}: {seeds} seeds, and all holds with each", case.name),
+            None => say(&format!("{}: {seeds} seeds, and all holds with each", case.name)),
             Some((seed, Outcome::Error, reasons)) => {
                 errors += 1;
-                println!("{}: seed {seed}: the host was at fault: {}", case.name, reasons.join("; "));
+                say(&format!("{}: seed {seed}: the host was at fault: {}", case.name, reasons.join("; ")));
             }
             Some((seed, _, reasons)) => {
                 failed += 1;
-                println!("{}: seed {seed} fails: {}", case.name, reasons.join("; "));
+                say(&format!("{}: seed {seed} fails: {}", case.name, reasons.join("; ")));
                 exploration.shrink(seed)?;
             }
         }
@@ -140,7 +141,7 @@ impl Exploration<'_> {
         self.write(&few, &scenario)?;
         self.one(&few, &self.folder.join(format!("seed-{seed}-few")))?;
         let few = toml::to_string(&few).context("the liberties make no TOML")?;
-        println!("after {runs} more runs, it takes this:\n{few}{} is that scenario", scenario.display());
+        say(&format!("after {runs} more runs, it takes this:\n{few}{} is that scenario", scenario.display()));
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 //! Fed by the pool, campaigns and explorations; feeds standard error, and with results standard output.
 
 use super::outcome::{Finished, Outcome};
+use crate::summary::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 pub(crate) struct Show {
     bar: ProgressBar,
@@ -45,10 +46,7 @@ impl Show {
     }
 
     fn say(&self, line: &str) {
-        self.bar.suspend(|| {
-            // A reader that has seen enough may close the pipe.
-            let _ = writeln!(std::io::stdout().lock(), "{line}");
-        });
+        self.bar.suspend(|| say(line));
     }
 
     /// A case ended.
