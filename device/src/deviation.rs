@@ -202,6 +202,11 @@ pub struct Deviations {
     resets: AtomicBool,
 }
 
+/// A stream in a mask.
+fn bit(stream: usize) -> u32 {
+    1u32.checked_shl(stream as u32).unwrap_or(0)
+}
+
 impl Deviations {
     /// One that begins.
     pub fn new(plan: Plan) -> Self {
@@ -267,7 +272,7 @@ impl Deviations {
     /// Whether what the driver is told of a stream is none of its mistakes: what follows from a fault is not, until the
     /// driver creates the stream anew.
     pub(crate) fn excuses(&self, stream: usize) -> bool {
-        let bit = 1u32.checked_shl(stream as u32).unwrap_or(0);
+        let bit = bit(stream);
         if self.pretends.swap(false, Ordering::Relaxed) {
             self.excused.fetch_or(bit, Ordering::Relaxed);
         }
@@ -276,7 +281,7 @@ impl Deviations {
 
     /// A stream is created.
     pub(crate) fn created(&self, stream: usize) {
-        self.excused.fetch_and(!1u32.checked_shl(stream as u32).unwrap_or(0), Ordering::Relaxed);
+        self.excused.fetch_and(!bit(stream), Ordering::Relaxed);
     }
 
     /// The card is to reset itself.

@@ -3,6 +3,9 @@
 //! Fed by the stream's sequencer with complete messages at their exact samples, and by a [`Bank`] of DLS instruments;
 //! adds to the stream's mix.
 //!
+//! `message` and `note` tell voices what to do. A `voice` sets the controls of its lane, `control` moves those of eight
+//! voices on at each tick, and `lanes` renders the eight into a mix, which goes through `effects` and `output`.
+//!
 //! Everything that moves by itself (envelopes, oscillators, ends of voices) does so at sample positions divisible by
 //! 32, gains run in straight lines between them, and messages act at once. So the output does not depend on how it is
 //! cut into calls. Nor does it on the processor: `lanes` has vector code with the same bits, and all else is plain.
