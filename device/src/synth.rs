@@ -285,13 +285,11 @@ impl Synth {
         self.work += (self.used * LANES) as u64;
         let groups = self.groups[..self.used].iter_mut();
         for (voices, group) in self.voices.chunks_exact_mut(LANES).zip(groups) {
-            for (lane, voice) in voices.iter_mut().enumerate() {
-                if group.channel[lane] as usize == channel {
-                    act(voice, &context, (group, lane, until_tick));
-                    self.work += self.voice_cost;
-                    if self.void.load(Ordering::Relaxed) {
-                        return;
-                    }
+            for lane in bits(group.playing(channel as u32)) {
+                act(&mut voices[lane], &context, (group, lane, until_tick));
+                self.work += self.voice_cost;
+                if self.void.load(Ordering::Relaxed) {
+                    return;
                 }
             }
         }
@@ -351,30 +349,25 @@ impl Synth {
     /// Renders up to the next tick or less.
     fn segment(&mut self, left_plane: &mut [f32], right_plane: &mut [f32]) {
         let samples = left_plane.len();
-        let (mut left, mut right) = ([0.0; PERIOD], [0.0; PERIOD]);
         let groups = &mut self.groups[..self.used];
         let sends = !self.dry && groups.iter().any(|group| group.sending != 0);
-        if !groups.is_empty() {
-            self.mix.clear(samples, sends);
-            for group in groups.iter_mut().filter(|group| group.active != 0) {
-                group.render(self.bank.pool(), &mut self.mix, samples, (self.interpolation, sends), self.code);
-            }
-            self.mix.join(self.code);
-            let sides = self.mix.sides();
-            left.copy_from_slice(sides.0);
-            right.copy_from_slice(sides.1);
+        self.mix.clear(samples, sends);
+        let length = (samples, PERIOD - self.phase);
+        for group in groups.iter_mut().filter(|group| group.active != 0) {
+            group.render(self.bank.pool(), &mut self.mix, length, (self.interpolation, sends), self.code);
         }
-        let (left, right) = (&mut left[..samples], &mut right[..samples]);
+        self.mix.join(self.code);
         if sends {
             self.effects.wake();
         }
         let afterglow = self.effects.remaining(samples);
         for sample in 0..afterglow {
-            let mut sent = if sends { self.mix.sends(sample) } else { (0.0, 0.0) };
+            let mut sent = self.mix.sends(sample);
             if self.audible != (true, true) {
                 sent = (if self.audible.0 { sent.0 } else { 0.0 }, if self.audible.1 { sent.1 } else { 0.0 });
             }
             let (a, b) = self.effects.next(sent, &self.tables);
+            let (left, right) = self.mix.sides();
             left[sample] += a;
             right[sample] += b;
         }
@@ -382,6 +375,7 @@ impl Synth {
         if !sends {
             self.effects.fade(afterglow);
         }
+        let (left, right) = self.mix.sides();
         self.output.pass(self.phase, left, left_plane);
         self.output.pass(self.phase, right, right_plane);
     }

@@ -340,7 +340,6 @@ impl Group {
             }
         }
         let [left, right] = &control.sides;
-        self.since = [0.0; LANES];
         for (lane, level) in levels.into_iter().enumerate() {
             let goal = (level * left.now[lane], level * right.now[lane]);
             self.left[lane] = self.left_goal[lane];

@@ -1,12 +1,13 @@
 //! Eight voices side by side: where each stands in its wave, its filter and its gains.
 //!
-//! Fed by `voice` and `control` (steps, filters and gain ramps); `render` makes samples of it, and `avx2` the same ones
-//! with vectors.
+//! Fed by `voice` and `control` (steps, filters and gain ramps). `fetch` takes samples of the waves up to the next control
+//! tick, `render` filters and mixes them, up to the next event at a time, and `avx2` does the same with vectors.
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod fetch;
 mod mix;
 mod render;
 
@@ -100,9 +101,18 @@ pub(crate) struct LowPass {
 #[derive(Clone)]
 #[repr(align(32))]
 pub(crate) struct Group {
-    /// Position in the pool, and [`FRACTION_BITS`] of fraction.
+    /// Position in the pool, and [`FRACTION_BITS`] of fraction: at the next tick if samples were fetched up to there, now
+    /// if the lane is `stale`.
     pub(super) at: [i32; LANES],
     fraction: [u32; LANES],
+    /// Bit per lane: what was fetched, if anything, is not what it plays.
+    pub(super) stale: u8,
+    /// Where and how long before the tick fetching began.
+    from: [i32; LANES],
+    from_fraction: [u32; LANES],
+    from_samples: [u32; LANES],
+    /// What was fetched of each lane, by the sample's place in the period. Vectors end behind it.
+    fetched: [[f32; PERIOD + LANES]; LANES],
     /// Advance per output sample, likewise.
     step: [i32; LANES],
     step_fraction: [u32; LANES],
@@ -114,12 +124,11 @@ pub(crate) struct Group {
     pub(super) a2: Lane,
     pub(super) w1: Lane,
     pub(super) w2: Lane,
-    /// Gains so many samples ago (`since`), and their change per sample until the next tick.
+    /// Gains, and their change per sample until the next tick.
     pub(super) left: Lane,
     pub(super) right: Lane,
     pub(super) left_step: Lane,
     pub(super) right_step: Lane,
-    pub(super) since: Lane,
     /// Gains at the next tick.
     pub(super) left_goal: Lane,
     pub(super) right_goal: Lane,
@@ -143,6 +152,11 @@ impl Group {
     pub(crate) const SILENT: Self = Self {
         at: [SILENT_START; LANES],
         fraction: [0; LANES],
+        stale: 0,
+        from: [SILENT_START; LANES],
+        from_fraction: [0; LANES],
+        from_samples: [0; LANES],
+        fetched: [[0.0; PERIOD + LANES]; LANES],
         step: [0; LANES],
         step_fraction: [0; LANES],
         end: [SILENT_END; LANES],
@@ -156,7 +170,6 @@ impl Group {
         right: [0.0; LANES],
         left_step: [0.0; LANES],
         right_step: [0.0; LANES],
-        since: [0.0; LANES],
         left_goal: [0.0; LANES],
         right_goal: [0.0; LANES],
         reverb: [0.0; LANES],
@@ -188,6 +201,7 @@ impl Group {
     pub(crate) fn stop(&mut self, lane: usize) {
         self.active &= !(1 << lane);
         self.filtered &= !(1 << lane);
+        self.stale |= 1 << lane;
         self.channel[lane] = u32::MAX;
         self.at[lane] = SILENT_START;
         self.fraction[lane] = 0;
@@ -207,9 +221,25 @@ impl Group {
         }
     }
 
-    /// Samples of the wave per output sample, [`MAX_STEP`] at most.
+    /// The lanes in which a channel plays.
+    #[inline(always)]
+    pub(super) fn playing(&self, channel: u32) -> u8 {
+        (0..LANES).fold(0, |playing, lane| playing | u8::from(self.channel[lane] == channel) << lane)
+    }
+
+    /// Samples of the wave per output sample, [`MAX_STEP`] at most. For lanes that are stale, as all are at a tick.
     #[inline(always)]
     pub(super) fn set_step(&mut self, lane: usize, step: f32) {
+        (self.step[lane], self.step_fraction[lane]) = Self::rate_of(step);
+    }
+
+    /// The same from this very sample on, so long before the next tick.
+    pub(super) fn change_step(&mut self, lane: usize, step: f32, until_tick: usize) {
+        self.follow(lane, Self::rate_of(step), until_tick);
+    }
+
+    #[inline(always)]
+    fn rate_of(step: f32) -> (i32, u32) {
         // The fraction in two parts, each of which a number holds exactly.
         const PART: u32 = FRACTION_BITS / 2;
         const SCALE: f32 = (1u32 << PART) as f32;
@@ -218,13 +248,15 @@ impl Group {
         let rest = (step - below) * SCALE;
         let (below, high) = floor(rest);
         let (_, low) = floor((rest - below) * SCALE);
-        self.step[lane] = whole.cast_signed();
-        self.step_fraction[lane] = high << PART | low;
+        (whole.cast_signed(), high << PART | low)
     }
 
-    /// Runs at the rate of another lane.
-    pub(crate) fn follow(&mut self, lane: usize, (step, step_fraction): (i32, u32)) {
-        (self.step[lane], self.step_fraction[lane]) = (step, step_fraction);
+    /// Runs at the rate of another lane, from this very sample on.
+    pub(crate) fn follow(&mut self, lane: usize, rate: (i32, u32), until_tick: usize) {
+        if rate != self.rate(lane) {
+            self.return_to(until_tick, lane);
+            (self.step[lane], self.step_fraction[lane]) = rate;
+        }
     }
 
     /// The rate of a lane, for [`Self::follow`].
@@ -241,7 +273,6 @@ impl Group {
     /// accumulated value, keeps rounding from piling up.
     pub(crate) fn ramp(&mut self, lane: usize, goal: (f32, f32), samples: usize) {
         let scale = 1.0 / samples as f32;
-        self.since[lane] = 0.0;
         self.left[lane] = self.left_goal[lane];
         self.right[lane] = self.right_goal[lane];
         self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
@@ -254,9 +285,6 @@ impl Group {
     pub(crate) fn bend(&mut self, lane: usize, goal: (f32, f32), samples: usize) {
         let scale = 1.0 / samples as f32;
         let left_over = 1.0 - samples as f32 * (1.0 / PERIOD as f32);
-        self.left[lane] += self.left_step[lane] * self.since[lane];
-        self.right[lane] += self.right_step[lane] * self.since[lane];
-        self.since[lane] = 0.0;
         let goal = (goal.0.max(self.left[lane] * left_over), goal.1.max(self.right[lane] * left_over));
         self.left_step[lane] = (goal.0 - self.left[lane]) * scale;
         self.right_step[lane] = (goal.1 - self.right[lane]) * scale;
@@ -264,7 +292,8 @@ impl Group {
     }
 
     /// Goes on at the same place of the same wave without its loop.
-    pub(crate) fn leave_loop(&mut self, lane: usize, sound: &Sound, tail: &Sound) {
+    pub(crate) fn leave_loop(&mut self, lane: usize, (sound, tail): (&Sound, &Sound), until_tick: usize) {
+        self.return_to(until_tick, lane);
         if self.exhausted(lane) {
             return;
         }
@@ -279,8 +308,9 @@ impl Group {
     }
 
     /// Goes on in sounds that have moved, sorted by where they ended.
-    pub(crate) fn move_along(&mut self, moved: &[Moved]) {
+    pub(crate) fn move_along(&mut self, moved: &[Moved], until_tick: usize) {
         for lane in 0..LANES {
+            self.return_to(until_tick, lane);
             let end = self.end[lane].cast_unsigned();
             let Ok(found) = moved.binary_search_by_key(&end, |moved| moved.from.end) else {
                 continue;
@@ -295,13 +325,14 @@ impl Group {
         }
     }
 
-    /// A wave without a loop has been played to its end.
+    /// A wave without a loop has been played to its end, if what was fetched ends here.
     pub(crate) fn exhausted(&self, lane: usize) -> bool {
         self.at[lane] < SILENT_END
     }
 
-    /// A period has passed for the controls.
+    /// A period has passed for the controls; of the next one, nothing is fetched yet.
     pub(super) fn advance(&mut self, code: Code) {
+        self.stale = u8::MAX;
         match code {
             Code::Portable => self.control.advance_lanes(),
             #[cfg(target_arch = "x86_64")]

@@ -217,6 +217,7 @@ impl Synth {
     /// Gives voices the rates of their leaders.
     pub(super) fn follow(&mut self) {
         self.following = false;
+        let until_tick = PERIOD - self.phase;
         for follower in 0..self.used * LANES {
             let voice = &self.voices[follower];
             let Some(leader) = voice.leader.filter(|_| voice.state != State::Idle) else {
@@ -225,7 +226,7 @@ impl Synth {
             let ahead = &self.voices[leader];
             if ahead.note == voice.note && ahead.counts() {
                 let rate = self.groups[leader / LANES].rate(leader % LANES);
-                self.groups[follower / LANES].follow(follower % LANES, rate);
+                self.groups[follower / LANES].follow(follower % LANES, rate, until_tick);
                 self.following = true;
             } else {
                 self.voices[follower].leader = None;

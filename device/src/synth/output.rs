@@ -89,7 +89,9 @@ impl Output {
     /// Adds a mix, whose first sample is number `phase` of its period, to a plane. The mix is used up.
     pub(super) fn pass(&mut self, phase: usize, mix: &mut [f32], plane: &mut [f32]) {
         self.volume.apply(phase, mix);
-        self.peak = mix.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
+        // Numbers that are not negative are in the order of their bits.
+        let bits = mix.iter().fold(self.peak.to_bits(), |peak, sample| peak.max(sample.abs().to_bits()));
+        self.peak = f32::from_bits(bits);
         self.boost.apply(phase, mix);
         for (out, sample) in plane.iter_mut().zip(mix) {
             *out += *sample;

@@ -4,7 +4,7 @@
 
 use super::channel::CHANNELS;
 use super::note::Scratch;
-use super::{Bank, Group, LANES, MAX_VOICES, Set, Synth, Voice};
+use super::{Bank, Group, LANES, MAX_VOICES, PERIOD, Set, Synth, Voice};
 use crate::bank::Moved;
 use crate::room::has_room;
 use core::ops::Range;
@@ -122,7 +122,7 @@ impl Synth {
     /// What has happened since [`Self::forget_statistics`].
     pub(crate) fn statistics(&self) -> Statistics {
         let Meter { samples, voice_ticks, lost } = self.meter;
-        let voices = voice_ticks as f64 * super::PERIOD as f64 / samples.max(1) as f64;
+        let voices = voice_ticks as f64 * PERIOD as f64 / samples.max(1) as f64;
         Statistics { samples, voices, lost, peak: self.output.peak() }
     }
 
@@ -171,7 +171,7 @@ impl Synth {
     /// Sounds of the bank have moved: lanes that are in them move along.
     pub(crate) fn move_along(&mut self, moved: &[Moved]) {
         for group in &mut self.groups[..self.used] {
-            group.move_along(moved);
+            group.move_along(moved, PERIOD - self.phase);
         }
     }
 }

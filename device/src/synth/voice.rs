@@ -136,7 +136,7 @@ impl Voice {
         control.intricate |= u8::from(patch.has_others()) << lane;
         self.begin(patch, context, (group, lane));
         self.take_in(patch, context, (group, lane));
-        self.steer(context, (group, lane));
+        self.steer(context, (group, lane, until_tick));
         group.control.settle_at_once(lane);
         group.show_sends();
         group.set_gains(lane, group.control.gains(lane));
@@ -145,13 +145,13 @@ impl Voice {
     }
 
     /// Sets pitch and filter of the lane by what asks for them now.
-    fn steer(&mut self, context: &Context<'_>, (group, lane): (&mut Group, usize)) {
+    fn steer(&mut self, context: &Context<'_>, (group, lane, until_tick): Lane<'_>) {
         let drivers = group.control.drivers(lane);
         if group.control.intricate & 1 << lane != 0 {
             self.take_in_others(context, (group, lane));
         }
         if self.leader.is_none() {
-            group.set_step(lane, group.control.step(lane, &drivers));
+            group.change_step(lane, group.control.step(lane, &drivers), until_tick);
         }
         if self.filtered {
             group.set_filter(lane, group.control.low_pass(lane, &drivers, context.rate));
@@ -188,7 +188,7 @@ impl Voice {
         let bank = context.bank;
         let region = bank.region(self.region);
         if let Some(tail) = region.tail {
-            group.leave_loop(lane, bank.sound(region.sound), bank.sound(tail));
+            group.leave_loop(lane, (bank.sound(region.sound), bank.sound(tail)), until_tick);
         }
         group.bend(lane, group.control.gains(lane), until_tick);
     }
@@ -200,7 +200,7 @@ impl Voice {
         }
         let goals = group.control.goals(lane);
         self.take_in(context.bank.patch(context.bank.region(self.region).patch), context, (group, lane));
-        self.steer(context, (group, lane));
+        self.steer(context, (group, lane, until_tick));
         // Many messages of another kind must not hurry a fader.
         if goals != group.control.goals(lane) {
             group.control.approach(lane, until_tick as f32 * (1.0 / PERIOD as f32));

@@ -1,10 +1,10 @@
-//! What `render` does, with vectors: on processors that have AVX2.
+//! What `fetch` and `render` do, with vectors: on processors that have AVX2.
 //!
-//! Fed as `render` is, whose sums it repeats in the same order: no products are fused with sums, so that the bits are
-//! the same.
+//! Fed as they are, whose sums it repeats in the same order: no products are fused with sums, so that the bits are the
+//! same.
 
+use super::fetch::Starts;
 use super::mix::Bus;
-use super::render::Starts;
 use super::{BLOCKS, FRACTION, FRACTION_BITS, FRACTION_SCALE, Group, LANES, Lane, Mix, SEND_SCALE, bits};
 use crate::synth::PERIOD;
 use crate::synth::control::Control;
@@ -33,15 +33,26 @@ impl Available {
         unsafe { tick(group, rate) }
     }
 
-    /// Renders cubic or linear, with sends or without.
-    pub(super) fn render(self, group: &mut Group, pool: &[i16], mix: &mut Mix, samples: usize, variant: (bool, bool)) {
+    /// Fetches so many samples of some lanes, cubic or linear.
+    pub(super) fn fetch(self, group: &mut Group, pool: &[i16], what: (usize, u8), cubic: bool) {
         // SAFETY: `self` exists only where `detect` found AVX2.
         unsafe {
-            match variant {
-                (false, false) => blend::<false, false>(group, pool, mix, samples),
-                (false, true) => blend::<false, true>(group, pool, mix, samples),
-                (true, false) => blend::<true, false>(group, pool, mix, samples),
-                (true, true) => blend::<true, true>(group, pool, mix, samples),
+            match cubic {
+                false => fetch::<false>(group, pool, what),
+                true => fetch::<true>(group, pool, what),
+            }
+        }
+    }
+
+    /// Mixes samples of a period, from a first one on, with sends or without.
+    pub(super) fn blend(self, group: &mut Group, mix: &mut Mix, what: (usize, usize), sends: bool) {
+        // SAFETY: `self` exists only where `detect` found AVX2.
+        unsafe {
+            match (group.filtered != 0, sends) {
+                (false, false) => blend::<false, false>(group, mix, what),
+                (false, true) => blend::<false, true>(group, mix, what),
+                (true, false) => blend::<true, false>(group, mix, what),
+                (true, true) => blend::<true, true>(group, mix, what),
             }
         }
     }
@@ -99,7 +110,7 @@ struct Reach {
     fractions: __m256i,
 }
 
-/// How far the last sample of a block is, as [`Starts`] has it.
+/// How many samples of a wave those of a block are found among: for steps of 1 at most, of 2, or more.
 const EIGHT: u32 = 0;
 const SIXTEEN: u32 = 1;
 const MORE: u32 = 2;
@@ -126,7 +137,7 @@ impl Reach {
 /// many after it as a guard has. Steps and fractions are such as reach no further than `WIDTH` says.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn fetch<const CUBIC: bool, const WIDTH: u32>(
+unsafe fn block<const CUBIC: bool, const WIDTH: u32>(
     (at, fraction): (i32, u32),
     reach: &Reach,
     pool: &[i16],
@@ -211,116 +222,98 @@ fn add_to(out: &mut Lane, x: __m256) {
     store(out, _mm256_add_ps(load(out), x));
 }
 
-/// A voice does not stray in a period, as in nearly all; in less than one; or it does somewhere.
-const WHOLE: u8 = 0;
-const STRAIGHT: u8 = 1;
-const STRAY: u8 = 2;
+/// A voice does not stray in a whole period, as in nearly all; or it does, or less is fetched.
+const WHOLE: bool = true;
+const PARTLY: bool = false;
 
-/// The next samples of one voice: to the mix, or to what is filtered then.
+/// The next samples of one voice.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn voice<const CUBIC: bool, const FILTER: bool, const SEND: bool, const WIDTH: u32, const WAY: u8>(
-    (group, lane): (&Group, usize),
+fn voice<const CUBIC: bool, const WIDTH: u32, const WAY: bool>(
+    (group, lane): (&mut Group, usize),
     pool: &[i16],
-    mix: &mut Mix,
     (starts, samples): (&Starts, usize),
 ) {
     let reach = Reach::new::<WIDTH>(group.step[lane], group.step_fraction[lane]);
-    let send_scale = _mm256_set1_ps(SEND_SCALE);
-    let all = |of: &Lane| _mm256_set1_ps(of[lane]);
-    let (left, right, left_step, right_step) =
-        (all(&group.left), all(&group.right), all(&group.left_step), all(&group.right_step));
-    let (reverb, chorus) = (all(&group.reverb), all(&group.chorus));
-    let mut since = _mm256_add_ps(all(&group.since), _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0));
-    let blocks = if WAY == WHOLE { BLOCKS } else { samples.div_ceil(LANES).min(BLOCKS) };
-    for block in 0..blocks {
-        let start = (starts.at[block][lane], starts.fraction[block][lane]);
-        let x = if WAY != STRAY || starts.strays[block][lane] == 0 {
+    let samples = if WAY == WHOLE { PERIOD } else { samples };
+    for at in 0..samples.div_ceil(LANES).min(BLOCKS) {
+        let start = (starts.at[at][lane], starts.fraction[at][lane]);
+        let x = if WAY == WHOLE || starts.strays[at][lane] == 0 {
             // SAFETY: `advance_positions` has found each sample, in this block or in all, before the end of a sound
             // that is in the pool with its guard, for steps that are not negative, and `WIDTH` is that of the lane.
-            unsafe { fetch::<CUBIC, WIDTH>(start, &reach, pool) }
+            unsafe { block::<CUBIC, WIDTH>(start, &reach, pool) }
         } else {
-            load(&group.fetch::<CUBIC>(pool, start, (lane, (samples - block * LANES).min(LANES))))
+            load(&group.fetch_some::<CUBIC>(pool, start, (lane, (samples - at * LANES).min(LANES))))
         };
-        if FILTER {
-            store(&mut mix.fetched[block][lane], x);
-            continue;
-        }
-        let to_left = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(left_step, since), left));
-        let to_right = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(right_step, since), right));
-        since = _mm256_add_ps(since, _mm256_set1_ps(LANES as f32));
-        add_to(&mut mix.left.times[block], to_left);
-        add_to(&mut mix.right.times[block], to_right);
-        if SEND {
-            let both = _mm256_mul_ps(_mm256_add_ps(to_left, to_right), send_scale);
-            add_to(&mut mix.reverb.times[block], _mm256_mul_ps(both, reverb));
-            add_to(&mut mix.chorus.times[block], _mm256_mul_ps(both, chorus));
+        if let Some(to) = group.fetched[lane][PERIOD - samples + at * LANES..].first_chunk_mut() {
+            store(to, x);
         }
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn blend<const CUBIC: bool, const SEND: bool>(group: &mut Group, pool: &[i16], mix: &mut Mix, samples: usize) {
-    let samples = samples.min(PERIOD);
+fn fetch<const CUBIC: bool>(group: &mut Group, pool: &[i16], (samples, lanes): (usize, u8)) {
     let mut starts = Starts::NONE;
     group.advance_positions(&mut starts, pool.len(), samples);
-    for lane in bits(group.active) {
-        let (at, what) = ((&*group, lane), (&starts, samples));
-        let filtered = group.filtered & 1 << lane != 0;
-        let way = if starts.straying[lane] != 0 { STRAY } else { u8::from(samples < PERIOD) };
-        match (filtered, way, starts.reach[lane]) {
-            (false, WHOLE, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, WHOLE>(at, pool, mix, what),
-            (false, WHOLE, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, WHOLE>(at, pool, mix, what),
-            (false, STRAIGHT, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, STRAIGHT>(at, pool, mix, what),
-            (false, STRAIGHT, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, STRAIGHT>(at, pool, mix, what),
-            (false, _, EIGHT) => voice::<CUBIC, false, SEND, EIGHT, STRAY>(at, pool, mix, what),
-            (false, _, SIXTEEN) => voice::<CUBIC, false, SEND, SIXTEEN, STRAY>(at, pool, mix, what),
-            (false, ..) => voice::<CUBIC, false, SEND, MORE, STRAY>(at, pool, mix, what),
-            (true, WHOLE, EIGHT) => voice::<CUBIC, true, false, EIGHT, WHOLE>(at, pool, mix, what),
-            (true, WHOLE, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, WHOLE>(at, pool, mix, what),
-            (true, STRAIGHT, EIGHT) => voice::<CUBIC, true, false, EIGHT, STRAIGHT>(at, pool, mix, what),
-            (true, STRAIGHT, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, STRAIGHT>(at, pool, mix, what),
-            (true, _, EIGHT) => voice::<CUBIC, true, false, EIGHT, STRAY>(at, pool, mix, what),
-            (true, _, SIXTEEN) => voice::<CUBIC, true, false, SIXTEEN, STRAY>(at, pool, mix, what),
-            (true, ..) => voice::<CUBIC, true, false, MORE, STRAY>(at, pool, mix, what),
+    for lane in bits(lanes) {
+        let what = (&starts, samples);
+        match (starts.straying[lane] == 0 && samples == PERIOD, starts.reach[lane]) {
+            (WHOLE, ..=1) => voice::<CUBIC, EIGHT, WHOLE>((group, lane), pool, what),
+            (WHOLE, 2) => voice::<CUBIC, SIXTEEN, WHOLE>((group, lane), pool, what),
+            (_, ..=1) => voice::<CUBIC, EIGHT, PARTLY>((group, lane), pool, what),
+            (_, 2) => voice::<CUBIC, SIXTEEN, PARTLY>((group, lane), pool, what),
+            _ => voice::<CUBIC, MORE, PARTLY>((group, lane), pool, what),
         }
-    }
-    if group.filtered != 0 {
-        filter::<SEND>(group, mix, samples);
     }
 }
 
-/// Filters what was fetched, all lanes side by side.
+/// Eight samples of a lane from one in the period on.
 #[target_feature(enable = "avx2")]
-fn filter<const SEND: bool>(group: &mut Group, mix: &mut Mix, samples: usize) {
-    mix.begin_filter(group.filtered);
-    mix.fetched.iter_mut().take(samples.div_ceil(LANES)).for_each(|rows| transpose(rows));
+#[inline]
+fn fetched(group: &Group, lane: usize, first: usize) -> __m256 {
+    // Inside, since a lane has eight more than a period; a slice would have to be looked at again and again.
+    let first = first.min(PERIOD);
+    // SAFETY: eight floats from there on are in the lane's array; no alignment is asked for.
+    unsafe { _mm256_loadu_ps(group.fetched[lane].as_ptr().add(first)) }
+}
+
+/// All ones in lanes that are filtered.
+#[target_feature(enable = "avx2")]
+fn mask(lanes: u8) -> __m256 {
+    let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(lanes)), bit);
+    _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit))
+}
+
+/// Adds samples of a period from a first one on to the mix.
+#[target_feature(enable = "avx2")]
+fn blend<const FILTER: bool, const SEND: bool>(group: &mut Group, mix: &mut Mix, (first, samples): (usize, usize)) {
     let send_scale = _mm256_set1_ps(SEND_SCALE);
+    let mask = mask(group.filtered);
     let (b, a1, a2) = (load(&group.b), load(&group.a1), load(&group.a2));
     let (mut w1, mut w2) = (load(&group.w1), load(&group.w2));
-    let (left, right) = (load(&group.left), load(&group.right));
+    let (mut left, mut right) = (load(&group.left), load(&group.right));
     let (left_step, right_step) = (load(&group.left_step), load(&group.right_step));
     let (reverb, chorus) = (load(&group.reverb), load(&group.chorus));
-    let (mut since, one) = (load(&group.since), _mm256_set1_ps(1.0));
     for block in 0..samples.div_ceil(LANES).min(BLOCKS) {
-        let rows = &mix.fetched[block];
+        let mut rows = [[0.0; LANES]; LANES];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            store(row, fetched(group, lane, first + block * LANES));
+        }
+        transpose(&mut rows);
         let (out_left, out_right) = (&mut mix.left.lanes[block], &mut mix.right.lanes[block]);
         let (out_reverb, out_chorus) = (&mut mix.reverb.lanes[block], &mut mix.chorus.lanes[block]);
-        // Where it stood two samples before, one before, and after each: of the last block, not all of it count.
-        let mut states = [[0.0; LANES]; LANES + 2];
-        store(&mut states[0], w2);
-        store(&mut states[1], w1);
         let mut before = _mm256_add_ps(w1, w2);
-        for k in 0..LANES {
-            let x = load(&rows[k]);
-            let w = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(a2, w2)), _mm256_mul_ps(a1, w1));
-            let sum = _mm256_add_ps(w, w1);
-            let x = _mm256_mul_ps(b, _mm256_add_ps(sum, before));
-            (w2, w1, before) = (w1, w, sum);
-            store(&mut states[k + 2], w);
-            let to_left = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(left_step, since), left));
-            let to_right = _mm256_mul_ps(x, _mm256_add_ps(_mm256_mul_ps(right_step, since), right));
-            since = _mm256_add_ps(since, one);
+        let mut next = |k: usize| {
+            let mut x = load(&rows[k]);
+            if FILTER {
+                let w = _mm256_sub_ps(_mm256_sub_ps(x, _mm256_mul_ps(a2, w2)), _mm256_mul_ps(a1, w1));
+                let sum = _mm256_add_ps(w, w1);
+                x = _mm256_blendv_ps(x, _mm256_mul_ps(b, _mm256_add_ps(sum, before)), mask);
+                (w2, w1, before) = (w1, w, sum);
+            }
+            let (to_left, to_right) = (_mm256_mul_ps(x, left), _mm256_mul_ps(x, right));
+            (left, right) = (_mm256_add_ps(left, left_step), _mm256_add_ps(right, right_step));
             add_to(&mut out_left[k], to_left);
             add_to(&mut out_right[k], to_right);
             if SEND {
@@ -328,21 +321,28 @@ fn filter<const SEND: bool>(group: &mut Group, mix: &mut Mix, samples: usize) {
                 add_to(&mut out_reverb[k], _mm256_mul_ps(both, reverb));
                 add_to(&mut out_chorus[k], _mm256_mul_ps(both, chorus));
             }
+        };
+        // A whole block by itself, so that it is unrolled.
+        match (samples - block * LANES).min(LANES) {
+            LANES => (0..LANES).for_each(&mut next),
+            count => (0..count).for_each(&mut next),
         }
-        let count = (samples - block * LANES).min(LANES);
-        (w2, w1) = (load(&states[count]), load(&states[count + 1]));
     }
-    store(&mut group.w1, w1);
-    store(&mut group.w2, w2);
+    store(&mut group.left, left);
+    store(&mut group.right, right);
+    if FILTER {
+        store(&mut group.w1, _mm256_and_ps(w1, mask));
+        store(&mut group.w2, _mm256_and_ps(w2, mask));
+    }
 }
 
 /// Adds up what lies side by side, by the tree of [`Bus::join`].
 #[target_feature(enable = "avx2")]
 fn join(bus: &mut Bus, blocks: usize) {
-    for (times, v) in bus.times.iter_mut().zip(&mut bus.lanes).take(blocks) {
+    for (sums, v) in bus.sums.iter_mut().zip(&mut bus.lanes).take(blocks) {
         transpose(v);
         let sum = |a: usize, b: usize| _mm256_add_ps(load(&v[a]), load(&v[b]));
         let (even, odd) = (_mm256_add_ps(sum(0, 4), sum(2, 6)), _mm256_add_ps(sum(1, 5), sum(3, 7)));
-        add_to(times, _mm256_add_ps(even, odd));
+        store(sums, _mm256_add_ps(even, odd));
     }
 }
