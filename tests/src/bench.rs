@@ -200,6 +200,8 @@ pub struct Arguments {
     pub filter: Option<String>,
     /// Only rows of instructions.
     pub instructions: bool,
+    /// An older program that does the same, for rows beside it.
+    pub before: Option<PathBuf>,
     /// What follows `count`.
     pub count: Option<Vec<String>>,
 }
@@ -217,6 +219,7 @@ impl Arguments {
                 "--bench" => {}
                 "--json" => parsed.json = Some(given.next().context("--json wants a file")?.into()),
                 "--filter" => parsed.filter = Some(given.next().context("--filter wants a text")?),
+                "--before" => parsed.before = Some(given.next().context("--before wants a program")?.into()),
                 "--instructions" => parsed.instructions = true,
                 "count" => parsed.count = Some(given.by_ref().collect()),
                 _ => anyhow::bail!("unknown argument {argument}"),

@@ -43,13 +43,13 @@ pub(crate) fn play(engine: &mut dyn Engine, song: &Song, watch: &mut dyn FnMut(&
     }
 }
 
-/// An engine by the name that `count` is given.
-pub(crate) fn by_name(name: &str, bank: &[u8]) -> anyhow::Result<Box<dyn Engine>> {
+/// An engine by the name that `count` is given, with reverb and chorus or without.
+pub(crate) fn by_name(name: &str, bank: &[u8], effects: bool) -> anyhow::Result<Box<dyn Engine>> {
     Ok(match name {
-        "ours-linear" => Box::new(Ours::new(bank, Interpolation::Linear)?),
-        "ours-cubic" => Box::new(Ours::new(bank, Interpolation::Cubic)?),
+        "ours-linear" => Box::new(Ours::new(bank, Interpolation::Linear, effects)?),
+        "ours-cubic" => Box::new(Ours::new(bank, Interpolation::Cubic, effects)?),
         "rustysynth" => Box::new(Rusty::new(bank)?),
-        "rustysynth-ext" => Box::new(RustyExt::new(bank)?),
+        "rustysynth-ext" => Box::new(RustyExt::new(bank, effects)?),
         "oxisynth" => Box::new(Oxi::new(bank)?),
         "idle-1" => Box::new(Idle(Synth::new(Arc::new(Bank::default()), RATE, 1, 1024))),
         "idle-1000" => Box::new(Idle(Synth::new(Arc::new(Bank::default()), RATE, 1000, 1024))),
@@ -65,9 +65,10 @@ pub(crate) fn by_name(name: &str, bank: &[u8]) -> anyhow::Result<Box<dyn Engine>
 pub(crate) struct Ours(Synth);
 
 impl Ours {
-    pub(crate) fn new(bank: &[u8], interpolation: Interpolation) -> anyhow::Result<Self> {
+    pub(crate) fn new(bank: &[u8], interpolation: Interpolation, effects: bool) -> anyhow::Result<Self> {
         let bank = Bank::new(&[Collection::read(bank)?])?;
-        Ok(Self(Synth::new(Arc::new(bank), RATE, 1, 512).with_interpolation(interpolation).without_effects()))
+        let synth = Synth::new(Arc::new(bank), RATE, 1, 512).with_interpolation(interpolation);
+        Ok(Self(if effects { synth } else { synth.without_effects() }))
     }
 }
 
@@ -109,7 +110,7 @@ struct Split {
 
 impl Split {
     fn new(bank: &[u8], block: usize, parts: usize) -> anyhow::Result<Self> {
-        let Ours(synth) = Ours::new(bank, Interpolation::Linear)?;
+        let Ours(synth) = Ours::new(bank, Interpolation::Linear, false)?;
         Ok(Self { synth, block, parts, left: vec![0.0; block], right: vec![0.0; block], due: 0 })
     }
 }
@@ -163,10 +164,10 @@ impl Engine for Rusty {
 struct RustyExt(rustysynth_ext::Synthesizer);
 
 impl RustyExt {
-    fn new(bank: &[u8]) -> anyhow::Result<Self> {
+    fn new(bank: &[u8], effects: bool) -> anyhow::Result<Self> {
         let font = Arc::new(rustysynth_ext::SoundFont::new(&mut Cursor::new(bank))?);
         let mut settings = rustysynth_ext::SynthesizerSettings::new(RATE as i32);
-        settings.enable_reverb_and_chorus = false;
+        settings.enable_reverb_and_chorus = effects;
         settings.maximum_polyphony = 256;
         Ok(Self(rustysynth_ext::Synthesizer::new(&font, &settings)?))
     }

@@ -17,8 +17,13 @@ pub(crate) struct FluidSynth {
 }
 
 impl FluidSynth {
-    /// Prepares a run, with files in `dir`.
-    pub(crate) fn new(dir: &Path, bank: &Path, interpolation: Interpolation, song: &[u8]) -> anyhow::Result<Self> {
+    /// Prepares a run, with files in `dir`; reverb and chorus are on or off.
+    pub(crate) fn new(
+        dir: &Path,
+        bank: &Path,
+        (interpolation, effects): (Interpolation, bool),
+        song: &[u8],
+    ) -> anyhow::Result<Self> {
         let said = programs::run(programs::script("peers").arg("--fluidsynth"))?;
         ensure!(said.status.success(), "there is no FluidSynth: {}", programs::said(&said));
         let run = String::from_utf8(said.stdout)?.lines().map(str::to_owned).collect();
@@ -26,8 +31,9 @@ impl FluidSynth {
         let order = if interpolation == Interpolation::Linear { 1 } else { 4 };
         std::fs::write(&config, format!("interp {order}\n"))?;
         std::fs::write(&midi, song)?;
+        let switch = if effects { "1" } else { "0" };
         let mut arguments: Vec<PathBuf> =
-            ["-n", "-i", "-q", "-R", "0", "-C", "0", "-r", "48000", "-T", "raw", "-F", "/dev/null"]
+            ["-n", "-i", "-q", "-R", switch, "-C", switch, "-r", "48000", "-T", "raw", "-F", "/dev/null"]
                 .into_iter()
                 .chain(["-o", "synth.polyphony=1024", "-o", "synth.cpu-cores=1", "-f"])
                 .map(PathBuf::from)
