@@ -1,7 +1,7 @@
 //! Eight voices side by side: where each stands in its wave, its filter and its gains.
 //!
-//! Fed by `voice` and `control` (steps, filters and gain ramps). `fetch` takes samples of the waves up to the next control
-//! tick, `render` filters and mixes them, up to the next event at a time, and `avx2` does the same with vectors.
+//! Fed by `voice` and `control` (steps, filters and gain ramps). `fetch` takes samples of the waves up to the next
+//! control tick, `render` filters and mixes them, up to the next event at a time; `avx2` does the same with vectors.
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap, clippy::cast_lossless)]
 
@@ -101,8 +101,8 @@ pub(crate) struct LowPass {
 #[derive(Clone)]
 #[repr(align(32))]
 pub(crate) struct Group {
-    /// Position in the pool, and [`FRACTION_BITS`] of fraction: at the next tick if samples were fetched up to there, now
-    /// if the lane is `stale`.
+    /// Position in the pool, and [`FRACTION_BITS`] of fraction: at the next tick if samples were fetched up to there,
+    /// now if the lane is `stale`.
     pub(super) at: [i32; LANES],
     fraction: [u32; LANES],
     /// Bit per lane: what was fetched, if anything, is not what it plays.

@@ -2,8 +2,8 @@
 //! SoundFont, effects off, and scenes of one kind of voice each; and beside an older one of this program.
 //!
 //! Fed by `qemu-scripts/bench synth`; feeds its table and JSON. Instructions are counted by callgrind, running this
-//! program anew with `count WHO SECONDS [SCENE]`, or FluidSynth's own; differences between a short and a long song leave
-//! out what begins and ends them. FluidSynth is LGPL: it runs as a program, fetched by `qemu-scripts/peers`.
+//! program anew with `count WHO SECONDS [SCENE]`, or FluidSynth's own; differences between a short and a long song
+//! leave out what begins and ends them. FluidSynth is LGPL: it runs as a program, fetched by `qemu-scripts/peers`.
 
 mod engines;
 mod fluidsynth;

@@ -1,7 +1,7 @@
 //! Eight voices from what was fetched of them to the mix: filter, gains and sends.
 //!
-//! Fed by `fetch`; adds to a [`Mix`]. All eight voices go side by side, sample after sample, so that a cut anywhere costs
-//! little. The code here runs anywhere; `avx2` does the same sums in the same order, and so gives the same bits.
+//! Fed by `fetch`; adds to a [`Mix`]. All eight voices go side by side, sample after sample, so that a cut anywhere
+//! costs little. The code here runs anywhere; `avx2` does the same sums in the same order, and so gives the same bits.
 
 use super::{Code, Group, Interpolation, LANES, Lane, Mix, SEND_SCALE};
 use crate::synth::PERIOD;
