@@ -19,6 +19,9 @@ pub enum FileError {
     /// It is no standard MIDI file that can be played.
     #[error("cannot play {0}: {1}")]
     Song(String, SongError),
+    /// It can be played, but is not quite as the standard has it, and only such files are wanted.
+    #[error("cannot play {0}: {1} (--strict)")]
+    Strict(String, dmus_song::Warning),
     /// It is no collection of instruments.
     #[error("cannot use {0}: {1}")]
     Collection(String, CollectionError),
@@ -37,11 +40,12 @@ pub struct NamedSong {
     pub song: Song,
 }
 
-/// Reads a song, or takes the bundled one. Warns of messages that are left out because they are no well-formed MIDI.
+/// Reads a song, or takes the bundled one. Warns of what in it is not as the standard has it and was mended, a line
+/// each; with `strict`, refuses it for the first of these.
 ///
 /// # Errors
 /// See [`FileError`].
-pub fn load_song(path: Option<&Path>) -> Result<NamedSong, FileError> {
+pub fn load_song(path: Option<&Path>, strict: bool) -> Result<NamedSong, FileError> {
     let (name, bytes) = match path {
         Some(path) => {
             let name = path.display().to_string();
@@ -51,8 +55,13 @@ pub fn load_song(path: Option<&Path>) -> Result<NamedSong, FileError> {
         None => ("bundled song".into(), demo::song()),
     };
     let song = Song::parse(&bytes).map_err(|error| FileError::Song(name.clone(), error))?;
-    if song.skipped() > 0 {
-        tracing::warn!("{name}: {} messages are no well-formed MIDI and are left out", song.skipped());
+    let warnings = song.warnings();
+    if let (true, Some(warning)) = (strict, warnings.first()) {
+        return Err(FileError::Strict(name, *warning));
+    }
+    warnings.iter().for_each(|warning| tracing::warn!("{name}: {warning}"));
+    if song.warned() > warnings.len() {
+        tracing::warn!("{name}: and {} more of the kind", song.warned() - warnings.len());
     }
     Ok(NamedSong { name, bytes, song })
 }

@@ -14,17 +14,20 @@ use std::process::ExitCode;
 /// seconds past the last event.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Standard MIDI file, format 0 or 1 [default: the bundled song].
+    /// Standard MIDI file, or RMID [default: the bundled song].
     song: Option<PathBuf>,
     /// The audio file to write: a .wav, or a .flac of the same samples.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
+    /// Refuse a song that is not quite as the standard has it, instead of playing what can be played with a warning.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     banks: Banks,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let song = files::load_song(args.song.as_deref())?.song;
+    let song = files::load_song(args.song.as_deref(), args.strict)?.song;
     let bank = args.banks.load()?;
     let style =
         ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} %").context("the progress bar's template")?;

@@ -3,8 +3,9 @@
 //! Fed with messages in the order of their times, and with a [`TimeBase`]: a song's own, so that what was played comes
 //! back to the tick at which it was written, or one for recording live. Feeds a `.mid` file.
 
+use super::read::{self, Action, Events};
 use super::tempo::Clock;
-use super::{SongError, TimedMessage, header_of, unwrap_rmid};
+use super::{SongError, TimedMessage};
 use alloc::vec::Vec;
 use midly::num::{u15, u24, u28};
 use midly::{Format, Header, MetaMessage, Timing, TrackEvent, TrackEventKind};
@@ -34,24 +35,15 @@ impl Default for TimeBase {
 impl TimeBase {
     /// That of a standard MIDI file, which [`super::Song::parse`] takes.
     pub fn of(file: &[u8]) -> Result<Self, SongError> {
-        let file = unwrap_rmid(file);
-        let (header, tracks) = header_of(file)?;
-        Clock::new(header.timing)?;
-        let mut base = Self { timing: header.timing, tempos: Vec::new(), end: 0 };
-        for (index, track) in tracks.enumerate() {
-            let track = track.map_err(|_| SongError::Truncated { track: index + 1 })?;
-            let mut tick = 0u64;
-            for (count, event) in track.enumerate() {
-                let event = event.map_err(|_| SongError::BadEvent { track: index + 1, event: count })?;
-                tick += u64::from(event.delta.as_int());
-                if let TrackEventKind::Meta(MetaMessage::Tempo(micros)) = event.kind {
-                    base.tempos.push((tick, micros.as_int()));
-                }
+        let Events { timing, actions, .. } = read::read(file)?;
+        Clock::new(timing)?;
+        let mut base = Self { timing, tempos: Vec::new(), end: 0 };
+        for (tick, action) in actions {
+            base.end = tick;
+            if let Action::Tempo(micros) = action {
+                base.tempos.push((tick, micros));
             }
-            base.end = base.end.max(tick);
         }
-        // Stable, as in reading: of two tempos at one tick the later track's counts.
-        base.tempos.sort_by_key(|(tick, _)| *tick);
         Ok(base)
     }
 

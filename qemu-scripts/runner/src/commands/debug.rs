@@ -72,7 +72,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         [] => {
             let song = dir.path().join("song.mid");
-            std::fs::write(&song, load_song(args.song.as_deref())?.bytes).context("cannot write a temporary file")?;
+            std::fs::write(&song, load_song(args.song.as_deref(), false)?.bytes)
+                .context("cannot write a temporary file")?;
             items.push(("song".into(), Item::File(song)));
             "play".into()
         }

@@ -24,7 +24,7 @@ const WAV_HEADER: usize = 44;
 /// file.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Standard MIDI file, format 0 or 1 [default: the bundled song].
+    /// Standard MIDI file, or RMID [default: the bundled song].
     song: Option<PathBuf>,
     /// The audio file to write: a .wav, or a .flac of the same samples.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
@@ -46,6 +46,9 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u32).range(1..=500)
     )]
     latency: Option<u32>,
+    /// Refuse a song that is not quite as the standard has it, instead of playing what can be played with a warning.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     machine: Machine,
     /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and
@@ -58,7 +61,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let song = load_song(args.song.as_deref())?;
+    let song = load_song(args.song.as_deref(), args.strict)?;
     // The card and the guest read them again. A fault is told here, before anything starts.
     for file in args.banks.iter().chain(&args.dls) {
         load_collection(file)?;

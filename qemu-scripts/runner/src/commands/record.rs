@@ -38,7 +38,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let song = load_song(args.song.as_deref())?;
+    let song = load_song(args.song.as_deref(), false)?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-record-").tempdir().context("cannot make a temporary directory")?;
     let job = job(&song, args.machine.setting(), dir.path())?;

@@ -37,7 +37,7 @@ pub(crate) fn judge(case: &Case, run: &Run) -> anyhow::Result<Judged> {
     }
     faults.extend(run.serial.faults());
     if let Some(midi) = &expect.midi {
-        let wrong = record::missing(&load_song(Some(&case.of.path(midi)))?, &run.guest.captured);
+        let wrong = record::missing(&load_song(Some(&case.of.path(midi)), false)?, &run.guest.captured);
         faults.extend(wrong.map(|wrong| format!("what was captured is not {}: {wrong}", midi.display())));
     }
     faults.extend(violations(case, run));

@@ -167,7 +167,7 @@ fn last_line(folder: &Path) -> String {
 /// The song of a guest of this project.
 fn song(case: &Case) -> anyhow::Result<Option<NamedSong>> {
     match case.task() {
-        Some(Task::Play | Task::Record) => Ok(Some(load_song(case.song.as_deref())?)),
+        Some(Task::Play | Task::Record) => Ok(Some(load_song(case.song.as_deref(), false)?)),
         _ => Ok(None),
     }
 }
