@@ -1,7 +1,7 @@
 //! What the card says of a driver's mistakes: which code, what FAULT_DETAIL is about, and what is left of the stream.
 
 use dmus_card::ClockMode;
-use dmus_driver::Platform;
+use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Event, INCOMPLETE, PointerWidth};
 use dmus_interface::pci::CONTROL_VECTOR;
@@ -11,7 +11,7 @@ use dmus_interface::regs::{self, Fault, Register, control};
 use dmus_interface::ring::Status;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
-use dmus_tests::raw::{Bus, RawStream, seconds};
+use dmus_tests::raw::{Bus, RawStream, SLOTS, seconds};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -304,5 +304,43 @@ fn a_completion_ring_that_went_away_is_named_with_the_entry_that_could_not_be_wr
     s.submit(3, s.inline(0, &NOTE), 2000);
     s.until("the fault", || platform.read32(regs::FAULT.offset) != 0)?;
     assert_eq!(fault(&s), Some((Fault::RingFault, 3)));
+    Ok(())
+}
+
+#[test]
+fn a_submission_ring_that_went_away_is_named_with_the_entry_that_could_not_be_read() -> anyhow::Result<()> {
+    const FURTHER_UP: u64 = 1 << 30;
+    let hosted = HostedCard::start(ClockMode::Virtual)?;
+    let platform = hosted.connect()?;
+    platform.map_alias(FURTHER_UP);
+    let s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+    s.write64(stream::SUBMISSION_BASE, s.submissions.iova + FURTHER_UP);
+    s.create()?;
+    s.set_state(State::Run)?;
+    // Once around the ring, and a few more.
+    for _ in 0..SLOTS + 3 {
+        s.submit(0, s.inline(0, &NOTE), 1000);
+        s.completion()?;
+    }
+    platform.unmap_alias(FURTHER_UP);
+    // More than a change of maps: the client is not moving memory.
+    platform.read32(regs::MAGIC.offset);
+    s.submit(0, s.inline(0, &NOTE), 2000);
+    s.until("the fault", || platform.read32(regs::FAULT.offset) != 0)?;
+    assert_eq!(fault(&s), Some((Fault::RingFault, 3)));
+    Ok(())
+}
+
+#[test]
+fn a_fault_names_the_stream_that_it_is_about() -> anyhow::Result<()> {
+    for index in [0, 3, 7] {
+        let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+        let _stream = RenderStream::open(&card, index, StreamConfig::default())?;
+        let platform = card.platform();
+        platform.doorbell().store_u32(doorbell::at(index, doorbell::SUBMISSION_TAIL), 0x1_2345, Ordering::Release);
+        platform.run_until_idle();
+        assert_eq!(platform.read32(regs::FAULT.offset), Fault::TailOverrun as u32);
+        assert_eq!(platform.read32(regs::FAULT_DETAIL.offset), (index as u32) << 16 | 0x2345);
+    }
     Ok(())
 }
