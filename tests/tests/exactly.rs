@@ -12,6 +12,7 @@ use dmus_interface::regs::{self, control};
 use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
 use dmus_song::{Song, TimedMessage};
+use dmus_tests::direct::Direct;
 use dmus_tests::loopback::{HostedCard, Loopback, MemorySink};
 use dmus_tests::raw::{Bus, RawStream, SLOTS, samples, seconds};
 use std::sync::Arc;
@@ -282,6 +283,34 @@ fn an_event_is_late_from_the_sample_on_that_was_rendered_before_it_came() -> any
             s.submit(0, Event { next, ..s.inline(time, &NOTE) }, samples(4800));
             assert_eq!(s.completion()?.status, status, "{time}, chained: {chained}");
         }
+    }
+    Ok(())
+}
+
+/// What a grant covers is fetched before anything up to it is rendered, however much another stream submits.
+#[test]
+fn an_event_before_a_grant_is_on_time_behind_hundreds_of_another_stream() -> anyhow::Result<()> {
+    let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+    let config = StreamConfig { slots: 512, ..StreamConfig::default() };
+    let [many, one] = [RenderStream::open(&card, 0, config)?, RenderStream::open(&card, 1, config)?];
+    many.set_state(State::Run)?;
+    one.set_state(State::Run)?;
+    // The card, which is turned below, finds all of it at once.
+    for (stream, events, time) in [(&many, 500, samples(10)), (&one, 1, samples(5))] {
+        for _ in 0..events {
+            let mut message = stream.allocator().get_message()?;
+            message.set_time(RefTime(time));
+            message.set_data(&NOTE)?;
+            stream.put_message(message)?;
+        }
+        stream.flush();
+    }
+    card.grant(RefTime::from_secs(1));
+    card.platform().run_until_idle();
+    for (stream, events) in [(&many, 500), (&one, 1)] {
+        stream.allocator().reclaim()?;
+        let counts = stream.allocator().counts();
+        assert_eq!((counts.presented, counts.late), (events, 0));
     }
     Ok(())
 }
