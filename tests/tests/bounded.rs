@@ -8,7 +8,7 @@ use dmus_card::capture::inputs::Input;
 use dmus_card::collection::{Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
 use dmus_card::engine::Turn;
 use dmus_driver::dls::{instrument_chunk, wave_chunk};
-use dmus_driver::{Card, DriverError, Mailbox, RenderStream, StreamConfig};
+use dmus_driver::{CaptureStream, Card, DriverError, Mailbox, RenderStream, StreamConfig};
 use dmus_interface::download::Problem;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::{MAX_SLOTS, State};
@@ -168,6 +168,29 @@ fn a_loopback_that_no_stream_captures_holds_nothing_up() -> anyhow::Result<()> {
     stream.allocator().reclaim()?;
     let presented = stream.allocator().counts().presented;
     ensure!(presented == messages.len() as u64 && card.get_time() == RefTime::from_secs(1), "only {presented}");
+    Ok(())
+}
+
+#[test]
+fn a_turn_passes_on_64_kib_and_one_message_at_most_to_what_is_captured() -> anyhow::Result<()> {
+    const LEN: usize = 4096;
+    let messages = vec![[&[0xF0, 0x7D][..], &[1; LEN - 3], &[0xF7]].concat(); 100];
+    let card = Card::open(Direct::with_inputs(vec![Input::Loopback])?, PointerWidth::Eight)?;
+    let config = StreamConfig { slots: 128, buffers: 128, buffer_size: LEN as u32 };
+    let render = RenderStream::open(&card, 0, config)?;
+    let capture = CaptureStream::open(&card, 1, config, true)?;
+    capture.set_state(State::Run)?;
+    render.set_state(State::Run)?;
+    submit_at_once(&render, RefTime(1), &messages)?;
+    let stats = &card.platform().stats;
+    card.grant(RefTime::from_secs(1));
+    for _ in 0..1000 {
+        let before = stats.presented.get();
+        card.platform().turn();
+        let presented = stats.presented.get() - before;
+        ensure!(presented <= (64 << 10) / LEN as u64 + 1, "{presented} messages of 4 KiB in one turn");
+    }
+    ensure!(stats.presented.get() == messages.len() as u64, "only {}", stats.presented.get());
     Ok(())
 }
 
