@@ -98,8 +98,9 @@ fn a_bank_replaces_what_it_has_and_a_bad_one_is_refused() -> anyhow::Result<()> 
 fn songs_that_cannot_be_played_are_refused_in_one_sentence() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let good = songs::busy(50);
-    let mut format2 = good.clone();
-    format2[9] = 2;
+    // Two patterns, not one song.
+    let mut format2 = [&good[..], &good[14..]].concat();
+    (format2[9], format2[11]) = (2, 2);
     write(dir.path(), "empty.mid", b"")?;
     write(dir.path(), "text.mid", b"this is no music")?;
     write(dir.path(), "format2.mid", &format2)?;
