@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The song of a good client.
 const SONG: RefTime = RefTime(2_500_000);
 /// Memory that the card may have more at the end than after the first tenth.
-const GROWTH: u64 = 4 << 20;
+const GROWTH: u64 = 32 << 20;
 
 /// A way to be a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
