@@ -136,9 +136,11 @@ pub(crate) fn read(file: &[u8]) -> Result<Events, SongError> {
         return Err(SongError::Empty);
     }
     let (start, end) = unwrap(file);
+    let file = &file[..end];
     let mut reader = Reader {
-        file: &file[..end],
+        file,
         at: start,
+        starts: places(file, b"MTrk").collect(),
         track: 0,
         actions: Vec::new(),
         bytes: Vec::new(),
@@ -191,6 +193,8 @@ pub fn collection_of(file: &[u8]) -> Option<&[u8]> {
 struct Reader<'a> {
     file: &'a [u8],
     at: usize,
+    /// Where tracks seem to begin, in order. Found once: a hostile file would have it looked for again and again.
+    starts: Vec<usize>,
     /// Tracks so far.
     track: usize,
     actions: Vec<(u64, Action)>,
@@ -203,9 +207,10 @@ impl<'a> Reader<'a> {
         self.warnings.add(offset, self.track, oddity);
     }
 
-    fn find(&self, id: &[u8; 4], from: usize) -> Option<usize> {
-        let rest = self.file.get(from..)?;
-        rest.windows(4).position(|window| window == id).map(|place| from + place)
+    /// The first place from one on where a track seems to begin, or the end of the file.
+    fn next_track(&self, from: usize) -> usize {
+        let before = self.starts.partition_point(|start| *start < from);
+        self.starts.get(before).copied().unwrap_or(self.file.len())
     }
 
     /// A number of the header, the highest byte first.
@@ -216,7 +221,7 @@ impl<'a> Reader<'a> {
 
     /// Reads the header, and all tracks after it.
     fn header(&mut self) -> Result<Timing, SongError> {
-        let start = self.find(b"MThd", self.at).ok_or(SongError::NotMidi)?;
+        let start = places(self.file, b"MThd").find(|start| *start >= self.at).ok_or(SongError::NotMidi)?;
         if start != self.at {
             self.warn(start, Oddity::Preamble);
         }
@@ -256,7 +261,7 @@ impl<'a> Reader<'a> {
                 // Of another kind, which the standard allows.
                 self.at = end;
             } else {
-                let next = self.find(b"MTrk", at + 1).unwrap_or(self.file.len());
+                let next = self.next_track(at + 1);
                 self.warnings.add(at, 0, Oddity::NoChunk(next - at));
                 self.at = next;
             }
@@ -273,7 +278,7 @@ impl<'a> Reader<'a> {
         let total = self.file.len();
         // A length that leads to no chunk may be too short or too long: what is up to the next track is read.
         let border = declared <= total && (self.is_border(declared) || is_name(&self.file[declared..]));
-        let limit = if border { declared } else { self.find(b"MTrk", declared.min(total)).unwrap_or(total) };
+        let limit = if border { declared } else { self.next_track(declared) };
         let mut events = Track { at: start, limit, tick: 0, status: None, open: None };
         let ended = self.events(&mut events);
         let behind = events.at.min(limit);
@@ -287,8 +292,8 @@ impl<'a> Reader<'a> {
             self.warn(behind, Oddity::NoEnd);
         }
         // Another track may begin within a length that is too long.
-        let swallows = || self.find(b"MTrk", behind).is_some_and(|next| next < declared);
-        if ended && behind == declared || border && !(ended && swallows()) {
+        let swallows = ended && self.next_track(behind) < declared;
+        if ended && behind == declared || border && !swallows {
             if ended && behind < declared {
                 self.warn(behind, Oddity::AfterEnd(declared - behind));
             }
@@ -491,6 +496,11 @@ struct Track {
 enum Next {
     Event,
     End,
+}
+
+/// Where these four bytes are.
+fn places<'a>(file: &'a [u8], id: &'a [u8; 4]) -> impl Iterator<Item = usize> + 'a {
+    file.windows(4).enumerate().filter(move |(_, window)| window == id).map(|(place, _)| place)
 }
 
 /// Whether a chunk's name begins here.
