@@ -55,14 +55,10 @@ pub fn load_song(path: Option<&Path>, strict: bool) -> Result<NamedSong, FileErr
         None => ("bundled song".into(), demo::song()),
     };
     let song = Song::parse(&bytes).map_err(|error| FileError::Song(name.clone(), error))?;
-    let warnings = song.warnings();
-    if let (true, Some(warning)) = (strict, warnings.first()) {
+    if let (true, Some(warning)) = (strict, song.warnings().first()) {
         return Err(FileError::Strict(name, *warning));
     }
-    warnings.iter().for_each(|warning| tracing::warn!("{name}: {warning}"));
-    if song.warned() > warnings.len() {
-        tracing::warn!("{name}: and {} more of the kind", song.warned() - warnings.len());
-    }
+    song.complaints().for_each(|complaint| tracing::warn!("{name}: {complaint}"));
     Ok(NamedSong { name, bytes, song })
 }
 

@@ -17,6 +17,8 @@ mod read;
 mod tempo;
 mod write;
 
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dmus_interface::time::RefTime;
 use read::{Action, Events, Warnings};
@@ -158,6 +160,13 @@ impl Song {
     /// How many of them there are in all.
     pub fn warned(&self) -> usize {
         self.warnings.count
+    }
+
+    /// What to say of them: a line each, and how many more there are.
+    pub fn complaints(&self) -> impl Iterator<Item = String> + '_ {
+        let more = self.warned() - self.warnings().len();
+        let rest = (more > 0).then(|| format!("and {more} more of the kind"));
+        self.warnings().iter().map(ToString::to_string).chain(rest)
     }
 }
 

@@ -28,10 +28,7 @@ pub(crate) fn read_song(path: &Path) -> anyhow::Result<Song> {
     let name = path.display();
     let file = std::fs::read(path).map_err(|error| Failure::Unusable(format!("cannot read {name}: {error}")))?;
     let song = Song::parse(&file).map_err(|error| Failure::Unusable(format!("cannot play {name}: {error}")))?;
-    song.warnings().iter().for_each(|warning| eprintln!("{name}: {warning}"));
-    if song.warned() > song.warnings().len() {
-        eprintln!("{name}: and {} more of the kind", song.warned() - song.warnings().len());
-    }
+    song.complaints().for_each(|complaint| eprintln!("{name}: {complaint}"));
     Ok(song)
 }
 
