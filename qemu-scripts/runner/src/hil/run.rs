@@ -6,7 +6,7 @@
 use super::by_hand;
 use super::cases::Case;
 use super::liveness::{Liveness, Stands};
-use super::scenario::{Clock, Task};
+use super::scenario::{Clock, Limits, Task};
 use super::serial::Serial;
 use crate::card::{self, Card, Checking};
 use crate::commands::{conform, play::Playing, record};
@@ -130,9 +130,9 @@ pub(crate) fn run(case: &Case, folder: &Path, setup: &Setup) -> anyhow::Result<R
             unsent: text_to_send(case)?,
         };
         let ended = following.run(&folder.join(files::SERIAL))?;
-        Ok((ended, following.serial, following.guest))
+        Ok((ended, following.serial, following.guest, following.liveness.last()))
     });
-    let (ended, serial, guest) = match followed {
+    let (mut ended, serial, guest, last) = match followed {
         Ok(followed) => followed,
         Err(error) => {
             // What it says of its own end is the better reason.
@@ -142,6 +142,10 @@ pub(crate) fn run(case: &Case, folder: &Path, setup: &Setup) -> anyhow::Result<R
         }
     };
     let (counters, _) = card.finish().with_context(|| last_line(folder))?;
+    // One that was fast may have been past it and at its end between two looks.
+    if let (Ended::Exit(_), Some(message)) = (&ended, past_limit(limits, audio.seconds().unwrap_or(0.0), &last)) {
+        ended = Ended::Limit(message);
+    }
     let written = std::fs::write(folder.join(files::COUNTERS), format!("{counters:#}\n"));
     written.with_context(|| format!("cannot write into {}", folder.display()))?;
     let report = match case.checks() {
@@ -152,6 +156,12 @@ pub(crate) fn run(case: &Case, folder: &Path, setup: &Setup) -> anyhow::Result<R
         }
     };
     Ok(Run { ended, serial, guest, counters, report, audio: audio.path, song })
+}
+
+/// What to say if the card's time is past its limit.
+fn past_limit(limits: &Limits, at: f64, last: &str) -> Option<String> {
+    let limit = limits.card;
+    (at > limit).then(|| format!("the card's time is at {at:.1} s, past its limit of {limit} s; {last}"))
 }
 
 /// The last line of the card's log, which says more of how it ended than its exit code.
@@ -411,10 +421,8 @@ impl Following<'_> {
             self.at = at;
             self.liveness.moved(|| format!("the card's time, to {at:.1} s"));
         }
-        let limits = &self.case.of.scenario.limits;
-        if at > limits.card {
-            let last = self.liveness.last();
-            return Ok(Some(format!("the card's time is at {at:.1} s, past its limit of {} s; {last}", limits.card)));
+        if let Some(message) = past_limit(&self.case.of.scenario.limits, at, &self.liveness.last()) {
+            return Ok(Some(message));
         }
         Ok(match self.liveness.stands() {
             None => None,
