@@ -13,23 +13,23 @@ use std::sync::Arc;
 
 const BLOCK: u64 = 4096;
 
-/// Renders the whole song with its tail, on channel group 0. `progress` is told the time that is rendered.
+/// Renders the whole song with its tail. `progress` is told the time that is rendered.
 pub fn render(song: &Song, bank: Arc<Bank>, sink: &mut dyn Sink, mut progress: impl FnMut(RefTime)) {
     let mut synth = Synth::new(bank, SAMPLE_RATE, CHANNEL_GROUPS, VOICES);
     let mut scheduler = Scheduler::with_capacity(song.len());
     for message in song.messages() {
-        scheduler.push(message.time.0, message.bytes);
+        scheduler.push(message.time.0, (message.group, message.bytes));
     }
     let end = song.duration().to_sample(SAMPLE_RATE).0;
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let mut pcm = Vec::new();
     let mut position = 0;
     while position < end {
-        while let Some((time, bytes)) = scheduler.next()
+        while let Some((time, (group, bytes))) = scheduler.next()
             && RefTime(time).to_sample(SAMPLE_RATE).0 <= position
         {
             scheduler.pop();
-            synth.message(0, bytes);
+            synth.message(group, bytes);
         }
         let next = scheduler.next().map(|(time, _)| RefTime(time).to_sample(SAMPLE_RATE).0);
         let stop = end.min(position + BLOCK).min(next.unwrap_or(u64::MAX));

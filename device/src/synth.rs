@@ -28,6 +28,7 @@ mod voice;
 
 use crate::bank::Bank;
 use channel::{CHANNELS, Channel};
+use dmus_interface::sysex::{KeyTuning, Mode};
 use effects::Effects;
 pub use lanes::Interpolation;
 use lanes::{Code, Group, LANES, Mix, bits};
@@ -106,17 +107,22 @@ struct Set {
     /// Master tuning, cents: of all, and of all but percussion.
     fine: f32,
     coarse: f32,
+    /// Tuning of each key, cents, once a message has tuned any.
+    keys: Option<Box<[f32; 128]>>,
+    /// Whose rules hold.
+    mode: Mode,
 }
 
 impl Set {
-    fn new() -> Self {
-        Self { channels: core::array::from_fn(Channel::new), master: 1.0, fine: 0.0, coarse: 0.0 }
+    fn new(mode: Mode) -> Self {
+        let channels = core::array::from_fn(|number| Channel::new(number, mode));
+        Self { channels, master: 1.0, fine: 0.0, coarse: 0.0, keys: None, mode }
     }
 
     /// As new, but for what no message sets: priorities.
-    fn reset(&mut self) {
+    fn reset(&mut self, mode: Mode) {
         let priorities = core::array::from_fn::<u32, CHANNELS, _>(|channel| self.channels[channel].priority);
-        *self = Self::new();
+        *self = Self::new(mode);
         for (channel, priority) in self.channels.iter_mut().zip(priorities) {
             channel.priority = priority;
         }
@@ -126,16 +132,24 @@ impl Set {
     fn context<'a>(&'a self, channel: usize, tables: &'a Tables, bank: &'a Bank, rate: f32) -> Context<'a> {
         let channel = &self.channels[channel % CHANNELS];
         let tuning = self.fine + if channel.drum { 0.0 } else { self.coarse };
-        Context { tables, bank, channel, master: self.master, tuning, rate }
+        let keys = self.keys.as_deref().filter(|_| !channel.drum);
+        Context { tables, bank, channel, master: self.master, tuning, keys, rate }
     }
 
-    /// Octave tuning of the channels that three bytes of bits name, the highest channels first.
-    fn tune_scale(&mut self, channels: [u8; 3], cents: [i8; 12]) {
-        let bits = u32::from(channels[0]) << 14 | u32::from(channels[1]) << 7 | u32::from(channels[2]);
+    /// Octave tuning of the channels that bits name.
+    fn tune_octave(&mut self, channels: u16, cents: [f32; 12]) {
         for (number, channel) in self.channels.iter_mut().enumerate() {
-            if bits & 1 << number != 0 {
+            if channels & 1 << number != 0 {
                 channel.set_scale(cents);
             }
+        }
+    }
+
+    /// Tuning of single keys, on all channels but percussion.
+    fn tune_keys(&mut self, keys: &KeyTuning<'_>) {
+        let table = self.keys.get_or_insert_with(|| Box::new([0.0; 128]));
+        for (key, cents) in keys.iter() {
+            table[usize::from(key & 127)] = cents - 100.0 * f32::from(key);
         }
     }
 
@@ -255,7 +269,7 @@ impl Synth {
         self.used = 0;
         self.effects.clear();
         for set in self.sets.iter_mut().flatten() {
-            set.reset();
+            set.reset(Mode::default());
         }
     }
 
@@ -271,7 +285,7 @@ impl Synth {
     }
 
     fn set_mut(&mut self, group: usize) -> &mut Set {
-        self.sets[group].get_or_insert_with(|| Box::new(Set::new()))
+        self.sets[group].get_or_insert_with(|| Box::new(Set::new(Mode::default())))
     }
 
     /// Calls `act` with each sounding voice of a channel, what it reads, its lane and the samples until the next tick.

@@ -10,10 +10,9 @@ use alloc::vec::Vec;
 pub use dmus_dls::chunk::{instrument_chunk, wave_chunk};
 use dmus_dls::{Collection, Instrument};
 use dmus_interface::command::Status;
+use dmus_interface::sysex::{self, Exclusive, Mode, PERCUSSION};
 use dmus_song::TimedMessage;
 
-/// The percussion channel, counted from 0.
-const PERCUSSION: usize = 9;
 const CHANNELS: usize = 16;
 
 /// What selects an instrument: drums or not, bank (CC0 x 128 + CC32), program.
@@ -32,33 +31,27 @@ pub struct Downloaded {
 
 /// The instruments that a song plays, with those that the card takes in their place if they are not there.
 pub fn needed<'m>(messages: impl Iterator<Item = TimedMessage<'m>>) -> BTreeSet<Address> {
-    let fresh = |channel| (channel == PERCUSSION, 0, 0);
-    let mut now: [Address; CHANNELS] = core::array::from_fn(fresh);
-    // CC0 and CC32.
-    let mut banks = [(0u8, 0u8); CHANNELS];
+    let mut groups: BTreeMap<u16, (Mode, [Part; CHANNELS])> = BTreeMap::new();
+    let as_after = |reset: Mode| (reset, core::array::from_fn(|channel| Part::new(channel, reset)));
     let mut needed = BTreeSet::new();
     for message in messages {
+        let (mode, parts) = groups.entry(message.group).or_insert_with(|| as_after(Mode::default()));
         match *message.bytes {
-            [0xF0, 0x7E, _, 0x09, 0x01 | 0x03, 0xF7] => {
-                now = core::array::from_fn(fresh);
-                banks = [(0, 0); CHANNELS];
-            }
-            [status @ 0xB0..=0xBF, controller @ (0 | 32), value @ 0..=127] => {
-                let bank = &mut banks[usize::from(status & 15)];
-                *(if controller == 0 { &mut bank.0 } else { &mut bank.1 }) = value;
-            }
+            [0xF0, ..] => match sysex::parse(message.bytes) {
+                Some(Exclusive::Reset(reset)) => (*mode, *parts) = as_after(reset),
+                Some(Exclusive::DrumPart { channel, drum }) => parts[usize::from(channel & 15)].plays.0 = drum,
+                _ => {}
+            },
+            [status @ 0xB0..=0xBF, 0, high @ 0..=127] => parts[usize::from(status & 15)].bank.0 = high,
+            [status @ 0xB0..=0xBF, 32, low @ 0..=127] => parts[usize::from(status & 15)].bank.1 = low,
             [status @ 0xC0..=0xCF, program @ 0..=127] => {
-                let channel = usize::from(status & 15);
-                let (high, low) = banks[channel];
-                let drum = match high {
-                    120 => true,
-                    121 => false,
-                    _ => now[channel].0,
-                };
-                now[channel] = (drum, u16::from(high) << 7 | u16::from(low), program);
+                let part = &mut parts[usize::from(status & 15)];
+                let (high, low) = part.bank;
+                let drum = mode.is_drum_part(high, part.plays.0);
+                part.plays = (drum, u16::from(high) << 7 | u16::from(low), program);
             }
             [status @ 0x90..=0x9F, _, 1..=127] => {
-                let (drum, bank, program) = now[usize::from(status & 15)];
+                let (drum, bank, program) = parts[usize::from(status & 15)].plays;
                 needed.extend([(drum, bank, program), (drum, 0, program)]);
                 if drum {
                     needed.insert((true, 0, 0));
@@ -68,6 +61,21 @@ pub fn needed<'m>(messages: impl Iterator<Item = TimedMessage<'m>>) -> BTreeSet<
         }
     }
     needed
+}
+
+/// A channel of a song.
+#[derive(Clone, Copy)]
+struct Part {
+    plays: Address,
+    /// CC0 and CC32.
+    bank: (u8, u8),
+}
+
+impl Part {
+    fn new(channel: usize, mode: Mode) -> Self {
+        let channel = channel as u8;
+        Self { plays: (channel == PERCUSSION, 0, 0), bank: (mode.first_bank(channel), 0) }
+    }
 }
 
 /// Downloads what a song needs of a collection. If the card refuses anything, nothing stays.
@@ -158,10 +166,10 @@ mod tests {
             &[0x92, 60, 0],
             &[0xF0, 0x7E, 0x7F, 9, 1, 0xF7],
         ];
-        let timed = messages.into_iter().map(|bytes| TimedMessage { time: RefTime(0), bytes });
+        let timed = messages.into_iter().map(|bytes| TimedMessage { time: RefTime(0), group: 0, bytes });
         let found: Vec<Address> = needed(timed.clone()).into_iter().collect();
         assert_eq!(found, vec![(false, 0, 7), (false, 130, 7), (true, 0, 0)]);
-        let after = timed.chain([TimedMessage { time: RefTime(0), bytes: &[0x90, 60, 1] }]);
+        let after = timed.chain([TimedMessage { time: RefTime(0), group: 0, bytes: &[0x90, 60, 1] }]);
         assert!(needed(after).contains(&(false, 0, 0)), "a reset selects the first program");
     }
 }

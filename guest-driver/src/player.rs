@@ -273,7 +273,7 @@ fn feed<'m, P: Platform>(
     messages: impl Iterator<Item = TimedMessage<'m>>,
     latency: Option<RefTime>,
 ) -> impl FnMut(RefTime) -> Result<Turn, DriverError> {
-    let mut messages = messages.map(|message| Fragments::new(message.time, 0, message.bytes)).peekable();
+    let mut messages = messages.map(|message| Fragments::new(message.time, message.group, message.bytes)).peekable();
     move |now| {
         let allocator = stream.allocator();
         allocator.reclaim()?;

@@ -180,7 +180,8 @@ pub fn judge(scenario: Scenario, fault: Fault, occasion: u64, usual: &Ran) -> an
 /// Runs a scenario. What is heard is not judged.
 pub fn run(scenario: Scenario, plan: Plan) -> anyhow::Result<Ran> {
     let (audio, recording) = (MemorySink::default(), Recording::default());
-    let song: Song = (0..24).map(|n| TimedMessage { time: RefTime(n * 100_000), bytes: &[0x90, 60, 100] }).collect();
+    let song: Song =
+        (0..24).map(|n| TimedMessage { time: RefTime(n * 100_000), group: 0, bytes: &[0x90, 60, 100] }).collect();
     let inputs = if scenario == Scenario::Capture { vec![Input::Song(song)] } else { Vec::new() };
     let heard: (Box<dyn Sink>, _) = (Box::new(audio.clone()), inputs);
     let checker = Arc::new(Checker::new(&[], None));
@@ -218,7 +219,7 @@ fn drive(scenario: Scenario, platform: &Patient, captured: &mut Vec<u8>) -> Resu
         Scenario::SysEx => (0..24).map(long).chain((0..2).map(|n| short(n + 48))).collect(),
         _ => (0..56).map(short).collect(),
     };
-    let messages = || contents.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
+    let messages = || contents.iter().map(|(time, bytes)| TimedMessage { time: *time, group: 0, bytes });
     if scenario == Scenario::Capture {
         let stream = CaptureStream::open(&card, 4, SIZES, true)?;
         let recorded = record(

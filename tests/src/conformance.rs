@@ -27,7 +27,7 @@ const NOT_MODELLED: [(&str, &str); 11] = [
     ("SYNTHDOWNLOAD.Free", "the request's memory is the client's again with every answer"),
     ("SYNTH_PORTPARAMS.Share", "a stream is one port's; a request for it is answered NOT_ALL_ASSIGNED"),
     ("the DELAY effect", "the synthesizer has reverb and chorus"),
-    ("EXTERNAL and GSINHARDWARE in SYNTHCAPS", "the synthesizer is the card's own, and its set is General MIDI's"),
+    ("EXTERNAL in SYNTHCAPS", "the synthesizer is the card's own"),
     ("after UNLOAD, later notes on it are ignored", "the built-in instruments are beneath, and play such notes"),
     ("WAVEARTICULATION and STREAMINGWAVE chunks", "they are refused with a reason of their own"),
     ("COM: aggregation, reference counts, GUIDs of interfaces", "Rust's ownership is in their place"),

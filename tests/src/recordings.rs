@@ -42,7 +42,7 @@ impl Write for InMemory {
 
 /// A driver that plays, captures and takes waves, each through a stream of its own.
 pub fn streams(clock: ClockMode) -> anyhow::Result<Vec<u8>> {
-    let messages = (0..4).map(|n| TimedMessage { time: RefTime(n * 20_000), bytes: &[0x90, 60, 100] });
+    let messages = (0..4).map(|n| TimedMessage { time: RefTime(n * 20_000), group: 0, bytes: &[0x90, 60, 100] });
     let live: &[u8] = &[0x90, 1, 2, 0xF0, 1, 2, 3, 0xF7];
     let inputs = vec![Input::Song(messages.collect::<Song>()), Input::Live(Box::new(live)), Input::Loopback];
     let file = InMemory::default();

@@ -86,7 +86,7 @@ fn an_event_is_presented_at_its_exact_sample_and_its_slot_is_the_cards_until_the
 fn three_hundred_events_at_one_instant_come_on_time_through_64_slots() -> anyhow::Result<()> {
     let keys: Vec<[u8; 3]> = (0..300u32).map(|i| [0x90 | (i % 9) as u8, 30 + (i % 60) as u8, 90]).collect();
     let time = RefTime(12_345_678);
-    let messages: Vec<_> = keys.iter().map(|bytes| TimedMessage { time, bytes }).collect();
+    let messages: Vec<_> = keys.iter().map(|bytes| TimedMessage { time, group: 0, bytes }).collect();
     let hosted = hosted()?;
     let stats = Arc::clone(&hosted.stats);
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;
@@ -188,7 +188,7 @@ fn a_message_may_be_longer_than_pool_and_buffers_and_counts_once() -> anyhow::Re
     sysex[0] = 0xF0;
     sysex[65_535] = 0xF7;
     let bytes: [&[u8]; 3] = [&sysex, &NOTE, &sysex];
-    let messages = bytes.map(|bytes| TimedMessage { time: RefTime::from_secs(1), bytes });
+    let messages = bytes.map(|bytes| TimedMessage { time: RefTime::from_secs(1), group: 0, bytes });
     let hosted = hosted()?;
     let stats = Arc::clone(&hosted.stats);
     let card = Card::open(hosted.connect()?, PointerWidth::Eight)?;

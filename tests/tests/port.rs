@@ -154,7 +154,7 @@ fn a_song_through_packer_filter_and_sequencer_sounds_as_if_it_were_transposed_be
             let hosted = HostedCard::start(ClockMode::Virtual)?;
             let card = Card::open(hosted.connect()?, width)?;
             let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
-            let messages = transposed.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
+            let messages = transposed.iter().map(|(time, bytes)| TimedMessage { time: *time, group: 0, bytes });
             play(&stream, messages, song.duration(), |_| {})?;
             drop(stream);
             drop(card);

@@ -124,7 +124,7 @@ fn run(input: &Song) -> anyhow::Result<Outcome> {
 #[test]
 fn seven_streams_with_ten_thousand_events_a_second_lose_and_move_nothing() -> anyhow::Result<()> {
     let expected = messages(CAPTURED, 9);
-    let timed = expected.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
+    let timed = expected.iter().map(|(time, bytes)| TimedMessage { time: *time, group: 0, bytes });
     // By way of a file times are those of its ticks.
     let input = Song::parse(&TimeBase::default().write(timed)?)?;
     let expected: Vec<Timed> = input.messages().map(|message| (message.time, message.bytes.to_vec())).collect();

@@ -183,5 +183,6 @@ pub mod regs;
 pub mod ring;
 pub mod rule;
 pub mod sample_clock;
+pub mod sysex;
 pub mod time;
 pub mod wave;

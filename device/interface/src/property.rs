@@ -19,6 +19,8 @@ pub mod caps {
     pub const MEMORY_SIZE_FIXED: u32 = 8;
     /// Has General MIDI instruments of its own.
     pub const GM_IN_HARDWARE: u32 = 0x10;
+    /// Follows GS: its reset, drum parts, volume and tuning. Variations that it has not are played by the capital tone.
+    pub const GS_IN_HARDWARE: u32 = 0x20;
     /// Has reverb.
     pub const REVERB: u32 = 0x40;
     /// Plays DLS Level 2.

@@ -254,7 +254,7 @@ impl Header {
         }
         for (input, messages) in self.inputs.iter_mut().zip(&messages) {
             if let Replayed::Song(song) = input {
-                *song = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes }).collect();
+                *song = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, group: 0, bytes }).collect();
             }
         }
         Some(())

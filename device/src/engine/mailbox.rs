@@ -304,6 +304,7 @@ fn capabilities() -> SynthCaps {
             | caps::SOFTWARE_SYNTH
             | caps::MEMORY_SIZE_FIXED
             | caps::GM_IN_HARDWARE
+            | caps::GS_IN_HARDWARE
             | caps::REVERB)
             .into(),
         memory_size: (SAMPLE_MEMORY as u32).into(),

@@ -5,12 +5,13 @@
 use crate::bank::patch::Reading;
 use crate::collection::connection::Source;
 use dmus_interface::property::priority;
+use dmus_interface::sysex::{Mode, PERCUSSION};
 
 /// MIDI channels in a channel group.
 pub(crate) const CHANNELS: usize = 16;
-/// The percussion channel of each group (channel 10, counted from 1).
-const PERCUSSION: usize = 9;
 const NO_RPN: (u8, u8) = (127, 127);
+/// What the modulation wheel does if nothing else is said, in semitones and 128ths: what banks are made for.
+const USUAL_WHEEL_RANGE: (u8, u8) = (0, 64);
 /// The longest glide, seconds: what portamento time 127 asks for.
 const LONGEST_GLIDE: f32 = 2.0;
 /// What the soft pedal leaves of the level: 3 dB less.
@@ -27,6 +28,7 @@ pub(crate) struct Glide {
 
 mod cc {
     pub(super) const BANK: usize = 0;
+    pub(super) const WHEEL: usize = 1;
     pub(super) const PORTAMENTO_TIME: usize = 5;
     pub(super) const VOLUME: usize = 7;
     pub(super) const PAN: usize = 10;
@@ -66,8 +68,10 @@ pub(crate) struct Channel {
     fine_tune: u16,
     /// Semitones, 64 is +-0.
     coarse_tune: u8,
+    /// What the modulation wheel does at its end: semitones and 128ths of one.
+    wheel_range: (u8, u8),
     /// Cents of each key of the octave, from C on.
-    scale: [i8; 12],
+    scale: [f32; 12],
     last_key: Option<u8>,
     /// Controller 84: where the next note glides from.
     glide_from: Option<u8>,
@@ -76,9 +80,12 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// A channel of a group, 0..=15, as the power comes on.
-    pub(crate) fn new(number: usize) -> Self {
+    /// A channel of a group, 0..=15, as a reset to these rules leaves it.
+    pub(crate) fn new(number: usize, mode: Mode) -> Self {
         let mut controllers = [0; 128];
+        controllers[cc::BANK] = mode.first_bank(number as u8);
+        // General MIDI 2 starts with some reverberation.
+        controllers[cc::REVERB] = if mode == Mode::GeneralMidi2 { 40 } else { 0 };
         controllers[cc::VOLUME] = 100;
         controllers[cc::PAN] = 64;
         controllers[cc::EXPRESSION] = 127;
@@ -87,7 +94,7 @@ impl Channel {
         Self {
             program: 0,
             bank: 0,
-            drum: number == PERCUSSION,
+            drum: number == usize::from(PERCUSSION),
             mono: false,
             priority: priority::STANDARD | priority::offset(number as u32),
             version: 0,
@@ -98,16 +105,12 @@ impl Channel {
             bend_range: (2, 0),
             fine_tune: 8192,
             coarse_tune: 64,
-            scale: [0; 12],
+            wheel_range: USUAL_WHEEL_RANGE,
+            scale: [0.0; 12],
             last_key: None,
             glide_from: None,
             glide: Glide::default(),
         }
-    }
-
-    /// As General MIDI 2 starts: with some reverberation.
-    pub(crate) fn begin_general_midi_2(&mut self) {
-        self.controllers[cc::REVERB] = 40;
     }
 
     /// Controllers that only set a value; the others are the synth's business.
@@ -155,14 +158,14 @@ impl Channel {
         self.version = self.version.wrapping_add(1);
     }
 
-    pub(crate) fn set_scale(&mut self, cents: [i8; 12]) {
+    pub(crate) fn set_scale(&mut self, cents: [f32; 12]) {
         self.scale = cents;
         self.touch();
     }
 
     /// What the tuning of the scale adds to a key, cents.
     pub(crate) fn scale(&self, key: u8) -> f32 {
-        if self.drum { 0.0 } else { f32::from(self.scale[usize::from(key % 12)]) }
+        if self.drum { 0.0 } else { self.scale[usize::from(key % 12)] }
     }
 
     fn enter_data(&mut self, value: u8, high: bool) {
@@ -173,30 +176,36 @@ impl Channel {
             ((0, 1), true) => self.fine_tune = coarse(self.fine_tune),
             ((0, 1), false) => self.fine_tune = (self.fine_tune & 0x3f80) | u16::from(value),
             ((0, 2), true) => self.coarse_tune = value,
+            ((0, 5), true) => self.wheel_range.0 = value,
+            ((0, 5), false) => self.wheel_range.1 = value,
             _ => {}
         }
     }
 
-    /// Data increment and decrement.
+    /// Data increment and decrement, by the smallest step of the parameter (RP-018).
     fn step_data(&mut self, by: i8) {
         let seven = |old: u8| old.saturating_add_signed(by).min(127);
+        // A number in two parts, the lower one below `parts`.
+        let two = |(high, low): (u8, u8), parts: u16| {
+            let steps = (u16::from(high) * parts + u16::from(low)).saturating_add_signed(by.into());
+            let steps = steps.min(128 * parts - 1);
+            ((steps / parts) as u8, (steps % parts) as u8)
+        };
         match self.rpn {
-            (0, 0) => self.bend_range.0 = seven(self.bend_range.0),
+            (0, 0) => self.bend_range = two(self.bend_range, 100),
+            (0, 5) => self.wheel_range = two(self.wheel_range, 128),
             (0, 1) => self.fine_tune = self.fine_tune.saturating_add_signed(by.into()).min(0x3fff),
             (0, 2) => self.coarse_tune = seven(self.coarse_tune),
             _ => {}
         }
     }
 
-    /// Banks 120 and 121 are percussion and melody in General MIDI 2, whatever the channel's number.
-    pub(crate) fn change_program(&mut self, program: u8) {
+    /// The bank says whether it is a drum part, too.
+    pub(crate) fn change_program(&mut self, program: u8, mode: Mode) {
+        let (high, low) = (self.controllers[cc::BANK], self.controllers[cc::BANK_LOW]);
         self.program = program;
-        self.bank = u16::from(self.controllers[cc::BANK]) << 7 | u16::from(self.controllers[cc::BANK_LOW]);
-        match self.controllers[cc::BANK] {
-            120 => self.drum = true,
-            121 => self.drum = false,
-            _ => {}
-        }
+        self.bank = u16::from(high) << 7 | u16::from(low);
+        self.drum = mode.is_drum_part(high, self.drum);
     }
 
     pub(crate) fn set_bend(&mut self, low: u8, high: u8) {
@@ -252,6 +261,12 @@ impl Channel {
             // Percussion keys are instruments, not pitches, so coarse tuning passes them by.
             Source::COARSE_TUNE if self.drum => Reading::of(0.5),
             Source::COARSE_TUNE => Reading::of_7(self.coarse_tune),
+            Source::WHEEL if self.wheel_range != USUAL_WHEEL_RANGE => {
+                let part = |(high, low): (u8, u8)| f32::from(high) + f32::from(low) / 128.0;
+                let Reading { linear, full } = Reading::of_7(self.controllers[cc::WHEEL]);
+                let further = part(self.wheel_range) / part(USUAL_WHEEL_RANGE);
+                Reading { linear: linear * further, full: full * further }
+            }
             Source(number @ 0x80..=0xff) => Reading::of_7(self.controllers[usize::from(number & 0x7f)]),
             _ => return None,
         })
@@ -272,7 +287,7 @@ mod tests {
 
     #[test]
     fn bend_and_tuning_add_up() {
-        let mut c = Channel::new(0);
+        let mut c = Channel::new(0, Mode::default());
         c.set_bend(0, 0);
         assert_eq!(cents(&c), -200.0);
         for (controller, value) in [(101, 0), (100, 0), (6, 12), (38, 50)] {
@@ -293,7 +308,7 @@ mod tests {
 
     #[test]
     fn reset_keeps_what_a_song_sets_up() {
-        let mut c = Channel::new(0);
+        let mut c = Channel::new(0, Mode::default());
         for (controller, value) in [(7, 90), (10, 1), (11, 5), (1, 99), (64, 127), (91, 12)] {
             c.control(controller, value);
         }
@@ -307,7 +322,7 @@ mod tests {
 
     #[test]
     fn channel_ten_goes_before_the_first_and_that_before_the_last() {
-        let offset = |number| Channel::new(number).priority & 0xff;
+        let offset = |number| Channel::new(number, Mode::default()).priority & 0xff;
         assert_eq!([9, 0, 8, 10, 15].map(offset), [15, 14, 6, 5, 0]);
     }
 }

@@ -6,6 +6,7 @@
 use super::channel::{CHANNELS, Channel};
 use super::voice::{Context, Lane, State, Voice};
 use super::{Set, Synth};
+use dmus_interface::sysex::{self, Exclusive};
 
 impl Synth {
     /// As [`Self::message`], of a message of up to 8 bytes in a little-endian word. Whether that is
@@ -22,7 +23,7 @@ impl Synth {
     /// As [`Self::short_message`], of a longer one, which is SysEx.
     #[inline]
     pub(crate) fn long_message(&mut self, group: u16, message: &[u8]) -> bool {
-        if !matches!(message, [_, 0x7E | 0x7F, ..]) {
+        if !matches!(message, [_, maker, ..] if sysex::is_heard(*maker)) {
             return false;
         }
         self.message(group, message);
@@ -34,16 +35,10 @@ impl Synth {
     #[inline]
     pub(crate) fn listens_to(word: u64) -> bool {
         match word as u8 {
-            0xF0 => Self::is_universal(word),
+            0xF0 => sysex::is_heard((word >> 8) as u8),
             0xF1..=0xFF => false,
             _ => true,
         }
-    }
-
-    /// Whether SysEx is of the universal kinds, 7E or 7F.
-    #[inline]
-    pub(crate) fn is_universal(word: u64) -> bool {
-        word & 0xFE00 == 0x7E00
     }
 
     #[inline(never)]
@@ -56,9 +51,9 @@ impl Synth {
     #[inline]
     pub fn message(&mut self, group: u16, message: &[u8]) {
         match message {
-            [0xf0, 0x7e | 0x7f, ..] => self.exclusive(group, message),
-            // Other makers', and system messages: nothing here listens to them.
-            [0xf0..=0xff, ..] => {}
+            [0xf0, ..] => self.exclusive(group, message),
+            // System messages: nothing here listens to them.
+            [0xf1..=0xff, ..] => {}
             _ => self.channel_message(group, message),
         }
     }
@@ -76,52 +71,43 @@ impl Synth {
             (0x90, &[key, velocity]) => self.note_on(channel, key, velocity),
             (0xa0, &[key, pressure]) => self.press(channel, key, pressure),
             (0xb0, &[controller, value]) => self.control(channel, controller, value),
-            (0xc0, &[program]) => self.channel_mut(channel).change_program(program),
+            (0xc0, &[program]) => self.change_program(channel, program),
             (0xd0, &[pressure]) => self.change(channel, |state| state.set_pressure(pressure)),
             (0xe0, &[low, high]) => self.change(channel, |state| state.set_bend(low, high)),
             _ => {}
         }
     }
 
-    /// Universal SysEx: GM and GM2 System On, master volume and tuning, and octave tuning.
+    /// What the data sheet says of SysEx.
     fn exclusive(&mut self, group: u16, message: &[u8]) {
         let group = usize::from(group);
-        let [0xf0, body @ .., 0xf7] = message else {
+        let Some(exclusive) = sysex::parse(message).filter(|_| group < self.sets.len()) else {
             return;
         };
-        if group >= self.sets.len() {
-            return;
-        }
-        match *body {
-            [0x7e, _, 0x09, system @ (0x01 | 0x03)] => {
-                let set = self.set_mut(group);
-                set.reset();
-                if system == 0x03 {
-                    set.channels.iter_mut().for_each(Channel::begin_general_midi_2);
-                }
+        match exclusive {
+            Exclusive::Reset(mode) => {
+                self.set_mut(group).reset(mode);
                 for channel in group * CHANNELS..(group + 1) * CHANNELS {
                     self.each_voice(channel, Voice::silence);
                 }
             }
-            [0x7f, _, 0x04, 0x01, low @ 0..=127, high @ 0..=127] => {
-                let part = (f32::from(high) * 128.0 + f32::from(low)) / 16_383.0;
-                self.tune(group, |set| set.master = part * part);
+            Exclusive::MasterVolume(part) => self.tune(group, |set| set.master = part * part),
+            Exclusive::FineTuning(cents) => self.tune(group, |set| set.fine = cents),
+            Exclusive::CoarseTuning(cents) => self.tune(group, |set| set.coarse = cents),
+            Exclusive::DrumPart { channel, drum } => {
+                self.channel_mut(group * CHANNELS + usize::from(channel)).drum = drum;
             }
-            [0x7f, _, 0x04, 0x03, low @ 0..=127, high @ 0..=127] => {
-                let cents = (f32::from(high) * 128.0 + f32::from(low) - 8192.0) * (100.0 / 8192.0);
-                self.tune(group, |set| set.fine = cents);
+            Exclusive::OctaveTuning { channels, cents } => {
+                self.set_mut(group).tune_octave(channels, cents);
+                self.note_changes(group);
             }
-            [0x7f, _, 0x04, 0x04, _, high @ 0..=127] => {
-                self.tune(group, |set| set.coarse = (f32::from(high) - 64.0) * 100.0);
-            }
-            [0x7e | 0x7f, _, 0x08, 0x08, a, b, c, ref cents @ ..] => {
-                if let Ok(cents) = <[u8; 12]>::try_from(cents) {
-                    self.set_mut(group).tune_scale([a, b, c], cents.map(|cents| (cents & 127) as i8 - 64));
-                    self.note_changes(group);
-                }
-            }
-            _ => {}
+            Exclusive::KeyTuning(keys) => self.tune(group, |set| set.tune_keys(&keys)),
         }
+    }
+
+    fn change_program(&mut self, channel: usize, program: u8) {
+        let set = self.set_mut(channel / CHANNELS);
+        set.channels[channel % CHANNELS].change_program(program, set.mode);
     }
 
     fn control(&mut self, channel: usize, controller: u8, value: u8) {
@@ -131,6 +117,7 @@ impl Synth {
             120 => self.each_voice(channel, Voice::silence),
             121 => {
                 state.reset_controllers();
+                self.each_voice(channel, |voice, context, _| voice.press(0, context.channel));
                 self.note_change(channel);
                 self.lift_pedals(channel);
             }

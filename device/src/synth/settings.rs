@@ -8,6 +8,7 @@ use super::{Bank, Group, LANES, MAX_VOICES, PERIOD, Set, Synth, Voice};
 use crate::bank::Moved;
 use crate::room::has_room;
 use core::ops::Range;
+use dmus_interface::sysex::Mode;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ impl Synth {
         let channel = usize::from(channel);
         Some(match set {
             Some(set) => set.channels.get(channel)?.priority,
-            None => Set::new().channels.get(channel)?.priority,
+            None => Set::new(Mode::default()).channels.get(channel)?.priority,
         })
     }
 

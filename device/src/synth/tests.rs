@@ -5,6 +5,7 @@
 mod analytic;
 mod dls;
 mod exact;
+mod meaning;
 mod music;
 mod robust;
 mod settings;

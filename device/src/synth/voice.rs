@@ -71,6 +71,8 @@ pub(crate) struct Context<'a> {
     pub(crate) master: f32,
     /// What the tuning of its channel group adds to the channel, cents.
     pub(crate) tuning: f32,
+    /// And what it adds to each key, if it is not tuned equally.
+    pub(crate) keys: Option<&'a [f32; 128]>,
     /// Output samples per second.
     pub(crate) rate: f32,
 }

@@ -35,6 +35,8 @@ impl Source {
     /// RPN 2, coarse tuning.
     pub const COARSE_TUNE: Self = Self(0x102);
 
+    /// The modulation wheel.
+    pub const WHEEL: Self = Self::controller(1);
     /// A MIDI controller, 0..=127. DLS names 1, 7, 10, 11, 91 and 93, all by this rule; SoundFonts use the others too.
     pub const fn controller(number: u8) -> Self {
         Self(0x80 | number as u16)

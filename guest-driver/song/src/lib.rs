@@ -31,6 +31,9 @@ pub const TAIL: RefTime = RefTime::from_secs(3);
 /// Longest song. A WAV file of it is just below the format's 4 GiB.
 pub const MAX_DURATION: RefTime = RefTime::from_secs(6 * 3600);
 
+/// Channel groups that a song can use; a file with more ports uses them again from the first on. A stream has as many.
+pub const MAX_GROUPS: u16 = 16;
+
 /// Why a file cannot be played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SongError {
@@ -62,6 +65,8 @@ pub enum SongError {
 pub struct TimedMessage<'a> {
     /// When, from the start of the song.
     pub time: RefTime,
+    /// The channel group that it is for, below [`MAX_GROUPS`]: tracks for different ports are for different ones.
+    pub group: u16,
     /// One complete MIDI message with its status byte.
     pub bytes: &'a [u8],
 }
@@ -69,8 +74,8 @@ pub struct TimedMessage<'a> {
 /// A MIDI file, read and ordered.
 #[derive(Clone, Debug, Default)]
 pub struct Song {
-    /// (time, end of its bytes); the bytes begin where those of the message before end.
-    messages: Vec<(RefTime, u32)>,
+    /// (time, end of its bytes, channel group); the bytes begin where those of the message before end.
+    messages: Vec<(RefTime, u32, u8)>,
     bytes: Vec<u8>,
     end: RefTime,
     warnings: Warnings,
@@ -80,9 +85,10 @@ impl<'a> FromIterator<TimedMessage<'a>> for Song {
     /// A song of these messages, which are in order, and no longer than the last of them.
     fn from_iter<T: IntoIterator<Item = TimedMessage<'a>>>(messages: T) -> Self {
         let mut song = Self::default();
-        for TimedMessage { time, bytes } in messages {
+        for TimedMessage { time, group, bytes } in messages {
             song.bytes.extend_from_slice(bytes);
-            song.messages.push((time, u32::try_from(song.bytes.len()).unwrap_or(u32::MAX)));
+            let group = (group % MAX_GROUPS) as u8;
+            song.messages.push((time, u32::try_from(song.bytes.len()).unwrap_or(u32::MAX), group));
             song.end = time;
         }
         song
@@ -97,6 +103,7 @@ impl Song {
         let Events { timing, actions, bytes, warnings } = read::read(file)?;
         let mut clock = Clock::new(timing)?;
         let mut song = Self { warnings, ..Self::default() };
+        let groups = groups(&actions);
         for (tick, action) in actions {
             let time = clock.advance(tick);
             if time > MAX_DURATION {
@@ -104,9 +111,9 @@ impl Song {
             }
             song.end = time;
             match action {
-                Action::Message(start, length) => {
+                Action::Message(start, length, port) => {
                     song.bytes.extend_from_slice(&bytes[start..start + length]);
-                    song.messages.push((time, song.bytes.len() as u32));
+                    song.messages.push((time, song.bytes.len() as u32, groups[usize::from(port)]));
                 }
                 Action::Tempo(micros) => clock.set_tempo(micros),
                 Action::End => {}
@@ -118,18 +125,18 @@ impl Song {
     /// The messages in the order of their times.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = TimedMessage<'_>> + Clone {
         let mut start = 0;
-        self.messages.iter().map(move |&(time, end)| {
+        self.messages.iter().map(move |&(time, end, group)| {
             let bytes = &self.bytes[start..end as usize];
             start = end as usize;
-            TimedMessage { time, bytes }
+            TimedMessage { time, group: group.into(), bytes }
         })
     }
 
     /// A message by its number.
     pub fn get(&self, index: usize) -> Option<TimedMessage<'_>> {
-        let &(time, end) = self.messages.get(index)?;
+        let &(time, end, group) = self.messages.get(index)?;
         let start = index.checked_sub(1).map_or(0, |before| self.messages[before].1 as usize);
-        Some(TimedMessage { time, bytes: &self.bytes[start..end as usize] })
+        Some(TimedMessage { time, group: group.into(), bytes: &self.bytes[start..end as usize] })
     }
 
     /// Number of messages: channel messages and SysEx.
@@ -168,6 +175,22 @@ impl Song {
         let rest = (more > 0).then(|| format!("and {more} more of the kind"));
         self.warnings().iter().map(ToString::to_string).chain(rest)
     }
+}
+
+/// The channel group of each port that is used: the lowest port is the first group.
+fn groups(actions: &[(u64, Action)]) -> [u8; 256] {
+    let mut used = [false; 256];
+    for (_, action) in actions {
+        if let Action::Message(_, _, port) = action {
+            used[usize::from(*port)] = true;
+        }
+    }
+    let mut next = 0;
+    used.map(|used| {
+        let group = next % MAX_GROUPS as u8;
+        next = if used { group + 1 } else { next };
+        group
+    })
 }
 
 #[cfg(test)]

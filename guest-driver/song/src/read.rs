@@ -113,8 +113,8 @@ impl Warnings {
 /// What an event of a track does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A complete message: where it begins in the bytes of all, and its length.
-    Message(usize, usize),
+    /// A complete message: where it begins in the bytes of all, its length, and the port that the track is for.
+    Message(usize, usize, u8),
     /// Microseconds of a quarter note.
     Tempo(u32),
     /// The track is over.
@@ -142,6 +142,7 @@ pub(crate) fn read(file: &[u8]) -> Result<Events, SongError> {
         at: start,
         starts: places(file, b"MTrk").collect(),
         track: 0,
+        port: 0,
         actions: Vec::new(),
         bytes: Vec::new(),
         warnings: Warnings::default(),
@@ -197,6 +198,8 @@ struct Reader<'a> {
     starts: Vec<usize>,
     /// Tracks so far.
     track: usize,
+    /// Of the track that is read, as its last FF 21 says it.
+    port: u8,
     actions: Vec<(u64, Action)>,
     bytes: Vec<u8>,
     warnings: Warnings,
@@ -279,6 +282,7 @@ impl<'a> Reader<'a> {
         // A length that leads to no chunk may be too short or too long: what is up to the next track is read.
         let border = declared <= total && (self.is_border(declared) || is_name(&self.file[declared..]));
         let limit = if border { declared } else { self.next_track(declared) };
+        self.port = 0;
         let mut events = Track { at: start, limit, tick: 0, status: None, open: None };
         let ended = self.events(&mut events);
         let behind = events.at.min(limit);
@@ -365,6 +369,7 @@ impl<'a> Reader<'a> {
                         self.actions.push((tick, Action::Tempo(micros)));
                     }
                     (0x51, _) => self.warn(at, Oddity::Tempo),
+                    (0x21, [port, ..]) => self.port = *port,
                     _ => {}
                 }
             }
@@ -387,7 +392,7 @@ impl<'a> Reader<'a> {
             self.warn(at, Oddity::HighData);
         }
         track.at += data.len();
-        self.actions.push((tick, Action::Message(self.bytes.len(), length)));
+        self.actions.push((tick, Action::Message(self.bytes.len(), length, self.port)));
         self.bytes.push(status);
         self.bytes.extend(data.iter().map(|byte| byte & 0x7F));
         Some(())
@@ -477,7 +482,7 @@ impl<'a> Reader<'a> {
         if bytes.len() > MAX_MESSAGE || !is_message(bytes) {
             self.warn(at, Oddity::NoMessage);
         } else {
-            self.actions.push((tick, Action::Message(self.bytes.len(), bytes.len())));
+            self.actions.push((tick, Action::Message(self.bytes.len(), bytes.len(), self.port)));
             self.bytes.extend_from_slice(bytes);
         }
     }

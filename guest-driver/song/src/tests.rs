@@ -47,6 +47,25 @@ fn tracks_are_merged_by_tick_and_ties_stay_in_track_order() {
 }
 
 #[test]
+fn ports_become_channel_groups() {
+    let groups = |tracks: &[&[u8]]| {
+        let song = Song::parse(&file(1, 96, tracks)).expect("a good file");
+        song.messages().map(|message| (message.bytes[1], message.group)).collect::<Vec<_>>()
+    };
+    let on_port = |port: u8, program: u8| track(&[&[0, 0xFF, 0x21, 1, port], &[0, 0xC0, program]]);
+    let none = track(&[&[0, 0xC0, 1]]);
+    // The lowest that is used is the first group; a track that says nothing is for port 0, and a port counts from where
+    // it is said.
+    assert_eq!(groups(&[&on_port(255, 9)]), [(9, 0)]);
+    assert_eq!(groups(&[&none, &on_port(4, 2), &on_port(1, 3), &on_port(4, 4)]), [(1, 0), (2, 2), (3, 1), (4, 2)]);
+    let both = track(&[&[0, 0xC0, 1], &[0, 0xFF, 0x21, 1, 1], &[0, 0xC0, 2], &[0, 0xF0, 2, 5, 0xF7]]);
+    assert_eq!(groups(&[&both]), [(1, 0), (2, 1), (5, 1)]);
+    let many: Vec<Vec<u8>> = (0..18).map(|port| on_port(port, port)).collect();
+    let many: Vec<&[u8]> = many.iter().map(|track| &track[..]).collect();
+    assert_eq!(groups(&many)[15..], [(15, 15), (16, 0), (17, 1)]);
+}
+
+#[test]
 fn tempo_changes_in_any_track_move_all_and_lose_no_unit() {
     // 1,000 ticks at 333,333 us a quarter of 7 ticks, one tempo event a tick: rounding each would drift by hundreds of
     // units.
@@ -315,7 +334,7 @@ fn written_again(file: &[u8]) -> Vec<u8> {
 #[test]
 fn a_pause_longer_than_a_file_can_say_is_written_in_pieces() {
     let messages = [(0, &[0xC0, 1][..]), (6 * 3600, &[0xC0, 2])];
-    let messages = messages.map(|(seconds, bytes)| TimedMessage { time: RefTime::from_secs(seconds), bytes });
+    let messages = messages.map(|(seconds, bytes)| TimedMessage { time: RefTime::from_secs(seconds), group: 0, bytes });
     let file = TimeBase::default().write(messages.into_iter()).expect("a file");
     assert_eq!(played(&file), [(0, vec![0xC0, 1]), (6 * 36_000_000_000, vec![0xC0, 2])]);
 }
@@ -324,7 +343,7 @@ fn a_pause_longer_than_a_file_can_say_is_written_in_pieces() {
 fn times_between_ticks_go_to_the_nearest_and_what_is_no_message_is_left_out() {
     let base = TimeBase::of(&file(0, 5, &[END])).expect("a time base");
     let messages = [(1_499_999, &[0xC0, 1][..]), (1_500_001, &[0xC0, 2]), (1_600_000, &[60, 1]), (0, &[0xC0, 3])];
-    let messages = messages.map(|(time, bytes)| TimedMessage { time: RefTime(time), bytes });
+    let messages = messages.map(|(time, bytes)| TimedMessage { time: RefTime(time), group: 0, bytes });
     let file = base.write(messages.into_iter()).expect("a file");
     assert_eq!(ticks(&file), [(1, vec![0xC0, 1]), (2, vec![0xC0, 2]), (2, vec![0xC0, 3])]);
 }

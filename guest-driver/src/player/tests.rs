@@ -191,7 +191,7 @@ fn flooding_card() -> Card<FakeCard> {
 
 /// So many notes at time zero.
 fn notes(count: usize) -> impl Iterator<Item = TimedMessage<'static>> {
-    (0..count).map(|_| TimedMessage { time: RefTime::ZERO, bytes: &[0x90, 60, 1] })
+    (0..count).map(|_| TimedMessage { time: RefTime::ZERO, group: 0, bytes: &[0x90, 60, 1] })
 }
 
 /// Ends at the third question.

@@ -61,7 +61,8 @@ fn run(plan: Plan, reads: usize) -> anyhow::Result<Recording> {
     let time = |tenth| RefTime(tenth * STEP + if tenth == SONG - 1 { plan.late } else { 0 });
     let notes = (0..SONG).map(|tenth| [0x90, if tenth == SONG - 1 { plan.last } else { 60 }, 100]);
     let notes: Vec<[u8; 3]> = notes.collect();
-    let song: Song = (0..SONG).zip(&notes).map(|(tenth, bytes)| TimedMessage { time: time(tenth), bytes }).collect();
+    let song: Song =
+        (0..SONG).zip(&notes).map(|(tenth, bytes)| TimedMessage { time: time(tenth), group: 0, bytes }).collect();
     let (mut sender, receiver) = UnixStream::pair()?;
     let inputs = vec![Input::Song(song), Input::Live(Box::new(receiver))];
     let host = HostedCard::start_with(Transport::Own, ClockMode::Virtual, inputs)?;

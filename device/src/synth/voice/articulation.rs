@@ -130,7 +130,9 @@ impl Voice {
     /// Derives pitch, levels, sides, sends and the filter's shape from sums.
     fn settle(&self, sums: &[f32; MOVING], context: &Context<'_>, (group, lane): (&mut Group, usize)) {
         let control = &mut group.control;
-        control.pitch[lane] = self.cents + (context.tuning + context.channel.scale(self.key)) + sums[patch::PITCH];
+        let own = context.keys.map_or(0.0, |keys| keys[usize::from(self.key & 127)]);
+        let tuning = context.tuning + context.channel.scale(self.key) + own;
+        control.pitch[lane] = self.cents + tuning + sums[patch::PITCH];
         let gain = sums[patch::GAIN];
         let level =
             if gain > SILENCE { self.gain * libm::exp10f(gain.min(LOUDEST) / 200.0) * context.master } else { 0.0 };

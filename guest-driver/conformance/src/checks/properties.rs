@@ -59,7 +59,7 @@ fn pass<P: Platform>(stream: &RenderStream<'_, P>, time: RefTime) -> anyhow::Res
 fn caps_tell_what_the_synthesizer_can<P: Platform>(card: &Card<P>) -> anyhow::Result<()> {
     let mut mailbox = Mailbox::open(card)?;
     let is = mailbox.caps()?;
-    let flags = caps::DLS | caps::DLS2 | caps::SOFTWARE_SYNTH;
+    let flags = caps::DLS | caps::DLS2 | caps::SOFTWARE_SYNTH | caps::GM_IN_HARDWARE | caps::GS_IN_HARDWARE;
     ensure!(is.flags.get() & flags == flags, "{:#x}", is.flags.get());
     // SYSTEMMEMORY is a value of MemorySize, never a flag.
     ensure!(is.flags.get() & !0x3FF == 0 && is.memory_size.get() > 0, "{is:?}");

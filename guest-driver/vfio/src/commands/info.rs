@@ -90,12 +90,13 @@ fn show_properties(platform: VfioPlatform) -> anyhow::Result<()> {
     Ok(())
 }
 
-const CAPABILITIES: [(u32, &str); 6] = [
+const CAPABILITIES: [(u32, &str); 7] = [
     (caps::DLS, "DLS"),
     (caps::DLS2, "DLS2"),
     (caps::SOFTWARE_SYNTH, "software"),
     (caps::MEMORY_SIZE_FIXED, "fixed memory"),
     (caps::GM_IN_HARDWARE, "General MIDI"),
+    (caps::GS_IN_HARDWARE, "GS"),
     (caps::REVERB, "reverb"),
 ];
 const EFFECTS: [(u32, &str); 2] = [(effect::REVERB, "reverb"), (effect::CHORUS, "chorus")];

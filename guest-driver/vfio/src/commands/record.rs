@@ -57,7 +57,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     };
     let recorded = dmus_driver::record(&card, &stream, until, keep, progress)?;
 
-    let timed = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, bytes });
+    let timed = messages.iter().map(|(time, bytes)| TimedMessage { time: *time, group: 0, bytes });
     let file = TimeBase::default().write(timed).map_err(|error| Failure::Unusable(error.to_string()))?;
     std::fs::write(&args.output, file).with_context(|| format!("cannot write {}", args.output.display()))?;
     let (slots_free, buffers_free) = stream.free_slots_and_buffers();

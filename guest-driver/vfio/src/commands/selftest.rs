@@ -75,7 +75,8 @@ fn plays_on(card: &Card<impl Platform>) -> anyhow::Result<()> {
     let sysex: Vec<u8> = std::iter::once(0xF0).chain([0x7D; 100]).chain([0xF7]).collect();
     let messages = (0..40).map(|n| if n % 8 == 7 { &sysex[..] } else { &SILENT[..] });
     let end = RefTime::from_secs(1);
-    let timed = messages.zip(0..).map(|(bytes, n)| dmus_song::TimedMessage { time: RefTime(n * 100_000), bytes });
+    let timed =
+        messages.zip(0..).map(|(bytes, n)| dmus_song::TimedMessage { time: RefTime(n * 100_000), group: 0, bytes });
     let counts = dmus_driver::play(&stream, timed, end, |_| ())?.counts;
     ensure!(counts.presented + counts.late == 40 && counts.submitted == 40, "{counts:?}");
     expect_all_free(&stream, config)

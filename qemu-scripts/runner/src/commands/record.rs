@@ -79,7 +79,7 @@ pub(crate) fn job(song: &NamedSong, setting: Setting, dir: &Path) -> anyhow::Res
 
 /// The MIDI file of what came.
 fn write(args: &Args, song: &NamedSong, guest: &GuestReport) -> anyhow::Result<()> {
-    let messages = guest.captured.iter().map(|(time, bytes)| TimedMessage { time: RefTime(*time), bytes });
+    let messages = guest.captured.iter().map(|(time, bytes)| TimedMessage { time: RefTime(*time), group: 0, bytes });
     let file = TimeBase::of(&song.bytes).and_then(|base| base.write(messages));
     let file = file.map_err(|error| anyhow::anyhow!("what was recorded makes no MIDI file: {error}"))?;
     std::fs::write(&args.output, file).with_context(|| format!("cannot write {}", args.output.display()))
