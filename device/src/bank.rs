@@ -16,6 +16,7 @@ mod select;
 mod spectrum;
 mod tone;
 mod tones;
+mod wanted;
 
 use crate::collection::{self, Collection, LoopKind, Samples, Sampling, WaveLink};
 use arena::Arena;
@@ -23,7 +24,8 @@ pub(crate) use arena::{Full, Moved};
 use draft::Draft;
 use patch::Patch;
 pub(crate) use select::Instrument;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+pub use wanted::Wanted;
 
 /// Samples that an interpolator may read beyond the one that it stands at, be it for sixteen samples at once.
 pub(crate) const GUARD: usize = 20;
@@ -154,7 +156,7 @@ fn address(drum: bool, bank: u16, program: u8) -> u32 {
 
 /// The built-in General MIDI instruments and drum kit, computed: no two calls differ by a bit.
 pub fn built_in() -> Collection {
-    Collection::from(&Draft::general_midi())
+    Collection::from(&Draft::general_midi(&Wanted::ALL))
 }
 
 impl Bank {
@@ -169,9 +171,25 @@ impl Bank {
     /// # Errors
     /// They do not fit, or one refers to what it has not.
     pub fn new(collections: &[Collection]) -> Result<Self, BankError> {
+        Self::of(collections, &Wanted::ALL)
+    }
+
+    /// As [`Self::new`], and the built-in instruments behind the collections; of all of them only what is wanted, so
+    /// that the rest costs nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_built_in(mut collections: Vec<Collection>, wanted: &Wanted) -> Result<Self, BankError> {
+        let left = wanted.without(&collections);
+        collections.push(Collection::from(&Draft::general_midi(&left)));
+        Self::of(&collections, wanted)
+    }
+
+    fn of(collections: &[Collection], wanted: &Wanted) -> Result<Self, BankError> {
         let mut bank = Self { pool: vec![0; SILENCE], ..Self::default() };
+        let mut known = HashSet::new();
         for collection in collections {
-            Loading::new(&mut bank, collection).load()?;
+            Loading::new(&mut bank, collection).load(wanted, &mut known)?;
         }
         // Stable: what came first stays first.
         bank.instruments.sort_by_key(|instrument| instrument.address);
@@ -250,15 +268,20 @@ impl<'a> Loading<'a> {
         Self { bank, collection, limit, sounds: HashMap::new(), patches: HashMap::new() }
     }
 
-    fn load(&mut self) -> Result<(), BankError> {
+    /// Loads what is wanted and `known` does not have: of two with the same address the first counts.
+    fn load(&mut self, wanted: &Wanted, known: &mut HashSet<u32>) -> Result<(), BankError> {
         for (number, instrument) in self.collection.instruments.iter().enumerate() {
+            let address = address(instrument.drum, instrument.bank, instrument.program);
+            if !wanted.has_program(instrument.program) || !known.insert(address) {
+                continue;
+            }
             let first = self.bank.regions.len();
-            for (r, region) in instrument.regions.iter().enumerate() {
+            for (r, region) in instrument.regions.iter().enumerate().filter(|(_, region)| wanted.has_keys(region.keys))
+            {
                 let missing = BankError::Wave { instrument: number, region: r };
                 let loaded = self.region(instrument, region, missing)?;
                 self.bank.regions.push(loaded);
             }
-            let address = address(instrument.drum, instrument.bank, instrument.program);
             let place = first..self.bank.regions.len();
             let made = Instrument::new(address, &self.bank.regions[place.clone()], place);
             self.bank.instruments.push(made.map_err(|Full| BankError::TooLarge(self.limit))?);
@@ -302,7 +325,7 @@ impl<'a> Loading<'a> {
         if pool.len().saturating_add(played + 2 * (GUARD + MAX_STEP)) > self.limit {
             return Err(BankError::TooLarge(self.limit));
         }
-        let sound = lay_out(pool, samples, looped, wave.rate);
+        let sound = lay_out(pool, |pool| samples.append_to(pool, played), looped, wave.rate);
         self.bank.sounds.push(sound);
         self.sounds.insert(key, self.bank.sounds.len() - 1);
         Ok(self.bank.sounds.len() - 1)
@@ -320,24 +343,26 @@ fn played(samples: usize, looped: Option<(u32, u32)>) -> Option<usize> {
     }
 }
 
-/// Appends a wave to a pool, and how it goes on; the loop lies inside.
-fn lay_out(pool: &mut Vec<i16>, samples: &[i16], looped: Option<(u32, u32)>, rate: u32) -> Sound {
+/// Appends what is [`played`] of a wave to a pool, by `append`, and how it goes on; the loop lies inside.
+fn lay_out(pool: &mut Vec<i16>, append: impl FnOnce(&mut Vec<i16>), looped: Option<(u32, u32)>, rate: u32) -> Sound {
     // So that whoever reads before the wave finds silence, and not the end of another.
-    pool.extend_from_slice(&[0; GUARD]);
+    pool.resize(pool.len() + GUARD, 0);
     let base = pool.len();
+    append(pool);
     let (end, turn) = match looped {
-        None => {
-            pool.extend_from_slice(samples);
-            (pool.len(), pool.len() - GUARD)
-        }
+        None => (pool.len(), pool.len() - GUARD),
         Some((start, length)) => {
-            let (first, played) = (start as usize, start as usize + length as usize);
-            pool.extend_from_slice(&samples[..played]);
+            let (first, length) = (base + start as usize, length as usize);
             // Repeated until one step cannot jump over it. A turn happens one sample late, so that what lies before the
             // place where it lands is the loop's end, too.
-            let turn = (length as usize) * (MAX_STEP + 1).div_ceil(length as usize);
-            pool.extend(samples[first..played].iter().cycle().take(turn - length as usize + 1 + GUARD));
-            (base + first + turn + 1, turn)
+            let turn = length * (MAX_STEP + 1).div_ceil(length);
+            let mut more = turn - length + 1 + GUARD;
+            while more > 0 {
+                let part = more.min(length);
+                pool.extend_from_within(first..first + part);
+                more -= part;
+            }
+            (base + start as usize + turn + 1, turn)
         }
     };
     Sound { base: base as u32, end: end as u32, turn: turn as u32, looped: looped.unwrap_or((0, 0)), rate }

@@ -120,7 +120,7 @@ fn seconds(instrument: &Instrument, region: &Region, segment: Destination) -> f6
 #[test]
 fn a_soundfont_is_read_as_another_reader_reads_it() -> anyhow::Result<()> {
     let font = soundfont()?;
-    let read = Collection::read(&std::fs::read(&font)?)?;
+    let read = Collection::read(std::fs::read(&font)?, &mut Default::default())?;
     let dump = peer("sf2dump", &font)?;
     let count = |title: &str| -> anyhow::Result<usize> {
         let line = dump.lines().find(|line| line.starts_with(title)).context("a title")?;

@@ -219,7 +219,7 @@ fn a_replay_finds_the_bank_that_was_recorded_and_takes_no_other() -> anyhow::Res
     }
     let (here, there) = (dir.join("bank.dls"), dir.join("moved.dls"));
     std::fs::write(&here, silent.to_dls()?)?;
-    let collections: [Collection; 2] = [Collection::read(&std::fs::read(&here)?)?, built_in()];
+    let collections: [Collection; 2] = [Collection::read(std::fs::read(&here)?, &mut Default::default())?, built_in()];
     let options = Options { bank: vec![BankFile::describe(&here)?], ..Options::default() };
     let recorded = Recorded { bank: Arc::new(Bank::new(&collections)?), options, checked: false };
     recorded.play(&dir.join("a.dmc"), &NOTES)?;

@@ -71,7 +71,7 @@ fn a_bank_replaces_what_it_has_and_a_bad_one_is_refused() -> anyhow::Result<()> 
     // The built-in bank as a file, and as a file whose instruments are all silent waves.
     let done = run(&mut card(&["bank", "export", "--dls", "same.dls"], dir.path())?)?;
     assert!(done.status.success(), "{}", said(&done));
-    let mut collection = Collection::read(&std::fs::read(dir.path().join("same.dls"))?)?;
+    let mut collection = Collection::read(std::fs::read(dir.path().join("same.dls"))?, &mut Default::default())?;
     for wave in &mut collection.waves {
         wave.samples = Samples::new(vec![0; wave.samples.len()]);
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 fn other() -> Collection {
     let mut collection = built_in();
     for (number, wave) in collection.waves.iter_mut().enumerate() {
-        let samples: Vec<i16> = wave.samples.iter().map(|sample| sample / 2).collect();
+        let samples: Vec<i16> = wave.samples.to_vec().iter().map(|sample| sample / 2).collect();
         wave.samples = Samples::new(samples);
         wave.rate += number as u32;
     }
@@ -36,7 +36,7 @@ fn other() -> Collection {
 
 /// Through a file, as a guest would get it.
 fn read(collection: &Collection) -> anyhow::Result<Collection> {
-    Ok(Collection::read(&collection.to_dls()?)?)
+    Ok(Collection::read(collection.to_dls()?, &mut Default::default())?)
 }
 
 fn offline(song: &Song, bank: Bank) -> Vec<i16> {

@@ -180,7 +180,7 @@ fn judge(name: &str, what: &str, found: &[(Note, f64)]) -> anyhow::Result<()> {
 fn compare(name: &str) -> anyhow::Result<()> {
     let path = soundfont(name)?;
     let song = song();
-    let collection = Collection::read(&std::fs::read(&path)?)?;
+    let collection = Collection::read(std::fs::read(&path)?, &mut Default::default())?;
     let (ours, theirs) = (ours(&collection, &song)?, fluidsynth(&path, &song)?);
     let mut levels = vec![];
     let mut pitches = vec![];
@@ -219,8 +219,8 @@ fn fluidr3_has_fluidsynths_levels_and_pitches() -> anyhow::Result<()> {
 
 #[test]
 fn a_soundfont_sounds_the_same_as_dls() -> anyhow::Result<()> {
-    let collection = Collection::read(&std::fs::read(soundfont("tim")?)?)?;
-    let as_dls = Collection::read(&collection.to_dls()?)?;
+    let collection = Collection::read(std::fs::read(soundfont("tim")?)?, &mut Default::default())?;
+    let as_dls = Collection::read(collection.to_dls()?, &mut Default::default())?;
     let song = song();
     let (one, other) = (ours(&collection, &song)?, ours(&as_dls, &song)?);
     for (index, note) in notes().into_iter().enumerate() {

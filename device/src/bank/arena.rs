@@ -92,7 +92,7 @@ impl Bank {
         let played = looped.map_or(samples.len(), |(start, length)| start as usize + length as usize);
         let mut block = Vec::new();
         block.try_reserve_exact(played + MAX_STEP + 5 * GUARD).map_err(|_| Full)?;
-        let sound = lay_out(&mut block, samples, looped, rate);
+        let sound = lay_out(&mut block, |block| block.extend_from_slice(&samples[..played]), looped, rate);
         block.extend_from_slice(&[0; GUARD]);
         let start = self.gaps().find(|gap| gap.len() >= block.len()).ok_or(Full)?.start;
         let end = start + block.len();

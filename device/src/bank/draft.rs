@@ -2,7 +2,7 @@
 //!
 //! Fed by the generators (`gm`); `collection` turns a [`Draft`] into DLS.
 
-use super::gm;
+use super::{Wanted, gm};
 
 /// The longest wave, in samples; longer ones are cut.
 pub(crate) const MAX_WAVE: usize = 1 << 30;
@@ -203,9 +203,9 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// The General MIDI instruments and drum kit, computed: no two calls differ by a bit.
-    pub(crate) fn general_midi() -> Self {
-        gm::build()
+    /// What is wanted of the General MIDI instruments and drum kit, computed: no two calls differ by a bit.
+    pub(crate) fn general_midi(wanted: &Wanted) -> Self {
+        gm::build(wanted)
     }
 
     /// Adds a wave and returns its index. `rate` is in Hz; a loop that does not fit the samples is dropped.

@@ -6,7 +6,7 @@ use super::draft::{Articulation, Draft, Envelope, Filter, Instrument, Lfo, Regio
 use super::programs::{PROGRAMS, Patch};
 use super::spectrum::Fourier;
 use super::tone::{Tone, Zone};
-use super::{drums, kit};
+use super::{Wanted, drums, kit};
 
 /// How much shorter high notes ring, time cents per 128 keys: a factor of two every 22 keys.
 const KEY_TO_DECAY: f32 = -7000.0;
@@ -15,11 +15,11 @@ const KEY_TO_CUTOFF: f32 = 45.0;
 /// Cents of cutoff between the softest and the hardest touch.
 const VELOCITY_TO_CUTOFF: f32 = 2400.0;
 
-pub(crate) fn build() -> Draft {
+pub(crate) fn build(wanted: &Wanted) -> Draft {
     let fourier = Fourier::new();
     let mut bank = Draft::default();
     let mut built: Vec<(Tone, Vec<Zone>)> = Vec::new();
-    for (program, patch) in (0..).zip(&PROGRAMS) {
+    for (program, patch) in (0..).zip(&PROGRAMS).filter(|(program, _)| wanted.has_program(*program)) {
         let articulation = bank.add_articulation(articulation(patch));
         let zones = match built.iter().find(|(tone, _)| *tone == patch.tone) {
             Some((_, zones)) => zones.clone(),
@@ -41,7 +41,11 @@ pub(crate) fn build() -> Draft {
         let regions = zones.into_iter().map(region).collect();
         bank.add_instrument(Instrument { bank: 0, program, drum: false, regions });
     }
-    let regions = kit::KIT.iter().map(|piece| drums::build(piece, &mut bank)).collect();
+    if !wanted.has_drums() {
+        return bank;
+    }
+    let pieces = kit::KIT.iter().filter(|piece| wanted.has_keys((piece.key, piece.key)));
+    let regions = pieces.map(|piece| drums::build(piece, &mut bank)).collect();
     bank.add_instrument(Instrument { bank: 0, program: 0, drum: true, regions });
     bank
 }
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_key_of_every_program_has_one_wave_near_its_pitch() {
-        let bank = Draft::general_midi();
+        let bank = Draft::general_midi(&Wanted::ALL);
         assert!(bank.samples().len() < 8 << 20, "{} samples", bank.samples().len());
         let find = |drum, program| bank.instruments().iter().find(|i| (i.drum, i.program) == (drum, program));
         for program in 0..128 {
@@ -113,13 +117,13 @@ mod tests {
         for pair in PROGRAMS.windows(2) {
             assert_ne!(format!("{:?}", pair[0]), format!("{:?}", pair[1]));
         }
-        let (a, b) = (Draft::general_midi(), Draft::general_midi());
+        let (a, b) = (Draft::general_midi(&Wanted::ALL), Draft::general_midi(&Wanted::ALL));
         assert!(a.samples() == b.samples());
     }
 
     #[test]
     fn plain_loops_end_their_waves() {
-        let bank = Draft::general_midi();
+        let bank = Draft::general_midi(&Wanted::ALL);
         for wave in bank.waves() {
             assert!(wave.start + wave.length <= bank.samples().len());
             if let Some(l) = wave.sampling.looped.filter(|l| !l.until_release) {

@@ -4,10 +4,10 @@
 
 use super::{print, printed};
 use anyhow::Context;
-use dmus_card::bank::{self, Bank};
+use dmus_card::bank::{self, Bank, Wanted};
 use dmus_card::capsule::BankFile;
-use dmus_card::collection::{Collection, Instrument, LoopKind, Region, Sampling, Wave};
-use dmus_card::files::{FileError, load_collection};
+use dmus_card::collection::{Collection, Instrument, LoopKind, Region, Sampling, Warnings, Wave};
+use dmus_card::files::{FileError, Flaws, NamedSong, inspect_collection, load_collection};
 use serde_json::{Value, json};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -28,17 +28,21 @@ enum Command {
     Export(Export),
 }
 
-/// List the instruments, regions, waves and loops of a DLS collection (.dls) or SoundFont 2 bank (.sf2).
+/// List the instruments, regions, waves and loops of a DLS collection (.dls) or SoundFont bank (.sf2, .sf3).
 ///
 /// Instruments are named by bank (CC0.CC32) and program, as programs count from 0, with "drums" for percussion. Regions
 /// say the keys and velocities that play them, the wave, its unity note (the key at which it sounds as recorded), fine
 /// tuning in cents, gain in dB and loop in samples.
 ///
-/// The file is checked in full. What is wrong with it is said with the chunk and the byte; then the exit code is 3.
+/// The file is checked in full. What is wrong with it is said with the chunk and the byte, and what was done about it.
+/// If nothing of it can be played the exit code is 3.
 #[derive(clap::Args)]
 struct List {
-    /// The .dls or .sf2 file.
+    /// The .dls, .sf2 or .sf3 file.
     file: PathBuf,
+    /// Refuse a file in which something is wrong, be it mended or left out: the exit code is 3.
+    #[arg(long)]
+    strict: bool,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -49,8 +53,11 @@ struct List {
 /// The same bank always gives the same bytes.
 #[derive(clap::Args)]
 struct Export {
-    /// The bank: a .dls or .sf2 file [default: the built-in General MIDI bank].
+    /// The bank: a .dls, .sf2 or .sf3 file [default: the built-in General MIDI bank].
     bank: Option<PathBuf>,
+    /// Refuse a bank in which something is wrong, be it mended or left out: the exit code is 3.
+    #[arg(long)]
+    strict: bool,
     /// The DLS file to write.
     #[arg(long, value_name = "FILE")]
     dls: PathBuf,
@@ -59,16 +66,16 @@ struct Export {
 /// What the card plays by, for the commands that play.
 #[derive(clap::Args)]
 pub(crate) struct Banks {
-    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and
-    /// the built-in bank last.
+    /// Play by this bank, a .dls, .sf2 or .sf3 file; may be given again: later ones are asked for an instrument first,
+    /// and the built-in bank last.
     #[arg(long = "bank", value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
 impl Banks {
     /// Reads the files, those first that are asked first.
-    fn read(&self) -> Result<Vec<Collection>, FileError> {
-        self.files.iter().rev().map(|path| load_collection(path)).collect()
+    fn read(&self, flaws: Flaws) -> Result<Vec<Collection>, FileError> {
+        self.files.iter().rev().map(|path| load_collection(path, flaws)).collect()
     }
 
     /// The files as a capsule names them, in the order of the command line.
@@ -94,27 +101,38 @@ impl Banks {
 
     /// Reads the files, makes them ready, and puts the built-in bank behind them.
     pub(crate) fn load(&self) -> Result<Arc<Bank>, FileError> {
-        let mut collections = self.read()?;
-        collections.push(bank::built_in());
+        self.make(self.read(Flaws::Mend)?, &Wanted::ALL)
+    }
+
+    /// As [`Self::load`], no more than a song plays. Instruments that it brings along come before all.
+    pub(crate) fn load_for(&self, song: &NamedSong, flaws: Flaws) -> Result<Arc<Bank>, FileError> {
+        let own = song.collection(flaws)?;
+        self.make(own.into_iter().chain(self.read(flaws)?).collect(), &Wanted::by(&song.song))
+    }
+
+    fn make(&self, collections: Vec<Collection>, wanted: &Wanted) -> Result<Arc<Bank>, FileError> {
         let names = || self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        Bank::new(&collections).map(Arc::new).map_err(|error| FileError::Bank(names(), error))
+        Bank::with_built_in(collections, wanted).map(Arc::new).map_err(|error| FileError::Bank(names(), error))
     }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::List(list) => {
-            let collection = load_collection(&list.file)?;
+            if list.strict {
+                load_collection(&list.file, Flaws::Refuse)?;
+            }
+            let (collection, warnings) = inspect_collection(&list.file)?;
             let mut out = BufWriter::new(std::io::stdout().lock());
             printed(match list.json {
-                true => writeln!(out, "{:#}", as_json(&collection)).and_then(|()| out.flush()),
-                false => tables(&collection, &mut out).and_then(|()| out.flush()),
+                true => writeln!(out, "{:#}", as_json(&collection, &warnings)).and_then(|()| out.flush()),
+                false => tables(&collection, &warnings, &mut out).and_then(|()| out.flush()),
             })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Export(export) => {
             let collection = match &export.bank {
-                Some(path) => load_collection(path)?,
+                Some(path) => load_collection(path, Flaws::by(export.strict))?,
                 None => bank::built_in(),
             };
             let name = export.bank.as_ref().map_or("the built-in bank".into(), |path| path.display().to_string());
@@ -153,7 +171,7 @@ fn sampling_json(sampling: &Sampling) -> Value {
     })
 }
 
-fn as_json(collection: &Collection) -> Value {
+fn as_json(collection: &Collection, warnings: &Warnings) -> Value {
     let region = |instrument: &Instrument, region: &Region| {
         json!({
             "keys": [region.keys.0, region.keys.1],
@@ -188,6 +206,8 @@ fn as_json(collection: &Collection) -> Value {
         "name": collection.info.name(),
         "instruments": collection.instruments.iter().map(instrument).collect::<Vec<Value>>(),
         "waves": collection.waves.iter().map(wave).collect::<Vec<Value>>(),
+        "mended": warnings.first().iter().map(ToString::to_string).collect::<Vec<String>>(),
+        "mended_count": warnings.count(),
     })
 }
 
@@ -202,11 +222,17 @@ fn sampling_row(sampling: &Sampling) -> String {
     format!("{unity_note:>5} {fine_tune:>6} {:>7.2}  {looped}", decibels(sampling.gain))
 }
 
-fn tables(collection: &Collection, out: &mut impl Write) -> std::io::Result<()> {
+fn tables(collection: &Collection, warnings: &Warnings, out: &mut impl Write) -> std::io::Result<()> {
     let regions: usize = collection.instruments.iter().map(|i| i.regions.len()).sum();
     let (instruments, waves) = (collection.instruments.len(), collection.waves.len());
     let name = printable(collection.info.name());
     writeln!(out, "{name}: {instruments} instruments, {regions} regions, {waves} waves\n")?;
+    for complaint in warnings.complaints() {
+        writeln!(out, "mended: {complaint}")?;
+    }
+    if warnings.count() > 0 {
+        writeln!(out)?;
+    }
     for instrument in &collection.instruments {
         let (high, low) = (instrument.bank >> 7, instrument.bank & 0x7f);
         let drums = if instrument.drum { ", drums" } else { "" };

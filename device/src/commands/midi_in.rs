@@ -44,7 +44,7 @@ impl MidiIn {
     /// Opens it.
     pub(crate) fn open(&self) -> anyhow::Result<Input> {
         Ok(match self {
-            Self::Song(path) => Input::Song(files::load_song(Some(path), false)?.song),
+            Self::Song(path) => Input::Song(files::load_song(Some(path), files::Flaws::Mend)?.song),
             Self::Unix(path) => Input::Listener(transport::listen(path)?),
             Self::Descriptor(number) => {
                 let name = || format!("--midi-in fd:{number}");

@@ -2,8 +2,9 @@
 
 use super::bank::Banks;
 use anyhow::Context;
+use dmus_card::files::{self, Flaws};
+use dmus_card::offline;
 use dmus_card::sink::AudioFile;
-use dmus_card::{files, offline};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +20,8 @@ pub(crate) struct Args {
     /// The audio file to write: a .wav, or a .flac of the same samples.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
-    /// Refuse a song that is not quite as the standard has it, instead of playing what can be played with a warning.
+    /// Refuse a song or bank that is not quite as the standard has it, instead of playing what can be played with a
+    /// warning.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
@@ -27,8 +29,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let song = files::load_song(args.song.as_deref(), args.strict)?.song;
-    let bank = args.banks.load()?;
+    let flaws = Flaws::by(args.strict);
+    let song = files::load_song(args.song.as_deref(), flaws)?;
+    let bank = args.banks.load_for(&song, flaws)?;
+    let song = song.song;
     let style =
         ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} %").context("the progress bar's template")?;
     // In milliseconds.

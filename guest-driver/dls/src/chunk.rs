@@ -81,7 +81,7 @@ pub fn wave_chunk(id: u32, wave: &Wave) -> Vec<u8> {
     });
     chunk.begin();
     chunk.push(&(wave.samples.len() as u32 * 2).to_le_bytes());
-    wave.samples.iter().for_each(|sample| chunk.content.extend_from_slice(&sample.to_le_bytes()));
+    chunk.content.extend(wave.samples.to_vec().iter().flat_map(|sample| sample.to_le_bytes()));
     chunk.finish()
 }
 

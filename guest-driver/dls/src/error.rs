@@ -1,7 +1,13 @@
-//! What can be wrong with a file of instruments, and where.
+//! What can be wrong with a file of instruments, where, and what was done about it.
 
 use super::riff::{self, Name};
-use alloc::string::String;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// The most warnings that a file gets in words; the rest are counted.
+pub const MOST_WARNINGS: usize = 20;
 
 /// Why a file holds no usable collection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +44,15 @@ pub enum Problem {
         /// What is left of the chunk.
         holds: usize,
     },
+    /// Bytes in a list that are too few for a chunk, or do not begin with a name.
+    #[error("{0} bytes that are no chunk")]
+    NoChunk(usize),
+    /// A RIFF header that says less than the file holds, by the few bytes of a usual mistake.
+    #[error("the file is {0} bytes longer than it says")]
+    Longer(usize),
+    /// A zone that goes on where the format says that it ends.
+    #[error("{0} generators behind the one that ends the zone")]
+    Behind(usize),
     /// A chunk that must be there is not.
     #[error("there is no '{0}' chunk here")]
     Missing(Name),
@@ -89,16 +104,16 @@ pub enum Problem {
     #[error("a loop of {length} samples at {start} in a wave of {samples}")]
     Loop {
         /// First sample.
-        start: u32,
+        start: i64,
         /// Samples.
-        length: u32,
+        length: i64,
         /// Of the wave.
         samples: usize,
     },
-    /// Sampling formats other than PCM of 8 or 16 bits and one channel.
+    /// A sampling format that cannot be played.
     #[error(
         "wave format {tag} with {channels} channels of {bits} bits; \
-         only PCM (1) with one channel of 8 or 16 bits can be played"
+         of one or two, PCM (1), A-law (6), mu-law (7), and the ADPCM of Microsoft (2) and IMA (17) can be played"
     )]
     Format {
         /// `wFormatTag`.
@@ -122,6 +137,73 @@ pub enum Problem {
     TooLarge,
 }
 
+/// What was wrong and is mended, or left out, so that the rest can be played.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}; {remedy}")]
+pub struct Warning {
+    /// What is wrong.
+    pub error: CollectionError,
+    /// What was done.
+    pub remedy: &'static str,
+}
+
+/// What is wrong in a file that can be played: the first [`MOST_WARNINGS`], and how many there are.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings {
+    first: Vec<Warning>,
+    count: usize,
+}
+
+impl Warnings {
+    /// The first ones.
+    pub fn first(&self) -> &[Warning] {
+        &self.first
+    }
+
+    /// How many there are in all.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// What to say of them: a line each, and how many more there are.
+    pub fn complaints(&self) -> impl Iterator<Item = String> + '_ {
+        let more = self.count - self.first.len();
+        let rest = (more > 0).then(|| format!("and {more} more of the kind"));
+        self.first.iter().map(ToString::to_string).chain(rest)
+    }
+}
+
+/// What a reading has mended so far. Of what is met again and again, as zones are that many presets play, the first
+/// time counts.
+#[derive(Debug, Default)]
+pub(super) struct Mends {
+    first: Vec<(Fault, &'static str)>,
+    places: BTreeSet<usize>,
+}
+
+impl Mends {
+    pub(super) fn add(&mut self, fault: Fault, remedy: &'static str) {
+        if self.places.insert(fault.offset) && self.first.len() < MOST_WARNINGS {
+            self.first.push((fault, remedy));
+        }
+    }
+
+    /// What is right; `None`, and a mend, of what is not.
+    pub(super) fn keep<T>(&mut self, result: Result<T, Fault>, remedy: &'static str) -> Option<T> {
+        result.map_err(|fault| self.add(fault, remedy)).ok()
+    }
+
+    /// The first thing that was wrong.
+    pub(super) fn first(&self) -> Option<Fault> {
+        self.first.first().map(|(fault, _)| fault.clone())
+    }
+
+    pub(super) fn locate(self, file: &[u8]) -> Warnings {
+        let warning = |(fault, remedy): (Fault, _)| Warning { error: fault.locate(file), remedy };
+        Warnings { first: self.first.into_iter().map(warning).collect(), count: self.places.len() }
+    }
+}
+
 /// A problem at an offset, before anyone has looked up which chunk that is.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
@@ -132,6 +214,11 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(offset: usize, problem: Problem) -> Self {
         Self { offset, problem }
+    }
+
+    /// Whether it is about the file as a whole: nothing can be left out for it.
+    pub(super) fn is_too_complex(&self) -> bool {
+        self.problem == Problem::TooComplex
     }
 
     pub(super) fn locate(self, file: &[u8]) -> CollectionError {

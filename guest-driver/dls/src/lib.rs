@@ -50,6 +50,7 @@ pub mod connection;
 mod dls;
 mod error;
 mod riff;
+mod samples;
 mod sf2;
 #[cfg(test)]
 mod tests;
@@ -62,10 +63,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 pub use condition::DlsId;
 use connection::Connection;
-use core::ops::Range;
-pub use error::{CollectionError, Problem};
-use error::{Fault, limited};
+pub use error::{CollectionError, MOST_WARNINGS, Problem, Warning, Warnings};
+use error::{Fault, Mends, limited};
 pub use riff::{FourCc, Name};
+pub use samples::Samples;
 
 /// Instruments, and the waves that they play.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -220,10 +221,20 @@ impl Sampling {
             Some(Loop { start, length, .. })
                 if length == 0 || u64::from(start) + u64::from(length) > samples as u64 =>
             {
-                Err(Problem::Loop { start, length, samples })
+                Err(Problem::Loop { start: start.into(), length: length.into(), samples })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Cuts a loop that reaches past its wave, or leaves it out: what was wrong, and which.
+    fn fit(&mut self, samples: usize) -> Option<(Problem, &'static str)> {
+        let problem = self.check(samples).err()?;
+        let looped = self.looped.take()?;
+        let room = samples.saturating_sub(looped.start as usize);
+        let length = looped.length.min(room.try_into().unwrap_or(u32::MAX));
+        self.looped = (length > 0).then_some(Loop { length, ..looped });
+        Some((problem, if length > 0 { "the loop ends with the wave" } else { "the loop is left out" }))
     }
 }
 
@@ -247,7 +258,7 @@ pub enum LoopKind {
     Release,
 }
 
-/// One recording, mono.
+/// One recording, of one channel once it is decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wave {
     /// Identity (`dlid`, or `guid`).
@@ -264,10 +275,12 @@ pub struct Wave {
 
 /// The highest sampling rate of a wave, Hz.
 pub const MAX_RATE: u32 = 1_000_000;
+/// What a wave without a rate has.
+const USUAL_RATE: u32 = 44_100;
 
 impl Wave {
     fn check(&self) -> Result<(), Problem> {
-        limited::<u32>("the sampling rate", self.rate, 1..=i64::from(MAX_RATE), "1 to 1,000,000 Hz")?;
+        self.check_rate()?;
         limited::<u32>(
             "the length of a wave",
             self.samples.len() as i64,
@@ -276,69 +289,49 @@ impl Wave {
         )?;
         self.sampling.map_or(Ok(()), |sampling| sampling.check(self.samples.len()))
     }
-}
 
-/// A stretch of a pool of 16-bit samples. Waves of a SoundFont overlap: they share the pool.
-#[derive(Clone)]
-pub struct Samples {
-    pool: Arc<[i16]>,
-    range: Range<usize>,
-}
-
-impl Samples {
-    /// All of a pool.
-    pub fn new(pool: impl Into<Arc<[i16]>>) -> Self {
-        let pool = pool.into();
-        Self { range: 0..pool.len(), pool }
+    /// Takes a rate that can be played in place of one that cannot: what was wrong.
+    fn fit(&mut self) -> Option<Problem> {
+        let problem = self.check_rate().err()?;
+        self.rate = if self.rate == 0 { USUAL_RATE } else { MAX_RATE };
+        Some(problem)
     }
 
-    /// A part of these. None if it reaches past them.
-    pub fn part(&self, range: Range<usize>) -> Option<Self> {
-        self.get(range.clone())?;
-        let start = self.range.start;
-        Some(Self { pool: Arc::clone(&self.pool), range: start + range.start..start + range.end })
-    }
-}
-
-impl core::ops::Deref for Samples {
-    type Target = [i16];
-
-    fn deref(&self) -> &[i16] {
-        &self.pool[self.range.clone()]
-    }
-}
-
-impl PartialEq for Samples {
-    fn eq(&self, other: &Self) -> bool {
-        self[..] == other[..]
-    }
-}
-
-impl core::fmt::Debug for Samples {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} samples", self.len())
+    fn check_rate(&self) -> Result<u32, Problem> {
+        limited("the sampling rate", self.rate, 1..=i64::from(MAX_RATE), "1 to 1,000,000 Hz")
     }
 }
 
 impl Collection {
-    /// Reads a DLS collection or a SoundFont 2 bank. Errors say what is wrong where; then nothing of the file is kept.
-    /// Needs memory of a few times the file's size at most, whatever the file says (of a SoundFont, whose zones
-    /// multiply: of sixteen times and a few megabytes).
+    /// Reads a DLS collection or a SoundFont 2 bank. What is wrong in it is mended or left out, and is among the
+    /// `warnings`; errors say why nothing of it can be played. The file is kept as long as any of its samples is.
+    /// Besides, it needs memory of a few times the file's size at most, whatever the file says (of a SoundFont, whose
+    /// zones multiply: of sixteen times and a few megabytes).
     ///
     /// Lost of a SoundFont: the low bytes of 24-bit samples, the phase lock of stereo pairs, modulators that no
     /// connection block can express (linked, of absolute value, onto sample addresses, or with two controllers and an
     /// oscillator or envelope), and samples that no region plays. Its default velocity-to-filter modulator is left out,
     /// as most players do.
-    pub fn read(file: &[u8]) -> Result<Self, CollectionError> {
-        let read = || {
-            let root = riff::Chunk::root(file)?;
-            match &root.name {
-                b"DLS " => dls::read(&root),
-                b"sfbk" => sf2::read(&root, file.len()),
-                _ => Err(Fault::new(8, Problem::NotABank)),
+    pub fn read(file: impl Into<Arc<Vec<u8>>>, warnings: &mut Warnings) -> Result<Self, CollectionError> {
+        let file = file.into();
+        let mut mends = Mends::default();
+        let mut read = || {
+            let root = riff::Chunk::root(&file)?;
+            riff::judge(&file, &root, &mut mends);
+            let collection = match &root.name {
+                b"DLS " => dls::read(&root, &file, &mut mends)?,
+                b"sfbk" => sf2::read(&root, &file, &mut mends)?,
+                _ => return Err(Fault::new(8, Problem::NotABank)),
+            };
+            match mends.first() {
+                // Nothing is left, for the first thing that was wrong.
+                Some(fault) if collection.instruments.iter().all(|i| i.regions.is_empty()) => Err(fault),
+                _ => Ok(collection),
             }
         };
-        read().map_err(|fault: Fault| fault.locate(file))
+        let read = read().map_err(|fault: Fault| fault.locate(&file))?;
+        *warnings = mends.locate(&file);
+        Ok(read)
     }
 
     /// The collection as a DLS Level 2 file. The same collection always gives the same bytes.

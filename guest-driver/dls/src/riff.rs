@@ -1,11 +1,12 @@
 //! RIFF chunks of a file in memory, borrowed and bounded.
 //!
 //! Fed with the bytes of a file that may be hostile; feeds the DLS and SoundFont readers. No chunk reaches past the one
-//! it lies in, nothing is copied, and nothing is allocated by a size that the file claims. (The `riff` crate reads from
-//! a stream: it checks no chunk against the list around it, allocates what a chunk says before reading it, and panics
-//! on names that are no UTF-8.)
+//! it lies in, nothing is copied, and nothing is allocated by a size that the file claims. Of what reaches too far, the
+//! part that is there is read; what is no chunk ends its list. [`judge`] says once of a file where that is so.
+//! (The `riff` crate reads from a stream: it checks no chunk against the list around it, allocates what a chunk says
+//! before reading it, and panics on names that are no UTF-8.)
 
-use super::error::{Fault, Problem};
+use super::error::{Fault, Mends, Problem};
 use alloc::format;
 use alloc::string::String;
 use alloc::string::ToString;
@@ -13,6 +14,8 @@ use alloc::string::ToString;
 /// Four characters that name a chunk or the type of a list.
 pub type FourCc = [u8; 4];
 
+/// By so many bytes a RIFF header may be short of its file.
+const MISCOUNTED: usize = 8;
 /// Lists deeper than this are not searched for the place of an error; DLS nests seven deep.
 const MAX_DEPTH: usize = 10;
 
@@ -26,20 +29,54 @@ pub(super) struct Chunk<'a> {
     pub(super) data: &'a [u8],
     /// Where `data` begins in the file.
     pub(super) at: usize,
+    /// Bytes that it should have besides, and has not.
+    cut: usize,
+}
+
+/// By how much a file is longer than its header says, if that is a mistake in counting.
+fn longer(says: usize, holds: usize) -> Option<usize> {
+    let more = holds.checked_sub(says + says % 2)?;
+    (1..=MISCOUNTED).contains(&more).then_some(more)
+}
+
+/// Says where the chunks of a file do not fit one another.
+pub(super) fn judge(file: &[u8], root: &Chunk<'_>, mends: &mut Mends) {
+    let says = file.get(4..8).map_or(0, |size| size.iter().rev().fold(0, |size, byte| size << 8 | usize::from(*byte)));
+    if let Some(more) = longer(says.saturating_sub(4), file.len() - root.at) {
+        mends.add(Fault::new(4, Problem::Longer(more)), "they are read, too");
+    }
+    judge_list(root, MAX_DEPTH, mends);
+}
+
+fn judge_list(list: &Chunk<'_>, depth: usize, mends: &mut Mends) {
+    if list.cut > 0 {
+        let room = list.data.len();
+        mends.add(list.fault(Problem::Overrun { size: room + list.cut, room }), "what is there is read");
+    }
+    let mut chunks = list.children();
+    for chunk in chunks.by_ref() {
+        if depth > 0 {
+            judge_list(&chunk, depth - 1, mends);
+        }
+    }
+    if !chunks.data.is_empty() {
+        mends.add(Fault::new(chunks.at, Problem::NoChunk(chunks.data.len())), "they are passed over");
+    }
 }
 
 impl<'a> Chunk<'a> {
-    /// The chunk that fills the file. What follows it is ignored.
+    /// The chunk that fills the file, as far as it is there. What follows it is ignored, but for the few bytes by which
+    /// writers are wrong.
     pub(super) fn root(file: &'a [u8]) -> Result<Self, Fault> {
         if !file.starts_with(b"RIFF") {
             return Err(Fault::new(0, Problem::NotABank));
         }
         let mut header = Fields { data: &file[4..], at: 4 };
         let (size, name) = (header.u32()? as usize, header.take()?);
-        let content = size.checked_sub(4).ok_or(Fault::new(4, Problem::Short { needs: 4, holds: size }))?;
         let rest = header.data;
-        let data = rest.get(..content).ok_or(Fault::new(4, Problem::Overrun { size: content, room: rest.len() }))?;
-        Ok(Self { name, is_list: true, data, at: header.at })
+        let size = size.saturating_sub(4);
+        let data = if longer(size, rest.len()).is_some() { rest } else { &rest[..size.min(rest.len())] };
+        Ok(Self { name, is_list: true, data, at: header.at, cut: size.saturating_sub(rest.len()) })
     }
 
     /// The chunks of a list; none of any other chunk.
@@ -63,61 +100,48 @@ impl<'a> Chunk<'a> {
         self.at - if self.is_list { 12 } else { 8 }
     }
 
-    /// The only list or chunk of a name. An error if there are two: which one counts would be a guess.
-    pub(super) fn only(&self, is_list: bool, name: &FourCc) -> Result<Option<Self>, Fault> {
-        let mut found = None;
-        for chunk in self.children() {
-            let chunk = chunk?;
-            if chunk.is_list == is_list && chunk.name == *name && found.replace(chunk).is_some() {
-                return Err(chunk.fault(Problem::Repeated));
-            }
+    /// The first list or chunk of a name, and the only one that counts.
+    pub(super) fn first(&self, is_list: bool, name: &FourCc, mends: &mut Mends) -> Option<Self> {
+        let mut found = self.children().filter(|chunk| chunk.is_list == is_list && chunk.name == *name);
+        let first = found.next();
+        if let Some(second) = found.next() {
+            mends.add(second.fault(Problem::Repeated), "the first one counts");
         }
-        Ok(found)
+        first
     }
 
-    /// As [`Self::only`], where there must be one.
-    pub(super) fn need(&self, is_list: bool, name: &'static FourCc) -> Result<Self, Fault> {
-        self.only(is_list, name)?.ok_or(self.fault(Problem::Missing(Name(*name))))
+    /// As [`Self::first`], where there must be one.
+    pub(super) fn need(&self, is_list: bool, name: &'static FourCc, mends: &mut Mends) -> Result<Self, Fault> {
+        self.first(is_list, name, mends).ok_or(self.fault(Problem::Missing(Name(*name))))
     }
 }
 
-/// The chunks of a list, in order, up to the first that is broken.
+/// The chunks of a list, in order, up to what is none.
 pub(super) struct Chunks<'a> {
     data: &'a [u8],
     at: usize,
 }
 
-impl<'a> Chunks<'a> {
-    fn chunk(&mut self) -> Result<Chunk<'a>, Fault> {
-        let start = self.at;
-        let mut header = Fields { data: self.data, at: self.at };
-        let (mut name, size) = (header.take()?, header.u32()? as usize);
-        let rest = header.data;
-        let mut data = rest.get(..size).ok_or(Fault::new(start, Problem::Overrun { size, room: rest.len() }))?;
-        // Chunks begin at even offsets; writers forget the last pad byte.
-        let next = (size + size % 2).min(rest.len());
-        (self.data, self.at) = (&rest[next..], header.at + next);
-        let mut at = header.at;
-        let is_list = name == *b"LIST";
-        if is_list {
-            let mut list = Fields { data, at };
-            name = list.take()?;
-            (data, at) = (list.data, list.at);
-        }
-        Ok(Chunk { name, is_list, data, at })
-    }
-}
-
 impl<'a> Iterator for Chunks<'a> {
-    type Item = Result<Chunk<'a>, Fault>;
+    type Item = Chunk<'a>;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.data.is_empty() {
+    fn next(&mut self) -> Option<Chunk<'a>> {
+        let (header, rest) = self.data.split_first_chunk::<8>()?;
+        let [name @ .., a, b, c, d] = *header;
+        let size = u32::from_le_bytes([a, b, c, d]) as usize;
+        // What ends too early has a name, and what is no chunk has none.
+        if size > rest.len() && !name.iter().all(|byte| (b' '..=b'~').contains(byte)) {
             return None;
         }
-        let chunk = self.chunk();
-        if chunk.is_err() {
-            self.data = &[];
+        let data = &rest[..size.min(rest.len())];
+        let mut chunk = Chunk { name, is_list: false, data, at: self.at + 8, cut: size - data.len() };
+        // Chunks begin at even offsets; writers forget the last pad byte.
+        let next = (size + size % 2).min(rest.len());
+        (self.data, self.at) = (&rest[next..], chunk.at + next);
+        if name == *b"LIST"
+            && let Some((kind, content)) = data.split_first_chunk()
+        {
+            chunk = Chunk { name: *kind, is_list: true, data: content, at: chunk.at + 4, ..chunk };
         }
         Some(chunk)
     }
@@ -135,7 +159,7 @@ impl Fields<'_> {
     /// Told of the last byte there is: behind it another chunk may begin.
     fn short(&self, needs: usize) -> Fault {
         let holds = self.data.len();
-        Fault::new(self.at + holds - 1, Problem::Short { needs, holds })
+        Fault::new((self.at + holds).saturating_sub(1), Problem::Short { needs, holds })
     }
 
     pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
@@ -194,7 +218,7 @@ pub(super) fn path(file: &[u8], offset: usize) -> String {
     for _ in 0..MAX_DEPTH {
         let mut counts = alloc::collections::BTreeMap::new();
         let mut inner = None;
-        for chunk in around.children().map_while(Result::ok) {
+        for chunk in around.children() {
             let number: &mut usize = counts.entry((chunk.is_list, chunk.name)).or_default();
             if (chunk.start()..chunk.at + chunk.data.len()).contains(&offset) {
                 inner = Some((chunk, *number));

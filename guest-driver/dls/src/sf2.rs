@@ -1,16 +1,19 @@
 //! Reads a SoundFont 2 bank as a collection: presets become instruments, pairs of preset and instrument zones become
 //! regions.
 //!
-//! Fed with the root chunk; gives a whole [`Collection`] or the first fault. Generators and modulators are turned into
-//! samplings and connection blocks by [`articulation`]. Waves are views of the one pool of samples, so that overlapping
-//! ones cost nothing.
+//! Fed with the root chunk; gives a [`Collection`] of all that can be played, or the fault for which nothing can.
+//! Generators and modulators are turned into samplings and connection blocks by [`articulation`]. Waves are stretches
+//! of the file, so that overlapping ones cost nothing. What is wrong is mended where that is no guess; else its zone is
+//! left out.
 
 mod articulation;
 
-use super::error::{Fault, Problem};
+use super::error::{Fault, Mends, Problem};
 use super::riff::{Chunk, Fields};
-use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave, WaveLink};
+use super::samples::{Coding, Samples};
+use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Sampling, Wave, WaveLink};
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use articulation::{Generators, Modulator, Modulators};
 
@@ -23,6 +26,10 @@ const EXPANSION: usize = 8;
 const ALLOWANCE: usize = 4 << 20;
 /// What looking at one pair of zones costs.
 const PAIR: usize = 64;
+
+/// Kinds of sample, by their bits.
+const IN_ROM: u16 = 0x8000;
+const COMPRESSED: u16 = 0x10;
 
 /// Generators by number.
 pub(super) mod generator {
@@ -40,33 +47,42 @@ pub(super) mod generator {
     pub(in super::super) const LOOP_END: (u16, u16) = (3, 50);
 }
 
-pub(super) fn read(root: &Chunk<'_>, file_size: usize) -> Result<Collection, Fault> {
-    let data = root.need(true, b"pdta")?;
+pub(super) fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> Result<Collection, Fault> {
+    let data = root.need(true, b"pdta", mends)?;
     let hydra = Hydra {
-        presets: Table::of(&data, b"phdr", 38)?,
-        preset_zones: Zones::of(&data, [b"pbag", b"pgen", b"pmod"])?,
-        instruments: Table::of(&data, b"inst", 22)?,
-        instrument_zones: Zones::of(&data, [b"ibag", b"igen", b"imod"])?,
-        samples: Table::of(&data, b"shdr", 46)?,
+        presets: Table::of(&data, b"phdr", 38, mends)?,
+        preset_zones: Zones::of(&data, [b"pbag", b"pgen", b"pmod"], mends)?,
+        instruments: Table::of(&data, b"inst", 22, mends)?,
+        instrument_zones: Zones::of(&data, [b"ibag", b"igen", b"imod"], mends)?,
+        samples: Table::of(&data, b"shdr", 46, mends)?,
     };
-    let pool = root.need(true, b"sdta")?;
-    let pool = match pool.only(false, b"smpl")? {
-        Some(chunk) => Samples::new(super::dls::pcm(chunk.data)),
-        None => Samples::new([]),
-    };
-    let info = super::dls::info(root)?;
+    let pool = root.need(true, b"sdta", mends)?.first(false, b"smpl", mends);
+    let info = super::dls::info(root, mends);
     let mut reading = Reading {
         hydra,
-        pool,
+        file,
+        start: pool.map_or(0, |pool| pool.at),
+        pool: pool.and_then(|pool| stretch(file, pool.at..pool.at + pool.data.len())).unwrap_or(Samples::new([])),
+        decoded: BTreeMap::new(),
         waves: Vec::new(),
         known: BTreeMap::new(),
-        budget: file_size.saturating_mul(EXPANSION).saturating_add(ALLOWANCE),
+        budget: file.len().saturating_mul(EXPANSION).saturating_add(ALLOWANCE),
+        mends,
     };
     let mut instruments = Vec::new();
     for preset in 0..reading.hydra.presets.last {
-        instruments.push(reading.preset(preset)?);
+        let read = reading.preset(preset);
+        match read {
+            Err(fault) if fault.is_too_complex() => return Err(fault),
+            read => instruments.extend(reading.mends.keep(read, "the preset is left out")),
+        }
     }
     Ok(Collection { info, instruments, waves: reading.waves, ..Collection::default() })
+}
+
+/// Bytes of a file that are samples as they are.
+fn stretch(file: &Arc<Vec<u8>>, bytes: core::ops::Range<usize>) -> Option<Samples> {
+    Samples::in_file(file, bytes, Coding::Pcm { bytes: 2 }, 1)
 }
 
 /// A chunk of records of one size. The last record only ends the one before it.
@@ -79,13 +95,20 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn of(list: &Chunk<'a>, name: &'static [u8; 4], size: usize) -> Result<Self, Fault> {
-        let chunk = list.need(false, name)?;
+    fn of(list: &Chunk<'a>, name: &'static [u8; 4], size: usize, mends: &mut Mends) -> Result<Self, Fault> {
+        let chunk = list.need(false, name, mends)?;
         let length = chunk.data.len();
-        if length < size || !length.is_multiple_of(size) {
-            return Err(chunk.fault(Problem::Short { needs: (length / size + 1) * size, holds: length }));
-        }
-        Ok(Self { records: chunk.fields(), size, last: length / size - 1 })
+        let cut = chunk.fault(Problem::Short { needs: (length / size + 1) * size, holds: length });
+        let last = match (length / size, length % size) {
+            (0, _) => return Err(cut),
+            (records, 0) => records - 1,
+            // It is the one that says nothing of its own.
+            (records, _) => {
+                mends.add(cut, "it ends with its last whole record");
+                records
+            }
+        };
+        Ok(Self { records: chunk.fields(), size, last })
     }
 
     /// The fields of a record from `skip` bytes on.
@@ -96,20 +119,33 @@ impl<'a> Table<'a> {
     }
 
     /// The records of another table that belong to record `index` of this one: from the index at `skip` to that of the
-    /// next record.
+    /// next record, or to the end of what is there.
     fn range(
         &self,
         index: usize,
         skip: usize,
         other: &Table<'_>,
         what: &'static str,
+        mends: &mut Mends,
     ) -> Result<core::ops::Range<usize>, Fault> {
-        let (mut here, mut next) = (self.record(index, skip)?, self.record(index + 1, skip)?);
-        let (start, end) = (usize::from(here.u16()?), usize::from(next.u16()?));
-        if end < start || end > other.last {
-            return Err(next.before(2, Problem::Reference { what, index: end, count: other.last }));
+        let mut here = self.record(index, skip)?;
+        let start = usize::from(here.u16()?);
+        let next = self.record(index + 1, skip).and_then(|mut next| Ok((usize::from(next.u16()?), next)));
+        let Ok((end, next)) = next else {
+            return Ok(start.min(other.last)..other.last);
+        };
+        let count = other.last;
+        let wrong = |index| Problem::Reference { what, index, count };
+        if start > count {
+            return Err(here.before(2, wrong(start)));
         }
-        Ok(start..end)
+        if end > count {
+            mends.add(next.before(2, wrong(end)), "what is there counts");
+        }
+        if end < start {
+            return Err(next.before(2, wrong(end)));
+        }
+        Ok(start..end.min(count))
     }
 }
 
@@ -121,17 +157,22 @@ struct Zones<'a> {
 }
 
 impl<'a> Zones<'a> {
-    fn of(list: &Chunk<'a>, [bags, generators, modulators]: [&'static [u8; 4]; 3]) -> Result<Self, Fault> {
+    fn of(
+        list: &Chunk<'a>,
+        [bags, generators, modulators]: [&'static [u8; 4]; 3],
+        mends: &mut Mends,
+    ) -> Result<Self, Fault> {
         Ok(Self {
-            bags: Table::of(list, bags, 4)?,
-            generators: Table::of(list, generators, 4)?,
-            modulators: Table::of(list, modulators, 10)?,
+            bags: Table::of(list, bags, 4, mends)?,
+            generators: Table::of(list, generators, 4, mends)?,
+            modulators: Table::of(list, modulators, 10, mends)?,
         })
     }
 
-    fn zone(&self, index: usize) -> Result<Zone<'a>, Fault> {
-        let generators = self.bags.range(index, 0, &self.generators, "generator")?;
-        let modulators = self.bags.range(index, 2, &self.modulators, "modulator")?;
+    /// A zone, whose generators end with the one of this number.
+    fn zone(&self, index: usize, last: u16, mends: &mut Mends) -> Result<Zone<'a>, Fault> {
+        let generators = self.bags.range(index, 0, &self.generators, "generator", mends)?;
+        let modulators = self.bags.range(index, 2, &self.modulators, "modulator", mends)?;
         for (what, length) in
             [("the number of generators", generators.len()), ("the number of modulators", modulators.len())]
         {
@@ -144,7 +185,18 @@ impl<'a> Zones<'a> {
             let fields = table.record(range.start, 0)?;
             Ok(Fields { data: &fields.data[..range.len() * table.size], at: fields.at })
         };
-        Ok(Zone { generators: slice(&self.generators, generators)?, modulators: slice(&self.modulators, modulators)? })
+        let (mut generators, modulators) = (slice(&self.generators, generators)?, slice(&self.modulators, modulators)?);
+        let records = generators.data.len() / 4;
+        let ends = generators.data.chunks_exact(4).position(|record| record[..2] == last.to_le_bytes());
+        if let Some(end) = ends
+            && end + 1 < records
+        {
+            let mut behind = generators;
+            behind.skip(4 * (end + 1))?;
+            mends.add(behind.before(0, Problem::Behind(records - end - 1)), "they are ignored");
+            generators.data = &generators.data[..4 * (end + 1)];
+        }
+        Ok(Zone { generators, modulators })
     }
 }
 
@@ -217,20 +269,34 @@ struct Hydra<'a> {
 }
 
 /// The state of a reading.
-struct Reading<'a> {
+struct Reading<'a, 'm> {
     hydra: Hydra<'a>,
+    file: &'a Arc<Vec<u8>>,
+    /// Where the pool of samples is in the file.
+    start: usize,
     pool: Samples,
+    /// Samples of a coding of their own.
+    decoded: BTreeMap<usize, Samples>,
     waves: Vec<Wave>,
     /// Waves by sample, first sample and end.
     known: BTreeMap<(usize, usize, usize), usize>,
     /// Bytes that regions may still cost.
     budget: usize,
+    mends: &'m mut Mends,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> Reading<'a, '_> {
     fn spend(&mut self, cost: usize, place: &Fields<'_>) -> Result<(), Fault> {
         self.budget = self.budget.checked_sub(cost).ok_or(place.before(0, Problem::TooComplex))?;
         Ok(())
+    }
+
+    /// What a zone gives, unless it is left out. An error if the whole file is too much.
+    fn zone_or_end<T>(&mut self, read: Result<T, Fault>) -> Result<Option<T>, Fault> {
+        match read {
+            Err(fault) if fault.is_too_complex() => Err(fault),
+            read => Ok(self.mends.keep(read, "the zone is left out")),
+        }
     }
 
     fn preset(&mut self, index: usize) -> Result<Instrument, Fault> {
@@ -240,17 +306,23 @@ impl<'a> Reading<'a> {
         let program = super::limited("the program", program, 0..=127, "a number of 0 to 127");
         let program = program.map_err(|problem| header.before(4, problem))?;
         // Bank 128 is the percussion kits; below, the bank is CC0.
-        let drum = bank == 128;
-        let bank = if drum { 0 } else { (bank & 0x7f) << 7 };
+        let limits = "a number of 0 to 128, which a song can choose";
+        let number = super::limited::<u16>("the bank", bank, 0..=128, limits);
+        let number = number.map_err(|problem| header.before(2, problem))?;
+        let (drum, bank) = if number == 128 { (true, 0) } else { (false, number << 7) };
         let mut regions = Vec::new();
-        let zones = self.hydra.presets.range(index, 24, &self.hydra.preset_zones.bags, "zone")?;
+        let zones = self.hydra.presets.range(index, 24, &self.hydra.preset_zones.bags, "zone", self.mends)?;
         let mut global = None;
         for number in zones.clone() {
-            let zone = self.hydra.preset_zones.zone(number)?;
+            let zone = self.hydra.preset_zones.zone(number, generator::INSTRUMENT, self.mends);
+            let Some(zone) = self.mends.keep(zone, "the zone is left out") else {
+                continue;
+            };
             match zone.get(generator::INSTRUMENT) {
                 Some(instrument) => {
                     let preset = Level { zone, global };
-                    self.instrument(usize::from(instrument), preset, &mut regions)?;
+                    let read = self.instrument(usize::from(instrument), preset, &mut regions);
+                    self.zone_or_end(read)?;
                 }
                 None if number == zones.start => global = Some(zone),
                 None => {}
@@ -265,11 +337,14 @@ impl<'a> Reading<'a> {
         if index >= count {
             return Err(preset.zone.generators.before(0, Problem::Reference { what: "instrument", index, count }));
         }
-        let zones = self.hydra.instruments.range(index, 20, &self.hydra.instrument_zones.bags, "zone")?;
+        let zones = self.hydra.instruments.range(index, 20, &self.hydra.instrument_zones.bags, "zone", self.mends)?;
         let mut global = None;
         for number in zones.clone() {
             self.spend(PAIR, &preset.zone.generators)?;
-            let zone = self.hydra.instrument_zones.zone(number)?;
+            let zone = self.hydra.instrument_zones.zone(number, generator::SAMPLE, self.mends);
+            let Some(zone) = self.mends.keep(zone, "the zone is left out") else {
+                continue;
+            };
             let Some(sample) = zone.get(generator::SAMPLE) else {
                 if number == zones.start {
                     global = Some(zone);
@@ -290,12 +365,26 @@ impl<'a> Reading<'a> {
             let (a, b) = (preset.bytes(), instrument.bytes());
             let modulators = (a.1 + b.1) / 10;
             self.spend(4 * (a.0 + b.0) + modulators * modulators / 4, &zone.generators)?;
-            let region = self.region(usize::from(sample), preset, instrument)?;
+            let read = self.region(usize::from(sample), preset, instrument);
+            let Some(region) = self.zone_or_end(read)? else {
+                continue;
+            };
             let blocks = region.connections.as_ref().map_or(0, |blocks| size_of_val(&blocks[..]));
             self.spend(size_of::<Region>() + blocks, &zone.generators)?;
             regions.push(Region { keys, velocities, ..region });
         }
         Ok(())
+    }
+
+    /// A compressed sample: its place in the pool is given in bytes.
+    fn decoded(&mut self, sample: usize, (start, end): (i64, i64)) -> Option<Samples> {
+        if let Some(known) = self.decoded.get(&sample) {
+            return Some(known.clone());
+        }
+        let place = |byte| Some(self.start + usize::try_from(byte).ok().filter(|byte| *byte <= 2 * self.pool.len())?);
+        let samples = Samples::in_file(self.file, place(start)?..place(end)?, Coding::Vorbis, 1)?;
+        self.decoded.insert(sample, samples.clone());
+        Some(samples)
     }
 
     fn region(&mut self, sample: usize, preset: Level<'a>, instrument: Level<'a>) -> Result<Region, Fault> {
@@ -311,39 +400,58 @@ impl<'a> Reading<'a> {
         let rate = header.u32()?;
         let [root, correction] = header.take()?;
         let kind = header.skip(2).and_then(|()| header.u16())?;
-        if kind & 0x8000 != 0 {
-            let problem =
-                Problem::Value { what: "the kind of sample", value: kind.into(), limits: "in the file but in a ROM" };
-            return Err(header.before(2, problem));
+        if kind & IN_ROM != 0 {
+            let limits = "in the file but in a ROM";
+            return Err(header.before(2, Problem::Value { what: "the kind of sample", value: kind.into(), limits }));
         }
+        // Loops of a compressed one count from its own beginning.
+        let (pool, start, end) = match kind & COMPRESSED != 0 {
+            false => (self.pool.clone(), start, end),
+            true => {
+                let limits = "one that can be decoded";
+                let problem = Problem::Value { what: "the compressed sample's end", value: end, limits };
+                let decoded = self.decoded(sample, (start, end)).ok_or(header.before(2, problem))?;
+                let end = decoded.len() as i64;
+                (decoded, 0, end)
+            }
+        };
 
         let offset = |(fine, coarse): (u16, u16)| {
             let amount = |number| i64::from(instrument.get(number).unwrap_or(0) as i16);
             amount(fine) + 32_768 * amount(coarse)
         };
         let (start, end) = (start + offset(generator::START), end + offset(generator::END));
-        let pool = self.pool.len();
-        let bad = place.before(
-            0,
-            Problem::Value { what: "the sample's end", value: end, limits: "after its start and in the pool" },
-        );
+        let room = pool.len() as i64;
+        let limits = "after its start and in the pool";
+        let bad = place.before(0, Problem::Value { what: "the sample's end", value: end, limits });
+        if (0..room).contains(&start) && end > room {
+            self.mends.add(bad.clone(), "the sample ends with the pool");
+        }
+        let end = end.min(room);
         let range = match (usize::try_from(start), usize::try_from(end)) {
-            (Ok(start), Ok(end)) if start < end && end <= pool => start..end,
+            (Ok(start), Ok(end)) if start < end => start..end,
             _ => return Err(bad),
         };
-        let mode = instrument.get(generator::SAMPLE_MODES).unwrap_or(0) & 3;
-        let kind = match mode {
+        let kind = match instrument.get(generator::SAMPLE_MODES).unwrap_or(0) & 3 {
             1 => Some(LoopKind::Forward),
             3 => Some(LoopKind::Release),
             _ => None,
         };
-        let looped = kind.map(|kind| {
+        let looped = kind.and_then(|kind| {
             let from = loop_start + offset(generator::LOOP_START) - start;
-            let length = loop_end + offset(generator::LOOP_END) - start - from;
-            // A length that is none, or a beginning before the sample, is refused with the rest below.
-            let number = |value: i64| u32::try_from(value).unwrap_or(if value < 0 { 0 } else { u32::MAX });
-            let start = if from < 0 { u32::MAX } else { number(from) };
-            Loop { kind, start, length: number(length) }
+            let to = loop_end + offset(generator::LOOP_END) - start;
+            let within = from.max(0)..to.min(range.len() as i64);
+            let looped = (within.start < within.end).then(|| Loop {
+                kind,
+                start: within.start as u32,
+                length: (within.end - within.start) as u32,
+            });
+            if looped.is_none() || within != (from..to) {
+                let problem = Problem::Loop { start: from, length: to - from, samples: range.len() };
+                let remedy = if looped.is_some() { "the loop ends with the wave" } else { "the loop is left out" };
+                self.mends.add(place.before(0, problem), remedy);
+            }
+            looped
         });
 
         let generators = Generators::new(|number| instrument.get(number), |number| preset.get(number));
@@ -370,8 +478,11 @@ impl<'a> Reading<'a> {
             Some(&wave) => wave,
             None => {
                 self.spend(size_of::<Wave>() + 256, &place)?;
-                let samples = self.pool.part(range).ok_or(bad)?;
-                let wave = Wave { id: None, info: Info::named(&name), rate, samples, sampling: None };
+                let samples = pool.part(range).ok_or(bad)?;
+                let mut wave = Wave { id: None, info: Info::named(&name), rate, samples, sampling: None };
+                if let Some(problem) = wave.fit() {
+                    self.mends.add(header.before(0, problem), "the nearest rate that can be played is taken");
+                }
                 wave.check().map_err(|problem| header.before(0, problem))?;
                 self.waves.push(wave);
                 self.known.insert(known, self.waves.len() - 1);

@@ -113,7 +113,9 @@ fn wave(file: &mut File, wave: &Wave) {
         if let Some(sampling) = &wave.sampling {
             file.sampling(sampling);
         }
-        file.chunk(b"data", |file| file.bytes.extend(wave.samples.iter().flat_map(|sample| sample.to_le_bytes())));
+        file.chunk(b"data", |file| {
+            file.bytes.extend(wave.samples.to_vec().iter().flat_map(|sample| sample.to_le_bytes()))
+        });
         file.info(&wave.info);
     });
 }

@@ -38,7 +38,7 @@ mod virtio;
 use alloc::vec::Vec;
 use anyhow::Context;
 use dmus_conformance::zoo::{self, words};
-use dmus_dls::Collection;
+use dmus_dls::{Collection, Warnings};
 use dmus_driver::{CaptureStream, Card, Counts, Mailbox, RenderStream, StreamConfig, WaveStream};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
@@ -108,7 +108,10 @@ fn run(eax: u32, ebx: u32) -> anyhow::Result<()> {
     }
     let file = fw_cfg::read(SONG, SONG_LIMIT)?;
     let file = file.with_context(|| alloc::format!("no song: give QEMU -fw_cfg name={SONG},file=SONG.mid"))?;
-    play(width, &Song::parse(&file)?)
+    let song = Song::parse(&file)?;
+    let own = dmus_song::collection_of(&file).map(<[u8]>::to_vec);
+    drop(file);
+    play(width, &song, own)
 }
 
 /// A time in 100 ns on QEMU's command line, if it is given.
@@ -132,10 +135,11 @@ fn signs_of_life() -> impl FnMut(RefTime) {
     }
 }
 
-fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
+/// Plays, by instruments that QEMU was given, or else by those that the song brings along.
+fn play(width: PointerWidth, song: &Song, own: Option<Vec<u8>>) -> anyhow::Result<()> {
     let card = Card::open(Platform::open()?, width)?;
-    if let Some(file) = fw_cfg::read(DLS, DLS_LIMIT)? {
-        download(&card, &file, song).with_context(|| alloc::format!("cannot play by {DLS}"))?;
+    if let Some(file) = fw_cfg::read(DLS, DLS_LIMIT)?.or(own) {
+        download(&card, file, song).context("cannot play by the file of instruments")?;
     }
     let progress = signs_of_life();
     let latency = time_of(LATENCY)?;
@@ -169,8 +173,11 @@ fn play(width: PointerWidth, song: &Song) -> anyhow::Result<()> {
 }
 
 /// Puts what the song needs of a file of instruments into the card, where it stays.
-fn download(card: &Card<Platform>, file: &[u8], song: &Song) -> anyhow::Result<()> {
-    let collection = Collection::read(file).map_err(|error| anyhow::anyhow!("{error}"))?;
+fn download(card: &Card<Platform>, file: Vec<u8>, song: &Song) -> anyhow::Result<()> {
+    let mut warnings = Warnings::default();
+    let read = Collection::read(file, &mut warnings);
+    let collection = read.map_err(|error| anyhow::anyhow!("{error}"))?;
+    warnings.complaints().for_each(|complaint| println!("dmus: instruments: {complaint}"));
     let mut mailbox = Mailbox::open(card)?;
     let done = dmus_driver::dls::download_for(&mut mailbox, &collection, song.messages())?;
     let (instruments, waves) = (done.instruments.len(), done.waves.len());

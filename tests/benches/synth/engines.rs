@@ -66,7 +66,7 @@ pub(crate) struct Ours(Synth);
 
 impl Ours {
     pub(crate) fn new(bank: &[u8], interpolation: Interpolation, effects: bool) -> anyhow::Result<Self> {
-        let bank = Bank::new(&[Collection::read(bank)?])?;
+        let bank = Bank::new(&[Collection::read(bank.to_vec(), &mut Default::default())?])?;
         let synth = Synth::new(Arc::new(bank), RATE, 1, 512).with_interpolation(interpolation);
         Ok(Self(if effects { synth } else { synth.without_effects() }))
     }

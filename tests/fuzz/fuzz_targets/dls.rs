@@ -1,11 +1,12 @@
-//! Any bytes as a DLS collection: a valid collection that survives being written, or an error that says where.
+//! Any bytes as a DLS collection: a valid collection that survives being written, and warnings and errors that say
+//! where.
 //!
 //! Even inputs are the file behind its header. Odd ones are changes to a valid file, four bytes each: an offset and a
 //! value of one or four bytes.
 #![no_main]
 
 use dmus_card::collection::connection::{Connection, Destination, Source, Transform};
-use dmus_card::collection::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Wave};
+use dmus_card::collection::{Collection, Info, Instrument, Loop, LoopKind, Region, Samples, Sampling, Warnings, Wave};
 use std::sync::LazyLock;
 
 static VALID: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -52,11 +53,15 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    match Collection::read(&file) {
+    let length = file.len();
+    let mut warnings = Warnings::default();
+    match Collection::read(file, &mut warnings) {
         Ok(read) => {
+            assert!(warnings.first().iter().all(|w| w.error.offset <= length && !w.error.path.is_empty()));
             let again = read.to_dls().expect("what is read can be written");
-            assert!(Collection::read(&again).expect("and read again") == read);
+            assert!(Collection::read(again, &mut warnings).expect("and read again") == read);
+            assert!(warnings.count() == 0, "{:?}", warnings.first());
         }
-        Err(error) => assert!(error.offset <= file.len() && !error.path.is_empty()),
+        Err(error) => assert!(error.offset <= length && !error.path.is_empty()),
     }
 });

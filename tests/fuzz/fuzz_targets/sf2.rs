@@ -1,10 +1,10 @@
-//! Any bytes as a SoundFont 2 bank: a valid collection, or an error that says where.
+//! Any bytes as a SoundFont bank: a valid collection, and warnings and errors that say where.
 //!
 //! Even inputs are the file behind its header. Odd ones are the nine tables in turn, each with the number of its
 //! records before it, in chunks that are always well formed: what is tried then is what the tables say.
 #![no_main]
 
-use dmus_card::collection::Collection;
+use dmus_card::collection::{Collection, Warnings};
 
 fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
     let mut bytes = [&name[..], &(content.len() as u32).to_le_bytes(), content].concat();
@@ -34,18 +34,21 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     };
     let body = if mode % 2 == 0 { [b"sfbk", input].concat() } else { tables(input) };
     let file = chunk(b"RIFF", &body);
-    match Collection::read(&file) {
+    let length = file.len();
+    let mut warnings = Warnings::default();
+    match Collection::read(file, &mut warnings) {
         Ok(read) => {
+            assert!(warnings.first().iter().all(|w| w.error.offset <= length && !w.error.path.is_empty()));
             let regions = read.instruments.iter().flat_map(|i| &i.regions);
             let blocks = regions.map(|r| r.connections.as_ref().map_or(0, Vec::len) * 12 + 64);
-            assert!(blocks.sum::<usize>() <= 8 * file.len() + (4 << 20));
+            assert!(blocks.sum::<usize>() <= 8 * length + (4 << 20));
             // Waves may overlap here, and would be written out each.
             if read.waves.iter().map(|w| w.samples.len()).sum::<usize>() < 1 << 20 {
                 let again = read.to_dls().expect("what is read can be written");
-                let again = Collection::read(&again).expect("and read again");
+                let again = Collection::read(again, &mut warnings).expect("and read again");
                 assert!(again.instruments == read.instruments && again.waves == read.waves);
             }
         }
-        Err(error) => assert!(error.offset <= file.len() && !error.path.is_empty()),
+        Err(error) => assert!(error.offset <= length && !error.path.is_empty()),
     }
 });

@@ -74,7 +74,7 @@ impl Bank {
     }
 
     fn read(&self) -> Collection {
-        Collection::read(&self.file()).expect("a collection")
+        super::read(&self.file()).expect("a collection")
     }
 
     fn region(&self) -> Region {
@@ -86,7 +86,7 @@ impl Bank {
     }
 
     fn refused(&self) -> Problem {
-        Collection::read(&self.file()).expect_err("a fault").problem
+        super::read(&self.file()).expect_err("a fault").problem
     }
 }
 
@@ -100,7 +100,10 @@ fn a_plain_bank() {
         ("Preset", 2 << 7, 3, false)
     );
     let wave = &read.waves[0];
-    assert_eq!((wave.info.name(), wave.rate, wave.samples[0], wave.samples.len()), ("Sample", 44_100, 10, 100));
+    assert_eq!(
+        (wave.info.name(), wave.rate, wave.samples.to_vec()[0], wave.samples.len()),
+        ("Sample", 44_100, 10, 100)
+    );
     let sampling = instrument.regions[0].sampling.expect("a sampling");
     assert_eq!((sampling.unity_note, sampling.fine_tune, sampling.gain), (61, -5, 0));
     assert_eq!(sampling.looped, Some(Loop { kind: LoopKind::Forward, start: 10, length: 40 }));
@@ -136,7 +139,10 @@ fn zones_meet_in_their_ranges_and_offsets_make_waves_of_their_own() {
     let regions = &read.instruments[0].regions;
     let ranges: Vec<_> = regions.iter().map(|r| (r.keys, r.velocities, r.link.wave, r.key_group)).collect();
     assert_eq!(ranges, [((40, 60), (10, 127), 0, 0), ((61, 80), (0, 20), 1, 7), ((0, 9), (10, 127), 0, 0)]);
-    assert_eq!(read.waves.iter().map(|w| (w.samples[0], w.samples.len())).collect::<Vec<_>>(), [(10, 100), (15, 85)]);
+    assert_eq!(
+        read.waves.iter().map(|w| (w.samples.to_vec()[0], w.samples.len())).collect::<Vec<_>>(),
+        [(10, 100), (15, 85)]
+    );
     let sampling = regions[1].sampling.expect("a sampling");
     assert_eq!(sampling.looped, Some(Loop { kind: LoopKind::Release, start: 5, length: 40 }));
     assert_eq!(sampling.unity_note, 50);
@@ -231,35 +237,117 @@ fn modulators_become_blocks() {
     assert!(wheel.iter().any(|b| b.control == Source::controller(1) && b.scale == 75 << 16), "{wheel:?}");
 }
 
+/// A bank of a good zone, one with these generators besides the sample, and another good one.
+fn between(generators: &[(u16, i16)]) -> Bank {
+    let key = |key: i16| (43, key << 8 | key);
+    let mut bad = vec![key(50)];
+    bad.extend_from_slice(generators);
+    Bank { instrument: vec![zone(&[key(40), (53, 0)]), zone(&bad), zone(&[key(60), (53, 0)])], ..bank() }
+}
+
+/// Reads a bank in which the zone of key 50 is wrong: what became of it, what was wrong and what was done.
+fn zone_of(bank: &Bank) -> (Option<(Region, usize)>, Problem, &'static str) {
+    let crowded = bank.instrument[1].0.len() > 128;
+    let place = if crowded { "sfbk/pdta/ibag" } else { "sfbk/pdta/igen" };
+    let (read, problem, remedy) = mended(&bank.file(), place);
+    let mut regions = read.instruments[0].regions.clone();
+    assert_eq!(regions.iter().filter(|region| region.keys != (50, 50)).count(), 2, "those around it");
+    regions.retain(|region| region.keys == (50, 50));
+    let length = |region: Region| (region.clone(), read.waves[region.link.wave].samples.len());
+    (regions.pop().map(length), problem, remedy)
+}
+
 #[test]
-fn references_and_samples_that_are_wrong() {
+fn a_zone_that_is_wrong_costs_no_other() {
+    let (lost, problem, remedy) = zone_of(&between(&[(53, 1)]));
+    assert_eq!((lost, problem), (None, Problem::Reference { what: "sample", index: 1, count: 1 }));
+    assert_eq!(remedy, "the zone is left out");
+    for offsets in [(0, 200), (1, -100), (4, -1), (0, -11)] {
+        let (lost, problem, _) = zone_of(&between(&[offsets, (53, 0)]));
+        let end = matches!(problem, Problem::Value { what: "the sample's end", .. });
+        assert!(end && lost.is_none(), "{offsets:?}: {problem}");
+    }
+    for offsets in [(1, 41), (12, 32_767)] {
+        let (region, ..) = zone_of(&between(&[offsets, (53, 0)]));
+        assert_eq!(region.expect("a region").1, 140, "it ends with the pool");
+    }
+    for (offset, left) in [
+        ((2, 40), None),
+        ((2, -11), Some((0, 50))),
+        ((3, -40), None),
+        ((3, 51), Some((10, 90))),
+        ((45, -32_768), Some((0, 50))),
+        ((50, 32_767), Some((10, 90))),
+    ] {
+        let (region, problem, _) = zone_of(&between(&[offset, (54, 1), (53, 0)]));
+        assert!(matches!(problem, Problem::Loop { samples: 100, .. }), "{problem}");
+        let looped = region.expect("a region").0.sampling.expect("a sampling").looped;
+        assert_eq!(looped.map(|looped| (looped.start, looped.length)), left, "{offset:?}");
+    }
+    let (lost, problem, _) = zone_of(&between(&[&[(17, 0); 300][..], &[(53, 0)]].concat()));
+    assert!(matches!(problem, Problem::Value { what: "the number of generators", value: 302, .. }), "{problem}");
+    assert!(lost.is_none());
+    // What follows the sample's number is not the zone's.
+    let (region, problem, _) = zone_of(&between(&[(53, 0), (58, 20), (51, 7)]));
+    let sampling = region.expect("a region").0.sampling.expect("a sampling");
+    assert_eq!((problem, sampling.unity_note, sampling.fine_tune), (Problem::Behind(2), 61, -5));
+}
+
+#[test]
+fn a_bank_of_which_nothing_is_left_is_refused() {
     let instrument = |index| Bank { preset: vec![zone(&[(41, index)])], ..bank() };
     assert_eq!(instrument(1).refused(), Problem::Reference { what: "instrument", index: 1, count: 1 });
     assert_eq!(instrument(-1).refused(), Problem::Reference { what: "instrument", index: 0xffff, count: 1 });
-    let sample = Bank { instrument: vec![zone(&[(53, 1)])], ..bank() };
-    assert_eq!(sample.refused(), Problem::Reference { what: "sample", index: 1, count: 1 });
-    for offsets in [[(0, 200)], [(1, 41)], [(1, -100)], [(4, -1)], [(12, 32_767)]] {
-        assert!(
-            matches!(Bank::with(&offsets).refused(), Problem::Value { what: "the sample's end", .. }),
-            "{offsets:?}"
-        );
-    }
-    for offsets in [[(2, 40)], [(2, -11)], [(3, -40)], [(3, 51)], [(45, -32_768)], [(50, 32_767)]] {
-        assert!(matches!(Bank::with(&offsets).refused(), Problem::Loop { samples: 100, .. }), "{offsets:?}");
-    }
     let file = bank().file();
     let header = find(&file, b"shdr", 0);
-    let kind = Collection::read(&patched(&file, header + 42, 0x8001_0000)).expect_err("a sample in a ROM");
+    let kind = super::read(&patched(&file, header + 42, 0x8001_0000)).expect_err("a sample in a ROM");
     assert!(matches!(kind.problem, Problem::Value { what: "the kind of sample", .. }), "{kind}");
     assert_eq!(kind.path, "sfbk/pdta/shdr");
+}
+
+#[test]
+fn tables_that_disagree_are_read_as_far_as_they_go() {
+    let file = bank().file();
+    // An index behind the end of the next table: what is there counts.
     for (name, at) in [(b"phdr", 38 + 24), (b"inst", 22 + 20), (b"ibag", 4), (b"pbag", 4)] {
         let at = find(&file, name, 0) + at;
         let file = patched(&file, at - 2, 0xffff_0000 | u32::from(file[at - 2]));
-        let error = Collection::read(&file).expect_err("an index out of range");
-        assert!(matches!(error.problem, Problem::Reference { .. }), "{error}");
+        let mut warnings = Warnings::default();
+        let read = Collection::read(file, &mut warnings).expect("a collection");
+        let first = &warnings.first()[0];
+        assert!(matches!(first.error.problem, Problem::Reference { .. }), "{first}");
+        assert_eq!(read.instruments[0].regions.len(), 1);
     }
-    let crowd = Bank { instrument: vec![zone(&[(17, 0); 300])], ..bank() };
-    assert!(matches!(crowd.refused(), Problem::Value { what: "the number of generators", value: 300, .. }));
+    // The last record is cut: it only ended the one before.
+    for (name, path) in [(b"shdr", "sfbk/pdta/shdr"), (b"inst", "sfbk/pdta/inst"), (b"phdr", "sfbk/pdta/phdr")] {
+        let at = find(&file, name, 0) - 4;
+        let size = u32::from_le_bytes(file[at..at + 4].try_into().expect("four"));
+        let mut cut = patched(&file, at, size - 2);
+        cut.drain(at + 4 + size as usize - 2..at + 4 + size as usize);
+        for (name, number) in [(b"pdta", 0)] {
+            let list = find(&cut, name, number) - 12;
+            let old = u32::from_le_bytes(cut[list..list + 4].try_into().expect("four"));
+            cut = patched(&cut, list, old - 2);
+        }
+        let length = cut.len() as u32 - 8;
+        let (read, problem, _) = mended(&patched(&cut, 4, length), path);
+        assert!(matches!(problem, Problem::Short { .. }), "{problem}");
+        assert_eq!(read.instruments[0].regions.len(), 1);
+    }
+}
+
+#[test]
+fn banks_that_no_song_can_choose_are_not_those_that_it_can() {
+    let file = bank().file();
+    let header = find(&file, b"phdr", 0) + 20;
+    for (number, bank) in [(127, Some((127 << 7, false))), (128, Some((0, true))), (129, None), (256, None)] {
+        let file = patched(&file, header, 3 | number << 16);
+        let found = super::read(&file).ok().map(|read| (read.instruments[0].bank, read.instruments[0].drum));
+        assert_eq!(found, bank, "{number}");
+    }
+    // Programs above 127 likewise.
+    let error = super::read(&patched(&file, header, 128)).expect_err("a program");
+    assert!(matches!(error.problem, Problem::Value { what: "the program", value: 128, .. }), "{error}");
 }
 
 #[test]
@@ -270,7 +358,7 @@ fn samples_that_link_in_circles_are_no_chain() {
     // The partner of a stereo sample: itself, the one behind the last, or none; and a mono one that has a partner.
     for (link, kind) in [(0, 4), (1, 2), (0xffff, 4), (0xffff, 8), (0, 1)] {
         let linked = patched(&file, header + 42, link | kind << 16);
-        assert_eq!(Collection::read(&linked).expect("a collection"), read, "link {link:#x} of a sample of kind {kind}");
+        assert_eq!(super::read(&linked).expect("a collection"), read, "link {link:#x} of a sample of kind {kind}");
     }
 }
 

@@ -4,7 +4,7 @@
 //! clock the audio has the same bytes.
 
 use super::{Failure, Width, interruption, open, say_played, signs_of_life};
-use dmus_dls::Collection;
+use dmus_dls::{Collection, Warnings};
 use dmus_driver::{Mailbox, RenderStream, StreamConfig, dls};
 use dmus_song::Song;
 use std::path::{Path, PathBuf};
@@ -23,25 +23,35 @@ pub(crate) struct Args {
     width: Width,
 }
 
-/// Reads a MIDI file.
-pub(crate) fn read_song(path: &Path) -> anyhow::Result<Song> {
+/// Reads a MIDI file, and the instruments that it brings along.
+pub(crate) fn read_song(path: &Path) -> anyhow::Result<(Song, Option<Collection>)> {
     let name = path.display();
     let file = std::fs::read(path).map_err(|error| Failure::Unusable(format!("cannot read {name}: {error}")))?;
     let song = Song::parse(&file).map_err(|error| Failure::Unusable(format!("cannot play {name}: {error}")))?;
     song.complaints().for_each(|complaint| eprintln!("{name}: {complaint}"));
-    Ok(song)
+    let own = dmus_song::collection_of(&file).map(|own| read_collection(path, own.to_vec())).transpose()?;
+    Ok((song, own))
+}
+
+fn read_collection(path: &Path, file: Vec<u8>) -> anyhow::Result<Collection> {
+    let name = path.display();
+    let mut warnings = Warnings::default();
+    let read = Collection::read(file, &mut warnings);
+    let collection = read.map_err(|error| Failure::Unusable(format!("cannot use {name}: {error}")))?;
+    warnings.complaints().for_each(|complaint| eprintln!("{name}: {complaint}"));
+    Ok(collection)
 }
 
 /// Reads a file of instruments.
-fn read_collection(path: &Path) -> anyhow::Result<Collection> {
+fn load_collection(path: &Path) -> anyhow::Result<Collection> {
     let name = path.display();
     let file = std::fs::read(path).map_err(|error| Failure::Unusable(format!("cannot read {name}: {error}")))?;
-    Ok(Collection::read(&file).map_err(|error| Failure::Unusable(format!("cannot use {name}: {error}")))?)
+    read_collection(path, file)
 }
 
 pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
-    let song = read_song(&args.song)?;
-    let collection = args.dls.as_deref().map(read_collection).transpose()?;
+    let (song, own) = read_song(&args.song)?;
+    let collection = args.dls.as_deref().map(load_collection).transpose()?.or(own);
     let asked = interruption()?;
     let progress = signs_of_life(&asked);
     let card = open(device, args.width.into())?;

@@ -59,7 +59,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
         channels: if args.mono { 1 } else { 2 },
         sample: if args.float { Sample::F32 } else { Sample::S16 },
     };
-    let song = args.song.as_deref().map(read_song).transpose()?;
+    let song = args.song.as_deref().map(read_song).transpose()?.map(|(song, _)| song);
     let asked = interruption()?;
     let mut progress = signs_of_life(&asked);
     let card = open(device, PointerWidth::Eight)?;

@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::summary::say;
 use crate::supervisor;
 use anyhow::Context;
-use dmus_card::files::load_song;
+use dmus_card::files::{Flaws, load_song};
 use dmus_conformance::zoo;
 use dmus_interface::rule::Rule;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         [] => {
             let song = dir.path().join("song.mid");
-            std::fs::write(&song, load_song(args.song.as_deref(), false)?.bytes)
+            std::fs::write(&song, load_song(args.song.as_deref(), Flaws::Mend)?.bytes)
                 .context("cannot write a temporary file")?;
             items.push(("song".into(), Item::File(song)));
             "play".into()

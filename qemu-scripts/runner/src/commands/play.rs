@@ -9,7 +9,7 @@ use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::Context;
-use dmus_card::files::{NamedSong, load_collection, load_song};
+use dmus_card::files::{Flaws, NamedSong, load_collection, load_song};
 use dmus_card::sink::{AudioFile, Format};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -46,26 +46,29 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u32).range(1..=500)
     )]
     latency: Option<u32>,
-    /// Refuse a song that is not quite as the standard has it, instead of playing what can be played with a warning.
+    /// Refuse a song or bank that is not quite as the standard has it, instead of playing what can be played with a
+    /// warning.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
     machine: Machine,
-    /// Play by this bank, a .dls or .sf2 file; may be given again: later ones are asked for an instrument first, and
-    /// the built-in bank last.
+    /// Play by this bank, a .dls, .sf2 or .sf3 file; may be given again: later ones are asked for an instrument first,
+    /// and the built-in bank last.
     #[arg(long = "bank", value_name = "FILE")]
     banks: Vec<PathBuf>,
-    /// Have the guest download what the song needs of this .dls or .sf2 file into the card, before it plays.
+    /// Have the guest download what the song needs of this .dls, .sf2 or .sf3 file into the card, before it plays.
     #[arg(long, value_name = "FILE")]
     dls: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let song = load_song(args.song.as_deref(), args.strict)?;
+    let flaws = Flaws::by(args.strict);
+    let song = load_song(args.song.as_deref(), flaws)?;
     // The card and the guest read them again. A fault is told here, before anything starts.
     for file in args.banks.iter().chain(&args.dls) {
-        load_collection(file)?;
+        load_collection(file, flaws)?;
     }
+    song.collection(flaws)?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
     let playing = Playing {

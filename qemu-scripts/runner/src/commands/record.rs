@@ -10,7 +10,7 @@ use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::Context;
-use dmus_card::files::{NamedSong, load_song};
+use dmus_card::files::{Flaws, NamedSong, load_song};
 use dmus_interface::time::RefTime;
 use dmus_song::{TimeBase, TimedMessage};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let song = load_song(args.song.as_deref(), false)?;
+    let song = load_song(args.song.as_deref(), Flaws::Mend)?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-record-").tempdir().context("cannot make a temporary directory")?;
     let job = job(&song, args.machine.setting(), dir.path())?;

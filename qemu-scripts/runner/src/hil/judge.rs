@@ -7,7 +7,7 @@ use super::cases::Case;
 use super::run::{Ended, Run};
 use super::scenario::{Bound, Clock, Hash, Task};
 use crate::commands::{conform, play, record};
-use dmus_card::files::load_song;
+use dmus_card::files::{Flaws, load_song};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ pub(crate) fn judge(case: &Case, run: &Run) -> anyhow::Result<Judged> {
     }
     faults.extend(run.serial.faults());
     if let Some(midi) = &expect.midi {
-        let wrong = record::missing(&load_song(Some(&case.of.path(midi)), false)?, &run.guest.captured);
+        let wrong = record::missing(&load_song(Some(&case.of.path(midi)), Flaws::Mend)?, &run.guest.captured);
         faults.extend(wrong.map(|wrong| format!("what was captured is not {}: {wrong}", midi.display())));
     }
     faults.extend(violations(case, run));

@@ -19,7 +19,7 @@ use crate::qemu::{GUEST_FAILURE, GUEST_SUCCESS, Guest, Qemu};
 use crate::supervisor::complaints_of;
 use anyhow::{Context, bail, ensure};
 use dmus_card::check::Allowed;
-use dmus_card::files::{NamedSong, load_song};
+use dmus_card::files::{Flaws, NamedSong, load_song};
 use dmus_card::sink::{AudioFile, Format};
 use dmus_interface::rule::Rule;
 use serde_json::Value;
@@ -177,7 +177,7 @@ fn last_line(folder: &Path) -> String {
 /// The song of a guest of this project.
 fn song(case: &Case) -> anyhow::Result<Option<NamedSong>> {
     match case.task() {
-        Some(Task::Play | Task::Record) => Ok(Some(load_song(case.song.as_deref(), false)?)),
+        Some(Task::Play | Task::Record) => Ok(Some(load_song(case.song.as_deref(), Flaws::Mend)?)),
         _ => Ok(None),
     }
 }
