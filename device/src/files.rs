@@ -3,12 +3,15 @@
 //! Fed by the command lines of `dmus-card` and `dmus-run`; feeds rendering, serving, and guests that play or record.
 
 use crate::bank::BankError;
-use crate::collection::{Collection, CollectionError, Warnings};
+use crate::collection::{Collection, CollectionError, Store, Warnings};
 use crate::demo;
 use dmus_song::{Song, SongError};
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A RIFF file says its size in 32 bits.
 const LARGEST_RIFF: u64 = u32::MAX as u64;
@@ -63,13 +66,20 @@ pub struct NamedSong {
 }
 
 impl NamedSong {
-    /// The collection of instruments that the file brings along, if it is an RMID file that does.
+    /// The collection of instruments that the file brings along, if it is an RMID file that does. Warns of what is
+    /// mended in it.
     ///
     /// # Errors
     /// See [`FileError`].
     pub fn collection(&self, flaws: Flaws) -> Result<Option<Collection>, FileError> {
         let own = dmus_song::collection_of(&self.bytes);
-        own.map(|bytes| read_collection(&self.name, bytes.to_vec(), flaws)).transpose()
+        let read = |bytes: &[u8]| {
+            let mut warnings = Warnings::default();
+            let collection = Collection::read(bytes.to_vec(), &mut warnings);
+            let collection = collection.map_err(|error| FileError::Collection(self.name.clone(), error))?;
+            judge(&self.name, collection, &warnings, flaws)
+        };
+        own.map(read).transpose()
     }
 }
 
@@ -99,13 +109,11 @@ pub fn load_song(path: Option<&Path>, flaws: Flaws) -> Result<NamedSong, FileErr
 /// # Errors
 /// See [`FileError`].
 pub fn load_collection(path: &Path, flaws: Flaws) -> Result<Collection, FileError> {
-    read_collection(&path.display().to_string(), read_bank(path)?, flaws)
+    let (collection, warnings) = inspect_collection(path)?;
+    judge(&path.display().to_string(), collection, &warnings, flaws)
 }
 
-fn read_collection(name: &str, bytes: Vec<u8>, flaws: Flaws) -> Result<Collection, FileError> {
-    let mut warnings = Warnings::default();
-    let read = Collection::read(bytes, &mut warnings);
-    let collection = read.map_err(|error| FileError::Collection(name.into(), error))?;
+fn judge(name: &str, collection: Collection, warnings: &Warnings, flaws: Flaws) -> Result<Collection, FileError> {
     if let (Flaws::Refuse, Some(warning)) = (flaws, warnings.first().first()) {
         return Err(FileError::StrictBank(name.into(), warning.error.clone()));
     }
@@ -118,26 +126,72 @@ fn read_collection(name: &str, bytes: Vec<u8>, flaws: Flaws) -> Result<Collectio
 /// # Errors
 /// See [`FileError`].
 pub fn inspect_collection(path: &Path) -> Result<(Collection, Warnings), FileError> {
+    let unreadable = |error| FileError::Unreadable(path.display().to_string(), error);
+    let (head, store) = read_bank(path).map_err(unreadable)?;
     let mut warnings = Warnings::default();
-    let read = Collection::read(read_bank(path)?, &mut warnings);
+    let read = Collection::read_with(&head, &store, &mut warnings);
     let collection = read.map_err(|error| FileError::Collection(path.display().to_string(), error))?;
     Ok((collection, warnings))
 }
 
-/// The bytes of a bank; of a file that is none, no more than its beginning.
-fn read_bank(path: &Path) -> Result<Vec<u8>, FileError> {
-    let read = || {
-        let mut file = File::open(path)?;
-        let mut bytes = Vec::new();
-        (&mut file).take(12).read_to_end(&mut bytes)?;
-        if let [b'R', b'I', b'F', b'F', .., b'D', b'L', b'S', b' ']
-        | [b'R', b'I', b'F', b'F', .., b's', b'f', b'b', b'k'] = bytes[..]
-        {
-            let length = file.metadata()?.len().min(LARGEST_RIFF);
-            bytes.reserve_exact(length.try_into().unwrap_or(0));
-            file.take(LARGEST_RIFF).read_to_end(&mut bytes)?;
+/// A bank's file in memory but for its samples, which most songs need few of, and the file to read those from. Of a file
+/// that is no bank, no more than its beginning.
+fn read_bank(path: &Path) -> io::Result<(Arc<Vec<u8>>, Arc<dyn Store>)> {
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    (&mut file).take(12).read_to_end(&mut bytes)?;
+    let kind = bytes.get(8..).filter(|_| bytes.starts_with(b"RIFF")).unwrap_or_default();
+    let on_disk = file.metadata()?.is_file();
+    if matches!(kind, b"DLS " | b"sfbk") && !(on_disk && kind == b"sfbk") {
+        file.take(LARGEST_RIFF).read_to_end(&mut bytes)?;
+    } else if kind == b"sfbk" {
+        let length = file.metadata()?.len().min(LARGEST_RIFF) as usize;
+        let pool = sample_pool(&file, length)?;
+        // Memory that is never touched costs nothing.
+        let mut head = vec![0; length];
+        file.read_exact_at(&mut head[..pool.start], 0)?;
+        file.read_exact_at(&mut head[pool.end..], pool.end as u64)?;
+        return Ok((Arc::new(head), Arc::new(OnDisk { file, length })));
+    }
+    let bytes = Arc::new(bytes);
+    Ok((Arc::clone(&bytes), bytes))
+}
+
+/// Where the samples of a SoundFont are, as its chunks say in their usual order; nowhere if they do not.
+fn sample_pool(file: &File, length: usize) -> io::Result<Range<usize>> {
+    let mut at = 12;
+    // A bank has three lists, and the samples' list two chunks.
+    for _ in 0..8 {
+        let mut header = [0; 12];
+        if at + header.len() > length {
+            break;
         }
-        Ok(bytes)
-    };
-    read().map_err(|error| FileError::Unreadable(path.display().to_string(), error))
+        file.read_exact_at(&mut header, at as u64)?;
+        let [name @ .., a, b, c, d, k, i, n, l] = header;
+        let size = u32::from_le_bytes([a, b, c, d]) as usize;
+        match (&name, &[k, i, n, l]) {
+            (b"LIST", b"sdta") => at += header.len(),
+            (b"smpl", _) => return Ok((at + 8).min(length)..at.saturating_add(8 + size).min(length)),
+            _ => at = at.saturating_add(8 + size + size % 2),
+        }
+    }
+    Ok(length..length)
+}
+
+/// A bank whose samples are read as they are loaded.
+struct OnDisk {
+    file: File,
+    length: usize,
+}
+
+impl Store for OnDisk {
+    fn len(&self) -> usize {
+        self.length
+    }
+
+    fn read_at(&self, at: usize, bytes: &mut [u8]) {
+        if let Err(error) = self.file.read_exact_at(bytes, at as u64) {
+            tracing::warn!("a bank's samples at byte {at} cannot be read, and are silent: {error}");
+        }
+    }
 }

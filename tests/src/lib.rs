@@ -22,6 +22,7 @@ pub mod recordings;
 pub mod remapping;
 pub mod soak;
 pub mod songs;
+pub mod soundfont;
 pub mod unshared;
 pub mod wire;
 pub mod zoo;

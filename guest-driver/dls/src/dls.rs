@@ -1,15 +1,15 @@
 //! Reads a DLS collection, Level 1 or 2.
 //!
 //! Fed with the root chunk; gives a [`Collection`] of all that can be played, or the fault for which nothing can. Its
-//! chunks may come in any order, those of other makers are passed over, and a list whose condition does not hold is left
-//! out with all that is in it. What is wrong is mended where that is no guess; else the wave, region or instrument that
-//! it belongs to is left out.
+//! chunks may come in any order, those of other makers are passed over, and a list whose condition does not hold is
+//! left out with all that is in it. What is wrong is mended where that is no guess; else the wave, region or instrument
+//! that it belongs to is left out.
 
 use super::condition::{self, DlsId};
 use super::connection::{Connection, Destination, Source, Transform};
 use super::error::{Fault, Mends, Problem, limited};
 use super::riff::Chunk;
-use super::samples::{Coding, Samples};
+use super::samples::{Coding, Samples, Store};
 use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Sampling, Wave, WaveLink};
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -20,7 +20,7 @@ const KEYS: &str = "two numbers of 0 to 127 in order";
 /// The subformat of WAVE's extensible format has the tag in its first two bytes.
 const EXTENSIBLE: u16 = 0xfffe;
 
-pub(super) fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> Result<Collection, Fault> {
+pub(super) fn read(root: &Chunk<'_>, file: &Arc<dyn Store>, mends: &mut Mends) -> Result<Collection, Fault> {
     if !applies(root, mends) {
         return Err(root.fault(Problem::NotForUs));
     }
@@ -89,7 +89,7 @@ struct Pool {
 
 impl Pool {
     /// Reads all waves, and the table.
-    fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, waves: &mut Vec<Wave>, mends: &mut Mends) -> Self {
+    fn read(root: &Chunk<'_>, file: &Arc<dyn Store>, waves: &mut Vec<Wave>, mends: &mut Mends) -> Self {
         // Where each wave's list begins in the pool, in order, and its index unless it is left out.
         let mut starts: Vec<(usize, Option<usize>)> = Vec::new();
         if let Some(pool) = root.first(true, b"wvpl", mends) {
@@ -133,7 +133,7 @@ impl Pool {
     }
 }
 
-fn wave(list: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> Result<Wave, Fault> {
+fn wave(list: &Chunk<'_>, file: &Arc<dyn Store>, mends: &mut Mends) -> Result<Wave, Fault> {
     let format = list.need(false, b"fmt ", mends)?;
     let mut fields = format.fields();
     let (mut tag, channels, rate) = (fields.u16()?, fields.u16()?, fields.u32()?);

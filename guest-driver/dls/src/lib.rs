@@ -66,7 +66,7 @@ use connection::Connection;
 pub use error::{CollectionError, MOST_WARNINGS, Problem, Warning, Warnings};
 use error::{Fault, Mends, limited};
 pub use riff::{FourCc, Name};
-pub use samples::Samples;
+pub use samples::{Samples, Store};
 
 /// Instruments, and the waves that they play.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -314,13 +314,20 @@ impl Collection {
     /// as most players do.
     pub fn read(file: impl Into<Arc<Vec<u8>>>, warnings: &mut Warnings) -> Result<Self, CollectionError> {
         let file = file.into();
+        let store: Arc<dyn Store> = Arc::<Vec<u8>>::clone(&file);
+        Self::read_with(&file, &store, warnings)
+    }
+
+    /// As [`Self::read`], of a file that need not be in memory: `head` is as long as it is, and has all of it but the
+    /// content of a SoundFont's `smpl` chunk. Samples are read from the `store` as they are asked for.
+    pub fn read_with(head: &[u8], store: &Arc<dyn Store>, warnings: &mut Warnings) -> Result<Self, CollectionError> {
         let mut mends = Mends::default();
         let mut read = || {
-            let root = riff::Chunk::root(&file)?;
-            riff::judge(&file, &root, &mut mends);
+            let root = riff::Chunk::root(head)?;
+            riff::judge(head, &root, &mut mends);
             let collection = match &root.name {
-                b"DLS " => dls::read(&root, &file, &mut mends)?,
-                b"sfbk" => sf2::read(&root, &file, &mut mends)?,
+                b"DLS " => dls::read(&root, store, &mut mends)?,
+                b"sfbk" => sf2::read(&root, store, &mut mends)?,
                 _ => return Err(Fault::new(8, Problem::NotABank)),
             };
             match mends.first() {
@@ -329,8 +336,8 @@ impl Collection {
                 _ => Ok(collection),
             }
         };
-        let read = read().map_err(|fault: Fault| fault.locate(&file))?;
-        *warnings = mends.locate(&file);
+        let read = read().map_err(|fault: Fault| fault.locate(head))?;
+        *warnings = mends.locate(head);
         Ok(read)
     }
 

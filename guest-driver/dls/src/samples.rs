@@ -11,9 +11,45 @@ mod companded;
 mod vorbis;
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
+use zerocopy::IntoBytes;
+
+/// A file that is read where somebody wants it.
+pub trait Store: Send + Sync {
+    /// Its bytes.
+    fn len(&self) -> usize;
+
+    /// Reads the bytes from `at` on. What cannot be read, since the file has become shorter, say, stays as it is.
+    fn read_at(&self, at: usize, bytes: &mut [u8]);
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A file in memory.
+impl Store for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn read_at(&self, at: usize, bytes: &mut [u8]) {
+        let there = self.get(at..).unwrap_or(&[]);
+        let count = there.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&there[..count]);
+    }
+}
+
+/// A stretch of a file.
+fn read(file: &dyn Store, stretch: Range<usize>) -> Vec<u8> {
+    let mut bytes = vec![0; stretch.len()];
+    file.read_at(stretch.start, &mut bytes);
+    bytes
+}
 
 /// How a file holds samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +82,7 @@ enum Source {
     /// What a program made.
     Made(Arc<[i16]>),
     /// Bytes of a file.
-    File { file: Arc<Vec<u8>>, bytes: Range<usize>, coding: Coding, channels: usize },
+    File { file: Arc<dyn Store>, bytes: Range<usize>, coding: Coding, channels: usize },
 }
 
 impl Samples {
@@ -57,14 +93,14 @@ impl Samples {
     }
 
     /// What a stretch of a file holds, of one or two channels. None if it is not in the file.
-    pub(super) fn in_file(file: &Arc<Vec<u8>>, bytes: Range<usize>, coding: Coding, channels: usize) -> Option<Self> {
-        let data = file.get(bytes.clone())?;
+    pub(super) fn in_file(file: &Arc<dyn Store>, bytes: Range<usize>, coding: Coding, channels: usize) -> Option<Self> {
+        let length = bytes.end.checked_sub(bytes.start).filter(|_| bytes.end <= file.len())?;
         let count = match coding {
-            Coding::Pcm { bytes } => data.len() / (bytes * channels),
-            Coding::ALaw | Coding::MuLaw => data.len() / channels,
-            Coding::MsAdpcm { block } => adpcm::microsoft_samples(data.len(), block, channels),
-            Coding::ImaAdpcm { block } => adpcm::ima_samples(data.len(), block, channels),
-            Coding::Vorbis => vorbis::samples(data),
+            Coding::Pcm { bytes } => length / (bytes * channels),
+            Coding::ALaw | Coding::MuLaw => length / channels,
+            Coding::MsAdpcm { block } => adpcm::microsoft_samples(length, block, channels),
+            Coding::ImaAdpcm { block } => adpcm::ima_samples(length, block, channels),
+            Coding::Vorbis => vorbis::samples(&read(&**file, bytes.clone())),
         };
         Some(Self { source: Source::File { file: Arc::clone(file), bytes, coding, channels }, start: 0, count })
     }
@@ -92,23 +128,25 @@ impl Samples {
         let (before, end) = (out.len(), out.len() + count);
         match &self.source {
             Source::Made(pool) => out.extend_from_slice(pool.get(self.start..self.start + count).unwrap_or(&[])),
+            // The numbers of a bank, most often: read in place.
+            Source::File { file, bytes, coding: Coding::Pcm { bytes: 2 }, channels: 1 } => {
+                out.resize(end, 0);
+                file.read_at(bytes.start + 2 * self.start, out[before..].as_mut_bytes());
+                out[before..].iter_mut().for_each(|sample| *sample = i16::from_le(*sample));
+            }
             Source::File { file, bytes, coding, channels } => {
-                let data = file.get(bytes.clone()).unwrap_or(&[]);
+                let data = read(&**file, bytes.clone());
                 out.reserve(count);
                 // What codes each sample by itself is entered anywhere.
                 let from = |bytes: usize| data.get(self.start * bytes * channels..).unwrap_or(&[]);
                 match *coding {
-                    Coding::Pcm { bytes: 2 } if *channels == 1 => {
-                        let (samples, _) = from(2).as_chunks();
-                        out.extend(samples.iter().take(count).map(|pair| i16::from_le_bytes(*pair)));
-                    }
                     Coding::Pcm { bytes } => mix(out, from(bytes).chunks_exact(bytes).map(pcm), *channels, count),
                     Coding::ALaw => mix(out, from(1).iter().map(|byte| companded::a_law(*byte)), *channels, count),
                     Coding::MuLaw => mix(out, from(1).iter().map(|byte| companded::mu_law(*byte)), *channels, count),
                     // The others are decoded from their beginning.
-                    Coding::MsAdpcm { block } => adpcm::microsoft(data, block, *channels, end + self.start, out),
-                    Coding::ImaAdpcm { block } => adpcm::ima(data, block, *channels, end + self.start, out),
-                    Coding::Vorbis => vorbis::decode(data, end + self.start, out),
+                    Coding::MsAdpcm { block } => adpcm::microsoft(&data, block, *channels, end + self.start, out),
+                    Coding::ImaAdpcm { block } => adpcm::ima(&data, block, *channels, end + self.start, out),
+                    Coding::Vorbis => vorbis::decode(&data, end + self.start, out),
                 }
                 if !matches!(coding, Coding::Pcm { .. } | Coding::ALaw | Coding::MuLaw) {
                     out.drain(before..out.len().min(before + self.start));
@@ -168,7 +206,7 @@ mod tests {
     use std::prelude::rust_2024::*;
 
     fn decoded(data: &[u8], coding: Coding, channels: usize) -> Vec<i16> {
-        let file = Arc::new(data.to_vec());
+        let file: Arc<dyn Store> = Arc::new(data.to_vec());
         Samples::in_file(&file, 0..data.len(), coding, channels).expect("in the file").to_vec()
     }
 
@@ -199,7 +237,7 @@ mod tests {
             (Coding::ImaAdpcm { block: 36 }, 1),
             (Coding::ImaAdpcm { block: 72 }, 2),
         ] {
-            let file = Arc::new(bytes.clone());
+            let file: Arc<dyn Store> = Arc::new(bytes.clone());
             let samples = Samples::in_file(&file, 0..256, coding, channels).expect("in the file");
             let all = samples.to_vec();
             assert_eq!(all.len(), samples.len(), "{coding:?}");

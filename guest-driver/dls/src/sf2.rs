@@ -10,7 +10,7 @@ mod articulation;
 
 use super::error::{Fault, Mends, Problem};
 use super::riff::{Chunk, Fields};
-use super::samples::{Coding, Samples};
+use super::samples::{Coding, Samples, Store};
 use super::{Collection, Info, Instrument, Loop, LoopKind, Region, Sampling, Wave, WaveLink};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) mod generator {
     pub(in super::super) const LOOP_END: (u16, u16) = (3, 50);
 }
 
-pub(super) fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> Result<Collection, Fault> {
+pub(super) fn read(root: &Chunk<'_>, file: &Arc<dyn Store>, mends: &mut Mends) -> Result<Collection, Fault> {
     let data = root.need(true, b"pdta", mends)?;
     let hydra = Hydra {
         presets: Table::of(&data, b"phdr", 38, mends)?,
@@ -58,11 +58,12 @@ pub(super) fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> 
     };
     let pool = root.need(true, b"sdta", mends)?.first(false, b"smpl", mends);
     let info = super::dls::info(root, mends);
+    let place = pool.map_or(0..0, |pool| pool.at..pool.at + pool.data.len());
     let mut reading = Reading {
         hydra,
         file,
-        start: pool.map_or(0, |pool| pool.at),
-        pool: pool.and_then(|pool| stretch(file, pool.at..pool.at + pool.data.len())).unwrap_or(Samples::new([])),
+        pool: stretch(file, place.clone()).unwrap_or(Samples::new([])),
+        place,
         decoded: BTreeMap::new(),
         waves: Vec::new(),
         known: BTreeMap::new(),
@@ -81,7 +82,7 @@ pub(super) fn read(root: &Chunk<'_>, file: &Arc<Vec<u8>>, mends: &mut Mends) -> 
 }
 
 /// Bytes of a file that are samples as they are.
-fn stretch(file: &Arc<Vec<u8>>, bytes: core::ops::Range<usize>) -> Option<Samples> {
+fn stretch(file: &Arc<dyn Store>, bytes: core::ops::Range<usize>) -> Option<Samples> {
     Samples::in_file(file, bytes, Coding::Pcm { bytes: 2 }, 1)
 }
 
@@ -271,9 +272,9 @@ struct Hydra<'a> {
 /// The state of a reading.
 struct Reading<'a, 'm> {
     hydra: Hydra<'a>,
-    file: &'a Arc<Vec<u8>>,
+    file: &'a Arc<dyn Store>,
     /// Where the pool of samples is in the file.
-    start: usize,
+    place: core::ops::Range<usize>,
     pool: Samples,
     /// Samples of a coding of their own.
     decoded: BTreeMap<usize, Samples>,
@@ -381,7 +382,8 @@ impl<'a> Reading<'a, '_> {
         if let Some(known) = self.decoded.get(&sample) {
             return Some(known.clone());
         }
-        let place = |byte| Some(self.start + usize::try_from(byte).ok().filter(|byte| *byte <= 2 * self.pool.len())?);
+        let place =
+            |byte| Some(self.place.start + usize::try_from(byte).ok().filter(|byte| *byte <= self.place.len())?);
         let samples = Samples::in_file(self.file, place(start)?..place(end)?, Coding::Vorbis, 1)?;
         self.decoded.insert(sample, samples.clone());
         Some(samples)
