@@ -7,7 +7,6 @@ use super::{Core, Streams};
 use crate::capture::CaptureStream;
 use crate::capture::inputs::{Inputs, Received};
 use crate::shared::Section;
-use crate::stream::RenderStream;
 use dmus_interface::time::RefTime;
 
 /// Most messages that a turn takes from the inputs.
@@ -29,17 +28,9 @@ impl Core {
         self.clock.is_virtual() && self.streams.capture.iter().any(CaptureStream::is_stalled)
     }
 
-    /// Frames until something is presented that is captured, too, or until a wave sink's period is complete: in virtual
-    /// time the clock has to be able to stop there.
+    /// Frames until a wave sink's period is complete: in virtual time the clock has to be able to stop there.
     pub(super) fn until_captured(&self) -> u64 {
-        let Streams { render, capture, .. } = &self.streams;
-        if capture.is_empty() {
-            return u64::MAX;
-        }
-        let position = self.clock.now().position.0;
-        let ahead = |stream: &RenderStream| Some(stream.next_monitored()?.0.saturating_sub(position));
-        let presented = render.iter().filter_map(ahead);
-        presented.chain(capture.iter().filter_map(CaptureStream::until_full)).min().unwrap_or(u64::MAX)
+        self.streams.capture.iter().filter_map(CaptureStream::until_full).min().unwrap_or(u64::MAX)
     }
 
     /// Takes from the inputs what is due by now, and gives it to the capture streams; says whether there was anything.

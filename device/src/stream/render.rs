@@ -128,12 +128,6 @@ impl RenderStream {
         master.to_sample(SAMPLE_RATE)
     }
 
-    /// The sample at which the next event is presented that is captured, too.
-    pub(crate) fn next_monitored(&self) -> Option<SampleTime> {
-        let (time, _) = self.scheduler.next().filter(|_| self.monitored && self.state == State::Run)?;
-        Some(self.sample_of(time))
-    }
-
     /// Renders the span into the planes, presenting each event that is due by the horizon at its sample. What falls on
     /// the end of the span is presented there, before any sample of the next one; false if that is more than a turn may
     /// take, and some of it is left.
