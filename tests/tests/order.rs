@@ -61,6 +61,8 @@ fn an_event_is_late_from_the_sample_on_that_was_rendered_before_it_came() -> any
             s.submit(0, Event { next, ..s.inline(time, &NOTE) }, samples(4800));
             assert_eq!(s.completion()?.status, status, "{time}, chained: {chained}");
         }
+        // Each message counts, however many a submission has.
+        assert_eq!(hosted.stats.late.get(), if chained { 6 } else { 3 });
     }
     Ok(())
 }

@@ -1,0 +1,85 @@
+//! What audio waits for, in process: a stream that runs, and a sink that has room.
+
+use dmus_card::ClockMode;
+use dmus_card::sink::{Sink, SinkError};
+use dmus_driver::{Card, RenderStream, StreamConfig};
+use dmus_interface::event::PointerWidth;
+use dmus_interface::regs::stream::State;
+use dmus_interface::time::RefTime;
+use dmus_tests::direct::Direct;
+use dmus_tests::loopback::MemorySink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A sink that has room when it is told so.
+struct Gate {
+    open: Arc<AtomicBool>,
+    audio: MemorySink,
+}
+
+impl Sink for Gate {
+    fn ready(&mut self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn write(&mut self, frames: &[i16]) {
+        self.audio.write(frames);
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.audio.finish()
+    }
+}
+
+#[test]
+fn virtual_time_stands_while_the_sink_has_no_room_and_no_request_waits_for_it() -> anyhow::Result<()> {
+    let (open, audio) = (Arc::new(AtomicBool::new(false)), MemorySink::default());
+    let sink = Gate { open: Arc::clone(&open), audio: audio.clone() };
+    let card = Card::open(Direct::with_sink(Box::new(sink))?, PointerWidth::Eight)?;
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    stream.set_state(State::Run)?;
+    let end = RefTime::from_secs(1);
+    card.grant(end);
+    card.platform().run_until_idle();
+    // One block is written before the sink is asked.
+    let (written, stands) = (audio.samples().len(), card.get_time());
+    assert!(written < 96_000 && stands < end, "{written} samples, {stands:?}");
+    for _ in 0..100 {
+        card.platform().turn();
+    }
+    assert_eq!((audio.samples().len(), card.get_time()), (written, stands));
+    // Carried out where time stands.
+    stream.set_state(State::Pause)?;
+    assert_eq!((audio.samples().len(), card.get_time()), (written, stands));
+    open.store(true, Ordering::SeqCst);
+    card.platform().run_until_idle();
+    assert_eq!((audio.samples().len(), card.get_time()), (96_000, end));
+    Ok(())
+}
+
+/// However long a turn takes: one that moves the time renders, too, if anything runs.
+#[test]
+fn with_the_realtime_clock_audio_is_written_only_while_a_stream_runs() -> anyhow::Result<()> {
+    let card = Card::open(Direct::by_clock(ClockMode::Realtime, vec![])?, PointerWidth::Eight)?;
+    let platform = card.platform();
+    let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+    // Far more than the shortest block, however fast the turns follow on each other.
+    let turn_for = |time: RefTime| {
+        let (end, deadline) = (card.get_time().saturating_add(time), Instant::now() + Duration::from_secs(60));
+        while card.get_time() < end {
+            platform.turn();
+            assert!(Instant::now() < deadline, "time stands");
+        }
+        platform.stats.samples.get()
+    };
+    let time = RefTime::from_nanos(20_000_000);
+    assert_eq!(turn_for(time), 0, "nothing runs yet");
+    stream.set_state(State::Run)?;
+    let ran = turn_for(time);
+    assert!(ran > 0, "nothing is heard of what runs");
+    stream.set_state(State::Pause)?;
+    let paused = platform.stats.samples.get();
+    assert_eq!(turn_for(time), paused, "it goes on in PAUSE");
+    Ok(())
+}
