@@ -8,7 +8,7 @@ use dmus_interface::pci::CONTROL_VECTOR;
 use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::{self, State, Type};
 use dmus_interface::regs::{self, Fault, Register, control};
-use dmus_interface::ring::Status;
+use dmus_interface::ring::{CONSUMED, Status};
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::raw::{Bus, RawStream, SLOTS, seconds};
@@ -326,6 +326,35 @@ fn a_fault_names_the_stream_that_it_is_about() -> anyhow::Result<()> {
         platform.run_until_idle();
         assert_eq!(platform.read32(regs::FAULT.offset), Fault::TailOverrun as u32);
         assert_eq!(platform.read32(regs::FAULT_DETAIL.offset), (index as u32) << 16 | 0x2345);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_entry_that_was_never_put_into_the_ring_is_named_as_the_card_has_left_it() -> anyhow::Result<()> {
+    for index in [0, 3, 7] {
+        let card = Card::open(Direct::new()?, PointerWidth::Eight)?;
+        // A card that checks leaves a number there that is no slot.
+        let _checker = card.platform().check();
+        let rendering = RenderStream::open(&card, index, StreamConfig { slots: 4, ..StreamConfig::default() })?;
+        rendering.set_state(State::Run)?;
+        let platform = card.platform();
+        let entries = platform.read32(stream::at(index, stream::SUBMISSION_SIZE).offset);
+        // Once around, and one entry further.
+        for _ in 0..entries {
+            let mut message = rendering.allocator().get_message()?;
+            message.set_data(&NOTE)?;
+            rendering.put_message(message)?;
+            rendering.flush();
+            platform.run_until_idle();
+            rendering.allocator().reclaim()?;
+        }
+        assert_eq!((platform.stats.presented.get(), platform.stats.faults.get()), (entries.into(), 0));
+        let tail = doorbell::at(index, doorbell::SUBMISSION_TAIL);
+        platform.doorbell().store_u32(tail, entries + 1, Ordering::Release);
+        platform.run_until_idle();
+        assert_eq!(platform.read32(regs::FAULT.offset), Fault::BadSlot as u32);
+        assert_eq!(platform.read32(regs::FAULT_DETAIL.offset), (index as u32) << 16 | CONSUMED & 0xFFFF);
     }
     Ok(())
 }
