@@ -149,13 +149,23 @@ impl Direct {
 
     /// Takes all memory back from the card.
     pub fn unmap(&self) {
-        self.card.borrow_mut().unmap(RAM_IOVA, RAM as u64);
+        self.unmap_range(RAM_IOVA, RAM as u64);
     }
 
     /// Gives it back.
     pub fn map(&self) -> anyhow::Result<()> {
+        self.map_range(RAM_IOVA, RAM as u64)
+    }
+
+    /// Takes back what was given from here to there, piece by piece or in one.
+    pub fn unmap_range(&self, iova: u64, len: u64) {
+        self.card.borrow_mut().unmap(iova, len);
+    }
+
+    /// Gives a part of the memory, which is whole pages, where it is.
+    pub fn map_range(&self, iova: u64, len: u64) -> anyhow::Result<()> {
         let file = Some(self.ram.file.try_clone()?);
-        let map = DmaMap { iova: RAM_IOVA, size: RAM as u64, offset: 0, file, writable: true };
+        let map = DmaMap { iova, size: len, offset: iova - RAM_IOVA, file, writable: true };
         Ok(self.card.borrow_mut().map(map)?)
     }
 

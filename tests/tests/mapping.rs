@@ -1,18 +1,28 @@
 //! Pages that are unmapped, moved and mapped again while the card plays: see `dmus_tests::remapping`.
 
 use dmus_card::ClockMode;
+use dmus_card::bank::Bank;
+use dmus_card::capture::inputs::Input;
 use dmus_card::transport::Transport;
 use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
-use dmus_interface::event::PointerWidth;
-use dmus_interface::regs::{self, stream::State};
+use dmus_interface::event::{Data, PointerWidth};
+use dmus_interface::regs;
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
+use dmus_song::Song;
 use dmus_tests::attack::next_driver_plays;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::HostedCard;
 use dmus_tests::memory::{RAM, RAM_IOVA};
+use dmus_tests::raw::{BUFFER_SIZE, BUFFERS, RawStream, SLOTS, seconds};
 use dmus_tests::remapping::Remapping;
+use dmus_tests::songs;
 use std::sync::Arc;
 use std::time::Duration;
+
+const NOTE: [u8; 3] = [0x90, 60, 100];
+const PAGE: u64 = 4096;
 
 fn rounds(transport: Transport, seed: u64, rounds: usize) -> anyhow::Result<()> {
     let hosted = HostedCard::start_behind(transport, ClockMode::Virtual)?;
@@ -76,6 +86,101 @@ fn rings_that_come_back_before_anything_else_happens_were_never_away() -> anyhow
     direct.map()?;
     card.reset()?;
     Ok(stream.restore()?)
+}
+
+/// Allocates so that the next allocation of 64-byte alignment has its first `left` bytes on one page, and the rest on
+/// the next one; gives where that begins.
+fn before_a_page(platform: &Direct, left: u64) -> anyhow::Result<u64> {
+    let at = platform.dma_alloc(64, 64)?.iova + 64;
+    let page = (at + left).next_multiple_of(PAGE);
+    platform.dma_alloc((page - left - at) as usize, 64)?;
+    Ok(page)
+}
+
+/// Gives the card its memory in three pieces, the second of which is a page.
+fn map_apart(platform: &Direct, page: u64) -> anyhow::Result<()> {
+    let (behind, end) = (page + PAGE, RAM_IOVA + RAM as u64);
+    platform.unmap();
+    platform.map_range(RAM_IOVA, page - RAM_IOVA)?;
+    platform.map_range(page, PAGE)?;
+    platform.map_range(behind, end - behind)
+}
+
+/// A ring of which only the half that is needed next is away, and of which only the other one is.
+#[test]
+fn a_ring_of_which_a_part_comes_back_was_never_away() -> anyhow::Result<()> {
+    for ring in [stream::SUBMISSION_BASE, stream::COMPLETION_BASE] {
+        for fetched in [0, SLOTS / 2] {
+            let platform = Direct::with_bank(Bank::default())?;
+            let mut s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+            let part = if ring == stream::SUBMISSION_BASE { &mut s.submissions } else { &mut s.completions };
+            let page = before_a_page(&platform, part.memory.len() as u64 / 2)?;
+            *part = platform.dma_alloc(part.memory.len(), 64)?;
+            let iova = part.iova;
+            s.write64(ring, iova);
+            map_apart(&platform, page)?;
+            s.create()?;
+            s.set_state(State::Run)?;
+            for _ in 0..fetched {
+                s.submit(0, s.inline(0, &NOTE), 0);
+                assert_eq!(s.completion()?.status, Status::Presented);
+            }
+            platform.unmap_range(page, PAGE);
+            s.submit(0, s.inline(0, &NOTE), seconds(1));
+            for _ in 0..10 {
+                platform.turn();
+            }
+            let seen = (platform.stats.presented.get(), platform.stats.faults.get());
+            assert_eq!(seen, (fetched.into(), 0), "{}, {fetched} were fetched", ring.name);
+            platform.map_range(page, PAGE)?;
+            platform.run_until_idle();
+            assert_eq!(s.completion()?.status, Status::Presented);
+            assert_eq!((platform.stats.late.get(), platform.stats.faults.get()), (0, 0));
+        }
+    }
+    Ok(())
+}
+
+/// Buffers of a stream that renders are read one by one, and only those that are named; one that captures has to be
+/// able to write to all of them.
+#[test]
+fn buffers_that_are_away_in_part_hold_up_who_captures_and_not_who_renders() -> anyhow::Result<()> {
+    let message: Vec<u8> = [vec![0xF0], vec![1; 30], vec![0xF7]].concat();
+    let song = Song::parse(&songs::file([(10, message.clone())]))?;
+    for kind in [Type::Render, Type::Capture { cooked: true }] {
+        let platform = Direct::with_inputs(vec![Input::Song(song.clone())])?;
+        let mut s = RawStream::prepare(&platform, PointerWidth::Eight)?;
+        let page = before_a_page(&platform, s.buffers.memory.len() as u64 / 2)?;
+        s.buffers = platform.dma_alloc(s.buffers.memory.len(), 64)?;
+        s.write64(stream::BUFFER_BASE, s.buffers.iova);
+        map_apart(&platform, page)?;
+        assert_eq!(s.transition(stream::TYPE, kind.value())?, None);
+        let captures = kind != Type::Render;
+        s.set_state(State::Run)?;
+        if captures {
+            s.fill(0, s.event(0, 0, Data::Inline(s.buffer_iova(BUFFERS - 1).to_le_bytes())));
+            s.put(0);
+            s.publish();
+            platform.run_until_idle();
+        }
+        platform.unmap_range(page, PAGE);
+        if captures {
+            s.grant(seconds(1));
+        } else {
+            s.submit(0, s.long(0, 0, &message), 0);
+        }
+        for _ in 0..10 {
+            platform.turn();
+        }
+        assert_eq!(s.is_drained(), captures, "{kind:?}");
+        platform.map_range(page, PAGE)?;
+        let done = s.completion()?;
+        assert_eq!((done.slot, done.reason, platform.stats.faults.get()), (0, None, 0), "{kind:?}");
+        let mut bytes = vec![0; message.len()];
+        s.buffers.memory.read(if captures { ((BUFFERS - 1) * BUFFER_SIZE) as usize } else { 0 }, &mut bytes);
+        assert_eq!(bytes, message, "{kind:?}");
+    }
+    Ok(())
 }
 
 /// As when a guest's firmware moves low memory about: QEMU takes the whole range away and maps it anew, at any point of
