@@ -1,9 +1,11 @@
 //! What audio waits for, in process: a stream that runs, and a sink that has room.
 
 use dmus_card::ClockMode;
-use dmus_card::sink::{Sink, SinkError};
-use dmus_driver::{Card, RenderStream, StreamConfig};
+use dmus_card::sink::{Losses, Sink, SinkError};
+use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use dmus_tests::direct::Direct;
@@ -81,5 +83,66 @@ fn with_the_realtime_clock_audio_is_written_only_while_a_stream_runs() -> anyhow
     stream.set_state(State::Pause)?;
     let paused = platform.stats.samples.get();
     assert_eq!(turn_for(time), paused, "it goes on in PAUSE");
+    Ok(())
+}
+
+#[test]
+fn realtime_audio_begins_where_the_clock_is_and_a_second_stream_skips_none_of_it() -> anyhow::Result<()> {
+    let card = Card::open(Direct::by_clock(ClockMode::Realtime, vec![])?, PointerWidth::Eight)?;
+    let platform = card.platform();
+    let streams = [0, 1].map(|index| RenderStream::open(&card, index, StreamConfig::default()));
+    let [first, second] = streams;
+    let (first, second) = (first?, second?);
+    let position = || platform.doorbell().load_u64(doorbell::SAMPLE_POSITION, Ordering::Acquire);
+    let skipped = || position() - platform.stats.samples.get();
+    let pass = |time: RefTime| {
+        let end = card.get_time().saturating_add(time);
+        while card.get_time() < end {
+            platform.turn();
+        }
+    };
+    let time = RefTime::from_nanos(50_000_000);
+    pass(time);
+    let before = card.get_time();
+    first.set_state(State::Run)?;
+    let began = skipped();
+    assert!(began >= before.to_sample(48_000).0, "{began} samples before {before:?}");
+    pass(time);
+    // Between two blocks, mostly.
+    for _ in 0..20 {
+        second.set_state(State::Run)?;
+        pass(RefTime::from_nanos(1_000_000));
+        assert_eq!(skipped(), began);
+        second.set_state(State::Pause)?;
+    }
+    Ok(())
+}
+
+/// A sink whose listener misses some, and which cannot be completed.
+struct Lossy;
+
+impl Sink for Lossy {
+    fn write(&mut self, _: &[i16]) {}
+
+    fn losses(&self) -> Losses {
+        Losses { dropped: 7, underruns: 3 }
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Err(SinkError::Full { path: "the sink".into(), limit: "nothing" })
+    }
+}
+
+#[test]
+fn what_a_sink_loses_is_counted_as_it_is_lost_and_its_error_is_the_end_of_the_card() -> anyhow::Result<()> {
+    let card = Card::open(Direct::with_sink(Box::new(Lossy))?, PointerWidth::Eight)?;
+    let stats = &card.platform().stats;
+    let losses = || (stats.dropped_samples.get(), stats.underruns.get());
+    assert_eq!(losses(), (0, 0));
+    card.grant(RefTime::from_secs(1));
+    card.platform().run_until_idle();
+    assert_eq!(losses(), (7, 3));
+    let ended = card.platform().end().map_err(|error| error.to_string());
+    assert_eq!(ended, Err("the sink is full: nothing; the rest was dropped".into()));
     Ok(())
 }
