@@ -3,10 +3,13 @@
 
 use dmus_card::bank::Bank;
 use dmus_card::capture::inputs::Input;
+use dmus_card::collection::{Samples, Wave};
+use dmus_driver::dls::wave_chunk;
 use dmus_driver::{
-    CaptureStream, Card, DriverError, Platform, RenderStream, StreamConfig, WaveStream, play, play_through, record,
+    CaptureStream, Card, DriverError, Mailbox, Platform, RenderStream, StreamConfig, WaveStream, play, play_through,
+    record,
 };
-use dmus_interface::command::Opcode;
+use dmus_interface::command::{self, Opcode};
 use dmus_interface::doorbell;
 use dmus_interface::event::{Data, Event, PointerWidth};
 use dmus_interface::regs::stream::{self, State, Type};
@@ -501,5 +504,33 @@ fn what_is_asked_for_in_the_middle_of_a_command_is_not_passed_over() -> anyhow::
     stream.until("a transition", || stream.word(doorbell::TRANSITIONS) == 2)?;
     stream.submit(0, stream.long(0, 0, &SYSEX), seconds(1));
     presented(stream.completion()?);
+    Ok(())
+}
+
+#[test]
+fn a_download_whose_handle_cannot_be_told_is_taken_back() -> anyhow::Result<()> {
+    let host = UnsharedHost::start(PATIENT)?;
+    let card = Card::open(host.connect()?, PointerWidth::Eight)?;
+    let client = card.platform();
+    let wave = Wave {
+        id: None,
+        info: Default::default(),
+        rate: 48_000,
+        samples: Samples::new(vec![1; 10_000]),
+        sampling: None,
+    };
+    let mut mailbox = Mailbox::open(&card)?;
+    let free = mailbox.compact()?;
+    client.behave(|request| match request.command == WRITE && request.count == size_of::<u32>() {
+        true => Answer::Error(14),
+        false => Answer::Serve,
+    });
+    let refused = mailbox.download(&wave_chunk(1, &wave));
+    assert!(matches!(refused, Err(DriverError::Command { status: command::Status::NotMapped, .. })), "{refused:?}");
+    client.behave(|_| Answer::Serve);
+    assert_eq!(mailbox.compact()?, free);
+    mailbox.download(&wave_chunk(1, &wave))?;
+    // With what guards it.
+    assert!((20_000..21_000).contains(&(free - mailbox.compact()?)));
     Ok(())
 }
