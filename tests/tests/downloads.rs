@@ -9,6 +9,7 @@ use dmus_driver::{Card, DriverError, Mailbox, Platform, RenderStream, StreamConf
 use dmus_interface::command::Status;
 use dmus_interface::download::Problem;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::pci::CONTROL_VECTOR;
 use dmus_interface::regs::stream::State;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
@@ -162,11 +163,13 @@ fn what_is_unloaded_goes_when_the_last_note_and_the_last_reference_are_gone() ->
     assert_eq!(fixture.mailbox.unloads(), 0);
     // A new note is played by the card's own; the old one goes on.
     fixture.send(&[0x90, 64, 100])?;
+    card.platform().fired(CONTROL_VECTOR);
     fixture.pass()?;
-    assert_eq!(fixture.mailbox.unloads(), 0);
+    assert_eq!((fixture.mailbox.unloads(), card.platform().fired(CONTROL_VECTOR)), (0, false));
     fixture.send(&[0xB0, 120, 0])?;
     fixture.pass()?;
-    assert_eq!(fixture.mailbox.unloads(), 1, "the instrument is gone");
+    let seen = (fixture.mailbox.unloads(), card.platform().fired(CONTROL_VECTOR));
+    assert_eq!(seen, (1, true), "the instrument is gone");
     assert_eq!(fixture.peak(40)?, own);
     // No new instrument can have a wave that is on its way out; an old one still sounds.
     let late = fixture.mailbox.download(&instrument_chunk(4, &instrument(42), &waves, &ids));

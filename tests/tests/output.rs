@@ -60,6 +60,27 @@ fn virtual_time_stands_while_the_sink_has_no_room_and_no_request_waits_for_it() 
     Ok(())
 }
 
+/// A card whose sink has no room has something to do, and no guest rings for it.
+#[test]
+fn a_card_that_waits_for_its_sink_does_not_wait_for_the_guest() -> anyhow::Result<()> {
+    let (open, audio) = (Arc::new(AtomicBool::new(false)), MemorySink::default());
+    let sink = Gate { open: Arc::clone(&open), audio: audio.clone() };
+    let card = Card::open(Direct::with_sink(Box::new(sink))?, PointerWidth::Eight)?;
+    let end = RefTime::from_secs(1);
+    card.grant(end);
+    let engine = card.platform().spawn_engine()?;
+    // Far longer than a card without anything to do is awake.
+    std::thread::sleep(Duration::from_millis(200));
+    open.store(true, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while card.get_time() < end {
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(Instant::now() < deadline, "it sleeps");
+    }
+    assert_eq!(audio.samples().len(), 96_000);
+    Ok(engine.finish()?)
+}
+
 /// However long a turn takes: one that moves the time renders, too, if anything runs.
 #[test]
 fn with_the_realtime_clock_audio_is_written_only_while_a_stream_runs() -> anyhow::Result<()> {

@@ -125,6 +125,15 @@ fn a_tail_is_that_of_a_closed_stream_before_it_is_opened_and_after_it_is_closed(
     until("the fault", LIMIT, || hosted.stats.faults.get() > 0)?;
     assert_eq!(platform.read32(regs::FAULT.offset), Fault::ClosedStream as u32);
     assert_eq!(platform.read32(regs::FAULT_DETAIL.offset), 2 << 16 | 7);
+    // It looks again each time, and tells of a value once.
+    for (tail, faults) in [(7, 1), (8, 2)] {
+        until("the card's sleep", LIMIT, || asleep() != 0)?;
+        let number = asleep();
+        platform.doorbell().store_u32(doorbell::at(2, doorbell::SUBMISSION_TAIL), tail, Ordering::Release);
+        platform.write32(regs::WAKE.offset, 1);
+        until("the next sleep", LIMIT, || ![0, number].contains(&asleep()))?;
+        assert_eq!(hosted.stats.faults.get(), faults, "{tail}");
+    }
     Ok(())
 }
 
