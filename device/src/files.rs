@@ -134,9 +134,12 @@ pub fn inspect_collection(path: &Path) -> Result<(Collection, Warnings), FileErr
     Ok((collection, warnings))
 }
 
+/// What there is of a bank in memory, and where the rest is.
+type Opened = (Arc<Vec<u8>>, Arc<dyn Store>);
+
 /// A bank's file in memory but for its samples, which most songs need few of, and the file to read those from. Of a file
 /// that is no bank, no more than its beginning.
-fn read_bank(path: &Path) -> io::Result<(Arc<Vec<u8>>, Arc<dyn Store>)> {
+fn read_bank(path: &Path) -> io::Result<Opened> {
     let mut file = File::open(path)?;
     let mut bytes = Vec::new();
     (&mut file).take(12).read_to_end(&mut bytes)?;

@@ -38,7 +38,7 @@ fn signed(nibble: u8) -> i32 {
 /// Frames in blocks: `more` besides those that the bytes behind a header hold, eight bits for a pair of samples.
 fn frames(bytes: usize, block: usize, header: usize, channels: usize, more: usize) -> usize {
     let of = |block: usize| block.checked_sub(header * channels).map_or(0, |data| more + data * 2 / channels);
-    if block == 0 { 0 } else { bytes / block * of(block) + of(bytes % block) }
+    bytes.checked_div(block).map_or(0, |blocks| blocks * of(block) + of(bytes % block))
 }
 
 /// Samples that so many bytes of Microsoft's ADPCM hold.
@@ -53,7 +53,7 @@ pub(super) fn ima_samples(bytes: usize, block: usize, channels: usize) -> usize 
             .checked_sub(IMA_HEADER * channels)
             .map_or(0, |data| 1 + if channels == 1 { data * 2 } else { data / 8 * 8 })
     };
-    if block == 0 { 0 } else { bytes / block * whole(block) + whole(bytes % block) }
+    bytes.checked_div(block).map_or(0, |blocks| blocks * whole(block) + whole(bytes % block))
 }
 
 /// What Microsoft's decoder knows of a channel.
