@@ -7,6 +7,7 @@
 pub mod audio;
 pub mod flac;
 pub mod limited;
+pub mod mix;
 pub mod pipe;
 pub mod wav;
 
@@ -152,9 +153,14 @@ impl Default for AudioFile {
 impl AudioFile {
     /// Creates (or overwrites) the file.
     pub fn create(&self) -> Result<Box<dyn Sink>, SinkError> {
+        self.create_at(SAMPLE_RATE)
+    }
+
+    /// The same, for audio of another rate.
+    pub fn create_at(&self, rate: u32) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self.format {
-            Format::Wav => Box::new(WavSink::create(&self.path, SAMPLE_RATE)?),
-            Format::Flac => Box::new(FlacSink::create(&self.path, SAMPLE_RATE)?),
+            Format::Wav => Box::new(WavSink::create(&self.path, rate)?),
+            Format::Flac => Box::new(FlacSink::create(&self.path, rate)?),
         })
     }
 
