@@ -95,7 +95,7 @@ fn peer(home: &Path, name: &str) -> Command {
 /// Notes after a second of silence: as a stream begins, a device's monitor leaves out what has been monitored already.
 fn song() -> Vec<u8> {
     let start = (192, vec![0xB0, 7, 100]);
-    let notes = (0..24u8).map(|n| (if n % 3 == 0 { 20 } else { 0 }, vec![0x90 | n % 3, 40 + n, 100]));
+    let notes = (0..24u8).map(|n| (if n % 3 == 0 { 20 } else { 0 }, vec![0x90 | (n % 3), 40 + n, 100]));
     songs::file(std::iter::once(start).chain(notes))
 }
 

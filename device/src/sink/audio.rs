@@ -25,7 +25,7 @@ const MEASURE: usize = frames_of(100);
 /// Frames that wait here for a device that takes none: 160 ms. What comes then is dropped.
 const MOST: usize = frames_of(160);
 /// How long the end of the audio waits for its being played.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Frames of so many milliseconds.
 const fn frames_of(milliseconds: usize) -> usize {

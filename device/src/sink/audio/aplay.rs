@@ -38,7 +38,7 @@ impl Aplay {
     /// Starts it on the default device, and waits until it plays.
     pub(super) fn start(clock: ClockMode) -> Result<Self, String> {
         // Microseconds.
-        let (buffer, period) = if clock == ClockMode::Realtime { ("60000", "10000") } else { ("200000", "20000") };
+        let (buffer, period) = if clock == ClockMode::Realtime { ("60000", "10000") } else { ("500000", "50000") };
         let mut command = Command::new("aplay");
         command.args(["--file-type=raw", "--format=S16_LE", "--channels=2", "--buffer-time", buffer, "--period-time"]);
         command.arg(period).arg(format!("--rate={SAMPLE_RATE}"));

@@ -12,10 +12,15 @@ use pulseaudio::protocol::{
     TagStructRead, TagStructReader, read_descriptor, stream, write_command_message, write_memblock,
 };
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    UCred, sendmsg,
+};
+use rustix::process::{getgid, getpid, getuid};
 use std::env::var_os;
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -24,8 +29,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 const START: Duration = Duration::from_secs(5);
 /// What the server's buffer should hold in realtime: 80 ms. It may hold twice as much.
 const TARGET: usize = frames_of(80);
-/// What it holds in virtual time, where nobody waits for what is heard: 400 ms.
-const PACED: usize = frames_of(400);
+/// What it holds in virtual time, where nobody waits for what is heard: 2 s, so that a guest may be slow for a while.
+const PACED: usize = frames_of(2000);
 /// Bytes that a message may have. A server's answers have some hundreds.
 const LONGEST: usize = 1 << 16;
 /// Bytes of a cookie, by which a server knows its user.
@@ -114,7 +119,9 @@ impl Pulse {
             drained: false,
         };
         let auth = AuthParams { version: MAX_VERSION, supports_shm: false, supports_memfd: false, cookie: cookie() };
-        let greeted: AuthReply = this.ask(&Command::Auth(auth))?;
+        let number = this.command(&Command::Auth(auth))?;
+        this.show_user().map_err(|error| format!("cannot be told who this is: {error}"))?;
+        let greeted: AuthReply = this.answer_to(number)?;
         if greeted.version < MIN_VERSION {
             return Err(format!("is too old: it speaks version {} of the protocol", greeted.version));
         }
@@ -131,8 +138,24 @@ impl Pulse {
 
     /// Sends a command and waits for its answer: only before the socket is made not to block.
     fn ask<T: TagStructRead>(&mut self, command: &Command) -> Result<T, String> {
-        let deadline = Instant::now() + START;
         let number = self.command(command)?;
+        self.answer_to(number)
+    }
+
+    /// Begins to send, and says whose this process is. The kernel would say it by itself only to a server that has
+    /// asked for it by now.
+    fn show_user(&mut self) -> rustix::io::Result<()> {
+        let (pid, uid, gid) = (getpid(), getuid(), getgid());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmCredentials(UCred { pid, uid, gid }));
+        let sent = sendmsg(&self.socket, &[IoSlice::new(&self.out)], &mut control, SendFlags::NOSIGNAL)?;
+        self.out.drain(..sent);
+        Ok(())
+    }
+
+    fn answer_to<T: TagStructRead>(&mut self, number: u32) -> Result<T, String> {
+        let deadline = Instant::now() + START;
         self.flush()?;
         while Instant::now() < deadline {
             let Some(message) = self.next()? else {
@@ -357,7 +380,7 @@ fn variable(name: &str) -> Option<OsString> {
 
 /// Where a server's socket may be: as its own library looks.
 fn places() -> Result<Vec<PathBuf>, String> {
-    places_of(variable, rustix::process::getuid().as_raw())
+    places_of(variable, getuid().as_raw())
 }
 
 fn places_of(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> Result<Vec<PathBuf>, String> {
