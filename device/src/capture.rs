@@ -7,7 +7,6 @@
 
 pub mod inputs;
 mod pending;
-mod resampler;
 pub(crate) mod wave;
 
 use crate::check::Observer;

@@ -36,6 +36,7 @@ pub mod offline;
 pub mod pci;
 pub mod privileges;
 mod replay_log;
+mod resampler;
 mod room;
 pub mod sandbox;
 mod shared;

@@ -1,13 +1,13 @@
 //! Where the rendered audio goes.
 //!
 //! Fed by the engine (or the offline renderer) with interleaved stereo S16; feeds a [`wav`] or [`flac`] file, a
-//! [`pipe`], the host's sound device (`audio`, a feature of the build), or nothing. What it takes to open a sink is
-//! done when it is made: one that is fed opens nothing, since by then the card is in its sandbox.
+//! [`pipe`], the host's sound device ([`audio`]), or nothing. What it takes to open a sink is done when it is made: one
+//! that is fed opens nothing, since by then the card is in its sandbox.
 
-#[cfg(feature = "audio")]
 pub mod audio;
 pub mod flac;
 pub mod limited;
+pub mod mix;
 pub mod pipe;
 pub mod wav;
 
@@ -33,6 +33,9 @@ pub trait Sink: Send {
 
     /// Takes interleaved stereo frames. What there is no room for is dropped, and counted.
     fn write(&mut self, frames: &[i16]);
+
+    /// Nothing plays any more: what comes next may come at any time, and a device that runs dry meanwhile is no loss.
+    fn pause(&mut self) {}
 
     /// What of the audio has not reached its listener so far.
     fn losses(&self) -> Losses {
@@ -88,7 +91,7 @@ pub enum SinkError {
         why: String,
     },
     /// The host's sound device cannot be used.
-    #[error("cannot play on this machine's sound device: {why}")]
+    #[error("cannot play live: {why}")]
     Device {
         /// What is wrong, and what to do.
         why: String,
@@ -140,12 +143,24 @@ pub struct AudioFile {
     pub format: Format,
 }
 
+/// What a song becomes if nobody says otherwise.
+impl Default for AudioFile {
+    fn default() -> Self {
+        Self { path: "out.wav".into(), format: Format::Wav }
+    }
+}
+
 impl AudioFile {
     /// Creates (or overwrites) the file.
     pub fn create(&self) -> Result<Box<dyn Sink>, SinkError> {
+        self.create_at(SAMPLE_RATE)
+    }
+
+    /// The same, for audio of another rate.
+    pub fn create_at(&self, rate: u32) -> Result<Box<dyn Sink>, SinkError> {
         Ok(match self.format {
-            Format::Wav => Box::new(WavSink::create(&self.path, SAMPLE_RATE)?),
-            Format::Flac => Box::new(FlacSink::create(&self.path, SAMPLE_RATE)?),
+            Format::Wav => Box::new(WavSink::create(&self.path, rate)?),
+            Format::Flac => Box::new(FlacSink::create(&self.path, rate)?),
         })
     }
 

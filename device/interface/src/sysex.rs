@@ -243,7 +243,7 @@ mod tests {
     fn volumes_and_tunings_in_their_units() {
         let volume = |message: &[u8]| match parse(message) {
             Some(Exclusive::MasterVolume(volume)) => volume,
-            other => panic!("{other:?}"),
+            _ => f32::NAN,
         };
         assert_eq!(volume(&[0xf0, 0x7f, 0, 4, 1, 127, 127, 0xf7]), 1.0);
         assert_eq!(volume(&[0xf0, 0x41, 0x10, 0x42, 0x12, 0x40, 0, 4, 127, 0, 0xf7]), 1.0);

@@ -5,8 +5,8 @@
 //! come in a second of the master clock, as of a real one.
 
 use super::pending::Captured;
-use super::resampler::Resampler;
 use crate::identity::SAMPLE_RATE;
+use crate::resampler::Resampler;
 use crate::sink::{UNITY, to_s16};
 use dmus_interface::event::COMPLETE;
 use dmus_interface::time::{RefTime, UNITS_PER_SECOND};

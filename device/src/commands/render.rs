@@ -1,31 +1,179 @@
-//! `render`: a song to a WAV or FLAC file, without a guest.
+//! `render`: a song to an audio file or a pipe, or played, without a guest.
 
 use super::bank::Banks;
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use clap::error::ErrorKind;
 use dmus_card::files::{self, Flaws};
-use dmus_card::offline;
-use dmus_card::sink::AudioFile;
+use dmus_card::offline::{self, Block, Settings};
+use dmus_card::sink::audio::AudioSink;
+use dmus_card::sink::mix::{MixFile, SampleFormat};
+use dmus_card::sink::{AudioFile, Format, Sink, UnknownFormat, to_s16};
+use dmus_card::{ClockMode, SAMPLE_RATE, log};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
-/// Render a MIDI file to a WAV or FLAC file without a guest.
+/// How long a sound device may take no audio.
+const STILL: Duration = Duration::from_secs(10);
+
+/// Render a MIDI file to a WAV or FLAC file without a guest, or play it.
 ///
-/// The samples are those that a guest's playing of the same file in virtual time gives: 48 kHz, stereo, 16 bits, three
-/// seconds past the last event.
+/// The samples are those that a guest's playing of the same file in virtual time gives, if no option says otherwise: 48
+/// kHz, stereo, 16 bits, three seconds past the last event.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Standard MIDI file, or RMID [default: the bundled song].
     song: Option<PathBuf>,
-    /// The audio file to write: a .wav, or a .flac of the same samples.
-    #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
-    output: AudioFile,
+    /// The audio file to write: a .wav, or a .flac of the same samples; - for standard output. A pipe gets a WAV whose
+    /// header has no length [default: out.wav, unless it is listened to].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<Output>,
+    /// Play on this machine: through PipeWire or PulseAudio (PULSE_SERVER, or the user's own), or through ALSA by aplay
+    /// where neither runs. 48 kHz and 16 bits.
+    #[arg(long)]
+    listen: bool,
+    /// Louder, or softer, by so many decibels (-60 to 24). What is too loud is clamped, but in f32.
+    #[arg(long, value_name = "DB", default_value_t = 0.0, allow_negative_numbers = true, value_parser = gain)]
+    gain: f32,
+    /// Whether there is reverb.
+    #[arg(long, value_enum, default_value = "on")]
+    reverb: Switch,
+    /// Whether there is chorus.
+    #[arg(long, value_enum, default_value = "on")]
+    chorus: Switch,
+    /// Samples a second: the song is rendered at this rate, not converted.
+    #[arg(long, value_enum, default_value = "48000")]
+    rate: Rate,
+    /// What a sample is: 16 or 24 bits, or floating point. A .flac has 16.
+    #[arg(long, value_enum, default_value = "s16")]
+    format: FormatArg,
     /// Refuse a song or bank that is not quite as the standard has it, instead of playing what can be played with a
     /// warning.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
     banks: Banks,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Rate {
+    #[value(name = "44100")]
+    Cd,
+    #[value(name = "48000")]
+    Card,
+    #[value(name = "96000")]
+    High,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FormatArg {
+    S16,
+    S24,
+    F32,
+}
+
+#[derive(Clone)]
+enum Output {
+    Stdout,
+    File(AudioFile),
+}
+
+impl FromStr for Output {
+    type Err = UnknownFormat;
+
+    fn from_str(path: &str) -> Result<Self, Self::Err> {
+        if path == "-" { Ok(Self::Stdout) } else { path.parse().map(Self::File) }
+    }
+}
+
+fn gain(text: &str) -> Result<f32, &'static str> {
+    let gain = text.parse().ok().filter(|gain| (-60.0..=24.0).contains(gain));
+    gain.ok_or("expected decibels, from -60 to 24")
+}
+
+/// Where the mix goes.
+enum Target {
+    /// 16 bits.
+    Sink(Box<dyn Sink>),
+    File(MixFile, PathBuf),
+    Pipe(MixFile),
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        let rate = match self.rate {
+            Rate::Cd => 44_100,
+            Rate::Card => SAMPLE_RATE,
+            Rate::High => 96_000,
+        };
+        Settings { rate, reverb: self.reverb == Switch::On, chorus: self.chorus == Switch::On }
+    }
+
+    /// Opens all that is to be written and played.
+    fn targets(&self, output: Option<&Output>) -> anyhow::Result<Vec<Target>> {
+        let rate = self.settings().rate;
+        let format = match self.format {
+            FormatArg::S16 => SampleFormat::S16,
+            FormatArg::S24 => SampleFormat::S24,
+            FormatArg::F32 => SampleFormat::F32,
+        };
+        if self.listen && (rate, format) != (SAMPLE_RATE, SampleFormat::S16) {
+            refuse("--listen plays 48 kHz and 16 bits: leave out --rate and --format\n");
+        }
+        let mut targets = Vec::new();
+        match output {
+            None => {}
+            Some(Output::Stdout) => {
+                let stdout = io::stdout();
+                ensure!(!stdout.is_terminal(), "standard output is a terminal: pipe it into a program, or redirect it");
+                let pipe = File::from(stdout.as_fd().try_clone_to_owned().context("cannot write to standard output")?);
+                targets.push(Target::Pipe(
+                    MixFile::stream(pipe, rate, format).context("cannot write to standard output")?,
+                ));
+            }
+            Some(Output::File(file)) => {
+                let (path, is_flac) = (&file.path, file.format == Format::Flac);
+                if is_flac && format != SampleFormat::S16 {
+                    refuse("a .flac has 16 bits: leave out --format, or write a .wav\n");
+                }
+                targets.push(match is_pipe(path) {
+                    true if is_flac => refuse("a pipe gets a WAV: name it .wav, or write the .flac to a file\n"),
+                    true => {
+                        let pipe = File::options().write(true).open(path);
+                        let made = pipe.and_then(|pipe| MixFile::stream(pipe, rate, format));
+                        Target::Pipe(made.with_context(|| format!("cannot write to {}", path.display()))?)
+                    }
+                    false if format == SampleFormat::S16 => Target::Sink(file.create_at(rate)?),
+                    false => Target::File(MixFile::create(path, rate, format)?, path.clone()),
+                });
+            }
+        }
+        if self.listen {
+            targets.push(Target::Sink(Box::new(AudioSink::open(ClockMode::Virtual)?)));
+        }
+        Ok(targets)
+    }
+}
+
+/// Options that do not go together.
+fn refuse(why: &str) -> ! {
+    clap::Error::raw(ErrorKind::ArgumentConflict, why).exit()
+}
+
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -35,14 +183,68 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let song = song.song;
     let style =
         ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} %").context("the progress bar's template")?;
-    // In milliseconds.
-    let bar = ProgressBar::new(song.duration().0.max(0) as u64 / 10_000).with_message("rendering");
+    // In milliseconds. It is drawn on a terminal only.
+    let bar = ProgressBar::new(song.duration().0.max(0) as u64 / 10_000);
+    bar.set_message(if args.listen { "playing" } else { "rendering" });
     bar.set_style(style.progress_chars("=> "));
-    let mut sink = args.output.create()?;
-    offline::render(&song, bank, &mut *sink, |time| bar.set_position(time.0 as u64 / 10_000));
+    let output = match (&args.output, args.listen) {
+        (None, false) => Some(Output::File(AudioFile::default())),
+        (output, _) => output.clone(),
+    };
+    let mut targets = args.targets(output.as_ref())?;
+    let gain = if args.gain == 0.0 { 1.0 } else { libm::powf(10.0, args.gain / 20.0) };
+    let mut pcm = Vec::new();
+    let mixed = offline::mix(&song, bank, args.settings(), |Block { left, right, until }| {
+        pcm.clear();
+        pcm.extend(left.iter().zip(right).flat_map(|(l, r)| [to_s16(l * gain), to_s16(r * gain)]));
+        for target in &mut targets {
+            match target {
+                Target::Sink(sink) => {
+                    wait_for(&mut **sink)?;
+                    sink.write(&pcm);
+                }
+                Target::File(file, path) => {
+                    let written = file.write(left, right, gain);
+                    written.with_context(|| format!("cannot write {}", path.display()))?;
+                }
+                Target::Pipe(pipe) => pipe.write(left, right, gain).context("cannot write to the pipe")?,
+            }
+        }
+        bar.set_position(until.0 as u64 / 10_000);
+        anyhow::Ok(())
+    });
+    let finished = mixed.and_then(|()| targets.into_iter().try_for_each(finish));
     bar.finish_and_clear();
-    sink.finish()?;
-    let (path, seconds) = (args.output.path.display(), song.duration().as_secs_f64());
-    super::print(&format!("{path}: {} events, {seconds:.3} s of audio", song.len()))?;
+    // A reader that has heard enough may close the pipe.
+    if let Err(error) = finished
+        && error.downcast_ref::<io::Error>().is_none_or(|error| error.kind() != io::ErrorKind::BrokenPipe)
+    {
+        return Err(error);
+    }
+    let told = |place: &str| format!("{place}: {} events, {:.3} s of audio", song.len(), song.duration().as_secs_f64());
+    match output {
+        // Its place is taken by the audio.
+        Some(Output::Stdout) => log::say(&told("standard output")),
+        Some(Output::File(file)) => super::print(&told(&file.path.display().to_string()))?,
+        None => super::print(&told("played"))?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn finish(target: Target) -> anyhow::Result<()> {
+    match target {
+        Target::Sink(mut sink) => Ok(sink.finish()?),
+        Target::File(file, path) => file.finish().with_context(|| format!("cannot write {}", path.display())),
+        Target::Pipe(pipe) => pipe.finish_stream().context("cannot write to the pipe"),
+    }
+}
+
+/// A sound device takes audio as it plays.
+fn wait_for(sink: &mut dyn Sink) -> anyhow::Result<()> {
+    let deadline = Instant::now() + STILL;
+    while !sink.ready() {
+        ensure!(Instant::now() < deadline, "the sound device has taken no audio for {STILL:?}: is it suspended?");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }

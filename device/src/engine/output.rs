@@ -11,6 +11,7 @@ use crate::stats::Stats;
 pub(super) struct Output {
     sink: Box<dyn Sink>,
     ready: bool,
+    paused: bool,
     left: Vec<f32>,
     right: Vec<f32>,
     pcm: Vec<i16>,
@@ -18,7 +19,14 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn new(sink: Box<dyn Sink>) -> Self {
-        Self { sink, ready: true, left: vec![0.0; BLOCK], right: vec![0.0; BLOCK], pcm: vec![0; BLOCK * 2] }
+        Self {
+            sink,
+            ready: true,
+            paused: true,
+            left: vec![0.0; BLOCK],
+            right: vec![0.0; BLOCK],
+            pcm: vec![0; BLOCK * 2],
+        }
     }
 
     /// Whether the sink had room for a block when it was last asked.
@@ -67,10 +75,18 @@ impl Output {
         for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
             *frame = [to_s16(*l), to_s16(*r)];
         }
+        self.paused = false;
         self.sink.write(pcm);
         self.ask(log);
         self.count_losses(stats, log);
         stats.samples.add(frames as u64);
+    }
+
+    /// No stream plays.
+    pub(super) fn pause(&mut self) {
+        if !std::mem::replace(&mut self.paused, true) {
+            self.sink.pause();
+        }
     }
 
     fn count_losses(&self, stats: &Stats, log: Option<&ReplayLog>) {

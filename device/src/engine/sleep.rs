@@ -76,7 +76,11 @@ impl Core {
         if let Some(log) = log {
             log.rest();
         }
-        let runs = !self.output.is_ready() || !self.clock.is_virtual() && self.any_runs();
+        let plays = self.any_runs();
+        if !plays {
+            self.output.pause();
+        }
+        let runs = !self.output.is_ready() || !self.clock.is_virtual() && plays;
         if quiet < self.sleeper.spin && !runs {
             std::hint::spin_loop();
             return;

@@ -40,6 +40,10 @@ impl Sink for LimitedSink {
         self.dropped += (over.len() / CHANNELS) as u64;
     }
 
+    fn pause(&mut self) {
+        self.sink.pause();
+    }
+
     fn losses(&self) -> Losses {
         let Losses { dropped, underruns } = self.sink.losses();
         Losses { dropped: dropped + self.dropped, underruns }

@@ -28,7 +28,7 @@ fn in_tune(samples: &[f32], hz: f64) {
 
 #[test]
 fn resetting_controllers_takes_the_pressure_off_keys() {
-    let pressed = Connection::from(Source::POLY_PRESSURE, Destination::PITCH, Transform::NONE, (1280 << 16) as i32);
+    let pressed = Connection::from(Source::POLY_PRESSURE, Destination::PITCH, Transform::NONE, 1280 << 16);
     let mut s = Synth::new(bank_of(vec![sine_wave()], vec![Part::of(0)], &[pressed]), RATE, 1, 8);
     send(&mut s, &[[0x90, 69, 127], [0xa0, 69, 64]]);
     let (left, _) = render(&mut s, 48_000);

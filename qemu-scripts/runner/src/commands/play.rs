@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const WAV_HEADER: usize = 44;
 
 /// Play a MIDI file: boot the player guest in QEMU on a card, through its driver and DMA rings, into a WAV or FLAC
-/// file.
+/// file, or on this machine's sound.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Standard MIDI file, or RMID [default: the bundled song].
@@ -29,6 +29,11 @@ pub(crate) struct Args {
     /// The audio file to write: a .wav, or a .flac of the same samples.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
+    /// Play on this machine instead of into a file, through PipeWire or PulseAudio (PULSE_SERVER, or the user's own),
+    /// or through ALSA by aplay where neither runs. In virtual time the device paces the card; with --realtime the card's
+    /// audio is matched to the device's crystal.
+    #[arg(long, conflicts_with_all = ["output", "through_guest"])]
+    listen: bool,
     /// Write the summary to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -61,6 +66,13 @@ pub(crate) struct Args {
     dls: Option<PathBuf>,
 }
 
+impl Args {
+    /// The file that is written.
+    fn output(&self) -> Option<&AudioFile> {
+        (!self.listen).then_some(&self.output)
+    }
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let flaws = Flaws::by(args.strict);
     let song = load_song(args.song.as_deref(), flaws)?;
@@ -73,7 +85,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
     let playing = Playing {
         song: &song,
-        output: &args.output,
+        output: args.output(),
         banks: &args.banks,
         dls: args.dls.as_deref(),
         through_guest: args.through_guest.is_some(),
@@ -82,7 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let job = playing.job(args.machine.setting(), dir.path())?;
     let mut progress = Progress::new("playing", song.song.duration())?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
-        .map_err(|error| with_remains(error, &args.output))?;
+        .map_err(|error| with_remains(error, args.output()))?;
     let fields = fields(args, &song, &guest, &card, started.elapsed())?;
     summary::print(&fields);
     if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
@@ -100,7 +112,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// What is played, and how.
 pub(crate) struct Playing<'a> {
     pub(crate) song: &'a NamedSong,
-    pub(crate) output: &'a AudioFile,
+    /// `None` is this machine's sound.
+    pub(crate) output: Option<&'a AudioFile>,
     pub(crate) banks: &'a [PathBuf],
     pub(crate) dls: Option<&'a Path>,
     pub(crate) through_guest: bool,
@@ -113,7 +126,7 @@ impl Playing<'_> {
         let by_aplaymidi = linux && realtime;
         for (wrong, why) in [
             (
-                self.through_guest && (linux || self.output.format != Format::Wav),
+                self.through_guest && (linux || self.output.is_none_or(|output| output.format != Format::Wav)),
                 "--through-guest wants the bare-metal guest, and a .wav to compare with",
             ),
             (self.latency.is_some() && linux, "--latency is the bare-metal guest's"),
@@ -126,7 +139,8 @@ impl Playing<'_> {
             anyhow::ensure!(!wrong, Failure::new(Exit::Usage, why));
         }
 
-        let mut card = vec!["--sink".into(), self.output.to_string().into()];
+        let sink = self.output.map_or("audio".into(), AudioFile::to_string);
+        let mut card = vec!["--sink".into(), sink.into()];
         card.extend(self.banks.iter().flat_map(|file| ["--bank".into(), file.into()]));
         let song_file = dir.join("song.mid");
         std::fs::write(&song_file, &self.song.bytes).context("cannot write a temporary file")?;
@@ -207,8 +221,8 @@ pub(crate) fn check(song: &NamedSong, guest: &GuestReport, card: &Value) -> anyh
 }
 
 /// Adds what is left of the audio to an error.
-fn with_remains(error: anyhow::Error, output: &AudioFile) -> anyhow::Error {
-    let Some(seconds) = output.seconds() else {
+fn with_remains(error: anyhow::Error, output: Option<&AudioFile>) -> anyhow::Error {
+    let Some((output, seconds)) = output.and_then(|output| Some((output, output.seconds()?))) else {
         return error;
     };
     let remains = format!("{} holds the {seconds:.1} s that were rendered", output.path.display());
@@ -220,8 +234,7 @@ fn with_remains(error: anyhow::Error, output: &AudioFile) -> anyhow::Error {
 
 /// Everything worth knowing, under the names of the JSON file.
 fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
-    let output = &args.output.path;
-    Ok(json!({
+    let mut fields = json!({
         "song": song.name,
         "events_submitted": guest.number("submitted"),
         "events_presented": card["presented"],
@@ -235,13 +248,22 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
         "interrupts": card["interrupts"],
         "audio_seconds": card["audio_seconds"],
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
-        "wav": output.display().to_string(),
-        "sha256": sha256(output).with_context(|| format!("cannot read {}", output.display()))?,
         "clock": args.machine.clock_name(),
         "image": args.machine.image_name(),
         // The guest's own word, from those that say it.
         "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
-    }))
+    });
+    match args.output() {
+        Some(AudioFile { path, .. }) => {
+            fields["wav"] = path.display().to_string().into();
+            fields["sha256"] = sha256(path).with_context(|| format!("cannot read {}", path.display()))?.into();
+        }
+        None => {
+            fields["underruns"] = card["underruns"].clone();
+            fields["dropped_samples"] = card["dropped_samples"].clone();
+        }
+    }
+    Ok(fields)
 }
 
 pub(crate) fn sha256(path: &Path) -> std::io::Result<String> {

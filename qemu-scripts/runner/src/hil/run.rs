@@ -191,7 +191,7 @@ fn job(case: &Case, song: Option<&NamedSong>, audio: &AudioFile, dir: &Path) -> 
     let plays = |song| {
         Playing {
             song,
-            output: audio,
+            output: Some(audio),
             banks: &banks,
             dls: dls.as_deref(),
             through_guest: false,

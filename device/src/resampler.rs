@@ -2,7 +2,8 @@
 //!
 //! Fed by a wave sink with what the card renders; feeds it with frames at the rate of the sink's crystal. Output frame
 //! m is the input at m x step, a rational number that is kept exactly, so that an hour brings the frames of an hour. At
-//! step 1 the input is the output.
+//! step 1 the input is the output. The host's sound device, whose crystal nobody knows, asks for the input between two
+//! frames instead, wherever it is by then.
 
 use libm::{fabs, floor, sin, sqrt};
 use std::f64::consts::PI;
@@ -20,7 +21,7 @@ const SLACK: usize = 4096;
 
 /// See the module. One channel.
 #[derive(Debug)]
-pub(super) struct Resampler {
+pub(crate) struct Resampler {
     /// Input frames in an output frame: a fraction.
     step: (u64, u64),
     /// Coefficients on either side of a point; 0 where the input is the output.
@@ -34,7 +35,7 @@ pub(super) struct Resampler {
 
 impl Resampler {
     /// One that makes an output frame of `numerator / denominator` input frames. Both below 2^38; neither is 0.
-    pub(super) fn new(numerator: u64, denominator: u64) -> Self {
+    pub(crate) fn new(numerator: u64, denominator: u64) -> Self {
         let step = (numerator, denominator);
         let mut this = Self { step, side: 0, rows: Box::new([]), input: Vec::new(), base: 0 };
         if numerator != denominator {
@@ -48,33 +49,42 @@ impl Resampler {
     }
 
     /// As new.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.input.clear();
         self.input.resize(self.side, 0.0);
         self.base = -(self.side as i64);
     }
 
     /// Takes input.
-    pub(super) fn push(&mut self, frames: impl Iterator<Item = f32>) {
+    pub(crate) fn push(&mut self, frames: impl Iterator<Item = f32>) {
         self.input.extend(frames);
     }
 
     /// Input frames from the start that output frame `frame` needs.
-    pub(super) fn needs(&self, frame: u64) -> u64 {
+    pub(crate) fn needs(&self, frame: u64) -> u64 {
         let (at, _) = self.place(frame);
         at + self.side as u64 + 1
     }
 
     /// Output frame `frame`, no earlier than those before; `None` if the input does not reach that far.
-    pub(super) fn frame(&mut self, frame: u64) -> Option<f32> {
+    pub(crate) fn frame(&mut self, frame: u64) -> Option<f32> {
         let (at, rest) = self.place(frame);
+        // In units of a phase.
+        self.between(at, rest as f64 * PHASES as f64 / self.step.1 as f64)
+    }
+
+    /// The input at `at` and a fraction below 1, no earlier than before; `None` if the input does not reach that far.
+    pub(crate) fn input_at(&self, at: u64, fraction: f64) -> Option<f32> {
+        self.between(at, fraction * PHASES as f64)
+    }
+
+    fn between(&self, at: u64, position: f64) -> Option<f32> {
         let first = usize::try_from(at as i64 - self.base - self.side as i64).ok()?;
         if self.side == 0 {
             return self.input.get(first).copied();
         }
         let input = self.input.get(first + 1..first + 1 + 2 * self.side)?;
-        // Where between two rows: the position in units of a phase, whole and rest.
-        let position = rest as f64 * PHASES as f64 / self.step.1 as f64;
+        // Where between two rows: whole and rest.
         let row = (position as usize).min(PHASES - 1);
         let between = (position - row as f64) as f32;
         let (lower, upper) = self.rows[row * 2 * self.side..].split_at(2 * self.side);
@@ -86,8 +96,13 @@ impl Resampler {
     }
 
     /// Lets go of input that frame `frame` and those after it do not need.
-    pub(super) fn forget_before(&mut self, frame: u64) {
+    pub(crate) fn forget_before(&mut self, frame: u64) {
         let (at, _) = self.place(frame);
+        self.forget_input_before(at);
+    }
+
+    /// The same, for [`Self::input_at`].
+    pub(crate) fn forget_input_before(&mut self, at: u64) {
         let unused = at as i64 - self.side as i64 - self.base;
         if let Ok(unused @ SLACK..) = usize::try_from(unused) {
             let unused = unused.min(self.input.len());
