@@ -24,6 +24,7 @@ use crate::download::Downloads;
 use crate::identity::{CHANNEL_GROUPS, ClockMode, LATENCY, SAMPLE_RATE, VOICES};
 use crate::shared::{Clocks, EngineThread, Requests, Section, Shared, accept_kicks, allow_kicks};
 use crate::sink::{Sink, SinkError};
+use crate::sound::Sound;
 use crate::stream::{Monitor, RenderStream, Span};
 use crate::synth::Synth;
 use dmus_interface::pci::{CONTROL_VECTOR, STREAMS};
@@ -108,11 +109,13 @@ struct Library {
     bank: Arc<Bank>,
     downloads: Downloads,
     spare: Vec<Synth>,
+    sound: Sound,
 }
 
 impl Library {
     fn new_synth(&self, shared: &Shared) -> Synth {
         let mut synth = Synth::new(Arc::clone(&self.bank), SAMPLE_RATE, CHANNEL_GROUPS, VOICES);
+        synth.allow_effects(self.sound.effects());
         synth.give_up_at(shared.void());
         synth
     }
@@ -137,7 +140,8 @@ impl Engine {
         sink: Box<dyn Sink>,
         inputs: Inputs,
     ) -> Self {
-        let mut library = Library { bank, downloads: Downloads::new(shared.void()), spare: Vec::new() };
+        let mut library =
+            Library { bank, downloads: Downloads::new(shared.void()), spare: Vec::new(), sound: Sound::default() };
         // The first stream opens without a pause.
         library.spare.push(library.new_synth(&shared));
         let core = Core {
@@ -166,6 +170,13 @@ impl Engine {
     /// 1,000 either way).
     pub fn set_drift(&mut self, parts_per_million: i32) {
         self.core.streams.drift = parts_per_million;
+    }
+
+    /// How it sounds from here on.
+    pub fn set_sound(&mut self, sound: Sound) {
+        self.core.library.sound = sound;
+        self.core.output.set_gain(sound.factor());
+        self.core.library.spare.iter_mut().for_each(|synth| synth.allow_effects(sound.effects()));
     }
 
     /// Goes on in a thread of its own.

@@ -137,8 +137,8 @@ pub fn inspect_collection(path: &Path) -> Result<(Collection, Warnings), FileErr
 /// What there is of a bank in memory, and where the rest is.
 type Opened = (Arc<Vec<u8>>, Arc<dyn Store>);
 
-/// A bank's file in memory but for its samples, which most songs need few of, and the file to read those from. Of a file
-/// that is no bank, no more than its beginning.
+/// A bank's file in memory but for its samples, which most songs need few of, and the file to read those from. Of what
+/// is no bank, no more than its beginning.
 fn read_bank(path: &Path) -> io::Result<Opened> {
     let mut file = File::open(path)?;
     let mut bytes = Vec::new();

@@ -41,6 +41,7 @@ mod room;
 pub mod sandbox;
 mod shared;
 pub mod sink;
+pub mod sound;
 pub mod stats;
 mod stream;
 pub mod synth;

@@ -6,6 +6,7 @@
 use crate::bank::Bank;
 use crate::identity::{CHANNEL_GROUPS, SAMPLE_RATE, VOICES};
 use crate::sink::{Sink, to_s16};
+use crate::sound::Sound;
 use crate::stream::scheduler::Scheduler;
 use crate::synth::Synth;
 use dmus_interface::time::{RefTime, SampleTime};
@@ -20,16 +21,14 @@ const BLOCK: u64 = 4096;
 pub struct Settings {
     /// Hz.
     pub rate: u32,
-    /// Whether there is reverb.
-    pub reverb: bool,
-    /// Whether there is chorus.
-    pub chorus: bool,
+    /// What its user has set.
+    pub sound: Sound,
 }
 
 /// As a card has it when its power comes on.
 impl Default for Settings {
     fn default() -> Self {
-        Self { rate: SAMPLE_RATE, reverb: true, chorus: true }
+        Self { rate: SAMPLE_RATE, sound: Sound::default() }
     }
 }
 
@@ -66,11 +65,11 @@ pub fn render(song: &Song, bank: Arc<Bank>, sink: &mut dyn Sink, mut progress: i
 pub fn mix<E>(
     song: &Song,
     bank: Arc<Bank>,
-    Settings { rate, reverb, chorus }: Settings,
+    Settings { rate, sound }: Settings,
     mut take: impl FnMut(Block<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut synth = Synth::new(bank, rate, CHANNEL_GROUPS, VOICES);
-    synth.set_effects((reverb, chorus));
+    synth.allow_effects(sound.effects());
     let mut scheduler = Scheduler::with_capacity(song.len());
     for message in song.messages() {
         scheduler.push(message.time.0, (message.group, message.bytes));

@@ -83,6 +83,9 @@ pub struct Synth {
     dry: bool,
     /// Whether reverb and chorus are sent to.
     audible: (bool, bool),
+    /// What was asked for of them, and what its user allows.
+    asked: (bool, bool),
+    allowed: (bool, bool),
     output: Output,
     meter: Meter,
     interpolation: Interpolation,
@@ -182,6 +185,8 @@ impl Synth {
             effects: Effects::new(rate),
             dry: false,
             audible: (true, true),
+            asked: (true, true),
+            allowed: (true, true),
             output: Output::new(),
             meter: Meter::default(),
             interpolation: Interpolation::default(),

@@ -8,6 +8,7 @@ use crate::deviation::Plan;
 use crate::identity::ClockMode;
 use crate::replay_log::blocks::CapsuleError;
 use crate::replay_log::records::{Cursor, Put, Tag};
+use crate::sound::{GAINS, Sound, Switch};
 use crc32fast::Hasher;
 use dmus_interface::regs::VERSION_VALUE;
 use dmus_interface::rule::Rule;
@@ -76,6 +77,8 @@ pub struct Header {
     pub clock: ClockMode,
     /// How far the crystal of wave sinks was off, in parts per million.
     pub drift: i32,
+    /// What its user had set.
+    pub sound: Sound,
     /// The files that the bank was made of, in the order of the command line.
     pub bank: Vec<BankFile>,
     /// Seconds of audio that the sink was given at most.
@@ -107,7 +110,7 @@ pub struct Options {
 impl Header {
     pub(crate) fn new(
         options: Options,
-        (clock, drift, inputs): (ClockMode, i32, Vec<Replayed>),
+        (clock, drift, sound, inputs): (ClockMode, i32, Sound, Vec<Replayed>),
         checker: Option<&Checker>,
         plan: Option<Plan>,
         culprits: bool,
@@ -117,7 +120,8 @@ impl Header {
             Checks { allowed, stop }
         });
         let Options { bank, max_audio } = options;
-        Self { card: env!("CARGO_PKG_VERSION").into(), clock, drift, bank, max_audio, plan, checks, culprits, inputs }
+        let card = env!("CARGO_PKG_VERSION").into();
+        Self { card, clock, drift, sound, bank, max_audio, plan, checks, culprits, inputs }
     }
 
     /// Whether drivers were checked.
@@ -152,6 +156,9 @@ impl Header {
             "card": self.card,
             "clock": match self.clock { ClockMode::Virtual => "virtual", ClockMode::Realtime => "realtime" },
             "drift": self.drift,
+            "gain": self.sound.gain,
+            "reverb": self.sound.reverb == Switch::On,
+            "chorus": self.sound.chorus == Switch::On,
             "bank": bank.collect::<Vec<_>>(),
             "max_audio": self.max_audio.map(NonZeroU32::get),
             "plan": self.plan,
@@ -218,6 +225,10 @@ impl Header {
             return Err(damaged("it has too many inputs"));
         }
         let drift = json["drift"].as_i64().and_then(|drift| i32::try_from(drift).ok()).unwrap_or(0);
+        // What recordings of older cards do not name was as usual.
+        let switch = |name: &str| Switch::of(json[name].as_bool() != Some(false));
+        let gain = json["gain"].as_f64().map(|gain| gain as f32).filter(|gain| GAINS.contains(gain));
+        let sound = Sound { gain: gain.unwrap_or(0.0), reverb: switch("reverb"), chorus: switch("chorus") };
         let max_audio = json["max_audio"].as_u64().and_then(|seconds| u32::try_from(seconds).ok());
         let checks = json["check"].is_object().then(|| Checks::read(&json["check"]));
         let checks = checks.map(|checks| checks.ok_or_else(|| damaged("a rule that this card does not know")));
@@ -229,6 +240,7 @@ impl Header {
             card: json["card"].as_str().unwrap_or("?").chars().take(40).collect(),
             clock,
             drift,
+            sound,
             bank,
             max_audio: max_audio.and_then(NonZeroU32::new),
             plan,

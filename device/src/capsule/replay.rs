@@ -144,6 +144,7 @@ impl Capsule {
         let tap = Box::new(Tap { sink, block: block.clone() });
         let mut engine = Engine::new(Arc::clone(&shared), header.clock, bank, tap, inputs);
         engine.set_drift(header.drift);
+        engine.set_sound(header.sound);
         let log = Arc::new(ReplayLog::replay(Player::new(cursor, listener.is_some()), header.culprits));
         shared.set_replay_log(Arc::clone(&log));
         if let Some(plan) = header.plan.take() {

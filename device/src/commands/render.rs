@@ -8,6 +8,7 @@ use dmus_card::offline::{self, Block, Settings};
 use dmus_card::sink::audio::AudioSink;
 use dmus_card::sink::mix::{MixFile, SampleFormat};
 use dmus_card::sink::{AudioFile, Format, Sink, UnknownFormat, to_s16};
+use dmus_card::sound::Sound;
 use dmus_card::{ClockMode, SAMPLE_RATE, log};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
@@ -38,15 +39,8 @@ pub(crate) struct Args {
     /// where neither runs. 48 kHz and 16 bits.
     #[arg(long)]
     listen: bool,
-    /// Louder, or softer, by so many decibels (-60 to 24). What is too loud is clamped, but in f32.
-    #[arg(long, value_name = "DB", default_value_t = 0.0, allow_negative_numbers = true, value_parser = gain)]
-    gain: f32,
-    /// Whether there is reverb.
-    #[arg(long, value_enum, default_value = "on")]
-    reverb: Switch,
-    /// Whether there is chorus.
-    #[arg(long, value_enum, default_value = "on")]
-    chorus: Switch,
+    #[command(flatten)]
+    sound: Sound,
     /// Samples a second: the song is rendered at this rate, not converted.
     #[arg(long, value_enum, default_value = "48000")]
     rate: Rate,
@@ -59,12 +53,6 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     banks: Banks,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -98,11 +86,6 @@ impl FromStr for Output {
     }
 }
 
-fn gain(text: &str) -> Result<f32, &'static str> {
-    let gain = text.parse().ok().filter(|gain| (-60.0..=24.0).contains(gain));
-    gain.ok_or("expected decibels, from -60 to 24")
-}
-
 /// Where the mix goes.
 enum Target {
     /// 16 bits.
@@ -118,7 +101,7 @@ impl Args {
             Rate::Card => SAMPLE_RATE,
             Rate::High => 96_000,
         };
-        Settings { rate, reverb: self.reverb == Switch::On, chorus: self.chorus == Switch::On }
+        Settings { rate, sound: self.sound }
     }
 
     /// Opens all that is to be written and played.
@@ -192,7 +175,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (output, _) => output.clone(),
     };
     let mut targets = args.targets(output.as_ref())?;
-    let gain = if args.gain == 0.0 { 1.0 } else { libm::powf(10.0, args.gain / 20.0) };
+    let gain = args.sound.factor();
     let mut pcm = Vec::new();
     let mixed = offline::mix(&song, bank, args.settings(), |Block { left, right, until }| {
         pcm.clear();

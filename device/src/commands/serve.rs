@@ -17,6 +17,7 @@ use dmus_card::sink::audio::AudioSink;
 use dmus_card::sink::limited::LimitedSink;
 use dmus_card::sink::pipe::PipeSink;
 use dmus_card::sink::{AudioFile, Format, NullSink, Sink};
+use dmus_card::sound::Sound;
 use dmus_card::stats::Stats;
 use dmus_card::transport::{self, Transport};
 use dmus_card::{control, log, privileges, sandbox};
@@ -86,6 +87,8 @@ pub(crate) struct Args {
     drift: i32,
     #[command(flatten)]
     banks: Banks,
+    #[command(flatten)]
+    sound: Sound,
     /// Who speaks vfio-user: the card's own server, or the vfio_user crate's, which is for comparison only: it trusts
     /// its client, and a hostile one can end or stop the card.
     #[arg(long, value_enum, default_value = "own")]
@@ -309,6 +312,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let made = dmus_card::assemble_with(Arc::clone(&bank), clock, sink, inputs);
     let (mut card, mut engine) = made.context("cannot make the card")?;
     engine.set_drift(args.drift);
+    engine.set_sound(args.sound);
     let stop = owners.as_ref().filter(|_| args.check == CheckArg::Stop).map(|owners| {
         owners.set_stopping();
         Stop { owners: Some(Arc::clone(owners)), at: args.stop_at }

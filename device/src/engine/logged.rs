@@ -8,12 +8,15 @@ use crate::capture::inputs::Replayed;
 use crate::identity::ClockMode;
 use crate::replay_log::ReplayLog;
 use crate::shared::Section;
+use crate::sound::Sound;
 use dmus_interface::time::RefTime;
 
 impl Engine {
-    /// What a replay has to know of this engine: its clock, how far the crystal of wave sinks is off, and its inputs.
-    pub(crate) fn to_replay(&self) -> (ClockMode, i32, Vec<Replayed>) {
-        (self.core.clock.mode(), self.core.streams.drift, self.core.streams.inputs.to_replay())
+    /// What a replay has to know of this engine: its clock, how far the crystal of wave sinks is off, how it
+    /// sounds, and its inputs.
+    pub(crate) fn to_replay(&self) -> (ClockMode, i32, Sound, Vec<Replayed>) {
+        let Core { clock, streams, library, .. } = &self.core;
+        (clock.mode(), streams.drift, library.sound, streams.inputs.to_replay())
     }
 
     /// In a replay: the host's clock shows this in realtime.

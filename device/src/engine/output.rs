@@ -15,6 +15,8 @@ pub(super) struct Output {
     left: Vec<f32>,
     right: Vec<f32>,
     pcm: Vec<i16>,
+    /// What samples are multiplied with.
+    gain: f32,
 }
 
 impl Output {
@@ -26,7 +28,12 @@ impl Output {
             left: vec![0.0; BLOCK],
             right: vec![0.0; BLOCK],
             pcm: vec![0; BLOCK * 2],
+            gain: 1.0,
         }
+    }
+
+    pub(super) fn set_gain(&mut self, gain: f32) {
+        self.gain = gain;
     }
 
     /// Whether the sink had room for a block when it was last asked.
@@ -73,7 +80,7 @@ impl Output {
         }
         let pcm = &mut self.pcm[..frames * 2];
         for (frame, (l, r)) in pcm.as_chunks_mut::<2>().0.iter_mut().zip(left.iter().zip(right.iter())) {
-            *frame = [to_s16(*l), to_s16(*r)];
+            *frame = [to_s16(*l * self.gain), to_s16(*r * self.gain)];
         }
         self.paused = false;
         self.sink.write(pcm);

@@ -106,18 +106,25 @@ impl Synth {
         self.output.set_levels(volume, boost);
     }
 
-    /// Whether there is reverb, and chorus.
+    /// Whether reverb, and chorus, were asked for.
     pub(crate) fn effects(&self) -> (bool, bool) {
-        self.audible
+        self.asked
     }
 
-    /// Has reverb, and chorus, or not.
-    pub(crate) fn set_effects(&mut self, audible: (bool, bool)) {
-        self.audible = audible;
-        self.dry = audible == (false, false);
+    /// Has reverb, and chorus, or not, as far as they are allowed.
+    pub(crate) fn set_effects(&mut self, asked: (bool, bool)) {
+        self.asked = asked;
+        self.audible = (asked.0 && self.allowed.0, asked.1 && self.allowed.1);
+        self.dry = self.audible == (false, false);
         if self.dry {
             self.effects.clear();
         }
+    }
+
+    /// Has no reverb, or no chorus, whatever is asked for.
+    pub(crate) fn allow_effects(&mut self, allowed: (bool, bool)) {
+        self.allowed = allowed;
+        self.set_effects(self.asked);
     }
 
     /// What has happened since [`Self::forget_statistics`].

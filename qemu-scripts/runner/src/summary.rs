@@ -15,8 +15,14 @@ pub(crate) fn say(text: &str) {
 
 /// The fields of a summary, a line each.
 pub(crate) fn print(summary: &Value) {
+    print_to(&mut std::io::stdout().lock(), summary);
+}
+
+/// As [`print`], elsewhere.
+pub(crate) fn print_to(out: &mut dyn Write, summary: &Value) {
     for (name, value) in lines(summary) {
-        say(&format!("{name:<18} {value}"));
+        // As above.
+        let _ = writeln!(out, "{name:<18} {value}");
     }
 }
 

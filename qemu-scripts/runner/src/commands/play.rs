@@ -8,12 +8,15 @@ use crate::guest::GuestReport;
 use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use dmus_card::files::{Flaws, NamedSong, load_collection, load_song};
 use dmus_card::sink::{AudioFile, Format};
+use dmus_card::sound::Sound;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,12 +29,14 @@ const WAV_HEADER: usize = 44;
 pub(crate) struct Args {
     /// Standard MIDI file, or RMID [default: the bundled song].
     song: Option<PathBuf>,
-    /// The audio file to write: a .wav, or a .flac of the same samples.
+    /// The audio file to write: a .wav, or a .flac of the same samples; - for standard output. It and a FIFO get the
+    /// whole file once the song has been played. The samples are the card's: 48 kHz, 16 bits (dmus-card render has
+    /// others).
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
     /// Play on this machine instead of into a file, through PipeWire or PulseAudio (PULSE_SERVER, or the user's own),
-    /// or through ALSA by aplay where neither runs. In virtual time the device paces the card; with --realtime the card's
-    /// audio is matched to the device's crystal.
+    /// or through ALSA by aplay where neither runs. In virtual time the device paces the card; with --realtime the
+    /// card's audio is matched to the device's crystal.
     #[arg(long, conflicts_with_all = ["output", "through_guest"])]
     listen: bool,
     /// Write the summary to this file, as one JSON object.
@@ -56,6 +61,8 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
+    sound: Sound,
+    #[command(flatten)]
     machine: Machine,
     /// Play by this bank, a .dls, .sf2 or .sf3 file; may be given again: later ones are asked for an instrument first,
     /// and the built-in bank last.
@@ -66,10 +73,36 @@ pub(crate) struct Args {
     dls: Option<PathBuf>,
 }
 
-impl Args {
-    /// The file that is written.
-    fn output(&self) -> Option<&AudioFile> {
-        (!self.listen).then_some(&self.output)
+/// What is written when the song has been played, since it cannot be gone back in.
+enum Pipe {
+    Stdout,
+    Fifo(PathBuf),
+}
+
+impl Pipe {
+    fn of(path: &Path) -> Option<Self> {
+        match std::fs::metadata(path) {
+            _ if path == Path::new("-") => Some(Self::Stdout),
+            Ok(found) if found.file_type().is_fifo() => Some(Self::Fifo(path.into())),
+            _ => None,
+        }
+    }
+
+    /// Gives it a whole file. A reader that has enough may leave.
+    fn fill(&self, file: &Path) -> anyhow::Result<()> {
+        let mut file = File::open(file).context("the audio is not there")?;
+        let copied = match self {
+            Self::Stdout => io::copy(&mut file, &mut io::stdout().lock()),
+            Self::Fifo(path) => {
+                File::options().write(true).open(path).and_then(|mut fifo| io::copy(&mut file, &mut fifo))
+            }
+        };
+        match (copied, self) {
+            (Err(error), _) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            (Err(error), Self::Stdout) => Err(error).context("cannot write to standard output"),
+            (Err(error), Self::Fifo(path)) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+            (Ok(_), _) => Ok(()),
+        }
     }
 }
 
@@ -83,9 +116,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     song.collection(flaws)?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
+    let pipe = if args.listen { None } else { Pipe::of(&args.output.path) };
+    let piped = matches!(pipe, Some(Pipe::Stdout));
+    for (wrong, why) in [
+        (piped && io::stdout().is_terminal(), "standard output is a terminal: pipe it into a program, or redirect it"),
+        (pipe.is_some() && args.through_guest.is_some(), "--through-guest compares files: name one with -o"),
+    ] {
+        ensure!(!wrong, Failure::new(Exit::Usage, why));
+    }
+    let file = match &pipe {
+        Some(_) => AudioFile { path: dir.path().join("audio"), ..args.output.clone() },
+        None => args.output.clone(),
+    };
+    let output = (!args.listen).then_some(&file);
     let playing = Playing {
         song: &song,
-        output: args.output(),
+        output,
+        sound: args.sound,
         banks: &args.banks,
         dls: args.dls.as_deref(),
         through_guest: args.through_guest.is_some(),
@@ -94,19 +141,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let job = playing.job(args.machine.setting(), dir.path())?;
     let mut progress = Progress::new("playing", song.song.duration())?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
-        .map_err(|error| with_remains(error, args.output()))?;
-    let fields = fields(args, &song, &guest, &card, started.elapsed())?;
-    summary::print(&fields);
+        .map_err(|error| with_remains(error, output.filter(|_| pipe.is_none())))?;
+    let mut fields = fields(args, output, (&song, &guest, &card), started.elapsed())?;
+    if pipe.is_some() {
+        fields["wav"] = args.output.path.display().to_string().into();
+    }
+    // Where the audio goes nothing else does.
+    let tell = |fields: &Value| match piped {
+        true => summary::print_to(&mut io::stderr(), fields),
+        false => summary::print(fields),
+    };
+    tell(&fields);
     if let Some(first) = card["first_presented_unix_seconds"].as_f64() {
         let seconds = first - guest.qemu_start.as_secs_f64();
-        summary::print(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
+        tell(&json!({ "first_event": format!("{seconds:.3} s after QEMU's start") }));
     }
     summary::write(args.json.as_deref(), &fields)?;
     check(&song, &guest, &card)?;
     if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
-        keep_speaker(speaker, &args.output.path, output)?;
+        keep_speaker(speaker, &file.path, output)?;
     }
-    Ok(())
+    pipe.map_or(Ok(()), |pipe| pipe.fill(&file.path))
 }
 
 /// What is played, and how.
@@ -114,6 +169,7 @@ pub(crate) struct Playing<'a> {
     pub(crate) song: &'a NamedSong,
     /// `None` is this machine's sound.
     pub(crate) output: Option<&'a AudioFile>,
+    pub(crate) sound: Sound,
     pub(crate) banks: &'a [PathBuf],
     pub(crate) dls: Option<&'a Path>,
     pub(crate) through_guest: bool,
@@ -136,11 +192,12 @@ impl Playing<'_> {
             ),
             (by_aplaymidi && self.dls.is_some(), "--dls is not for aplaymidi: leave --realtime out, or use --bank"),
         ] {
-            anyhow::ensure!(!wrong, Failure::new(Exit::Usage, why));
+            ensure!(!wrong, Failure::new(Exit::Usage, why));
         }
 
         let sink = self.output.map_or("audio".into(), AudioFile::to_string);
-        let mut card = vec!["--sink".into(), sink.into()];
+        let mut card = self.sound.words();
+        card.extend(["--sink".into(), sink.into()]);
         card.extend(self.banks.iter().flat_map(|file| ["--bank".into(), file.into()]));
         let song_file = dir.join("song.mid");
         std::fs::write(&song_file, &self.song.bytes).context("cannot write a temporary file")?;
@@ -233,7 +290,12 @@ fn with_remains(error: anyhow::Error, output: Option<&AudioFile>) -> anyhow::Err
 }
 
 /// Everything worth knowing, under the names of the JSON file.
-fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall: Duration) -> anyhow::Result<Value> {
+fn fields(
+    args: &Args,
+    output: Option<&AudioFile>,
+    (song, guest, card): (&NamedSong, &GuestReport, &Value),
+    wall: Duration,
+) -> anyhow::Result<Value> {
     let mut fields = json!({
         "song": song.name,
         "events_submitted": guest.number("submitted"),
@@ -253,7 +315,7 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
         // The guest's own word, from those that say it.
         "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
     });
-    match args.output() {
+    match output {
         Some(AudioFile { path, .. }) => {
             fields["wav"] = path.display().to_string().into();
             fields["sha256"] = sha256(path).with_context(|| format!("cannot read {}", path.display()))?.into();
@@ -267,7 +329,7 @@ fn fields(args: &Args, song: &NamedSong, guest: &GuestReport, card: &Value, wall
 }
 
 pub(crate) fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut block = vec![0; 1 << 20];
     loop {

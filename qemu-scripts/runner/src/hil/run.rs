@@ -21,6 +21,7 @@ use anyhow::{Context, bail, ensure};
 use dmus_card::check::Allowed;
 use dmus_card::files::{Flaws, NamedSong, load_song};
 use dmus_card::sink::{AudioFile, Format};
+use dmus_card::sound::Sound;
 use dmus_interface::rule::Rule;
 use serde_json::Value;
 use std::ffi::OsString;
@@ -192,6 +193,7 @@ fn job(case: &Case, song: Option<&NamedSong>, audio: &AudioFile, dir: &Path) -> 
         Playing {
             song,
             output: Some(audio),
+            sound: Sound::default(),
             banks: &banks,
             dls: dls.as_deref(),
             through_guest: false,
