@@ -83,6 +83,41 @@ fn a_collection_that_the_guest_downloads_sounds_as_one_that_the_card_was_given()
 
 /// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer
 ///     rendered, sample for sample.
+/// Two tracks, each for a port of its own, in whose channel groups the same channel has another program; and the
+/// instruments that they are played by.
+fn rmid() -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let chunk = |id: &[u8; 4], size: [u8; 4], content: &[u8]| [&id[..], &size, content].concat();
+    let track = |port: u8, program: u8, key: u8| {
+        let events = [&[0, 0xFF, 0x21, 1, port, 0, 0xC0, program, 0, 0x90, key, 100][..], &[96, 0x80, key, 0]].concat();
+        let events = [&events[..], &[0, 0xFF, 0x2F, 0]].concat();
+        chunk(b"MTrk", (events.len() as u32).to_be_bytes(), &events)
+    };
+    let song = [&b"MThd\0\0\0\x06\0\x01\0\x02\0\x60"[..], &track(0, 40, 69), &track(3, 56, 50)].concat();
+    let mut collection = dmus_card::bank::built_in();
+    collection.instruments.retain(|instrument| [40, 56].contains(&instrument.program));
+    collection.waves.iter_mut().for_each(|wave| wave.rate += 500);
+    let parts = [chunk(b"data", (song.len() as u32).to_le_bytes(), &song), collection.to_dls()?].concat();
+    let parts = [b"RMID", &parts[..]].concat();
+    Ok((song, chunk(b"RIFF", (parts.len() as u32).to_le_bytes(), &parts)))
+}
+
+#[test]
+fn an_rmid_file_plays_by_its_own_instruments_on_all_its_ports_and_into_a_pipe() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (song, rmid) = rmid()?;
+    std::fs::write(dir.path().join("song.mid"), song)?;
+    std::fs::write(dir.path().join("song.rmi"), rmid)?;
+    let arguments = ["song.rmi", "--gain=-6", "--reverb=off", "--strict"];
+    let expected = rendered(dir.path(), &arguments)?;
+    ensure!(expected != rendered(dir.path(), &["song.mid", "--gain=-6", "--reverb=off"])?, "other instruments");
+    ensure!(expected != rendered(dir.path(), &["song.rmi", "--reverb=off"])?, "another level");
+    let done = run(script("play").args(arguments).args(["-o", "-"]).current_dir(dir.path()))?;
+    let told = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success() && told.contains("events presented   6"), "{told}");
+    ensure!(done.stdout == expected, "{} bytes, not those of {}", done.stdout.len(), expected.len());
+    Ok(())
+}
+
 #[test]
 fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;

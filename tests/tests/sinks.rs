@@ -136,6 +136,40 @@ fn a_song_is_rendered_at_other_rates_formats_and_levels_and_without_effects() ->
 }
 
 #[test]
+fn a_served_card_sounds_as_it_is_set_and_so_does_its_recording() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let loud = [(0, vec![0xB0, 91, 127]), (0, vec![0xB0, 93, 127]), (0, vec![0x90, 60, 100]), (96, vec![0x80, 60, 0])];
+    let song = songs::file(loud);
+    std::fs::write(dir.path().join("song.mid"), &song)?;
+    let set = ["--gain=-6.5", "--reverb=off"];
+    let card = |arguments: &[&str]| -> anyhow::Result<_> {
+        let done = run(programs::card()?.args(arguments).current_dir(dir.path()))?;
+        anyhow::ensure!(done.status.success(), "{}", said(&done));
+        Ok(())
+    };
+    card(&[&["render", "song.mid", "-o", "rendered.wav"], &set[..]].concat())?;
+    let mut serve = programs::card()?;
+    serve.args(["serve", "--socket", "card.sock", "--clock", "virtual", "--once", "--sink", "wav:served.wav"]);
+    let serving = Running::start(serve.args(["--record", "run.dmc"]).args(set).current_dir(dir.path()))?;
+    {
+        let song = dmus_song::Song::parse(&song)?;
+        let card = dmus_driver::Card::open(connect(dir.path())?, PointerWidth::Eight)?;
+        let stream = dmus_driver::RenderStream::open(&card, 0, dmus_driver::StreamConfig::default())?;
+        dmus_driver::play(&stream, song.messages(), song.duration(), |_| {})?;
+    }
+    let done = serving.output()?;
+    assert!(done.status.success(), "{}", said(&done));
+    card(&["replay", "run.dmc", "-o", "replayed.wav"])?;
+    let [rendered, served, replayed] =
+        ["rendered.wav", "served.wav", "replayed.wav"].map(|name| std::fs::read(dir.path().join(name)));
+    let rendered = rendered?;
+    assert!(rendered == served? && rendered == replayed?);
+    card(&["render", "song.mid", "-o", "usual.wav"])?;
+    assert!(rendered != std::fs::read(dir.path().join("usual.wav"))?);
+    Ok(())
+}
+
+#[test]
 fn a_pipe_that_nobody_empties_holds_time_up_and_not_the_card() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let serve = ["serve", "--once", "--socket", "card.sock", "--clock", "virtual", "--sink", "pipe:-"];

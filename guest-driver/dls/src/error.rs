@@ -221,6 +221,11 @@ impl Fault {
         self.problem == Problem::TooComplex
     }
 
+    /// Whether it is about what is not there, perhaps since the file is cut off.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.problem, Problem::Missing(_) | Problem::Short { .. })
+    }
+
     pub(super) fn locate(self, file: &[u8]) -> CollectionError {
         let Self { offset, problem } = self;
         CollectionError { path: riff::path(file, offset), offset, problem }

@@ -325,16 +325,17 @@ impl Collection {
         let mut read = || {
             let root = riff::Chunk::root(head)?;
             riff::judge(head, &root, &mut mends);
-            let collection = match &root.name {
-                b"DLS " => dls::read(&root, store, &mut mends)?,
-                b"sfbk" => sf2::read(&root, store, &mut mends)?,
+            let read = match &root.name {
+                b"DLS " => dls::read(&root, store, &mut mends),
+                b"sfbk" => sf2::read(&root, store, &mut mends),
                 _ => return Err(Fault::new(8, Problem::NotABank)),
             };
-            match mends.first() {
-                // Nothing is left, for the first thing that was wrong.
-                Some(fault) if collection.instruments.iter().all(|i| i.regions.is_empty()) => Err(fault),
-                _ => Ok(collection),
-            }
+            let nothing = match &read {
+                Ok(collection) => collection.instruments.iter().all(|i| i.regions.is_empty()),
+                Err(fault) => fault.is_missing(),
+            };
+            // The first thing that was wrong is why nothing is left.
+            mends.first().filter(|_| nothing).map_or(read, Err)
         };
         let read = read().map_err(|fault: Fault| fault.locate(head))?;
         *warnings = mends.locate(head);
