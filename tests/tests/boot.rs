@@ -81,8 +81,6 @@ fn a_collection_that_the_guest_downloads_sounds_as_one_that_the_card_was_given()
     Ok(())
 }
 
-/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer
-///     rendered, sample for sample.
 /// Two tracks, each for a port of its own, in whose channel groups the same channel has another program; and the
 /// instruments that they are played by.
 fn rmid() -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
@@ -118,6 +116,8 @@ fn an_rmid_file_plays_by_its_own_instruments_on_all_its_ports_and_into_a_pipe() 
     Ok(())
 }
 
+/// DDI: The wave sink, in a booted guest: what it pulls and plays on another sound device is what the synthesizer
+///     rendered, sample for sample.
 #[test]
 fn what_the_guest_plays_on_qemus_own_sound_device_is_what_the_card_rendered() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;

@@ -1,9 +1,9 @@
 //! The host's sound device, live: through its sound server (PipeWire, PulseAudio), or through ALSA where there is none.
 //!
-//! Fed by the engine, or by the offline renderer; feeds a [`Device`], which is a socket or a pipe that is opened before
+//! Fed by the engine, or by the offline renderer; feeds a `Device`, which is a socket or a pipe that is opened before
 //! the sandbox. In virtual time the device paces the card, and plays its very samples. In realtime the host's clock
 //! paces the card while the device plays by its own crystal: the samples are played a little faster or slower then, by
-//! what its buffer says ([`steering`]).
+//! what its buffer says (`steering`).
 
 mod aplay;
 mod pulse;

@@ -18,7 +18,7 @@ pub(crate) fn print(summary: &Value) {
     print_to(&mut std::io::stdout().lock(), summary);
 }
 
-/// As [`print`], elsewhere.
+/// As [`print()`], elsewhere.
 pub(crate) fn print_to(out: &mut dyn Write, summary: &Value) {
     for (name, value) in lines(summary) {
         // As above.
