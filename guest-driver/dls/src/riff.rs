@@ -211,7 +211,7 @@ impl core::fmt::Display for Name {
 /// The chunks around a byte of a file, outermost first: `DLS/lins/ins[3]/lrgn/rgn2[0]/wsmp`. Numbers count from 0 among
 /// namesakes.
 pub(super) fn path(file: &[u8], offset: usize) -> String {
-    let Ok(mut around) = Chunk::root(file) else {
+    let Some(mut around) = Chunk::root(file).ok().filter(|root| !root.name.trim_ascii().is_empty()) else {
         return "the file".into();
     };
     let mut path = Name(around.name).to_string();

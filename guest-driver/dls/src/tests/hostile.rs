@@ -294,6 +294,7 @@ fn ranges_programs_and_chunks_that_are_wrong() {
     assert_eq!(mended(&twice, "DLS/colh").1, Problem::Repeated);
     assert_eq!(refused(b"RIFF\x04\0\0\0WAVE", "WAVE"), Problem::NotABank);
     assert_eq!(refused(b"", "the file"), Problem::NotABank);
+    assert_eq!(refused(b"RIFF\x04\0\0\0    ", "the file"), Problem::NotABank);
 }
 
 #[test]
