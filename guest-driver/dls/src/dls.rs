@@ -78,7 +78,9 @@ pub(super) fn text(bytes: &[u8]) -> String {
 
 pub(super) fn info(list: &Chunk<'_>, mends: &mut Mends) -> Info {
     let texts = list.first(true, b"INFO", mends).into_iter().flat_map(|list| list.children());
-    Info(texts.filter(|chunk| !chunk.is_list).map(|chunk| (chunk.name, text(chunk.data))).collect())
+    // A list that is cut off before its type is no text.
+    let texts = texts.filter(|chunk| !chunk.is_list && chunk.name != *b"LIST");
+    Info(texts.map(|chunk| (chunk.name, text(chunk.data))).collect())
 }
 
 /// The pool table: which wave each cue leads to.

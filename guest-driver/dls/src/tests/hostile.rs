@@ -93,6 +93,15 @@ fn sizes_that_are_a_few_bytes_off() {
 }
 
 #[test]
+fn a_list_that_is_cut_off_is_no_text() {
+    let name = chunk(b"INAM", b"name\0");
+    let file = riff(b"DLS ", &[list(b"INFO", &[name, chunk(b"LIST", b"abc")]), level_one(&[], &[], 0)[12..].to_vec()]);
+    let read = read(&file).expect("a collection");
+    assert_eq!(read.info, Info::named("name"));
+    survives(&file);
+}
+
+#[test]
 fn counts_of_all_sizes() {
     let file = dls();
     for value in [0, 3, 0x10_000, 0x4000_0000, u32::MAX] {
