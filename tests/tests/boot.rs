@@ -113,6 +113,14 @@ fn an_rmid_file_plays_by_its_own_instruments_on_all_its_ports_and_into_a_pipe() 
     let told = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success() && told.contains("events presented   6"), "{told}");
     ensure!(done.stdout == expected, "{} bytes, not those of {}", done.stdout.len(), expected.len());
+    let done = run(script("play")
+        .args(["song.rmi", "-o", "other.wav", "--rate=44100", "--format=f32"])
+        .current_dir(dir.path()))?;
+    ensure!(done.status.success(), "{}", said(&done));
+    let other = hound::WavReader::open(dir.path().join("other.wav"))?;
+    let frames = (expected.len() - 44) as u64 / 4 * 44_100;
+    ensure!((other.spec().sample_rate, other.spec().bits_per_sample) == (44_100, 32), "{:?}", other.spec());
+    ensure!(u64::from(other.duration()) == frames.div_ceil(48_000), "{} frames", other.duration());
     Ok(())
 }
 

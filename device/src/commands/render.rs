@@ -6,10 +6,10 @@ use clap::error::ErrorKind;
 use dmus_card::files::{self, Flaws};
 use dmus_card::offline::{self, Block, Settings};
 use dmus_card::sink::audio::AudioSink;
-use dmus_card::sink::mix::{MixFile, SampleFormat};
+use dmus_card::sink::mix::{Encoding, MixFile, SampleFormat};
 use dmus_card::sink::{AudioFile, Format, Sink, UnknownFormat, to_s16};
 use dmus_card::sound::Sound;
-use dmus_card::{ClockMode, SAMPLE_RATE, log};
+use dmus_card::{ClockMode, log};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -41,35 +41,14 @@ pub(crate) struct Args {
     listen: bool,
     #[command(flatten)]
     sound: Sound,
-    /// Samples a second: the song is rendered at this rate, not converted.
-    #[arg(long, value_enum, default_value = "48000")]
-    rate: Rate,
-    /// What a sample is: 16 or 24 bits, or floating point. A .flac has 16.
-    #[arg(long, value_enum, default_value = "s16")]
-    format: FormatArg,
+    #[command(flatten)]
+    encoding: Encoding,
     /// Refuse a song or bank that is not quite as the standard has it, instead of playing what can be played with a
     /// warning.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
     banks: Banks,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Rate {
-    #[value(name = "44100")]
-    Cd,
-    #[value(name = "48000")]
-    Card,
-    #[value(name = "96000")]
-    High,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum FormatArg {
-    S16,
-    S24,
-    F32,
 }
 
 #[derive(Clone)]
@@ -96,23 +75,13 @@ enum Target {
 
 impl Args {
     fn settings(&self) -> Settings {
-        let rate = match self.rate {
-            Rate::Cd => 44_100,
-            Rate::Card => SAMPLE_RATE,
-            Rate::High => 96_000,
-        };
-        Settings { rate, sound: self.sound }
+        Settings { rate: self.encoding.rate.hz(), sound: self.sound }
     }
 
     /// Opens all that is to be written and played.
     fn targets(&self, output: Option<&Output>) -> anyhow::Result<Vec<Target>> {
-        let rate = self.settings().rate;
-        let format = match self.format {
-            FormatArg::S16 => SampleFormat::S16,
-            FormatArg::S24 => SampleFormat::S24,
-            FormatArg::F32 => SampleFormat::F32,
-        };
-        if self.listen && (rate, format) != (SAMPLE_RATE, SampleFormat::S16) {
+        let (rate, format) = (self.encoding.rate.hz(), self.encoding.format);
+        if self.listen && !self.encoding.is_usual() {
             refuse("--listen plays 48 kHz and 16 bits: leave out --rate and --format\n");
         }
         let mut targets = Vec::new();

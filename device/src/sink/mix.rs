@@ -1,16 +1,61 @@
 //! A WAV file of any sample format, or one that is streamed into a pipe.
 //!
-//! Fed by the offline renderer with the mix itself; feeds a file, whose header gets its lengths at the end, or a pipe,
-//! where nobody can go back: its header says that as much follows as a WAV can hold, which readers take for "until the
-//! end".
+//! Fed by the offline renderer with the mix itself, or with a file that a card has written; feeds a file, whose header
+//! gets its lengths at the end, or a pipe, where nobody can go back: its header says that as much follows as a WAV can
+//! hold, which readers take for "until the end".
 
 use super::{CHANNELS, SinkError, UNITY, to_s16};
+use crate::identity::SAMPLE_RATE;
+use crate::resampler::Resampler;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
+/// How audio is written, as command lines say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+pub struct Encoding {
+    /// Samples a second. `dmus-card render` renders at this rate; what a card has played is converted.
+    #[arg(long, value_enum, default_value = "48000")]
+    pub rate: Rate,
+    /// What a sample is: 16 or 24 bits, or floating point. A .flac has 16.
+    #[arg(long, value_enum, default_value = "s16")]
+    pub format: SampleFormat,
+}
+
+impl Encoding {
+    /// Whether it is a card's own.
+    pub fn is_usual(self) -> bool {
+        self == Self { rate: Rate::Card, format: SampleFormat::S16 }
+    }
+}
+
+/// Samples a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rate {
+    /// A compact disc's.
+    #[value(name = "44100")]
+    Disc,
+    /// A card's.
+    #[value(name = "48000")]
+    Card,
+    /// Twice that.
+    #[value(name = "96000")]
+    High,
+}
+
+impl Rate {
+    /// As a number.
+    pub fn hz(self) -> u32 {
+        match self {
+            Self::Disc => 44_100,
+            Self::Card => SAMPLE_RATE,
+            Self::High => 96_000,
+        }
+    }
+}
+
 /// What a sample is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SampleFormat {
     /// 16 bits.
     S16,
@@ -120,6 +165,46 @@ impl<W: Write + Seek> MixFile<W> {
     }
 }
 
+/// Frames of a card's file that are converted at once.
+const PART: usize = 4096;
+
+/// Writes a WAV of a card's anew, in another encoding.
+///
+/// # Errors
+/// Either file: which, and why.
+pub fn convert(from: &Path, to: &Path, encoding: Encoding) -> Result<(), SinkError> {
+    let unreadable = |error: hound::Error| SinkError::Create { path: from.into(), why: error.to_string() };
+    let mut reader = hound::WavReader::open(from).map_err(unreadable)?;
+    let rate = encoding.rate.hz();
+    let frames = (u64::from(reader.duration()) * u64::from(rate)).div_ceil(u64::from(SAMPLE_RATE));
+    let channel = || Resampler::new(SAMPLE_RATE.into(), rate.into());
+    let (mut left, mut right) = (channel(), channel());
+    let mut file = MixFile::create(to, rate, encoding.format)?;
+    let mut samples = reader.samples::<i16>();
+    let (mut done, mut input, mut output) = (0, [vec![], vec![]], [vec![], vec![]]);
+    while done < frames {
+        input.iter_mut().chain(&mut output).for_each(Vec::clear);
+        for _ in 0..PART {
+            for side in &mut input {
+                // Behind its end there is silence, which the last frames reach into.
+                let sample = samples.next().transpose().map_err(unreadable)?.unwrap_or(0);
+                side.push(f32::from(sample) / UNITY);
+            }
+        }
+        left.push(input[0].iter().copied());
+        right.push(input[1].iter().copied());
+        while let (true, Some(l), Some(r)) = (done < frames, left.frame(done), right.frame(done)) {
+            output[0].push(l);
+            output[1].push(r);
+            done += 1;
+        }
+        left.forget_before(done);
+        right.forget_before(done);
+        file.write(&output[0], &output[1], 1.0).map_err(|error| SinkError::File { path: to.into(), error })?;
+    }
+    file.finish().map_err(|error| SinkError::File { path: to.into(), error })
+}
+
 /// Of so many bytes of samples.
 fn header(rate: u32, format: SampleFormat, length: u32) -> Vec<u8> {
     let frame = CHANNELS as u16 * format.bytes();
@@ -141,6 +226,34 @@ fn header(rate: u32, format: SampleFormat, length: u32) -> Vec<u8> {
 mod tests {
     use super::*;
     use std::io::Cursor;
+
+    #[test]
+    fn what_a_card_wrote_is_the_same_sound_in_any_encoding() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (from, to) = (dir.path().join("card.wav"), dir.path().join("other.wav"));
+        let mut card = MixFile::create(&from, SAMPLE_RATE, SampleFormat::S16).expect("a file");
+        let tone = |n: usize, rate: u32| libm::sinf(n as f32 * 1000.0 * core::f32::consts::TAU / rate as f32) * 0.5;
+        let (left, right): (Vec<f32>, Vec<f32>) = (0..10_001).map(|n| (tone(n, SAMPLE_RATE), 0.25)).unzip();
+        card.write(&left, &right, 1.0).expect("written");
+        card.finish().expect("complete");
+        for (rate, frames) in [(Rate::Disc, 9189), (Rate::Card, 10_001), (Rate::High, 20_002)] {
+            convert(&from, &to, Encoding { rate, format: SampleFormat::F32 }).expect("converted");
+            let reader = hound::WavReader::open(&to).expect("a WAV");
+            assert_eq!((reader.spec().sample_rate, reader.duration()), (rate.hz(), frames));
+            let samples: Vec<f32> = reader.into_samples().map(|sample| sample.expect("a sample")).collect();
+            // But for its ends, where silence begins.
+            for n in 200..frames as usize - 200 {
+                let (l, r) = (samples[2 * n] * 2.0, samples[2 * n + 1] * 2.0);
+                assert!(
+                    (l - tone(n, rate.hz())).abs() < 1e-3 && (r - 0.25).abs() < 1e-3,
+                    "{rate:?}, frame {n}: {l}, {r}"
+                );
+            }
+        }
+        convert(&from, &to, Encoding { rate: Rate::Card, format: SampleFormat::S16 }).expect("converted");
+        assert!(std::fs::read(&from).expect("one") == std::fs::read(&to).expect("other"));
+        assert!(convert(&to.join("no"), &to, Encoding { rate: Rate::Card, format: SampleFormat::S16 }).is_err());
+    }
 
     #[test]
     fn another_reader_finds_every_sample_in_every_format() {

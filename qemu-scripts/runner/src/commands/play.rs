@@ -10,6 +10,7 @@ use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::{Context, ensure};
 use dmus_card::files::{Flaws, NamedSong, load_collection, load_song};
+use dmus_card::sink::mix::{Encoding, convert};
 use dmus_card::sink::{AudioFile, Format};
 use dmus_card::sound::Sound;
 use serde_json::{Value, json};
@@ -30,8 +31,7 @@ pub(crate) struct Args {
     /// Standard MIDI file, or RMID [default: the bundled song].
     song: Option<PathBuf>,
     /// The audio file to write: a .wav, or a .flac of the same samples; - for standard output. It and a FIFO get the
-    /// whole file once the song has been played. The samples are the card's: 48 kHz, 16 bits (dmus-card render has
-    /// others).
+    /// whole file once the song has been played.
     #[arg(short, long, value_name = "FILE", default_value = "out.wav")]
     output: AudioFile,
     /// Play on this machine instead of into a file, through PipeWire or PulseAudio (PULSE_SERVER, or the user's own),
@@ -62,6 +62,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     sound: Sound,
+    #[command(flatten)]
+    encoding: Encoding,
     #[command(flatten)]
     machine: Machine,
     /// Play by this bank, a .dls, .sf2 or .sf3 file; may be given again: later ones are asked for an instrument first,
@@ -117,16 +119,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
     let pipe = if args.listen { None } else { Pipe::of(&args.output.path) };
-    let piped = matches!(pipe, Some(Pipe::Stdout));
+    let (piped, usual) = (matches!(pipe, Some(Pipe::Stdout)), args.encoding.is_usual());
     for (wrong, why) in [
         (piped && io::stdout().is_terminal(), "standard output is a terminal: pipe it into a program, or redirect it"),
         (pipe.is_some() && args.through_guest.is_some(), "--through-guest compares files: name one with -o"),
+        (
+            !usual && (args.listen || args.through_guest.is_some() || args.output.format != Format::Wav),
+            "--rate and --format are for a .wav: a .flac, --listen and --through-guest have the card's own samples",
+        ),
     ] {
         ensure!(!wrong, Failure::new(Exit::Usage, why));
     }
-    let file = match &pipe {
-        Some(_) => AudioFile { path: dir.path().join("audio"), ..args.output.clone() },
-        None => args.output.clone(),
+    let file = match pipe.is_some() || !usual {
+        true => AudioFile { path: dir.path().join("audio"), ..args.output.clone() },
+        false => args.output.clone(),
     };
     let output = (!args.listen).then_some(&file);
     let playing = Playing {
@@ -141,9 +147,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let job = playing.job(args.machine.setting(), dir.path())?;
     let mut progress = Progress::new("playing", song.song.duration())?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
-        .map_err(|error| with_remains(error, output.filter(|_| pipe.is_none())))?;
+        .map_err(|error| with_remains(error, output.filter(|output| output.path == args.output.path)))?;
     let mut fields = fields(args, output, (&song, &guest, &card), started.elapsed())?;
-    if pipe.is_some() {
+    if output.is_some() {
         fields["wav"] = args.output.path.display().to_string().into();
     }
     // Where the audio goes nothing else does.
@@ -161,7 +167,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
         keep_speaker(speaker, &file.path, output)?;
     }
-    pipe.map_or(Ok(()), |pipe| pipe.fill(&file.path))
+    let encoded = if pipe.is_some() { dir.path().join("encoded.wav") } else { args.output.path.clone() };
+    if !usual {
+        convert(&file.path, &encoded, args.encoding)?;
+    }
+    pipe.map_or(Ok(()), |pipe| pipe.fill(if usual { &file.path } else { &encoded }))
 }
 
 /// What is played, and how.
@@ -310,19 +320,24 @@ fn fields(
         "interrupts": card["interrupts"],
         "audio_seconds": card["audio_seconds"],
         "wall_seconds": (wall.as_secs_f64() * 1000.0).round() / 1000.0,
+        "wav": null,
+        "sha256": null,
+        "underruns": card["underruns"],
+        "dropped_samples": card["dropped_samples"],
         "clock": args.machine.clock_name(),
         "image": args.machine.image_name(),
         // The guest's own word, from those that say it.
         "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
     });
-    match output {
-        Some(AudioFile { path, .. }) => {
-            fields["wav"] = path.display().to_string().into();
-            fields["sha256"] = sha256(path).with_context(|| format!("cannot read {}", path.display()))?.into();
-        }
-        None => {
-            fields["underruns"] = card["underruns"].clone();
-            fields["dropped_samples"] = card["dropped_samples"].clone();
+    if let Some(AudioFile { path, .. }) = output {
+        fields["wav"] = path.display().to_string().into();
+        fields["sha256"] = sha256(path).with_context(|| format!("cannot read {}", path.display()))?.into();
+    }
+    // What a file has, or what listening has.
+    let others = if output.is_some() { ["underruns", "dropped_samples"] } else { ["wav", "sha256"] };
+    if let Some(fields) = fields.as_object_mut() {
+        for name in others {
+            fields.shift_remove(name);
         }
     }
     Ok(fields)
