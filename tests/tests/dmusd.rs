@@ -399,7 +399,7 @@ fn info_tells_what_the_card_has_and_what_its_synthesizer_answers() -> anyhow::Re
         ("clock", "virtual"),
         ("sample rate", "48000 Hz"),
         ("fault", "none"),
-        ("capabilities", "DLS, DLS2, software, fixed memory, General MIDI, reverb"),
+        ("capabilities", "DLS, DLS2, software, fixed memory, General MIDI, GS, reverb"),
         ("volume", "0.00 dB"),
         ("priority", "0x8000000e of the first channel"),
     ] {
