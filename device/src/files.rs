@@ -144,17 +144,19 @@ fn read_bank(path: &Path) -> io::Result<Opened> {
     let mut bytes = Vec::new();
     (&mut file).take(12).read_to_end(&mut bytes)?;
     let kind = bytes.get(8..).filter(|_| bytes.starts_with(b"RIFF")).unwrap_or_default();
-    let on_disk = file.metadata()?.is_file();
-    if matches!(kind, b"DLS " | b"sfbk") && !(on_disk && kind == b"sfbk") {
-        file.take(LARGEST_RIFF).read_to_end(&mut bytes)?;
-    } else if kind == b"sfbk" {
-        let length = file.metadata()?.len().min(LARGEST_RIFF) as usize;
+    let found = file.metadata()?;
+    // Of a pipe nothing can be read later.
+    if kind == b"sfbk" && found.is_file() {
+        let length = found.len().min(LARGEST_RIFF) as usize;
         let pool = sample_pool(&file, length)?;
         // Memory that is never touched costs nothing.
         let mut head = vec![0; length];
         file.read_exact_at(&mut head[..pool.start], 0)?;
         file.read_exact_at(&mut head[pool.end..], pool.end as u64)?;
         return Ok((Arc::new(head), Arc::new(OnDisk { file, length })));
+    }
+    if matches!(kind, b"DLS " | b"sfbk") {
+        file.take(LARGEST_RIFF).read_to_end(&mut bytes)?;
     }
     let bytes = Arc::new(bytes);
     Ok((Arc::clone(&bytes), bytes))

@@ -62,7 +62,7 @@ pub(super) fn read(root: &Chunk<'_>, file: &Arc<dyn Store>, mends: &mut Mends) -
     let mut reading = Reading {
         hydra,
         file,
-        pool: stretch(file, place.clone()).unwrap_or(Samples::new([])),
+        pool: Samples::in_file(file, place.clone(), Coding::Pcm { bytes: 2 }, 1).unwrap_or(Samples::new([])),
         place,
         decoded: BTreeMap::new(),
         waves: Vec::new(),
@@ -79,11 +79,6 @@ pub(super) fn read(root: &Chunk<'_>, file: &Arc<dyn Store>, mends: &mut Mends) -
         }
     }
     Ok(Collection { info, instruments, waves: reading.waves, ..Collection::default() })
-}
-
-/// Bytes of a file that are samples as they are.
-fn stretch(file: &Arc<dyn Store>, bytes: core::ops::Range<usize>) -> Option<Samples> {
-    Samples::in_file(file, bytes, Coding::Pcm { bytes: 2 }, 1)
 }
 
 /// A chunk of records of one size. The last record only ends the one before it.

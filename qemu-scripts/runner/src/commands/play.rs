@@ -3,21 +3,23 @@
 //! Fed by the command line; feeds the terminal, an audio file and a JSON summary. The processes are run by
 //! [`crate::supervisor`].
 
+mod destination;
+
 use crate::exit::{Exit, Failure};
 use crate::guest::GuestReport;
 use crate::machine::{Item, Job, Machine, Setting};
 use crate::progress::Progress;
 use crate::{summary, supervisor};
 use anyhow::{Context, ensure};
+use destination::Destination;
 use dmus_card::files::{Flaws, NamedSong, load_collection, load_song};
-use dmus_card::sink::mix::{Encoding, convert};
+use dmus_card::sink::mix::Encoding;
 use dmus_card::sink::{AudioFile, Format};
 use dmus_card::sound::Sound;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -75,39 +77,6 @@ pub(crate) struct Args {
     dls: Option<PathBuf>,
 }
 
-/// What is written when the song has been played, since it cannot be gone back in.
-enum Pipe {
-    Stdout,
-    Fifo(PathBuf),
-}
-
-impl Pipe {
-    fn of(path: &Path) -> Option<Self> {
-        match std::fs::metadata(path) {
-            _ if path == Path::new("-") => Some(Self::Stdout),
-            Ok(found) if found.file_type().is_fifo() => Some(Self::Fifo(path.into())),
-            _ => None,
-        }
-    }
-
-    /// Gives it a whole file. A reader that has enough may leave.
-    fn fill(&self, file: &Path) -> anyhow::Result<()> {
-        let mut file = File::open(file).context("the audio is not there")?;
-        let copied = match self {
-            Self::Stdout => io::copy(&mut file, &mut io::stdout().lock()),
-            Self::Fifo(path) => {
-                File::options().write(true).open(path).and_then(|mut fifo| io::copy(&mut file, &mut fifo))
-            }
-        };
-        match (copied, self) {
-            (Err(error), _) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            (Err(error), Self::Stdout) => Err(error).context("cannot write to standard output"),
-            (Err(error), Self::Fifo(path)) => Err(error).with_context(|| format!("cannot write {}", path.display())),
-            (Ok(_), _) => Ok(()),
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let flaws = Flaws::by(args.strict);
     let song = load_song(args.song.as_deref(), flaws)?;
@@ -118,26 +87,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     song.collection(flaws)?;
     let started = Instant::now();
     let dir = tempfile::Builder::new().prefix("dmus-play-").tempdir().context("cannot make a temporary directory")?;
-    let pipe = if args.listen { None } else { Pipe::of(&args.output.path) };
-    let (piped, usual) = (matches!(pipe, Some(Pipe::Stdout)), args.encoding.is_usual());
-    for (wrong, why) in [
-        (piped && io::stdout().is_terminal(), "standard output is a terminal: pipe it into a program, or redirect it"),
-        (pipe.is_some() && args.through_guest.is_some(), "--through-guest compares files: name one with -o"),
-        (
-            !usual && (args.listen || args.through_guest.is_some() || args.output.format != Format::Wav),
-            "--rate and --format are for a .wav: a .flac, --listen and --through-guest have the card's own samples",
-        ),
-    ] {
-        ensure!(!wrong, Failure::new(Exit::Usage, why));
-    }
-    let file = match pipe.is_some() || !usual {
-        true => AudioFile { path: dir.path().join("audio"), ..args.output.clone() },
-        false => args.output.clone(),
-    };
-    let output = (!args.listen).then_some(&file);
+    let destination = Destination::new(args, dir.path())?;
     let playing = Playing {
         song: &song,
-        output,
+        output: destination.card(),
         sound: args.sound,
         banks: &args.banks,
         dls: args.dls.as_deref(),
@@ -147,13 +100,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let job = playing.job(args.machine.setting(), dir.path())?;
     let mut progress = Progress::new("playing", song.song.duration())?;
     let (guest, card) = supervisor::run(&args.machine, &job, dir.path(), &mut progress)
-        .map_err(|error| with_remains(error, output.filter(|output| output.path == args.output.path)))?;
-    let mut fields = fields(args, output, (&song, &guest, &card), started.elapsed())?;
-    if output.is_some() {
-        fields["wav"] = args.output.path.display().to_string().into();
-    }
+        .map_err(|error| with_remains(error, destination.kept()))?;
+    let fields = fields(args, destination.card(), (&song, &guest, &card), started.elapsed())?;
     // Where the audio goes nothing else does.
-    let tell = |fields: &Value| match piped {
+    let tell = |fields: &Value| match destination.is_stdout() {
         true => summary::print_to(&mut io::stderr(), fields),
         false => summary::print(fields),
     };
@@ -165,13 +115,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     summary::write(args.json.as_deref(), &fields)?;
     check(&song, &guest, &card)?;
     if let (Some(speaker), Some(output)) = (&job.speaker, &args.through_guest) {
-        keep_speaker(speaker, &file.path, output)?;
+        keep_speaker(speaker, &args.output.path, output)?;
     }
-    let encoded = if pipe.is_some() { dir.path().join("encoded.wav") } else { args.output.path.clone() };
-    if !usual {
-        convert(&file.path, &encoded, args.encoding)?;
-    }
-    pipe.map_or(Ok(()), |pipe| pipe.fill(if usual { &file.path } else { &encoded }))
+    destination.finish(dir.path())
 }
 
 /// What is played, and how.
@@ -330,7 +276,7 @@ fn fields(
         "pointer_width": guest.number("width").unwrap_or(args.machine.width.into()),
     });
     if let Some(AudioFile { path, .. }) = output {
-        fields["wav"] = path.display().to_string().into();
+        fields["wav"] = args.output.path.display().to_string().into();
         fields["sha256"] = sha256(path).with_context(|| format!("cannot read {}", path.display()))?.into();
     }
     // What a file has, or what listening has.
