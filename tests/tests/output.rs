@@ -81,6 +81,55 @@ fn a_card_that_waits_for_its_sink_does_not_wait_for_the_guest() -> anyhow::Resul
     Ok(engine.finish()?)
 }
 
+/// A sink that has been full for longer than a card without anything to do is awake, and has room at one ask of two:
+/// each turn asks, and so does each rest after it.
+struct Slow {
+    since: Option<Instant>,
+    asks: usize,
+    at: usize,
+    audio: MemorySink,
+}
+
+impl Sink for Slow {
+    fn ready(&mut self) -> bool {
+        self.asks += 1;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let ready = since.elapsed() > Duration::from_millis(50) && self.asks % 2 == self.at;
+        if ready {
+            self.since = None;
+        }
+        ready
+    }
+
+    fn write(&mut self, frames: &[i16]) {
+        self.audio.write(frames);
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.audio.finish()
+    }
+}
+
+#[test]
+fn a_sink_that_has_room_as_the_card_goes_to_sleep_is_fed() -> anyhow::Result<()> {
+    for at in 0..2 {
+        let audio = MemorySink::default();
+        let sink = Slow { since: None, asks: 0, at, audio: audio.clone() };
+        let card = Card::open(Direct::with_sink(Box::new(sink))?, PointerWidth::Eight)?;
+        let end = RefTime(2_500_000);
+        card.grant(end);
+        let engine = card.platform().spawn_engine()?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while card.get_time() < end {
+            std::thread::sleep(Duration::from_millis(1));
+            assert!(Instant::now() < deadline, "it sleeps, with room at ask {at} of two");
+        }
+        engine.finish()?;
+        assert_eq!(audio.samples().len(), 24_000);
+    }
+    Ok(())
+}
+
 /// However long a turn takes: one that moves the time renders, too, if anything runs.
 #[test]
 fn with_the_realtime_clock_audio_is_written_only_while_a_stream_runs() -> anyhow::Result<()> {

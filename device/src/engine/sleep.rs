@@ -72,9 +72,15 @@ impl Core {
         let since = *self.sleeper.quiet_since.get_or_insert_with(Instant::now);
         let quiet = deviating::quiet_for(shared, since.elapsed());
         let log = shared.replay_log();
+        let waited = !self.output.is_ready();
         self.output.look(log);
         if let Some(log) = log {
             log.rest();
+        }
+        if waited && self.output.is_ready() {
+            // There is something to do, and no driver would ring for it.
+            self.sleeper.worked();
+            return;
         }
         let plays = self.any_runs();
         if !plays {
