@@ -15,7 +15,7 @@ use pci_driver::regions::{AsPciSubregion, MappedOwningPciRegion, PciRegion, Perm
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct VfioPlatform {
     /// What `doorbell` is a view of.
     _page: MappedOwningPciRegion,
     vectors: Vec<OwnedFd>,
+    /// Becomes readable when the kernel wants the card back. None if this kernel's VFIO cannot tell.
+    release: Option<OwnedFd>,
     memory: RefCell<Memory>,
     device: VfioPciDevice,
     started: Instant,
@@ -89,6 +91,7 @@ impl VfioPlatform {
             doorbell,
             _page: page,
             vectors: Vec::new(),
+            release: release_requests(),
             memory: RefCell::new(Memory::new(&device.iommu())),
             device,
             started: Instant::now(),
@@ -114,6 +117,18 @@ impl VfioPlatform {
     /// What becomes readable when a vector fires. [`Platform::wait`] empties it.
     pub fn vector(&self, vector: u16) -> Option<BorrowedFd<'_>> {
         self.vectors.get(usize::from(vector)).map(AsFd::as_fd)
+    }
+
+    /// What becomes readable when the kernel wants the card back, because somebody unbinds or removes it: both wait
+    /// until this platform is dropped.
+    pub fn release(&self) -> Option<BorrowedFd<'_>> {
+        self.release.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether the kernel wants the card back.
+    pub fn must_release(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.release.as_ref().is_some_and(|fd| matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)), Ok(1)))
     }
 
     /// Memory that the card may only read, and whose view [`Self::dma_revoke`] can take from it: to try a driver that
@@ -160,6 +175,48 @@ impl VfioPlatform {
         let set = now.and_then(|now| config.write_le_u16(COMMAND, now & !(MEMORY_SPACE | BUS_MASTER) | bits));
         set.map_err(VfioError::io("cannot write the card's command register"))
     }
+}
+
+/// VFIO_DEVICE_SET_IRQS, and the index of the interrupt by which vfio-pci asks for its device (linux/vfio.h).
+const SET_IRQS: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(b';', 110);
+const REQUEST_IRQ: u32 = 4;
+/// An eventfd, which the kernel is to signal.
+const EVENTFD_TRIGGER: u32 = 1 << 2 | 1 << 5;
+
+/// The kernel's `struct vfio_irq_set` with one eventfd.
+#[repr(C)]
+struct IrqSet {
+    argsz: u32,
+    flags: u32,
+    index: u32,
+    start: u32,
+    count: u32,
+    fd: i32,
+}
+
+/// An eventfd that the kernel signals when it wants the device of this process back.
+fn release_requests() -> Option<OwnedFd> {
+    let release = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok()?;
+    // The crate keeps the device's descriptor to itself, and knows none but the interrupts of the bus.
+    let table = std::fs::read_dir("/proc/self/fd").ok()?;
+    let is_device = |path: &Path| std::fs::read_link(path).is_ok_and(|to| to == Path::new("anon_inode:[vfio-device]"));
+    let device = table.flatten().map(|entry| entry.path()).find(|path| is_device(path))?;
+    let device: RawFd = device.file_name()?.to_str()?.parse().ok()?;
+    let set = IrqSet {
+        argsz: size_of::<IrqSet>() as u32,
+        flags: EVENTFD_TRIGGER,
+        index: REQUEST_IRQ,
+        start: 0,
+        count: 1,
+        fd: release.as_raw_fd(),
+    };
+    // SAFETY: the descriptor is that of the device which this process has opened a moment ago and closes after the
+    // last use of what is borrowed here; the request reads one `IrqSet` and keeps nothing of it.
+    let asked = unsafe {
+        let device = BorrowedFd::borrow_raw(device);
+        rustix::ioctl::ioctl(device, rustix::ioctl::Setter::<SET_IRQS, IrqSet>::new(set))
+    };
+    asked.ok().map(|()| release)
 }
 
 impl Drop for VfioPlatform {

@@ -9,6 +9,7 @@ mod card;
 mod commands;
 mod culprit;
 mod debugger;
+mod disk;
 mod exit;
 mod guest;
 mod hil;
@@ -19,6 +20,7 @@ mod progress;
 mod qemu;
 mod summary;
 mod supervisor;
+mod terminal;
 
 use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
@@ -44,6 +46,8 @@ enum Command {
     Record(commands::record::Args),
     Conform(commands::conform::Args),
     Shell(commands::shell::Args),
+    Run(commands::run::Args),
+    LibvirtXml(commands::libvirt_xml::Args),
     Zoo(commands::zoo::Args),
     Debug(commands::debug::Args),
     Hil(commands::hil::Args),
@@ -66,6 +70,8 @@ fn main() -> ExitCode {
         Command::Record(args) => commands::record::run(&args),
         Command::Conform(args) => commands::conform::run(&args),
         Command::Shell(args) => commands::shell::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::LibvirtXml(args) => commands::libvirt_xml::run(&args),
         Command::Zoo(args) => commands::zoo::run(&args),
         Command::Debug(args) => commands::debug::run(&args),
         Command::Hil(args) => commands::hil::run(&args),

@@ -2,8 +2,9 @@
 //!
 //! Fed by [`crate::machine`] and `shell` with what is on the machine; feeds [`crate::process`].
 
+use crate::disk::Format;
 use crate::programs::Programs;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -67,6 +68,32 @@ impl Qemu {
         qemu
     }
 
+    /// A machine for the system that a person brings along: a display, a mouse, a network behind the host's. It boots
+    /// from [`Qemu::boots`] alone.
+    pub(crate) fn computer(programs: &Programs, memory: u64, processors: usize) -> Self {
+        let mut qemu = Self { words: vec![programs.qemu.clone().into()], linux_options: "" };
+        let (memory, processors) = (format!("{memory}M"), processors.to_string());
+        qemu.add(&["-accel", &programs.accel, "-cpu", "max", "-smp", &processors, "-m", &memory]);
+        qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
+        // As in `with_memory`.
+        qemu.add(&["-machine", "q35,memory-backend=ram,kernel-irqchip=split", "-boot", "strict=on"]);
+        qemu.iommu();
+        qemu.add(&["-nodefaults", "-vga", "std", "-nic", "user,model=virtio-net-pci", "-device", "virtio-rng-pci"]);
+        qemu.add(&["-device", "qemu-xhci", "-device", "usb-tablet"]);
+        qemu
+    }
+
+    /// What a machine of [`Qemu::computer`] boots from, and writes to.
+    pub(crate) fn boots(&mut self, image: &Path, format: Format) {
+        let file = escaped(image);
+        let (drive, device) = match format {
+            Format::Cd => (",media=cdrom,readonly=on", "ide-cd"),
+            Format::Qcow2 | Format::Raw => ("", "ide-hd"),
+        };
+        self.add(&["-drive", &format!("if=none,id=image,file={file},format={}{drive}", format.name())]);
+        self.add(&["-device", &format!("{device},drive=image,bootindex=0")]);
+    }
+
     /// More options.
     pub(crate) fn add(&mut self, words: &[&str]) {
         self.words.extend(words.iter().map(OsString::from));
@@ -94,13 +121,7 @@ impl Qemu {
 
     /// The card behind this socket.
     pub(crate) fn card(&mut self, socket: &Path) {
-        let device = json!({
-            "driver": "vfio-user-pci",
-            "rombar": 0,
-            "x-msg-timeout": 60_000,
-            "socket": { "type": "unix", "path": socket },
-        });
-        self.add(&["-device", &device.to_string()]);
+        self.add(&["-device", &card_device(socket).to_string()]);
     }
 
     /// QEMU's own sound device, which writes this WAV file.
@@ -174,9 +195,20 @@ impl Qemu {
     }
 }
 
-/// Whether a line of QEMU's standard error is of no interest: the card's PCI function has no AER, and needs none.
+/// QEMU's device for the card behind this socket.
+pub(crate) fn card_device(socket: &Path) -> Value {
+    json!({
+        "driver": "vfio-user-pci",
+        "rombar": 0,
+        "x-msg-timeout": 60_000,
+        "socket": { "type": "unix", "path": socket },
+    })
+}
+
+/// Whether a line of QEMU's standard error is of no interest: the card's PCI function has no AER, and needs none; what
+/// QEMU 11 has in place of -mon, QEMU 10 does not know; and who ends QEMU by a signal knows that.
 pub(crate) fn is_harmless(line: &str) -> bool {
-    line.contains("enable error recovery")
+    ["enable error recovery", "'-mon' is deprecated", "terminating on signal"].iter().any(|words| line.contains(words))
 }
 
 fn full_name(name: &str) -> String {

@@ -8,19 +8,17 @@ use crate::culprit::Culprit;
 use crate::exit::{Exit, Failure, Interrupt};
 use crate::process::{self, Process};
 use crate::programs::Programs;
-use crate::qemu::{self, GUEST_FAILURE, GUEST_SUCCESS, Guest, Qemu};
+use crate::qemu::{GUEST_FAILURE, GUEST_SUCCESS, Guest, Qemu};
+use crate::terminal;
 use anyhow::Context;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Stdio;
 use std::time::Duration;
 
-/// How often signals and processes are looked at.
+/// How often signals and the builder of an image are looked at.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How long QEMU may take to leave the terminal as it was.
-const QEMU_LIMIT: Duration = Duration::from_secs(5);
 
 /// Boot the Linux guest with the card, on this terminal or for a script.
 ///
@@ -160,22 +158,8 @@ fn attend(
         qemu.share(folder, false);
     }
     qemu.linux(kernel, initrd);
-    let mut command = process::command(&qemu.into_words())?;
-    let mut qemu = Process::start(command.stderr(Stdio::piped()))
-        .map_err(|error| Failure::new(Exit::Qemu, format!("cannot start QEMU: {error}")))?;
-    let said = pass_on(qemu.stderr()?);
-    let status = loop {
-        if let Err(interrupted) = interrupt.check() {
-            qemu.terminate(QEMU_LIMIT);
-            return Err(interrupted.into());
-        }
-        if let Some(status) = qemu.wait(GLANCE)? {
-            break status;
-        }
-    };
-    // Nothing is sent: the end of QEMU's standard error is the end of the channel.
-    let _ = said.recv_timeout(Duration::from_secs(1));
-    interrupt.check()?;
+    let stdin = if args.script.is_some() { Stdio::null() } else { Stdio::inherit() };
+    let (status, _) = terminal::attend(&qemu.into_words(), stdin, interrupt, || Ok(()), |_| None::<()>)?;
     let failed = |exit, message: String| Err(Failure::new(exit, message).into());
     match status.code() {
         Some(GUEST_SUCCESS) => Ok(()),
@@ -184,18 +168,6 @@ fn attend(
         Some(0) => failed(Exit::Failed, "the guest ended before the script did".into()),
         _ => failed(Exit::Qemu, format!("QEMU failed ({status})")),
     }
-}
-
-/// Passes on what QEMU says, less what is harmless.
-fn pass_on(stderr: ChildStderr) -> Receiver<()> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let _sender = sender;
-        for line in BufReader::new(stderr).lines().map_while(Result::ok).filter(|line| !qemu::is_harmless(line)) {
-            eprintln!("{line}");
-        }
-    });
-    receiver
 }
 
 fn file(text: &str) -> Result<PathBuf, String> {

@@ -10,6 +10,7 @@ use super::scenario::{Clock, Limits, Task};
 use super::serial::Serial;
 use crate::card::{self, Card, Checking};
 use crate::commands::{conform, play::Playing, record};
+use crate::disk::Disk;
 use crate::exit::Interrupt;
 use crate::guest::GuestReport;
 use crate::machine::{Image, Item, Job, Machine, Setting};
@@ -320,7 +321,7 @@ fn qemu_command(case: &Case, job: &Job, socket: &Path, setup: &Setup) -> anyhow:
     }
     if let Some(disk) = &guest.disk {
         let disk = case.of.path(disk);
-        qemu.disk(&disk, disk_format(&disk)?);
+        qemu.disk(&disk, Disk::recognise(&disk)?.format.name());
     }
     if let Some(share) = &job.share {
         qemu.share(share, true);
@@ -329,13 +330,6 @@ fn qemu_command(case: &Case, job: &Job, socket: &Path, setup: &Setup) -> anyhow:
     qemu.add(&words);
     qemu.card(socket);
     Ok(qemu.into_words())
-}
-
-fn disk_format(disk: &Path) -> anyhow::Result<&'static str> {
-    let mut magic = [0; 4];
-    let read = File::open(disk).and_then(|mut file| file.read_exact(&mut magic));
-    read.with_context(|| format!("cannot read {}", disk.display()))?;
-    Ok(if magic == *b"QFI\xFB" { "qcow2" } else { "raw" })
 }
 
 /// What is to be sent to the guest's serial line.

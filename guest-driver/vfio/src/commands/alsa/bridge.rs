@@ -106,6 +106,10 @@ impl Bridge<'_> {
     fn turn_until(&mut self, asked: &AtomicBool) -> anyhow::Result<()> {
         let mut looked = Instant::now();
         while !asked.load(Ordering::Relaxed) {
+            if self.card.platform().must_release() {
+                say(format_args!("the kernel wants the card back: somebody unbinds or removes it"));
+                break;
+            }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 match self.is_enabled()? {
@@ -194,6 +198,8 @@ impl Bridge<'_> {
         }
         let vectors = streams.iter().filter_map(|&stream| self.card.platform().vector(stream));
         fds.extend(vectors.map(|fd| poll::pollfd { fd: fd.as_raw_fd(), events: poll::Flags::IN.bits(), revents: 0 }));
+        let release = self.card.platform().release();
+        fds.extend(release.map(|fd| poll::pollfd { fd: fd.as_raw_fd(), events: poll::Flags::IN.bits(), revents: 0 }));
         let began = Instant::now();
         match poll::poll(&mut fds, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1)) {
             Ok(_) => {
