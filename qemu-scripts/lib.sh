@@ -3,8 +3,15 @@
 # Sourced, never run. Functions print results on stdout, progress and errors on stderr.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-target=${CARGO_TARGET_DIR:-$repo/target}
-[[ $target == /* ]] || target=$PWD/$target
+# In the package dmus-card there are no sources: all is built, and what is fetched goes into the user's cache.
+installed=''
+if [[ -e $repo/Cargo.toml ]]; then
+    target=${CARGO_TARGET_DIR:-$repo/target}
+    [[ $target == /* ]] || target=$PWD/$target
+else
+    installed=$repo/bin
+    target=${XDG_CACHE_HOME:-$HOME/.cache}/dmus-card
+fi
 
 # All packages come from one pair of suites, so that every machine runs the same QEMU and GRUB.
 readonly SUITE=trixie BACKPORTS=trixie-backports
@@ -211,14 +218,18 @@ quiet=()
 
 # build_runner: sets `runner` to the release build of dmus-run, with the card's beside it.
 build_runner() {
-    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card -p dmus-runner || return
     # shellcheck disable=SC2034 # for the script that sources this
-    runner=$target/release/dmus-run
+    runner=${installed:-$target/release}/dmus-run
+    [[ -z $installed ]] || return 0
+    cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-card -p dmus-runner
 }
 
 # build_guest: sets `guest_elf` to the release build of the bare-metal guest; with DMUS_GUEST_DEBUG=1 to one with debug information and frame
 # pointers, which is another file.
 build_guest() {
+    # shellcheck disable=SC2034 # for the script that sources this
+    guest_elf=$installed/dmus-player
+    [[ -z $installed ]] || return 0
     if [[ ${DMUS_GUEST_DEBUG:-} == 1 ]]; then
         CARGO_PROFILE_RELEASE_DEBUG=2 RUSTFLAGS='-C force-frame-pointers=yes' cargo build --release "${quiet[@]}" --locked \
             --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest-debug"
@@ -226,7 +237,6 @@ build_guest() {
         return
     fi
     cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/images/bare-metal/Cargo.toml" --target-dir "$target/guest" || return
-    # shellcheck disable=SC2034 # for the script that sources this
     guest_elf=$target/guest/release/dmus-player
 }
 
@@ -234,6 +244,9 @@ build_guest() {
 # pointers, which is another file.
 build_dmusd() {
     local alsa
+    # shellcheck disable=SC2034 # for the script that sources this
+    dmusd=$(dmusd_file)
+    [[ -z $installed ]] || return 0
     link_alsa
     # That library was linked with a newer C library than this machine's, perhaps; what it wants of it is in the image.
     local arguments=("${quiet[@]}" --release --locked --manifest-path "$repo/Cargo.toml" "${alsa[@]}" -p dmus-driver-vfio --features alsa --bin dmusd)
@@ -244,15 +257,13 @@ build_dmusd() {
     else
         cargo rustc "${arguments[@]}" --target-dir "$target" "${linking[@]}"
     fi
-    # shellcheck disable=SC2034 # for the script that sources this
-    dmusd=$(dmusd_file)
 }
 
 # dmusd_file: what build_dmusd makes.
 dmusd_file() {
     local debug=''
     [[ ${DMUS_GUEST_DEBUG:-} != 1 ]] || debug=/linux-debug
-    printf '%s\n' "$target$debug/release/dmusd"
+    printf '%s\n' "${installed:-$target$debug/release}/dmusd"
 }
 
 # The symbols of dmusd in the Linux guest: where the kernel puts it without randomisation, which the runner asks for.
@@ -302,6 +313,7 @@ guest_named() {
 
 # build_plugin: builds the plugin of QEMU that --culprit and --check stop load, beside the runner.
 build_plugin() {
+    [[ -z $installed ]] || return 0
     cargo build --release "${quiet[@]}" --locked --manifest-path "$repo/Cargo.toml" --target-dir "$target" -p dmus-plugin
 }
 
@@ -319,7 +331,7 @@ accelerator() {
 supervise() {
     local scripts=$repo/qemu-scripts booted=() more=() accel image images status=0
     image=$(image_of "$@")
-    say 'building'
+    [[ -n $installed ]] || say 'building'
     build_runner
     if culprit_wanted "$@"; then
         build_plugin

@@ -2,7 +2,7 @@
 
 mod commands;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use dmus_card::log;
 use signal_hook::consts::SIGXFSZ;
 use std::process::ExitCode;
@@ -36,6 +36,8 @@ enum Command {
     Header(commands::header::Args),
     #[command(hide = true)]
     Sweep(commands::sweep::Args),
+    #[command(hide = true)]
+    Pages(dmus_pages::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Header(args) => commands::header::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
+        Command::Pages(args) => args.write(Cli::command()).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     let code = result.unwrap_or_else(|error| {
         log::say(&format!("dmus-card: {error:#}"));

@@ -14,6 +14,7 @@ use dmus_driver::{Card, RenderStream, StreamConfig};
 use dmus_driver_vfio::{VfioPlatform, find};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -85,6 +86,27 @@ pub(crate) fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
 pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "dmus: {line}").and_then(|()| out.flush());
+}
+
+/// Why this program ends, for whoever started it. A service manager shows it as the unit's status, too, and puts
+/// standard error onto the console.
+pub(crate) fn complain(error: &anyhow::Error) {
+    match tell_manager(&format!("{error:#}"), false) {
+        true => eprintln!("dmusd: {error:#}"),
+        false => println!("dmus: error: {error:#}"),
+    }
+}
+
+/// Tells the service manager that started this program, if one did, how it is, and whether it does its work now. False
+/// if there is none.
+pub(crate) fn tell_manager(status: &str, ready: bool) -> bool {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return false;
+    }
+    let status = NotifyState::Status(status);
+    let told = if ready { sd_notify::notify(&[NotifyState::Ready, status]) } else { sd_notify::notify(&[status]) };
+    // Without it a manager waits, and then says so itself.
+    told.is_ok()
 }
 
 /// Tells how far it is, a line a second of stream time, and asks for an early end once somebody has `asked` for it.

@@ -67,6 +67,12 @@ pub enum VfioError {
         /// The devices, with their drivers.
         others: String,
     },
+    /// The kernel has no driver that gives out PCI devices.
+    #[error(
+        "this kernel has no vfio-pci, which gives the card {0} to programs: load it (modprobe vfio-pci), or boot a \
+         kernel that has it (CONFIG_VFIO_PCI; Debian's linux-image-amd64 does)"
+    )]
+    NoVfioPci(String),
     /// The kernel's VFIO is not there.
     #[error("{path} does not exist: load the kernel's VFIO (modprobe vfio-pci vfio_iommu_type1)", path = .0.display())]
     NoVfio(PathBuf),
@@ -173,6 +179,9 @@ impl Machine {
         let Some(number) = link_name(&group) else {
             return Err(VfioError::NoIommu(address));
         };
+        if !self.sys.join("bus/pci/drivers/vfio-pci").exists() {
+            return Err(VfioError::NoVfioPci(address));
+        }
         match link_name(&device.join("driver")) {
             Some(driver) if driver == "vfio-pci" => {}
             Some(driver) => {
@@ -254,6 +263,7 @@ mod tests {
         std::fs::create_dir_all(group.join("devices"))?;
         symlink(&group, machine.device(CARD).join("iommu_group"))?;
         symlink(machine.device(CARD), group.join("devices").join(CARD))?;
+        std::fs::create_dir_all(machine.sys.join("bus/pci/drivers/vfio-pci"))?;
         std::fs::create_dir_all(machine.dev.join("vfio"))?;
         std::fs::write(machine.dev.join("vfio/vfio"), "")?;
         std::fs::write(machine.dev.join("vfio/7"), "")?;
@@ -316,6 +326,9 @@ mod tests {
         assert!(said.contains("drivers/snd_intel8x0/unbind; echo 0000:00:03.0 >/sys/bus/pci/drivers_probe"), "{said}");
         add(&machine, CARD, "0xd5ca", None)?;
         assert!(complaint(&machine).contains("bound to no driver"), "{}", complaint(&machine));
+        std::fs::remove_dir(machine.sys.join("bus/pci/drivers/vfio-pci"))?;
+        let said = complaint(&machine);
+        assert!(said.contains("this kernel has no vfio-pci") && said.contains("modprobe vfio-pci"), "{said}");
 
         std::fs::remove_file(machine.device(CARD).join("iommu_group"))?;
         assert!(complaint(&machine).contains("intel-iommu,caching-mode=on"), "{}", complaint(&machine));

@@ -2,7 +2,7 @@
 
 mod commands;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use commands::Failure;
 use dmus_driver_vfio::VfioError;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the song cannot be used, or this machine lacks something; 130
 /// interrupted.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "dmusd", version, arg_required_else_help = true)]
 struct Cli {
     /// The card's PCI address, like 0000:00:03.0 [default: the only card that there is].
     #[arg(long, global = true, value_name = "ADDRESS")]
@@ -35,6 +35,8 @@ enum Command {
     Conform(commands::conform::Args),
     Selftest(commands::selftest::Args),
     Zoo(commands::zoo::Args),
+    #[command(hide = true)]
+    Pages(dmus_pages::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,11 +51,12 @@ fn main() -> ExitCode {
         Command::Conform(args) => commands::conform::run(device, &args),
         Command::Selftest(args) => commands::selftest::run(device, &args),
         Command::Zoo(args) => commands::zoo::run(device, &args),
+        Command::Pages(args) => args.write(Cli::command()).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("dmus: error: {error:#}");
+            commands::complain(&error);
             match error.downcast_ref::<Failure>() {
                 Some(failure) => ExitCode::from(failure.code()),
                 None if error.is::<VfioError>() => ExitCode::from(commands::LACKING),

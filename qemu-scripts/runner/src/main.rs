@@ -22,7 +22,7 @@ mod summary;
 mod supervisor;
 mod terminal;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -34,7 +34,7 @@ use tracing_subscriber::EnvFilter;
 /// 9 the driver broke rules of the data sheet (--check warn or stop); 125 the host was at fault (hil);
 /// 130 interrupted.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "dmus-run", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -51,6 +51,8 @@ enum Command {
     Zoo(commands::zoo::Args),
     Debug(commands::debug::Args),
     Hil(commands::hil::Args),
+    #[command(hide = true)]
+    Pages(dmus_pages::Args),
     #[command(hide = true)]
     DieWithParent(process::DieWithParent),
 }
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Zoo(args) => commands::zoo::run(&args),
         Command::Debug(args) => commands::debug::run(&args),
         Command::Hil(args) => commands::hil::run(&args),
+        Command::Pages(args) => args.write(Cli::command()).map_err(Into::into),
         Command::DieWithParent(args) => process::become_command(&args),
     };
     match result {

@@ -7,7 +7,7 @@
 use super::Args;
 use super::playback::{CONFIG, Playback};
 use super::ports::{Arrival, INPUT_POOL, Ports};
-use crate::commands::{interruption, open, say, say_played};
+use crate::commands::{interruption, open, say, say_played, tell_manager};
 use alsa::poll;
 use anyhow::{Context, ensure};
 use dmus_driver::{CaptureSink, CaptureStream, Card, DriverError, StreamConfig};
@@ -89,6 +89,7 @@ pub(super) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
         bridge.playback.len(),
         bridge.captures.len()
     ));
+    tell_manager(&format!("plays what comes to {} ports of ALSA's sequencer", bridge.playback.len()), true);
     bridge.turn_until(&asked)?;
     bridge.end()
 }
