@@ -16,6 +16,9 @@ fi
 # All packages come from one pair of suites, so that every machine runs the same QEMU and GRUB.
 readonly SUITE=trixie BACKPORTS=trixie-backports
 
+# What private_apt sees, the last one preferred; a script may have others.
+suites=("$SUITE" "$BACKPORTS")
+
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 # Exit 3 means "this machine lacks something"; 1 and 2 stay free for faults and wrong usage.
@@ -86,12 +89,12 @@ apt_usable() {
         { say "the Debian archive keyring is missing: packages are fetched only on Debian"; return 1; }
 }
 
-# private_apt WORK ARCHIVE KEYRING: writes an apt set-up of its own into WORK, which sees SUITE and BACKPORTS and no installed package.
+# private_apt WORK ARCHIVE KEYRING: writes an apt set-up of its own into WORK, which sees `suites` and no installed package.
 private_apt() {
     local work=$1 archive=$2 keyring=$3 suite
     mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial"
     : >"$work/status"
-    for suite in "$SUITE" "$BACKPORTS"; do
+    for suite in "${suites[@]}"; do
         printf 'deb [arch=amd64 target=Packages signed-by=%s] %s %s main\n' "$keyring" "$archive" "$suite"
     done >"$work/sources.list"
     # The machine's own settings stay in force (proxies, certificates) but not its hooks, pins and lists.
@@ -107,7 +110,7 @@ Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "/dev/null";
 APT::Architecture "amd64";
 APT::Architectures { "amd64"; };
-APT::Default-Release "$BACKPORTS";
+APT::Default-Release "${suites[-1]}";
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::Languages "none";
@@ -115,7 +118,7 @@ Acquire::Retries "3";
 CONF
 }
 
-# newer_keyring WORK: this release's latest keyring, verified by the keys already here. An installed one may be older than the keys of SUITE.
+# newer_keyring WORK: this release's latest keyring, verified by the keys already here. An installed one may be older than those of `suites`.
 newer_keyring() {
     local work=$1
     own_apt "$work" && mkdir -p "$work/keyring" && cd "$work/keyring" &&
@@ -124,14 +127,14 @@ newer_keyring() {
 
 # fetch_packages ROOT CHECK PACKAGE...: makes the directory ROOT, holding PACKAGEs and everything they need, unpacked. CHECK is called
 # with the directory before it gets its name, so a ROOT that exists is complete and works. What the pattern `unneeded` names, if there is one, is
-# left out.
+# left out. A script may have a function of its own in `unpack`, called with the working directory: it puts into WORK/root what becomes ROOT.
 fetch_packages() {
     [[ ! -d $1 ]] || return 0
     apt_usable && with_lock fetch fetch_locked "$@"
 }
 
 fetch_locked() {
-    local root=$1 check=$2 work archive keyring deb
+    local root=$1 check=$2 work archive keyring
     shift 2
     # Another process may have been quicker.
     [[ ! -d $root ]] || return 0
@@ -148,11 +151,11 @@ fetch_locked() {
     }
     keyring=$(archive_keyring)
     private_apt "$work" "$archive" "$keyring"
-    say "reading the package lists of $SUITE and $BACKPORTS"
+    say "reading the package lists of ${suites[*]}"
     if ! private_update "$work"; then
         if ! grep -q NO_PUBKEY "$work/log"; then
             sort -u "$work/log" >&2
-            say "the package lists of $SUITE can't be read: is the network up?"
+            say "the package lists of ${suites[*]} can't be read: is the network up?"
             return 3
         fi
         say "the archive's keys are newer than this machine's: fetching its keyring package"
@@ -160,7 +163,7 @@ fetch_locked() {
         private_apt "$work" "$archive" "$keyring"
         private_update "$work" || {
             sort -u "$work/log" >&2
-            say "the Debian archive keyring here doesn't sign $SUITE: upgrade the package debian-archive-keyring"
+            say "the Debian archive keyring here doesn't sign ${suites[*]}: upgrade the package debian-archive-keyring"
             return 3
         }
     fi
@@ -172,11 +175,17 @@ fetch_locked() {
     }
     # Every step is checked by hand: the shell's `set -e` is off in a function whose status the caller tests.
     mkdir "$work/root" || return 3
-    for deb in "$work"/cache/archives/*.deb; do
-        dpkg -x "$deb" "$work/root" || { say "unpacking ${deb##*/} failed: is the disk full?"; return 3; }
-    done
+    "${unpack:-unpack_packages}" "$work" || return 3
     "$check" "$work/root" || return 3
     mv "$work/root" "$root" || return 3
+}
+
+# unpack_packages WORK: what was downloaded, into WORK/root.
+unpack_packages() {
+    local deb
+    for deb in "$1"/cache/archives/*.deb; do
+        dpkg -x "$deb" "$1/root" || { say "unpacking ${deb##*/} failed: is the disk full?"; return 1; }
+    done
 }
 
 # download WORK PACKAGE...: into the cache of WORK, with everything they need.
