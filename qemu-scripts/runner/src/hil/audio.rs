@@ -17,6 +17,8 @@ const FLOOR: f32 = -60.0;
 /// Third-octave bands, from here on, in Hz.
 const LOWEST: f32 = 50.0;
 const BANDS: usize = 26;
+/// How much of the strongest peak's power one has that may be the strongest as well: 3 dB less.
+const TIE: f32 = 0.5;
 
 /// Audio as one channel.
 struct Sound {
@@ -117,8 +119,9 @@ fn compare(expected: &Audio, sound: &Sound, reference: &Sound) -> Option<String>
 /// What a window sounds like.
 struct Window {
     level: f32,
-    /// In Hz; none of what is too quiet.
-    pitch: Option<f32>,
+    /// In Hz, the strongest first; none of what is too quiet. Of two notes that are as loud, either may be the strongest:
+    /// these are all that are as strong, within [`TIE`].
+    pitches: Vec<f32>,
     bands: [f32; BANDS],
 }
 
@@ -128,10 +131,15 @@ impl Window {
         if off > expected.level.unwrap_or(1.0) as f32 {
             return Some(format!("the level is {:.1} dB, not {:.1} dB", self.level, wanted.level));
         }
-        if let (Some(heard), Some(wanted)) = (self.pitch, wanted.pitch) {
-            let cents = 1200.0 * (heard / wanted).log2();
-            if cents.abs() > expected.pitch.unwrap_or(30.0) as f32 {
-                return Some(format!("the strongest pitch is {heard:.1} Hz, not {wanted:.1} Hz ({cents:+.0} cents)"));
+        if let (Some(first), Some(wanted_first)) = (self.pitches.first(), wanted.pitches.first()) {
+            let cents = |heard: f32, wanted: f32| 1200.0 * (heard / wanted).log2();
+            let limit = expected.pitch.unwrap_or(30.0) as f32;
+            let is_in = |pitch: f32, pitches: &[f32]| pitches.iter().any(|other| cents(pitch, *other).abs() <= limit);
+            if !is_in(*first, &wanted.pitches) || !is_in(*wanted_first, &self.pitches) {
+                let off = cents(*first, *wanted_first);
+                return Some(format!(
+                    "the strongest pitch is {first:.1} Hz, not {wanted_first:.1} Hz ({off:+.0} cents)"
+                ));
             }
         }
         let distances = self.bands.iter().zip(&wanted.bands).map(|(a, b)| (a.max(FLOOR) - b.max(FLOOR)).abs());
@@ -178,7 +186,8 @@ impl Analysis {
         let level = decibels(power);
         // Of the window's power, each its share.
         let bands = bands.map(|band| decibels(power * band / total));
-        Window { level, pitch: (level > FLOOR).then(|| peak(&powers) * scale), bands }
+        let pitches = if level > FLOOR { peaks(&powers) } else { vec![] };
+        Window { level, pitches: pitches.into_iter().map(|pitch| pitch * scale).collect(), bands }
     }
 }
 
@@ -186,14 +195,21 @@ fn decibels(power: f32) -> f32 {
     10.0 * power.max(1e-12).log10()
 }
 
-/// The place of the strongest peak, between bins, by a parabola through the three highest.
-fn peak(powers: &[f32]) -> f32 {
-    let strongest = powers.iter().enumerate().skip(1).max_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(1, |(bin, _)| bin);
-    let at = |bin: usize| powers.get(bin).copied().unwrap_or(0.0).max(1e-20).ln();
-    let (before, here, after) = (at(strongest - 1), at(strongest), at(strongest + 1));
-    let bend = before - 2.0 * here + after;
-    let shift = if bend == 0.0 { 0.0 } else { (before - after) / (2.0 * bend) };
-    strongest as f32 + shift.clamp(-0.5, 0.5)
+/// The places of the strongest peaks, the strongest first, each between bins, by a parabola through the three highest.
+fn peaks(powers: &[f32]) -> Vec<f32> {
+    let at = |bin: usize| powers.get(bin).copied().unwrap_or(0.0);
+    let strongest = powers.iter().skip(1).copied().fold(0.0, f32::max);
+    let is_peak = |bin: &usize| at(*bin) >= strongest * TIE && at(*bin) >= at(bin - 1) && at(*bin) > at(bin + 1);
+    let mut peaks: Vec<usize> = (1..powers.len()).filter(is_peak).collect();
+    peaks.sort_by(|a, b| at(*b).total_cmp(&at(*a)));
+    let place = |bin: usize| {
+        let log = |bin: usize| at(bin).max(1e-20).ln();
+        let (before, here, after) = (log(bin - 1), log(bin), log(bin + 1));
+        let bend = before - 2.0 * here + after;
+        let shift = if bend == 0.0 { 0.0 } else { (before - after) / (2.0 * bend) };
+        bin as f32 + shift.clamp(-0.5, 0.5)
+    };
+    peaks.into_iter().map(place).collect()
 }
 
 #[cfg(test)]
@@ -230,6 +246,14 @@ mod tests {
         ] {
             assert!(fault(&sound).contains(complaint), "{complaint}: {}", fault(&sound));
         }
+        // Two notes as loud, in whichever one is the stronger; and one that is not there.
+        let chord = |low: f32, high: f32, pitch: f32| {
+            let notes = [tone(440.0, low, 0.0), tone(pitch, high, 0.0)].map(|note| note.samples);
+            Sound { samples: notes[0].iter().zip(&notes[1]).map(|(a, b)| a + b).collect(), rate: RATE }
+        };
+        let fault = |sound: &Sound| compare(&expected, sound, &chord(0.2, 0.19, 587.3)).unwrap_or_default();
+        assert_eq!(fault(&chord(0.19, 0.2, 587.3)), "");
+        assert!(fault(&chord(0.19, 0.2, 622.3)).contains("strongest pitch"), "{}", fault(&chord(0.19, 0.2, 622.3)));
         let strict = Audio { spectrum: Some(0.5), ..expected.clone() };
         let dull = compare(&strict, &tone(440.0, 0.2, 0.0), &reference).unwrap_or_default();
         assert!(dull.contains("third-octave bands"), "{dull}");

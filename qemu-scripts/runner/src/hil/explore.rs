@@ -208,7 +208,6 @@ fn paths(document: &mut DocumentMut, other: impl Fn(&str) -> String) {
         &["guest", "iso"],
         &["guest", "disk"],
         &["card", "bank"],
-        &["feed", "serial-file"],
         &["feed", "share"],
         &["feed", "midi"],
         &["expect", "midi"],

@@ -31,7 +31,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How often processes and limits are looked at.
@@ -129,7 +129,7 @@ pub(crate) fn run(case: &Case, folder: &Path, setup: &Setup) -> anyhow::Result<R
             at: 0.0,
             guest: GuestReport::new(),
             serial,
-            unsent: text_to_send(case)?,
+            input: None,
         };
         let ended = following.run(&folder.join(files::SERIAL))?;
         Ok((ended, following.serial, following.guest, following.liveness.last()))
@@ -278,7 +278,7 @@ fn card_options(case: &Case, job: &Job, folder: &Path) -> anyhow::Result<card::O
 
 fn start_qemu(case: &Case, words: &[OsString]) -> anyhow::Result<Process> {
     let mut command = process::command(words)?;
-    let stdin = if text_to_send(case)?.is_some() { Stdio::piped() } else { Stdio::null() };
+    let stdin = if case.of.scenario.feed.serial.is_empty() { Stdio::null() } else { Stdio::piped() };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     // What a terminal sends to this process's group is this process's business.
     Process::start(command.process_group(0)).context("cannot start QEMU")
@@ -332,19 +332,6 @@ fn qemu_command(case: &Case, job: &Job, socket: &Path, setup: &Setup) -> anyhow:
     Ok(qemu.into_words())
 }
 
-/// What is to be sent to the guest's serial line.
-fn text_to_send(case: &Case) -> anyhow::Result<Option<Vec<u8>>> {
-    let feed = &case.of.scenario.feed;
-    match (&feed.serial, &feed.serial_file) {
-        (Some(text), _) => Ok(Some(text.clone().into_bytes())),
-        (None, Some(file)) => {
-            let file = case.of.path(file);
-            Ok(Some(std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?))
-        }
-        (None, None) => Ok(None),
-    }
-}
-
 /// A guest that runs.
 struct Following<'a> {
     liveness: Liveness,
@@ -357,7 +344,8 @@ struct Following<'a> {
     at: f64,
     guest: GuestReport,
     serial: Serial,
-    unsent: Option<Vec<u8>>,
+    /// Who writes to the serial line, once there was something to write.
+    input: Option<Sender<String>>,
 }
 
 impl Following<'_> {
@@ -369,9 +357,7 @@ impl Following<'_> {
         let mut looked = Instant::now();
         loop {
             self.interrupt.check()?;
-            if self.serial.wants_input()
-                && let Some(text) = self.unsent.take()
-            {
+            if let Some(text) = self.serial.next_input() {
                 self.send(text);
             }
             match output.recv_timeout(GLANCE) {
@@ -400,14 +386,21 @@ impl Following<'_> {
         self.ended(status, complaints.trim())
     }
 
-    /// A guest that does not read loses it.
-    fn send(&mut self, text: Vec<u8>) {
-        if let Some(mut input) = self.qemu.stdin() {
-            // A guest that takes none of it keeps the writer, which ends with QEMU.
+    /// A guest that takes none of it keeps the writer, which ends with QEMU.
+    fn send(&mut self, text: String) {
+        if let Some(mut serial) = self.qemu.stdin() {
+            let (sender, texts) = channel::<String>();
+            self.input = Some(sender);
             std::thread::spawn(move || {
-                let _ = input.write_all(&text).and_then(|()| input.flush());
+                for text in texts {
+                    if serial.write_all(text.as_bytes()).and_then(|()| serial.flush()).is_err() {
+                        break;
+                    }
+                }
             });
         }
+        // What the guest has no ears for any more is lost.
+        self.input.iter().for_each(|input| _ = input.send(text.clone()));
     }
 
     /// Why the run is to be ended now, if it is.

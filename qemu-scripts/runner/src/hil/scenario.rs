@@ -158,12 +158,9 @@ pub(crate) struct Card {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Feed {
-    /// Text for the guest's serial line.
-    pub(crate) serial: Option<String>,
-    /// The same, from a file.
-    pub(crate) serial_file: Option<PathBuf>,
-    /// The text is sent once this regular expression matches what the guest has printed; without it, at once.
-    pub(crate) serial_after: Option<String>,
+    /// Text for the guest's serial line, step by step.
+    #[serde(default)]
+    pub(crate) serial: Vec<Step>,
     /// Files that the guest finds in fw_cfg, by name: as opt/dmus/NAME, or as a name with a / says.
     #[serde(default)]
     pub(crate) files: BTreeMap<String, PathBuf>,
@@ -175,6 +172,16 @@ pub(crate) struct Feed {
     /// MIDI inputs of the card: .mid files, or "loopback".
     #[serde(default)]
     pub(crate) midi: Vec<String>,
+}
+
+/// Text that is sent to the guest once it waits for it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Step {
+    /// Once this regular expression matches what the guest has printed since the step before, a line or a prompt;
+    /// without it, at once.
+    pub(crate) after: Option<String>,
+    pub(crate) text: String,
 }
 
 /// What must hold. One at least must be said.

@@ -5,6 +5,7 @@
 
 use super::scenario::Scenario;
 use regex::Regex;
+use std::collections::VecDeque;
 
 /// Bytes of a line that are looked at.
 const MAX_LINE: usize = 64 << 10;
@@ -16,10 +17,10 @@ const PROGRESS: &str = "dmus: progress ";
 /// See the module.
 pub(crate) struct Serial {
     line: Vec<u8>,
-    tail: std::collections::VecDeque<String>,
+    tail: VecDeque<String>,
     any: bool,
-    /// The guest is sent something once this matches; without it, at once.
-    after: Option<Regex>,
+    /// What the guest is still to be sent: each text once its pattern has matched, which is none from then on.
+    steps: VecDeque<(Option<Regex>, String)>,
     /// Each with whether some line matched it.
     expected: Vec<(Regex, bool)>,
     in_order: Vec<Regex>,
@@ -33,14 +34,18 @@ impl Serial {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         // All of them were compiled once, as the scenario was read.
         let regexes = |patterns: &[String]| patterns.iter().filter_map(|pattern| Regex::new(pattern).ok()).collect();
+        let steps = scenario.feed.serial.iter().map(|step| {
+            let after = step.after.as_deref().and_then(|pattern| Regex::new(pattern).ok());
+            (after, step.text.clone())
+        });
         let expect = &scenario.expect;
         let expected: Vec<_> = regexes(&expect.serial);
         let never: Vec<_> = regexes(&expect.serial_never);
         Self {
             line: Vec::new(),
-            tail: std::collections::VecDeque::new(),
+            tail: VecDeque::new(),
             any: false,
-            after: scenario.feed.serial_after.as_deref().and_then(|pattern| Regex::new(pattern).ok()),
+            steps: steps.collect(),
             expected: expected.into_iter().map(|pattern| (pattern, false)).collect(),
             in_order: regexes(&expect.serial_in_order),
             reached: 0,
@@ -59,9 +64,9 @@ impl Serial {
             }
         }
         // A prompt is no line.
-        let unfinished = String::from_utf8_lossy(&self.line);
-        if self.after.as_ref().is_some_and(|pattern| pattern.is_match(&unfinished)) {
-            self.after = None;
+        if !self.line.is_empty() {
+            let unfinished = String::from_utf8_lossy(&self.line).into_owned();
+            self.is_waited_for(&unfinished);
         }
     }
 
@@ -86,9 +91,7 @@ impl Serial {
                 *first = Some(line.to_owned());
             }
         }
-        if self.after.as_ref().is_some_and(|pattern| pattern.is_match(line)) {
-            self.after = None;
-        }
+        self.is_waited_for(line);
         // How far a guest is, is told by the last of these.
         if line.starts_with(PROGRESS) && self.tail.back().is_some_and(|last| last.starts_with(PROGRESS)) {
             self.tail.pop_back();
@@ -120,9 +123,18 @@ impl Serial {
         self.any
     }
 
-    /// Whether what is to be sent to the guest may be.
-    pub(crate) fn wants_input(&self) -> bool {
-        self.after.is_none()
+    /// Whether the next text goes after this, which the guest has printed.
+    fn is_waited_for(&mut self, printed: &str) {
+        if let Some((after, _)) = self.steps.front_mut()
+            && after.as_ref().is_some_and(|pattern| pattern.is_match(printed))
+        {
+            *after = None;
+        }
+    }
+
+    /// What is to be sent to the guest now.
+    pub(crate) fn next_input(&mut self) -> Option<String> {
+        self.steps.pop_front_if(|(after, _)| after.is_none()).map(|(_, text)| text)
     }
 
     /// What a scenario says of it that does not hold.

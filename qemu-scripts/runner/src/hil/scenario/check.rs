@@ -98,15 +98,8 @@ impl Loaded {
                 return Err(mistake(&keys, format!("there is no file {}", path.display())));
             }
         }
-        if feed.serial.is_some() && feed.serial_file.is_some() {
-            return Err(mistake(&["feed", "serial-file"], "the text is given already, by serial"));
-        }
-        match &feed.serial_after {
-            Some(_) if feed.serial.is_none() && feed.serial_file.is_none() => {
-                return Err(mistake(&["feed", "serial-after"], "no text is given that could be sent then"));
-            }
-            Some(pattern) => _ = regex(&["feed", "serial-after"], pattern)?,
-            None => {}
+        for pattern in feed.serial.iter().filter_map(|step| step.after.as_deref()) {
+            regex(&["feed", "serial"], pattern)?;
         }
         for (key, limit) in [("card", limits.card), ("still", limits.still), ("total", limits.total)] {
             if !(limit > 0.0 && limit <= 1e6) {
@@ -174,7 +167,6 @@ impl Loaded {
             (["guest", "initrd"], guest.initrd.as_ref()),
             (["guest", "iso"], guest.iso.as_ref()),
             (["guest", "disk"], guest.disk.as_ref()),
-            (["feed", "serial-file"], feed.serial_file.as_ref()),
             (["feed", "share"], feed.share.as_ref()),
             (["expect", "midi"], expect.midi.as_ref()),
         ];
