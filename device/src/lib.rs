@@ -1,4 +1,5 @@
-//! The DirectMusic card: a PCI sound card that QEMU sees over vfio-user.
+//! The DirectMusic card: a PCI sound card that QEMU sees over vfio-user. What a driver programs is its data sheet,
+//! [`dmus_interface`](../dmus_interface/index.html): registers, rings, and a driver in 60 lines.
 //!
 //! A [`transport`] drives the card's function ([`pci`]), which meets the [`engine`] thread at one lock.
 //! The engine fetches submissions from guest memory, orders and renders them, and hands audio to a [`sink`]:
@@ -13,8 +14,6 @@
 //!
 //! The synth plays a [`bank`], which is made of collections; a [`collection`] is any set of instruments
 //! as DLS describes them, built in or read from a file.
-//!
-//! What driver and card agree on is the data sheet, `dmus_interface`.
 
 mod back_off;
 pub mod bank;

@@ -1,8 +1,132 @@
 //! The data sheet of the DirectMusic card: everything that the device and its drivers agree on.
 //!
+//! | section | modules |
+//! |---|---|
+//! | [The doorbell page and the rings](#the-doorbell-page-and-the-rings): a picture | [`doorbell`], [`ring`] |
+//! | [A driver in 60 lines](#a-driver-in-60-lines): it runs with the tests | |
+//! | [Programming the card](#programming-the-card): six steps | [`pci`], [`regs`], [`protocol`] |
+//! | [Time](#time): clocks, grants, samples | [`time`] |
+//! | [Messages](#messages): what an event holds | [`event`], [`sysex`] |
+//! | [Capture](#capture): MIDI inputs | [`midi`] |
+//! | [Wave sink](#wave-sink): audio for the guest | [`wave`], [`sample_clock`] |
+//! | [What a card may do](#what-a-card-may-do): and a driver must not rely on | |
+//! | [Properties and downloads](#properties-and-downloads): the mailbox | [`command`], [`property`], [`download`] |
+//! | [What the card refuses](#what-the-card-refuses): codes | [`ring::Reject`], [`regs::Fault`], [`rule`] |
+//!
 //! Nothing feeds this crate; the card (`dmus-card`) and the guest driver (`dmus-driver`) both import it. It holds
 //! layouts, numbers, arithmetic, the order of the steps on the doorbell page, the reader of raw [`midi`] bytes, and the
-//! [`sample_clock`] of a wave sink. All multi-byte values on the card are little endian.
+//! [`sample_clock`] of a wave sink. [`owners`] is what the card tells a plugin of QEMU, and nothing for drivers. All
+//! multi-byte values on the card are little endian.
+//!
+//! # The doorbell page and the rings
+//!
+//! BAR2 is plain memory that both sides see. Each word has one side that stores it:
+//!
+//! ```text
+//! offset          stored by the driver               stored by the card
+//! 0x000           GRANT
+//! 0x040                                              WAKE_ARMED
+//! 0x080                                              MASTER_TIME, LATENCY_TIME, SAMPLE_POSITION
+//! 0x0C0                                              COMMANDS, COMMAND_STATUS, COMMAND_SIZE,
+//!                                                    COMMAND_DETAIL, UNLOADS
+//! 0x100 + 0x80 n  SUBMISSION_TAIL, COMPLETION_EVENT
+//! 0x140 + 0x80 n                                     COMPLETION_HEAD, STATE, TRANSITIONS, REFUSAL
+//! ```
+//!
+//! The memory of stream n is the guest's. Here slots 0, 3 and 1 were submitted, and slot 3 has been completed:
+//!
+//! ```text
+//!                                                               stored by
+//! pool             | slot 0 | slot 1 | slot 2 | slot 3 | ...    the driver: an event a slot
+//!                    card's   card's
+//!
+//! submission ring  | 0 | 3 | 1 |   | ...                        the driver: slot numbers, then the tail
+//!                               ^ SUBMISSION_TAIL = 3
+//!
+//! completion ring  | slot 3, presented, time |    | ...         the card: what became of slots, then the head
+//!                                             ^ COMPLETION_HEAD = 1
+//! ```
+//!
+//! With the tail a slot goes to the card, with the head it comes home:
+//!
+//! ```text
+//!                                SUBMISSION_TAIL, GRANT
+//! free slots --> pool and rings ------------------------> card: copies, judges, holds, presents
+//!     ^                                                     |
+//!     +------------------ completion ring <-----------------+
+//!                         COMPLETION_HEAD, MSI-X
+//! ```
+//!
+//! # A driver in 60 lines
+//!
+//! It plays a note by the [six steps](#programming-the-card), and looks at the page for what it waits for: with
+//! interrupts it would sleep there. The card is one in the same process. In a guest, `Platform` is what the machine
+//! gives: accesses to BAR0, BAR2 as memory, memory for DMA and a clock.
+//!
+//! ```
+//! use dmus_driver::Platform;
+//! use dmus_interface::event::{COMPLETE, Data, Event, PointerWidth};
+//! use dmus_interface::protocol::{Page, driver};
+//! use dmus_interface::regs::{self, Register, control, stream, stream::State, stream::Type};
+//! use dmus_interface::{ring::Completion, ring::Status, time::RefTime};
+//! use std::{error::Error, sync::atomic::Ordering::Relaxed, time::Duration};
+//! use zerocopy::FromBytes;
+//!
+//! fn write(card: &impl Platform, register: Register, value: u64) {
+//!     card.write32(register.offset, value as u32);
+//!     if register.width == 8 {
+//!         card.write32(register.offset + 4, (value >> 32) as u32);
+//!     }
+//! }
+//! fn wait<T>(card: &impl Platform, answer: impl Fn() -> Option<T>) -> Result<T, &'static str> {
+//!     let limit = card.now() + Duration::from_secs(5);
+//!     let looks = std::iter::repeat_with(answer).take_while(|_| card.now() < limit);
+//!     looks.flatten().next().ok_or("the card does not answer")
+//! }
+//! fn transition(card: &impl Platform, number: u32, register: Register, value: u32) -> Result<(), Box<dyn Error>> {
+//!     write(card, stream::at(0, register), value.into());
+//!     let refusal = wait(card, || driver::answer(card.doorbell(), 0, number))?;
+//!     if refusal == 0 { Ok(()) } else { Err(format!("{} = {value} is refused: F{refusal}", register.name).into()) }
+//! }
+//! fn main() -> Result<(), Box<dyn Error>> {
+//!     let card = dmus_tests::direct::Direct::new()?; // 1. Find it: on a bus, by vendor and device id.
+//!     card.keep_engine()?; // A card of its own thread.
+//! #   let checker = card.check();
+//!     assert_eq!(card.read32(regs::MAGIC.offset), regs::MAGIC_VALUE);
+//!     write(&card, regs::CONTROL, control::RESET.into()); // 2. Start it.
+//!     write(&card, regs::CONTROL, control::ENABLE.into());
+//!     let dma = card.dma_alloc(0x1000, 0x1000)?; // 3. Create stream 0: the pool, then both rings, in one page.
+//!     let pool = [(stream::POOL_BASE, dma.iova), (stream::SLOT_COUNT, 16), (stream::SLOT_STRIDE, 64)];
+//!     let submissions = [(stream::SUBMISSION_BASE, dma.iova + 0x400), (stream::SUBMISSION_SIZE, 16)];
+//!     let completions = [(stream::COMPLETION_BASE, dma.iova + 0x800), (stream::COMPLETION_SIZE, 16)];
+//!     for (register, value) in pool.into_iter().chain(submissions).chain(completions) {
+//!         write(&card, stream::at(0, register), value);
+//!     }
+//!     transition(&card, 1, stream::TYPE, Type::Render.value())?;
+//!     transition(&card, 2, stream::STATE, State::Run as u32)?; // 4. Run it.
+//!     for (slot, (status, time)) in [(0x90, 2_500_000), (0x80, 7_500_000)].into_iter().enumerate() {
+//!         let data = Data::Inline([status, 60, 100, 0, 0, 0, 0, 0]); // 5. Submit a note and its end.
+//!         let (struct_size, event_bytes, channel_group, flags) = (40, 3, 0, COMPLETE);
+//!         let event = Event { struct_size, event_bytes, channel_group, flags, time, byte_position: 0, next: 0, data };
+//!         dma.memory.write(64 * slot, &event.encode(PointerWidth::Eight).0);
+//!         dma.memory.store_u32(0x400 + 4 * slot, slot as u32, Relaxed);
+//!     }
+//!     driver::publish_tail(card.doorbell(), 0, 2);
+//!     driver::publish_grant(card.doorbell(), RefTime::from_secs(1));
+//!     if driver::armed_sleep(card.doorbell()) != 0 {
+//!         write(&card, regs::WAKE, 1); // It sleeps, and may have missed the two.
+//!     }
+//!     wait(&card, || (driver::completion_head(card.doorbell(), 0) == 2).then_some(()))?; // 6. Reclaim.
+//!     for entry in 0..2 {
+//!         let words = [0, 8].map(|word| dma.memory.load_u64(0x800 + 16 * entry + word, Relaxed).to_le_bytes());
+//!         let done = Completion::read_from_bytes(words.as_flattened()).map_err(|_| "not 16 bytes")?;
+//!         assert_eq!(Status::decode(done.status.get()), Some(Status::Presented));
+//!         println!("slot {} is free again; its event was presented at {}", done.slot, RefTime(done.time.get()));
+//!     }
+//! #   assert!(!checker.has_errors(), "{}", checker.json());
+//!     transition(&card, 3, stream::STATE, State::Stop as u32)
+//! }
+//! ```
 //!
 //! # Programming the card
 //!
@@ -169,6 +293,11 @@
 //! ACQUIRE are refused ([`regs::Fault::Halted`]); STOP and then CLOSED are taken, and the stream can be created anew.
 #![no_std]
 #![forbid(unsafe_code)]
+
+// The example of the manual runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod command;
 pub mod doorbell;
