@@ -3,6 +3,22 @@
 //! Fed with a [`Collection`] that `dmus_dls` has read and with a song; feeds the [`Mailbox`] chunk by chunk, each wave
 //! once and before the instruments that play it. So memory for DMA is needed for the largest wave, not for the
 //! collection.
+//!
+//! ```
+//! use dmus_driver::dls::{download_for, unload};
+//! use dmus_driver::{Card, Mailbox};
+//! use dmus_interface::event::PointerWidth;
+//! use dmus_song::Song;
+//!
+//! let card = Card::open(dmus_tests::direct::Direct::new()?, PointerWidth::Eight)?;
+//! let mut mailbox = Mailbox::open(&card)?;
+//! let song = Song::parse(&dmus_tests::songs::busy(100))?;
+//! let collection = dmus_card::bank::built_in(); // or Collection::read, from a file
+//! let downloaded = download_for(&mut mailbox, &collection, song.messages())?;
+//! assert!(!downloaded.instruments.is_empty() && !downloaded.waves.is_empty());
+//! unload(&mut mailbox, &downloaded)?; // once it has been played
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 use crate::{DriverError, Mailbox, Platform};
 use alloc::collections::{BTreeMap, BTreeSet};

@@ -27,6 +27,11 @@
 
 extern crate alloc;
 
+// The example of the manual runs with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod allocator;
 mod capture;
 mod card;

@@ -27,7 +27,20 @@ const RESULT_ROOM: usize = 512;
 /// Bytes for requests at first.
 const REQUEST_ROOM: usize = 3584;
 
-/// See the module. A card has one mailbox: whoever has two takes turns.
+/// What DirectMusic has as properties, and downloads. A card has one mailbox: whoever has two takes turns.
+///
+/// ```
+/// use dmus_driver::{Card, Mailbox, RenderStream, StreamConfig};
+/// use dmus_interface::event::PointerWidth;
+///
+/// let card = Card::open(dmus_tests::direct::Direct::new()?, PointerWidth::Eight)?;
+/// let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+/// let mut mailbox = Mailbox::open(&card)?;
+/// mailbox.set_channel_groups(0, 1000)?; // of stream 0
+/// mailbox.set_volume(0, -602)?; // 0.01 dB
+/// assert_eq!((mailbox.channel_groups(0)?, mailbox.volume(0)?), (1000, -602));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Mailbox<'c, P: Platform> {
     card: &'c Card<P>,

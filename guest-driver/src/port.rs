@@ -13,6 +13,40 @@
 //!
 //! Nothing here allocates after it is made, and every call is bounded, so that all of it can run in the deferred half
 //! of an interrupt.
+//!
+//! ```
+//! use dmus_driver::port::{Mxf, PortBuffer, RenderPort, Sequencer, ServiceGroup, ServiceGroups, Unpacker};
+//! use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
+//! use dmus_interface::event::PointerWidth;
+//! use dmus_interface::regs::stream::State;
+//! use dmus_interface::time::RefTime;
+//! use std::time::Duration;
+//!
+//! static GROUPS: ServiceGroups = ServiceGroups::new();
+//!
+//! let card = Card::open(dmus_tests::direct::Direct::new()?, PointerWidth::Eight)?;
+//! let stream = RenderStream::open(&card, 0, StreamConfig::default())?;
+//! let sequencer = Sequencer::new(stream.allocator(), stream.prefetch());
+//! let port = RenderPort::new(&stream);
+//! sequencer.connect_output(&stream)?;
+//! port.connect_output(&sequencer)?; // or a filter of your own, and the sequencer behind it
+//! port.set_state(State::Run)?;
+//!
+//! let mut memory = [0; 256];
+//! let mut buffer = PortBuffer::new(&mut memory);
+//! buffer.pack_structured(RefTime::from_secs(1), 0, u32::from_le_bytes([0x90, 60, 100, 0]))?;
+//! let mut events = Unpacker::new(buffer.bytes(), buffer.get_start_time())?;
+//! assert!(port.play_buffer(&mut events)?); // else the pool is full: again after a service
+//!
+//! let group = ServiceGroup::of_vector(0).expect("a vector of the card");
+//! while stream.allocator().counts().presented == 0 {
+//!     port.grant(RefTime::from_secs(2)); // in virtual time: nothing else comes before
+//!     assert!(card.platform().wait(0, Duration::from_secs(5)));
+//!     GROUPS.notify(Some(group)); // all that an interrupt routine does
+//!     GROUPS.service(&[(group, &port)])?; // the deferred half
+//! }
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
 mod buffer;
 mod capture;

@@ -14,6 +14,32 @@ use dmus_interface::time::{RefTime, SampleTime};
 use dmus_interface::wave::WaveFormat;
 
 /// An open wave sink stream of a card. Dropping it stops and closes it.
+///
+/// ```
+/// use dmus_driver::{Card, StreamConfig, WaveStream};
+/// use dmus_interface::event::PointerWidth;
+/// use dmus_interface::regs::stream::State;
+/// use dmus_interface::time::{RefTime, SampleTime};
+/// use dmus_interface::wave::{Sample, WaveFormat};
+/// use std::time::Duration;
+///
+/// let card = Card::open(dmus_tests::direct::Direct::new()?, PointerWidth::Eight)?;
+/// let format = WaveFormat { rate: 44_100, channels: 2, sample: Sample::F32 };
+/// let config = StreamConfig { buffer_size: 7056, ..StreamConfig::default() }; // 20 ms
+/// let wave = WaveStream::open(&card, 1, config, format)?;
+/// wave.set_state(State::Run)?;
+/// card.grant(RefTime::from_secs(1));
+/// let mut audio = vec![];
+/// while audio.len() < 10 * 7056 {
+///     assert!(wave.wait(Duration::from_secs(5)));
+///     while let Some(period) = wave.receive()? {
+///         assert_eq!(period.byte_position(), audio.len() as u64); // else some were lost
+///         audio.extend(period.to_vec()); // dropping it posts its slot and buffer again
+///     }
+/// }
+/// assert_eq!(wave.ref_time_to_sample(RefTime::from_secs(1)), SampleTime(44_100));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct WaveStream<'c, P: Platform> {
     core: StreamCore<'c, P>,
