@@ -2,7 +2,8 @@
 # Shared by the scripts beside it: where downloads are kept, and how Debian packages get there without root rights.
 # Sourced, never run. Functions print results on stdout, progress and errors on stderr.
 
-repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# The real folder, also when a link leads to it.
+repo=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # In the package dmus-card there are no sources: all is built, and what is fetched goes into the user's cache.
 installed=''
 if [[ -e $repo/Cargo.toml ]]; then
