@@ -41,6 +41,7 @@ manuals! {
     dmusd_plays_under_linux_as_its_manual_says: "guest-driver/vfio/README.md",
     guests_boot_as_their_manual_says: "images/README.md",
     the_driver_in_c_plays_and_errs_as_its_manual_says: "images/c-driver/README.md",
+    manual_pages_and_completions_are_made_as_their_manual_says: "qemu-scripts/pages/README.md",
     the_plugin_names_an_instruction_as_its_manual_says: "qemu-scripts/plugin/README.md",
     a_song_is_played_and_a_scenario_runs_as_their_manual_says: "qemu-scripts/runner/README.md",
     rules_are_broken_as_the_manual_of_the_tests_says: "tests/README.md",
@@ -124,7 +125,8 @@ fn carry_out(readme: &str) -> anyhow::Result<()> {
     for Step { command, printed } in steps {
         let mut shell = Command::new("timeout");
         shell.args(["--kill-after=5", LIMIT, "bash", "-c", &format!("exec 2>&1\n{command}")]);
-        let done = run(shell.current_dir(dir.path()).env("PATH", &path))?;
+        // Messages and the order of names are the same everywhere.
+        let done = run(shell.current_dir(dir.path()).env("PATH", &path).env("LC_ALL", "C.UTF-8"))?;
         let said = said(&done);
         let lines: Vec<&str> = said.lines().collect();
         ensure!(
