@@ -35,6 +35,7 @@ use lanes::{Code, Group, LANES, Mix, bits};
 use note::Scratch;
 use output::Output;
 use settings::Meter;
+pub(crate) use settings::Statistics;
 pub(crate) use settings::{GROUP_LIMIT, VOICE_LIMIT};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use crate::identity::{LATENCY, SAMPLE_RATE};
 use crate::replay_log::{Observation, ReplayLog};
 use crate::shared::{Command, Shared};
 use crate::stream::RenderStream;
-use crate::synth::{GROUP_LIMIT, VOICE_LIMIT};
+use crate::synth::{GROUP_LIMIT, Statistics, VOICE_LIMIT};
 use dmus_interface::command::{Answer, MAX_REQUEST, Opcode, Status};
 use dmus_interface::download::{DownloadInfo, WaveFormat};
 use dmus_interface::property::{
@@ -20,6 +20,7 @@ use dmus_interface::property::{
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The class of the card's synthesizer: a number that is nobody else's.
@@ -343,7 +344,7 @@ fn property(opcode: Opcode, stream: &mut RenderStream, request: &[u8], free: usi
                 false => refuse(Status::InvalidParameter, 0, 0),
             }
         }
-        Opcode::GetRunningStats => Reply::of(&running_stats(stream, free)),
+        Opcode::GetRunningStats => Reply::of(&running_stats(&synth.statistics(), stream.busy, free)),
         Opcode::GetVolume => Reply::of(&synth.levels().0.to_le_bytes()),
         Opcode::GetVolumeBoost => Reply::of(&synth.levels().1.to_le_bytes()),
         Opcode::SetVolume | Opcode::SetVolumeBoost => {
@@ -410,10 +411,9 @@ fn port_parameters(stream: &mut RenderStream, request: &[u8]) -> Result<Reply, R
     Ok(Reply { status, bytes: is.as_bytes().to_vec() })
 }
 
-fn running_stats(stream: &RenderStream, free: usize) -> SynthStats {
-    let seen = stream.synth.statistics();
+fn running_stats(seen: &Statistics, busy: Duration, free: usize) -> SynthStats {
     let seconds = seen.samples as f64 / f64::from(SAMPLE_RATE);
-    let cpu = if seconds > 0.0 { 100.0 * stream.busy.as_secs_f64() / seconds } else { 0.0 };
+    let cpu = if seconds > 0.0 { 100.0 * busy.as_secs_f64() / seconds } else { 0.0 };
     let per_voice = if seen.voices > 0.0 { cpu / seen.voices } else { 0.0 };
     let peak = if seen.peak > 0.0 { 2000.0 * libm::log10f(seen.peak) } else { -20_000.0 };
     // Conversions saturate.
@@ -425,5 +425,25 @@ fn running_stats(stream: &RenderStream, free: usize) -> SynthStats {
         lost_notes: seen.lost.into(),
         free_memory: (free as u32).into(),
         peak_volume: (libm::roundf(peak.max(-20_000.0)) as i32).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_told_in_percent_of_what_was_rendered_and_of_a_voice() {
+        let told = |samples, voices, peak| {
+            let seen = Statistics { samples, voices, lost: 3, peak };
+            let told = running_stats(&seen, Duration::from_millis(300), 77);
+            assert_eq!((told.lost_notes.get(), told.free_memory.get()), (3, 77));
+            (told.voices.get(), told.total_cpu.get(), told.cpu_per_voice.get(), told.peak_volume.get())
+        };
+        assert_eq!(told(96_000, 5.0, 0.1), (5, 15, 3, -2000));
+        // A voice for a part of the time costs more while it sounds.
+        assert_eq!(told(48_000, 0.75, 1.0), (1, 30, 40, 0));
+        assert_eq!(told(48_000, 0.0, 0.0), (0, 30, 0, -20_000));
+        assert_eq!(told(0, 0.0, 0.0), (0, 0, 0, -20_000));
     }
 }
