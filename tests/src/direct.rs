@@ -112,6 +112,15 @@ impl Direct {
         Ok((Self::of(card, engine)?, deviations))
     }
 
+    /// The same with nothing but that to it: it is silent, checked by nobody, and not recorded.
+    pub fn deviating_alone(plan: Plan) -> anyhow::Result<(Self, Arc<Deviations>)> {
+        let bank = Arc::new(Bank::default());
+        let (card, engine) = assemble_with(bank, ClockMode::Virtual, Box::new(NullSink), Vec::new())?;
+        let deviations = Arc::new(Deviations::new(plan));
+        card.set_deviations(Arc::clone(&deviations));
+        Ok((Self::of(card, engine)?, deviations))
+    }
+
     /// The same as [`Self::new`], with MIDI inputs.
     pub fn with_inputs(inputs: Vec<Input>) -> anyhow::Result<Self> {
         Self::by_clock(ClockMode::Virtual, inputs)

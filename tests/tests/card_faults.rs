@@ -4,10 +4,21 @@
 //! `cargo run --release -p dmus-tests --bin card_faults 50` tries each fault at each of its first 50 occasions.
 
 use anyhow::ensure;
+use dmus_card::bank::Bank;
+use dmus_card::check::Checker;
 use dmus_card::deviation::{Fault, Plan};
-use dmus_driver::DriverError;
+use dmus_driver::{DriverError, Platform};
+use dmus_interface::doorbell;
+use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
+use dmus_interface::regs::Fault as Told;
+use dmus_interface::ring::Status;
 use dmus_tests::card_faults::{Outcome, Scenario, bank, judge, plan, run};
+use dmus_tests::direct::Direct;
 use dmus_tests::loopback::MemorySink;
+use dmus_tests::raw::RawStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The first ones, which opening and starting meet, and some that playing meets.
 const OCCASIONS: [u64; 7] = [1, 2, 3, 7, 12, 20, 31];
@@ -103,6 +114,56 @@ fn a_recorded_run_with_a_fault_is_replayed_as_it_was() -> anyhow::Result<()> {
                 ensure!(counted == ran.counted, "{what}: {counted:?} interrupts and resets, not {:?}", ran.counted);
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_ring_that_the_card_cannot_reach_by_a_fault_is_told_to_the_driver_and_not_put_on_it() -> anyhow::Result<()> {
+    let checker = Arc::new(Checker::new(&[], None));
+    let heard = (Box::new(MemorySink::default()) as _, Vec::new());
+    let plan = plan(Fault::DmaError, 1);
+    let (platform, _) = Direct::deviating(plan, Bank::default(), heard, &checker, std::io::sink())?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    s.submit(0, s.inline(0, &[0x90, 60, 100]), 0);
+    platform.run_until_idle();
+    assert_eq!(s.take_fault(), Some(Told::RingFault));
+    assert_eq!(platform.stats.faults.get(), 1);
+    ensure!(checker.counts().is_empty(), "{:?}", checker.counts());
+    Ok(())
+}
+
+#[test]
+fn a_card_that_is_not_recorded_has_its_faults_too() -> anyhow::Result<()> {
+    let (platform, _) = Direct::deviating_alone(plan(Fault::FetchRefused, 2))?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    for (slot, status) in [(0, Status::Presented), (1, Status::Rejected), (2, Status::Presented)] {
+        let end = 1000 * i64::from(slot + 1);
+        s.submit(slot, s.inline(end - 500, &[0x90, 60, 100]), end);
+        assert_eq!(s.completion()?.status, status, "slot {slot}");
+    }
+    Ok(())
+}
+
+#[test]
+fn clocks_that_stand_jump_or_are_slow_show_so_from_what_they_showed_before() -> anyhow::Result<()> {
+    let (ms, minute) = (10_000, 600_000_000);
+    for (fault, shown) in [
+        (Fault::ClockStands, [(ms, 48), (ms, 48)]),
+        (Fault::ClockJumps, [(3 * ms + minute, 144), (5 * ms + minute, 240)]),
+        (Fault::ClockSlow, [(2 * ms, 96), (3 * ms, 144)]),
+    ] {
+        let (platform, _) = Direct::deviating_alone(plan(fault, 3))?;
+        let s = RawStream::running(&platform, PointerWidth::Eight)?;
+        let page = platform.doorbell();
+        let after = |granted| {
+            s.grant(granted);
+            platform.run_until_idle();
+            let word = |word| page.load_u64(word, Ordering::Acquire);
+            (word(doorbell::MASTER_TIME), word(doorbell::SAMPLE_POSITION))
+        };
+        assert_eq!(after(ms as i64), (ms, 48), "{fault:?} comes with the third publication");
+        assert_eq!([after(3 * ms as i64), after(5 * ms as i64)], shown, "{fault:?}");
     }
     Ok(())
 }
