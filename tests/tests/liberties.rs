@@ -10,11 +10,14 @@ use dmus_card::sink::{NullSink, Sink};
 use dmus_driver::{CaptureStream, Card, Platform, RenderStream, StreamConfig, play, record};
 use dmus_interface::event::PointerWidth;
 use dmus_interface::regs::stream::State;
+use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
 use dmus_song::Song;
 use dmus_tests::direct::Direct;
 use dmus_tests::loopback::MemorySink;
 use dmus_tests::ordering::{self, Mistake};
+use dmus_tests::programs::until;
+use dmus_tests::raw::RawStream;
 use dmus_tests::recording::Recording;
 use dmus_tests::songs;
 use std::collections::BTreeMap;
@@ -220,6 +223,50 @@ fn what_is_kept_comes_before_the_card_sleeps() -> anyhow::Result<()> {
         (Liberty::Sleep, all(1, 1)),
     ]);
     assert!(played_by_a_thread(Some(Liberties { seed: 1, only: Some(only) }))? == played_by_a_thread(None)?);
+    Ok(())
+}
+
+#[test]
+fn what_completes_as_it_is_fetched_may_come_a_turn_later_and_what_completes_by_time_does_not() -> anyhow::Result<()> {
+    let only = Some(BTreeMap::from([(Liberty::PublishLater, Occasions::One(2))]));
+    let liberties = Some(Liberties { seed: 1, only });
+    let (platform, _) = Direct::deviating_alone(Plan { liberties, ..Plan::default() })?;
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    let on_time = |slot, time| {
+        s.submit(slot, s.inline(time, &[0x90, 60, 100]), time);
+        platform.run_until_idle();
+        s.completion().map(|done| (done.slot, done.status))
+    };
+    let late = |slot| {
+        s.fill(slot, s.inline(1, &[0x90, 60, 100]));
+        s.put(slot);
+        s.publish();
+        platform.turn();
+    };
+    assert_eq!(on_time(0, 10_000)?, (0, Status::Presented));
+    late(1);
+    ensure!(!s.is_drained(), "the first is kept");
+    assert_eq!(s.completion()?.slot, 1);
+    assert_eq!(on_time(2, 20_000)?, (2, Status::Presented));
+    late(3);
+    ensure!(s.is_drained(), "the second is not kept");
+    platform.turn();
+    ensure!(!s.is_drained(), "it is kept for more than a turn");
+    assert_eq!(s.completion()?.slot, 3);
+    Ok(())
+}
+
+#[test]
+fn a_card_that_wakes_without_a_reason_goes_to_sleep_again() -> anyhow::Result<()> {
+    let only = Some(BTreeMap::from([(Liberty::Wake, Occasions::One(1))]));
+    let liberties = Some(Liberties { seed: 1, only });
+    let (platform, deviations) = Direct::deviating_alone(Plan { liberties, ..Plan::default() })?;
+    // No driver does anything.
+    platform.keep_engine()?;
+    let count = |liberty: Liberty| deviations.occasions()["liberties"][liberty.name()].as_u64();
+    until("the second sleep", Duration::from_secs(10), || count(Liberty::Wake) >= Some(2))?;
+    // It looked around before each.
+    ensure!(count(Liberty::Sleep) >= Some(2), "{}", deviations.occasions());
     Ok(())
 }
 
