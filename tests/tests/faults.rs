@@ -1,5 +1,6 @@
 //! What the card says of a driver's mistakes: which code, what FAULT_DETAIL is about, and what is left of the stream.
 
+use anyhow::Context;
 use dmus_card::ClockMode;
 use dmus_driver::{Card, Platform, RenderStream, StreamConfig};
 use dmus_interface::doorbell;
@@ -281,6 +282,33 @@ fn a_message_left_unfinished_is_rejected_once_and_the_fault_names_its_last_fragm
     s.submit(7, s.inline(0, &NOTE), 0);
     assert_eq!(s.completion()?.status, Status::Presented);
     assert_eq!((fault(&s), platform.stats.rejected.get()), (None, 2));
+    Ok(())
+}
+
+#[test]
+fn what_is_told_of_a_mistake_is_about_the_slot_that_it_names_and_says_when() -> anyhow::Result<()> {
+    let platform = Direct::new()?;
+    let checker = platform.check();
+    let s = RawStream::running(&platform, PointerWidth::Eight)?;
+    s.grant(seconds(2));
+    s.reach(seconds(2))?;
+    // Held, and submitted once more; and a message that another one breaks off.
+    s.fill(5, s.inline(seconds(3), &NOTE));
+    s.put(5);
+    s.put(5);
+    s.fill(6, Event { flags: INCOMPLETE, ..s.inline(0, &[0xF0, 0x7D]) });
+    s.put(6);
+    s.fill(7, s.inline(0, &NOTE));
+    s.put(7);
+    s.publish();
+    platform.run_until_idle();
+    let report = checker.json();
+    for (name, slot) in [("slot-resubmitted", 5), ("sysex-unfinished", 6)] {
+        let violations = report["violations"].as_array().into_iter().flatten();
+        let told = violations.map(|violation| (&violation["name"], &violation["first"])).find(|told| told.0 == name);
+        let first = told.with_context(|| format!("{name} is not told of: {report:#}"))?.1;
+        assert_eq!((&first["slot"], &first["master_time_100ns"]), (&slot.into(), &seconds(2).into()), "{report:#}");
+    }
     Ok(())
 }
 
