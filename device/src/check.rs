@@ -14,7 +14,7 @@ mod request;
 mod wake;
 
 pub(crate) use culprit::of_word as culprit_of_word;
-pub(crate) use describe::{Details, Place, hex, message};
+pub(crate) use describe::{Details, Place, hex, kind, message};
 pub(crate) use observer::Observer;
 pub(crate) use page::Word;
 pub(crate) use report::{seconds, write_event, write_history};

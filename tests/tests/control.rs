@@ -6,9 +6,11 @@ use dmus_card::owners::Owners;
 use dmus_conformance::raw::RawStream;
 use dmus_driver::Platform;
 use dmus_interface::doorbell;
-use dmus_interface::event::PointerWidth;
+use dmus_interface::event::{DONT_HOLD, Data, Event, PointerWidth};
 use dmus_interface::owners::{ASKED, JUDGED, MAX_CALLERS, Record, Ring, STOPPING, STOPS, Store, WATCHING};
 use dmus_interface::protocol::driver;
+use dmus_interface::regs::stream::{self, State, Type};
+use dmus_interface::wave::{Sample, WaveFormat};
 use dmus_tests::loopback::Loopback;
 use dmus_tests::memory::RAM_IOVA;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
@@ -27,6 +29,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const NOTE: [u8; 3] = [0x90, 60, 100];
 /// A second, 100 ns.
 const SECOND: i64 = 10_000_000;
+const WAVES: WaveFormat = WaveFormat { rate: 48_000, channels: 2, sample: Sample::S16 };
 
 /// A card with a control socket, and a driver of it.
 struct Served {
@@ -101,6 +104,55 @@ fn slots_are_told_with_their_owner_their_event_and_their_steps() -> anyhow::Resu
     ensure!(said(&done).contains(&told), "{told}: {}", said(&done));
     ensure!(done.status.code() == Some(9), "{}", done.status);
     Ok(())
+}
+
+#[test]
+fn a_held_slot_is_told_with_when_it_is_due_or_as_posted() -> anyhow::Result<()> {
+    let served = Served::new(&[])?;
+    let s = RawStream::prepare(&served.driver, PointerWidth::Eight)?;
+    s.create()?;
+    s.set_state(State::Pause)?;
+    s.fill(1, s.inline(DONT_HOLD, &NOTE));
+    s.fill(2, s.inline(0, &NOTE));
+    s.fill(3, s.event(SECOND, 0, Data::Package(s.slot_iova(4))));
+    s.fill(4, Event { next: s.slot_iova(5), ..s.inline(0, &NOTE) });
+    s.fill(5, s.inline(0, &NOTE));
+    (1..4).for_each(|slot| s.put(slot));
+    s.publish();
+    until("the card to have taken all", LIMIT, || served.ask(&["slots"]).is_ok_and(|all| all.contains("fetched 3")))?;
+    let note = "note on, channel 1, key 60, velocity 100";
+    assert_eq!(
+        served.ask(&["slots"])?,
+        format!(
+            "stream 0, render, PAUSE: 5 of 64 slots are the card's; tail 3, fetched 3, completed 0\n  \
+             slot 1     {note}, due at once\n  slot 2     {note}, due 0.000000 s of stream time\n  \
+             slot 3     the head of a package, due 1.000000 s of stream time\n  \
+             slot 4     {note}\n  slot 5     {note}\n"
+        )
+    );
+    for (kind, name) in [
+        (Type::Capture { cooked: true }, "capture"),
+        (Type::Capture { cooked: false }, "capture, raw bytes"),
+        (Type::WaveSink, "wave sink"),
+    ] {
+        let s = RawStream::prepare(&served.driver, PointerWidth::Eight)?;
+        s.write(stream::WAVE_RATE, WAVES.rate);
+        s.write(stream::WAVE_FORMAT, WAVES.value());
+        assert_eq!(s.transition(stream::TYPE, kind.value())?, None, "{name}");
+        s.set_state(State::Pause)?;
+        s.fill(7, s.event(0, 0, Data::Inline(s.buffer_iova(0).to_le_bytes())));
+        s.put(7);
+        s.publish();
+        until("the post", LIMIT, || served.ask(&["slots"]).is_ok_and(|all| all.contains("fetched 1")))?;
+        assert_eq!(
+            served.ask(&["slots"])?,
+            format!(
+                "stream 0, {name}, PAUSE: 1 of 64 slots are the card's; tail 1, fetched 1, completed 0\n  \
+                 slot 7     posted, or part of a submission\n"
+            )
+        );
+    }
+    served.end().map(drop)
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use crate::dma::SlotWords;
 use crate::dma::owners::StoreRecord;
 use dmus_interface::event::{Event, PointerWidth};
+use dmus_interface::regs::stream::Type;
 use dmus_interface::ring::Status;
 use dmus_interface::time::RefTime;
 
@@ -94,6 +95,16 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         text.push(format!("... ({} bytes)", bytes.len()));
     }
     text.join(" ")
+}
+
+/// A kind of stream in words.
+pub(crate) fn kind(kind: Type) -> &'static str {
+    match kind {
+        Type::Render => "render",
+        Type::Capture { cooked: true } => "capture",
+        Type::Capture { cooked: false } => "capture, raw bytes",
+        Type::WaveSink => "wave sink",
+    }
 }
 
 /// A MIDI message in words.

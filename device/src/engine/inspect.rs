@@ -4,7 +4,7 @@
 //! Fed by quiet turns; feeds the owners map with what is judged, and whoever asks with text.
 
 use super::{Core, Turn};
-use crate::check::{Word, message, seconds, write_event, write_history};
+use crate::check::{Word, kind, message, seconds, write_event, write_history};
 use crate::dma::owners::Owners;
 use crate::replay_log::Unusual;
 use crate::shared::questions::Question;
@@ -194,11 +194,11 @@ impl Parts<'_> {
 
     fn stream(&self, text: &mut String) -> fmt::Result {
         let Queues { stream, config, submissions, completions, .. } = self.queues;
-        let (kind, state) = (format!("{:?}", config.kind), format!("{:?}", self.state));
+        let state = format!("{:?}", self.state);
         writeln!(
             text,
             "stream {stream}, {}, {}: {} of {} slots are the card's; tail {}, fetched {}, completed {}",
-            kind.to_lowercase(),
+            kind(config.kind),
             state.to_uppercase(),
             self.in_flight.owned(),
             config.slots,

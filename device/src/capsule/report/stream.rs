@@ -226,10 +226,7 @@ impl Stream {
 /// A kind in words.
 pub(super) fn kind_name(kind: Option<Type>) -> &'static str {
     match kind {
-        Some(Type::Render) => "render",
-        Some(Type::Capture { cooked: true }) => "capture",
-        Some(Type::Capture { cooked: false }) => "capture, raw",
-        Some(Type::WaveSink) => "wave sink",
+        Some(kind) => crate::check::kind(kind),
         None => "never seen open",
     }
 }

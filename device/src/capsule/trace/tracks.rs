@@ -1,6 +1,7 @@
 //! The tracks of a trace: their numbers in the file, their names, and what is above and below which.
 
 use super::proto::{CounterDescriptor, EXPLICIT, INSTANT, ProcessDescriptor, TrackDescriptor, TrackEvent};
+use crate::check::kind;
 use dmus_interface::regs::stream::{MAX_SLOTS, Type};
 
 /// The process that all of them belong to.
@@ -65,12 +66,7 @@ impl StreamTracks {
 
     /// All of them, without the slots'.
     pub(super) fn describe(self) -> [TrackDescriptor; 3] {
-        let kind = match self.kind {
-            Type::Render => "render",
-            Type::Capture { cooked: true } => "capture",
-            Type::Capture { cooked: false } => "capture, raw bytes",
-            Type::WaveSink => "wave sink",
-        };
+        let kind = kind(self.kind);
         let stream = TrackDescriptor {
             child_ordering: Some(EXPLICIT),
             ..track(self.stream(), format!("stream {}, {kind}", self.number), CARD, self.stream())
