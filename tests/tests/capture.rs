@@ -504,3 +504,30 @@ fn a_serving_card_hears_a_socket_and_a_descriptor() -> anyhow::Result<()> {
     assert_eq!((&counters["captured"], &counters["capture_overruns"]), (&4.into(), &0.into()));
     Ok(())
 }
+
+#[test]
+fn the_log_says_once_that_virtual_time_waits_for_a_slot_when_it_has_for_a_second() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("song.mid"), songs::file([(10, vec![0x90, 1, 1]), (10, vec![0x90, 2, 2])]))?;
+    let mut command = programs::card()?;
+    command.args(["serve", "--socket", "card.sock", "--clock", "virtual", "--midi-in", "song.mid", "--json", "made"]);
+    let log = dir.path().join("log");
+    let card = Running::start_logging(command.current_dir(dir.path()), std::fs::File::create(&log)?)?;
+    programs::until("the counters' file", LIMIT, || dir.path().join("made").exists())?;
+    let platform = Loopback::new(&dir.path().join("card.sock"))?;
+    let s = bare(&platform, COOKED)?;
+    s.set_state(State::Run)?;
+    let said = || std::fs::read_to_string(&log).map_or(0, |log| log.matches("virtual time stands still").count());
+    let began = Instant::now();
+    s.grant(seconds(1));
+    programs::until("the log's word", LIMIT, || said() > 0)?;
+    assert!(began.elapsed() >= Duration::from_secs(1), "it is said after {:?}", began.elapsed());
+    post(&s, 2);
+    filled(&s)?;
+    filled(&s)?;
+    s.reach(seconds(1))?;
+    programs::signal(card.id(), "TERM");
+    card.output()?;
+    assert_eq!(said(), 1);
+    Ok(())
+}
