@@ -174,3 +174,62 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Device, DmaMap, Region};
+    use crate::engine::Turn;
+    use crate::identity::ClockMode;
+    use dmus_interface::doorbell;
+    use dmus_interface::protocol::Page;
+    use dmus_interface::regs::stream::{self, Type};
+    use dmus_interface::regs::{self, Register, control};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    /// Who stores then sees no sleep, and does not ring.
+    #[test]
+    fn what_is_stored_between_the_last_look_and_the_sleep_is_seen() -> anyhow::Result<()> {
+        const MEMORY: u64 = 1 << 16;
+        let (mut card, mut engine) = crate::assemble(ClockMode::Virtual, Box::new(crate::sink::NullSink))?;
+        let file = memfd_create("memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, MEMORY)?;
+        card.map(DmaMap { iova: MEMORY, size: MEMORY, offset: 0, file: Some(file.into()), writable: true })?;
+        card.write(Region::Config, 4, &[6, 0]);
+        let mut write = |register: Register, value: u64| {
+            card.write(Region::Registers, register.offset.into(), &value.to_le_bytes()[..register.width as usize]);
+        };
+        write(regs::POINTER_WIDTH, 8);
+        write(regs::CONTROL, control::ENABLE.into());
+        let at = |register| stream::at(0, register);
+        for (register, size, base, page) in [
+            (stream::POOL_BASE, stream::SLOT_COUNT, MEMORY, 0),
+            (stream::SUBMISSION_BASE, stream::SUBMISSION_SIZE, MEMORY, 1),
+            (stream::COMPLETION_BASE, stream::COMPLETION_SIZE, MEMORY, 2),
+        ] {
+            write(at(register), base + page * 4096);
+            write(at(size), 4);
+        }
+        write(at(stream::SLOT_STRIDE), 64);
+        write(at(stream::TYPE), Type::Render.value().into());
+        while engine.turn() == Turn::Worked {}
+        assert_eq!(engine.core.streams.open, 1, "the stream is refused");
+        let shared = Arc::clone(&engine.shared);
+        let mut seen = |grant: u64, tail: u32| {
+            let mut section = shared.engine_section();
+            section.page().store_u32(doorbell::at(0, doorbell::SUBMISSION_TAIL), tail, Ordering::Release);
+            section.page().store_u64(doorbell::GRANT, grant, Ordering::Release);
+            let poll = engine.core.arm(&mut section);
+            let moved = engine.core.moved_in(poll, &section);
+            Core::end_sleep(&mut section);
+            drop(section);
+            while engine.turn() == Turn::Worked {}
+            moved
+        };
+        let stores = [(0, 0), (1000, 0), (1000, 0), (1000, 1), (1000, 1), (2000, 2)];
+        assert_eq!(stores.map(|(grant, tail)| seen(grant, tail)), [false, true, false, true, false, true]);
+        Ok(())
+    }
+}
