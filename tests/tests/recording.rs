@@ -7,9 +7,11 @@ use dmus_card::sink::NullSink;
 use dmus_interface::event::PointerWidth;
 use dmus_interface::time::RefTime;
 use dmus_tests::attack::next_driver_plays;
+use dmus_tests::direct::Direct;
 use dmus_tests::loopback::Loopback;
 use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::{RawStream, SLOTS, seconds};
+use dmus_tests::recording::Recording;
 use dmus_tests::recordings;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -456,5 +458,37 @@ fn more_at_once_than_a_card_records_is_not_shown() -> anyhow::Result<()> {
         // Besides, that the client connected.
         assert!(shown.0 >= count.min(MOST) && shown.0 <= count.min(MOST) + 9, "{} of {count}", shown.0);
     }
+    Ok(())
+}
+
+/// Keeps how many voices sound with each piece of audio.
+struct Voices(Vec<usize>);
+
+impl Listener for Voices {
+    fn observe(&mut self, _: RefTime, observation: &Observation) {
+        if let Observation::Audio { voices, .. } = observation {
+            self.0.push(*voices);
+        }
+    }
+}
+
+#[test]
+fn a_replay_shows_how_many_voices_sound() -> anyhow::Result<()> {
+    let (recording, bank) = (Recording::default(), Arc::new(Bank::general_midi()));
+    let platform = Direct::recorded(Arc::clone(&bank), recording.clone())?;
+    let stream = RawStream::running(&platform, PointerWidth::Eight)?;
+    stream.grant(seconds(1));
+    for (slot, second, message) in [(0, 1, [0x90, 60, 100]), (1, 1, [0x90, 64, 100]), (2, 2, [0xB0, 120, 0])] {
+        stream.fill(slot, stream.inline(seconds(second), &message));
+        stream.put(slot);
+    }
+    stream.publish();
+    stream.grant(seconds(3));
+    stream.reach(seconds(3))?;
+    platform.end()?;
+    let mut shown = Voices(vec![]);
+    recording.replay(&bank, Box::new(NullSink), Some(&mut shown))?;
+    let (first, most, last) = (shown.0.first(), shown.0.iter().max(), shown.0.last());
+    assert!(first == Some(&0) && most >= Some(&2) && last == Some(&0), "{:?}", shown.0);
     Ok(())
 }
