@@ -119,8 +119,8 @@ fn compare(expected: &Audio, sound: &Sound, reference: &Sound) -> Option<String>
 /// What a window sounds like.
 struct Window {
     level: f32,
-    /// In Hz, the strongest first; none of what is too quiet. Of two notes that are as loud, either may be the strongest:
-    /// these are all that are as strong, within [`TIE`].
+    /// In Hz, the strongest first; none of what is too quiet. Of two notes that are as loud, either may be the
+    /// strongest: these are all that are as strong, within [`TIE`].
     pitches: Vec<f32>,
     bands: [f32; BANDS],
 }

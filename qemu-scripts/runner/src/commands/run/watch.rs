@@ -1,5 +1,5 @@
-//! What goes wrong with an image while the machine runs: firmware that finds nothing to boot, a disk of the host that is
-//! full.
+//! What goes wrong with an image while the machine runs: firmware that finds nothing to boot, and a disk of the host
+//! that is full.
 //!
 //! Fed by QEMU: BIOS's debug port, the serial line (where UEFI complains) and the machine protocol (QMP); feeds `run`
 //! with a reason to end, and the user with a sentence.
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What firmware says when nothing of the machine boots: SeaBIOS to its debug port, and EDK II to the serial line, where
-/// it may also open a shell of its own then.
+/// What firmware says when nothing of the machine boots: SeaBIOS to its debug port, and EDK II to the serial line,
+/// where it may also open a shell of its own then.
 const BIOS_FINDS_NOTHING: &[&str] = &["No bootable device"];
 const UEFI_FINDS_NOTHING: &[&str] = &["No bootable option or device was found", "UEFI Interactive Shell"];
 /// Firmware has said so by then: what a guest prints later may hold the same words.
