@@ -82,10 +82,15 @@ pub(crate) fn interruption() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(asked)
 }
 
-/// A line for whoever started this. That nobody reads it is no reason to end.
-pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+/// A line on standard output. That nobody reads it is no reason to end.
+pub(crate) fn print(line: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "dmus: {line}").and_then(|()| out.flush());
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// The same for a program that started this one, which knows its lines by how they begin.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    print(format_args!("dmus: {line}"));
 }
 
 /// Why this program ends, for whoever started it. A service manager shows it as the unit's status, too, and puts
@@ -93,7 +98,7 @@ pub(crate) fn say(line: std::fmt::Arguments<'_>) {
 pub(crate) fn complain(error: &anyhow::Error) {
     match tell_manager(&format!("{error:#}"), false) {
         true => eprintln!("dmusd: {error:#}"),
-        false => println!("dmus: error: {error:#}"),
+        false => say(format_args!("error: {error:#}")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Fed by the card's registers, and then, when those are read, by the properties that its mailbox answers; feeds
 //! people.
 
+use super::print;
 use dmus_driver::{Card, Mailbox, Platform, RenderStream, StreamConfig};
 use dmus_driver_vfio::{VfioPlatform, find};
 use dmus_interface::event::PointerWidth;
@@ -44,7 +45,7 @@ pub(crate) fn run(device: Option<&str>, _: &Args) -> anyhow::Result<()> {
         ("fault", fault),
     ];
     for (name, value) in rows {
-        println!("{name:<16} {value}");
+        print(format_args!("{name:<16} {value}"));
     }
     for index in 0..STREAMS {
         let block = |register| stream::at(index, register);
@@ -52,11 +53,8 @@ pub(crate) fn run(device: Option<&str>, _: &Args) -> anyhow::Result<()> {
             None => "closed".into(),
             Some(kind) => format!("{kind:?}, {:?}", State::decode(read(block(stream::STATE)))),
         };
-        println!(
-            "{:<16} {kind}; wants events up to {} ahead",
-            format!("stream {index}"),
-            wide(block(stream::PREFETCH))
-        );
+        let (name, ahead) = (format!("stream {index}"), wide(block(stream::PREFETCH)));
+        print(format_args!("{name:<16} {kind}; wants events up to {ahead} ahead"));
     }
     show_properties(card)
 }
@@ -84,7 +82,7 @@ fn show_properties(platform: VfioPlatform) -> anyhow::Result<()> {
         ("priority", format!("{:#x} of the first channel", mailbox.voice_priority(0, 0, 0)?)),
     ];
     for (name, value) in rows {
-        println!("{name:<16} {value}");
+        print(format_args!("{name:<16} {value}"));
     }
     drop(stream);
     Ok(())

@@ -3,7 +3,7 @@
 //! Fed by a MIDI file; feeds the card through `dmus_driver`'s player, as the bare-metal guest does: with the virtual
 //! clock the audio has the same bytes.
 
-use super::{Failure, Width, interruption, open, say_played, signs_of_life};
+use super::{Failure, Width, interruption, open, say, say_played, signs_of_life};
 use dmus_dls::{Collection, Warnings};
 use dmus_driver::{Mailbox, RenderStream, StreamConfig, dls};
 use dmus_song::Song;
@@ -58,7 +58,7 @@ pub(crate) fn run(device: Option<&str>, args: &Args) -> anyhow::Result<()> {
     if let Some(collection) = &collection {
         let done = dls::download_for(&mut Mailbox::open(&card)?, collection, song.messages())?;
         let (instruments, waves) = (done.instruments.len(), done.waves.len());
-        println!("dmus: downloaded instruments={instruments} waves={waves} bytes={}", done.bytes);
+        say(format_args!("downloaded instruments={instruments} waves={waves} bytes={}", done.bytes));
     }
     let config = StreamConfig::default();
     let stream = RenderStream::open(&card, 0, config)?;
