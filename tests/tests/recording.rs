@@ -3,12 +3,19 @@
 use anyhow::{Context, ensure};
 use dmus_card::bank::Bank;
 use dmus_card::capsule::{Capsule, Ended, Listener, Observation, pack, unpack};
-use dmus_card::sink::NullSink;
+use dmus_card::check::Checker;
+use dmus_card::deviation::Plan;
+use dmus_card::sink::{NullSink, Sink, SinkError};
+use dmus_driver::Platform;
+use dmus_interface::doorbell;
 use dmus_interface::event::PointerWidth;
+use dmus_interface::protocol::Page as _;
+use dmus_interface::regs::stream::State;
+use dmus_interface::regs::{self, control};
 use dmus_interface::time::RefTime;
 use dmus_tests::attack::next_driver_plays;
 use dmus_tests::direct::Direct;
-use dmus_tests::loopback::Loopback;
+use dmus_tests::loopback::{Loopback, MemorySink};
 use dmus_tests::programs::{self, Running, run, said, signal, until};
 use dmus_tests::raw::{RawStream, SLOTS, seconds};
 use dmus_tests::recording::Recording;
@@ -17,6 +24,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -490,5 +498,62 @@ fn a_replay_shows_how_many_voices_sound() -> anyhow::Result<()> {
     recording.replay(&bank, Box::new(NullSink), Some(&mut shown))?;
     let (first, most, last) = (shown.0.first(), shown.0.iter().max(), shown.0.last());
     assert!(first == Some(&0) && most >= Some(&2) && last == Some(&0), "{:?}", shown.0);
+    Ok(())
+}
+
+/// A sink that has room at each other question, and cannot be completed.
+struct Narrow {
+    asked: usize,
+    audio: MemorySink,
+}
+
+impl Sink for Narrow {
+    fn ready(&mut self) -> bool {
+        self.asked += 1;
+        self.asked.is_multiple_of(2)
+    }
+
+    fn write(&mut self, frames: &[i16]) {
+        self.audio.write(frames);
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Err(SinkError::Full { path: "the sink".into(), limit: "nothing" })
+    }
+}
+
+/// A card with a thread of its own finds these as it rests: that there is room, that its sleep is over, and the tail of
+/// a closed stream.
+#[test]
+fn what_is_found_between_two_turns_is_found_again_and_so_is_an_end_without_success() -> anyhow::Result<()> {
+    let (recording, bank, audio) = (Recording::default(), Arc::new(Bank::default()), MemorySink::default());
+    let checker = Arc::new(Checker::new(&[], None));
+    let heard: (Box<dyn Sink>, _) = (Box::new(Narrow { asked: 0, audio: audio.clone() }), vec![]);
+    let (platform, _) = Direct::deviating(Plan::default(), Arc::clone(&bank), heard, &checker, recording.clone())?;
+    platform.keep_engine()?;
+    let stream = RawStream::running(&platform, PointerWidth::Eight)?;
+    stream.grant(seconds(1));
+    stream.reach(seconds(1))?;
+    let asleep = || platform.doorbell().load_u32(doorbell::WAKE_ARMED, Ordering::Acquire) != 0;
+    stream.until("the card's sleep", asleep)?;
+    platform.doorbell().store_u32(doorbell::at(3, doorbell::SUBMISSION_TAIL), 7, Ordering::Release);
+    stream.ring();
+    stream.until("the fault", || platform.stats.faults.get() > 0)?;
+    // A request ends the sleep: nobody has to ring for what is stored then.
+    stream.until("the next sleep", asleep)?;
+    stream.set_state(State::Pause)?;
+    stream.grant(seconds(2));
+    stream.reach(seconds(2))?;
+    platform.read32(regs::MAGIC.offset);
+    platform.write32(regs::CONTROL.offset, control::RESET);
+    ensure!(platform.end().is_err(), "the card ended well");
+    let again = MemorySink::default();
+    let sink = Box::new(Narrow { asked: 0, audio: again.clone() });
+    let run = Capsule::open(Cursor::new(recording.bytes()))?.replay(bank, sink, None, None, |_| ())?;
+    assert_eq!((run.ended, run.stats.faults.get()), (Ended::Whole, 1));
+    assert!(audio.samples().len() == 2 * 96_000 && again.samples() == audio.samples());
+    let report = run.checker.map(|checker| checker.json());
+    assert_eq!(report, Some(checker.json()));
+    ensure!(run.output.is_err(), "the replay ended well");
     Ok(())
 }
