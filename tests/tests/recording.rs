@@ -1,8 +1,9 @@
 //! Recordings of cards that serve as programs: killed ones, full disks, files that are none, and traces made meanwhile.
 
 use anyhow::{Context, ensure};
+use dmus_card::ClockMode;
 use dmus_card::bank::Bank;
-use dmus_card::capsule::{Capsule, Ended, Listener, Observation, pack, unpack};
+use dmus_card::capsule::{Capsule, Ended, Listener, Observation, Options, pack, unpack};
 use dmus_card::check::Checker;
 use dmus_card::deviation::Plan;
 use dmus_card::sink::{NullSink, Sink, SinkError};
@@ -555,5 +556,42 @@ fn what_is_found_between_two_turns_is_found_again_and_so_is_an_end_without_succe
     let report = run.checker.map(|checker| checker.json());
     assert_eq!(report, Some(checker.json()));
     ensure!(run.output.is_err(), "the replay ended well");
+    Ok(())
+}
+
+#[test]
+fn a_run_in_real_time_is_replayed_at_its_times() -> anyhow::Result<()> {
+    let (recording, bank) = (Recording::default(), Arc::new(Bank::default()));
+    let clock = ClockMode::Realtime;
+    let platform = Direct::recorded_as(clock, Arc::clone(&bank), None, Options::default(), recording.clone())?;
+    let stream = RawStream::running(&platform, PointerWidth::Eight)?;
+    for slot in 0..3 {
+        stream.fill(slot, stream.inline(i64::from(slot + 1) * STEP / 10, &[0x90, 60, 100]));
+        stream.put(slot);
+    }
+    stream.publish();
+    (0..3).try_for_each(|_| stream.completion().map(drop))?;
+    platform.end()?;
+    let run = recording.replay(&bank, Box::new(NullSink), None)?;
+    assert_eq!(format!("{:?}", run.stats), format!("{:?}", platform.stats));
+    assert!(run.stats.presented.get() + run.stats.late.get() == 3 && run.master.0 >= 3 * STEP / 10, "{:?}", run.master);
+    Ok(())
+}
+
+#[test]
+fn turns_that_find_nothing_take_no_room() -> anyhow::Result<()> {
+    let recorded = |turns| -> anyhow::Result<usize> {
+        let recording = Recording::default();
+        let platform = Direct::recorded(Bank::default(), recording.clone())?;
+        RawStream::running(&platform, PointerWidth::Eight)?;
+        platform.run_until_idle();
+        for _ in 0..turns {
+            platform.turn();
+        }
+        platform.end()?;
+        Ok(unpack(&recording.bytes())?.len())
+    };
+    let (few, many) = (recorded(1)?, recorded(10_000)?);
+    assert!(many < few + 1000, "{few} bytes, and {many}");
     Ok(())
 }
