@@ -55,28 +55,30 @@ impl Qemu {
 
     /// The same, with so many MiB of memory.
     pub(crate) fn with_memory(programs: &Programs, guest: Guest, memory: u64) -> Self {
+        let mut qemu = Self::sharing(programs, memory, guest == Guest::Linux);
+        qemu.add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none", "-net", "none"]);
+        qemu.add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        qemu
+    }
+
+    /// Memory that the card shares, and what VFIO in the guest wants of the machine, if there is to be any.
+    fn sharing(programs: &Programs, memory: u64, vfio: bool) -> Self {
         let mut qemu = Self { words: vec![programs.qemu.clone().into()], linux_options: "" };
         // VFIO in the guest wants interrupts remapped, which KVM leaves to QEMU only with a split controller. Other
         // accelerators ignore it.
-        let split = if guest == Guest::Linux { ",kernel-irqchip=split" } else { "" };
+        let split = if vfio { ",kernel-irqchip=split" } else { "" };
         let memory = format!("{memory}M");
         qemu.add(&["-accel", &programs.accel, "-m", &memory]);
         qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
         qemu.add(&["-machine", &format!("q35,memory-backend=ram{split}")]);
-        qemu.add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none", "-net", "none"]);
-        qemu.add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         qemu
     }
 
     /// A machine for the system that a person brings along: a display, a mouse, a network behind the host's. It boots
     /// from [`Qemu::boots`] alone.
     pub(crate) fn computer(programs: &Programs, memory: u64, processors: usize) -> Self {
-        let mut qemu = Self { words: vec![programs.qemu.clone().into()], linux_options: "" };
-        let (memory, processors) = (format!("{memory}M"), processors.to_string());
-        qemu.add(&["-accel", &programs.accel, "-cpu", "max", "-smp", &processors, "-m", &memory]);
-        qemu.add(&["-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on")]);
-        // As in `with_memory`.
-        qemu.add(&["-machine", "q35,memory-backend=ram,kernel-irqchip=split", "-boot", "strict=on"]);
+        let mut qemu = Self::sharing(programs, memory, true);
+        qemu.add(&["-cpu", "max", "-smp", &processors.to_string(), "-boot", "strict=on"]);
         qemu.iommu();
         qemu.add(&["-nodefaults", "-vga", "std", "-nic", "user,model=virtio-net-pci", "-device", "virtio-rng-pci"]);
         qemu.add(&["-device", "qemu-xhci", "-device", "usb-tablet"]);
