@@ -297,7 +297,7 @@ impl RenderStream {
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
-    /// in one loop, which costs 61 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
+    /// in one loop, which costs 67 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
     /// moment.
     #[inline(always)]
     fn fetch_events<const WIDE: bool>(&mut self, memory: &mut impl StreamMemory, stats: &Stats) {
@@ -362,7 +362,7 @@ impl RenderStream {
             if (time as u64) < due {
                 match copied.buffer {
                     None => _ = synth.short_message(kind.channel_group, copied.data, kind.len),
-                    Some(buffer) => synth.message(kind.channel_group, buffers.copy_mut(buffer, kind.len)),
+                    Some(buffer) => _ = synth.long_message(kind.channel_group, buffers.copy_mut(buffer, kind.len)),
                 }
                 free.pass(buffers, copied.buffer);
                 clock.complete(&mut queues.completions, slot, time, 1, stats);

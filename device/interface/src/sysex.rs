@@ -99,7 +99,16 @@ impl KeyTuning<'_> {
 /// Whether the synthesizer listens to a maker's messages at all, by the byte behind F0.
 #[inline]
 pub fn is_heard(maker: u8) -> bool {
-    matches!(maker, 0x41 | 0x43 | 0x7e | 0x7f)
+    // By a table, since the card asks for every SysEx that it fetches: half the instructions of four comparisons.
+    static HEARD: [bool; 256] = {
+        let mut heard = [false; 256];
+        heard[0x41] = true;
+        heard[0x43] = true;
+        heard[0x7e] = true;
+        heard[0x7f] = true;
+        heard
+    };
+    HEARD[usize::from(maker)]
 }
 
 fn fourteen(low: u8, high: u8) -> u16 {

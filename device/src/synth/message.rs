@@ -26,7 +26,7 @@ impl Synth {
         if !matches!(message, [_, maker, ..] if sysex::is_heard(*maker)) {
             return false;
         }
-        self.message(group, message);
+        self.exclusive(group, message);
         self.is_enough()
     }
 
@@ -79,6 +79,7 @@ impl Synth {
     }
 
     /// What the data sheet says of SysEx.
+    #[inline(never)]
     fn exclusive(&mut self, group: u16, message: &[u8]) {
         let group = usize::from(group);
         let Some(exclusive) = sysex::parse(message).filter(|_| group < self.sets.len()) else {
