@@ -424,6 +424,19 @@ enum End {
     BusMasterOff,
 }
 
+impl End {
+    fn come(self, client: &UnsharedClient, stream: &RawStream<'_, UnsharedClient>) {
+        match self {
+            Self::Reset => client.device_reset(),
+            Self::GuestReset => stream.write_global(regs::CONTROL, control::RESET),
+            // Of the PCI Express capability's device control.
+            Self::FunctionReset => client.write_config(0x48, &0x8000u16.to_le_bytes()),
+            Self::Unmap => client.unmap(RAM_IOVA, RAM as u64),
+            Self::BusMasterOff => client.write_config(4, &[0x02, 0x00]),
+        }
+    }
+}
+
 #[test]
 fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() -> anyhow::Result<()> {
     let host = UnsharedHost::start(PATIENT)?;
@@ -445,14 +458,7 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() 
             stream.grant(seconds(1));
             let (iova, len) = place(&stream, part);
             client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if request.touches(iova, len)))?;
-            match end {
-                End::Reset => client.device_reset(),
-                End::GuestReset => stream.write_global(regs::CONTROL, control::RESET),
-                // Of the PCI Express capability's device control.
-                End::FunctionReset => client.write_config(0x48, &0x8000u16.to_le_bytes()),
-                End::Unmap => client.unmap(RAM_IOVA, RAM as u64),
-                End::BusMasterOff => client.write_config(4, &[0x02, 0x00]),
-            }
+            end.come(&client, &stream);
             // Nothing else was asked of the card since.
             let seen = client.seen();
             let after = seen.iter().rposition(|seen| matches!(seen, Seen::Reply(_))).map_or(0, |reply| reply + 1);
@@ -480,6 +486,47 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_an_unmap_or_bus_master_off() 
     }
     drop(client);
     next_client_plays(&host)
+}
+
+#[test]
+fn nothing_is_asked_for_after_the_reply_to_a_reset_while_an_event_is_captured() -> anyhow::Result<()> {
+    let song = Song::parse(&songs::file([(10, NOTE.to_vec()), (10, NOTE.to_vec())]))?;
+    for end in [End::Reset, End::GuestReset, End::FunctionReset] {
+        let host = UnsharedHost::start_with(PATIENT, vec![Input::Song(song.clone())])?;
+        let client = host.connect()?;
+        let stream = RawStream::prepare(&client, PointerWidth::Eight)?;
+        assert_eq!(stream.transition(stream::TYPE, Type::Capture { cooked: true }.value())?, None);
+        stream.set_state(State::Acquire)?;
+        for slot in 0..2 {
+            stream.fill(slot, stream.event(0, 0, Data::Inline(stream.buffer_iova(slot).to_le_bytes())));
+            stream.put(slot);
+        }
+        stream.publish();
+        stream.set_state(State::Run)?;
+        // The first event is in its slot by then.
+        let second = stream.slot_iova(1);
+        client.behave(move |request| match request.command == WRITE && request.touches(second, STRIDE as usize) {
+            true => Answer::Hold,
+            false => Answer::Serve,
+        });
+        let before = client.seen().len();
+        stream.grant(song.duration().0);
+        let writes = move |seen: &Seen| matches!(seen, Seen::Request(request) if request.command == WRITE && request.touches(second, STRIDE as usize));
+        client.await_seen(before, writes)?;
+        end.come(&client, &stream);
+        let seen = client.seen();
+        let after = seen.iter().rposition(|seen| matches!(seen, Seen::Reply(_))).map_or(0, |reply| reply + 1);
+        client.behave(|_| Answer::Serve);
+        assert_eq!(client.answer_held(), 1);
+        let probe = RawStream::prepare(&client, PointerWidth::Eight)?;
+        client.write_config(4, &[0x06, 0x00]);
+        // The engine answers this: behind it, all that was under way is over.
+        probe.create()?;
+        assert_eq!(requests(&client.seen(), after), [], "{end:?}");
+        drop(client);
+        host.finish()?;
+    }
+    Ok(())
 }
 
 #[test]
