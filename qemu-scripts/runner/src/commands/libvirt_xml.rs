@@ -5,7 +5,6 @@
 use super::run::machine::Computer;
 use crate::disk::{Firmware, Format};
 use crate::exit::{Exit, Failure};
-use crate::programs::Programs;
 use crate::qemu::card_device;
 use crate::summary::say;
 use anyhow::Context;
@@ -29,8 +28,12 @@ pub(crate) struct Args {
     socket: Option<PathBuf>,
     #[command(flatten)]
     computer: Computer,
-    #[command(flatten)]
-    programs: Programs,
+    /// A QEMU with vfio-user-pci (10.1 or newer), which libvirt starts.
+    #[arg(long, value_name = "PATH", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+    /// What runs the guest: this machine's processor, or QEMU's software emulation.
+    #[arg(long, default_value = "tcg", value_parser = ["kvm", "tcg"])]
+    accel: String,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -45,10 +48,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         Some(name) => name.clone(),
         None => image.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let emulator = found(&args.programs.qemu)?;
+    let emulator = found(&args.qemu)?;
     let machine = Domain {
         name: &name,
-        kind: if args.programs.accel == "kvm" { "kvm" } else { "qemu" },
+        kind: if args.accel == "kvm" { "kvm" } else { "qemu" },
         memory: args.computer.memory,
         processors: Computer::processors(),
         firmware: disk.firmware,
