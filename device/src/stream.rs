@@ -297,7 +297,7 @@ impl RenderStream {
     }
 
     /// Fetches a section's worth of submissions. Events by themselves that are one whole message are presented or held
-    /// in one loop, which costs 67 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
+    /// in one loop, which costs 66 instructions an event (`bench ring`, "due at once"); what is not leaves it for a
     /// moment.
     #[inline(always)]
     fn fetch_events<const WIDE: bool>(&mut self, memory: &mut impl StreamMemory, stats: &Stats) {

@@ -119,15 +119,32 @@ impl Buffers {
     /// The buffer at an address, which has to be free and to have room for `len` bytes.
     #[inline(always)]
     pub(crate) fn find(&self, iova: u64, len: usize, publication: u32) -> Result<Buffer, Reject> {
-        let offset = iova.checked_sub(self.base).ok_or(Reject::BadBuffer)?;
-        let start = u32::try_from(offset).map_err(|_| Reject::BadBuffer)?;
-        let (number, inside) = (start / self.size, start % self.size);
-        match self.marks.get(number as usize) {
-            Some(_) if inside != 0 => Err(Reject::BadBuffer),
-            None => Err(Reject::BadBuffer),
-            Some(_) if len > self.size as usize => Err(Reject::TooLong),
-            Some(mark) if *mark >= publication => Err(Reject::BufferInFlight),
-            Some(_) => Ok(Buffer { number, start }),
+        let offset = iova.wrapping_sub(self.base);
+        let (number, start) = (offset as u32 / self.size, offset as u32);
+        let mark = self.marks.get(number as usize);
+        if mark.is_some_and(|mark| *mark < publication)
+            && offset <= u64::from(u32::MAX)
+            && start.is_multiple_of(self.size)
+            && len <= self.size as usize
+        {
+            Ok(Buffer { number, start })
+        } else {
+            Err(self.why_not(iova, len))
+        }
+    }
+
+    /// Why an address with so many bytes is no free buffer's.
+    #[cold]
+    #[inline(never)]
+    fn why_not(&self, iova: u64, len: usize) -> Reject {
+        let offset = iova.checked_sub(self.base).and_then(|offset| usize::try_from(offset).ok());
+        let size = self.size as usize;
+        match offset {
+            Some(offset) if offset.is_multiple_of(size) && offset / size < self.marks.len() => match len > size {
+                true => Reject::TooLong,
+                false => Reject::BufferInFlight,
+            },
+            _ => Reject::BadBuffer,
         }
     }
 
