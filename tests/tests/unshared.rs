@@ -511,8 +511,8 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_while_an_event_is_captured() 
         });
         let before = client.seen().len();
         stream.grant(song.duration().0);
-        let writes = move |seen: &Seen| matches!(seen, Seen::Request(request) if request.command == WRITE && request.touches(second, STRIDE as usize));
-        client.await_seen(before, writes)?;
+        let writes = |request: &Request| request.command == WRITE && request.touches(second, STRIDE as usize);
+        client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if writes(request)))?;
         end.come(&client, &stream);
         let seen = client.seen();
         let after = seen.iter().rposition(|seen| matches!(seen, Seen::Reply(_))).map_or(0, |reply| reply + 1);
