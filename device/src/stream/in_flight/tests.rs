@@ -103,3 +103,29 @@ fn what_an_owned_slot_carries_is_its_message_wherever_that_is() {
     assert_eq!((in_flight.bytes(3), in_flight.bytes(4)), (None, None));
     assert_eq!((in_flight.owned(), in_flight.assembled_bytes()), (0, 0));
 }
+
+#[test]
+fn an_address_is_that_of_a_free_buffer_with_room_or_the_reason_is_told() {
+    let mut in_flight = in_flight(1);
+    hold(&mut in_flight, 2);
+    let size = u64::from(SIZE);
+    let find = |iova: u64, len: u64| in_flight.buffers.find(iova, len as usize, in_flight.publication()).err();
+    let cases = [
+        (BUFFERS, size, None),
+        (BUFFERS + 3 * size, 1, None),
+        (BUFFERS, size + 1, Some(Reject::TooLong)),
+        (BUFFERS + 2 * size, size, Some(Reject::BufferInFlight)),
+        (BUFFERS + 2 * size, size + 1, Some(Reject::TooLong)),
+        // Within a buffer, also one that is in flight; before the first, behind the last, and a turn of 32 bits on.
+        (BUFFERS + 1, 1, Some(Reject::BadBuffer)),
+        (BUFFERS + 3 * size - 1, size + 1, Some(Reject::BadBuffer)),
+        (BUFFERS - size, 1, Some(Reject::BadBuffer)),
+        (BUFFERS + 4 * size, 1, Some(Reject::BadBuffer)),
+        (BUFFERS + (1 << 32), 1, Some(Reject::BadBuffer)),
+        (0, 1, Some(Reject::BadBuffer)),
+        (u64::MAX, 1, Some(Reject::BadBuffer)),
+    ];
+    for (iova, len, expected) in cases {
+        assert_eq!(find(iova, len), expected, "{len} bytes at {iova:#x}");
+    }
+}
