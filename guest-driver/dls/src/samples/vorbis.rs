@@ -118,7 +118,8 @@ fn is_modest(setup: &[u8]) -> bool {
 fn codebook(bits: &mut Bits<'_>) -> Option<(u64, u64)> {
     bits.take(24)?;
     let (dimensions, entries) = (bits.take(16)?, bits.take(24)?);
-    if entries > MOST_ENTRIES {
+    // Without a dimension, there is no largest number in `root`: lewton makes room for 2^32.
+    if entries > MOST_ENTRIES || dimensions == 0 {
         return None;
     }
     if bits.take(1)? == 1 {
@@ -175,7 +176,6 @@ fn root(entries: u64, dimensions: u64) -> u64 {
         power.is_some()
     };
     match dimensions {
-        0 => 0,
         1 => entries,
         // The entries have 17 bits.
         18.. => u64::from(entries > 0),
@@ -198,5 +198,26 @@ impl Bits<'_> {
             self.at += 1;
         }
         Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A setup header's codebook of one entry, which stands for one number in each dimension.
+    fn setup(dimensions: u64) -> Vec<u8> {
+        let fields =
+            [(0, 8), (0x56_4342, 24), (dimensions, 16), (1, 24), (0, 2), (0, 5), (1, 4), (0, 64), (0, 4), (0, 9)];
+        let bits = fields.iter().flat_map(|(value, count)| (0..*count).map(move |bit| (value >> bit & 1) as u8));
+        let bits: Vec<u8> = bits.collect();
+        let bytes = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit));
+        [5, b'v', b'o', b'r', b'b', b'i', b's'].into_iter().chain(bytes).collect()
+    }
+
+    #[test]
+    fn a_codebook_has_dimensions() {
+        assert!(is_modest(&setup(1)) && is_modest(&setup(2)));
+        assert!(!is_modest(&setup(0)));
     }
 }
