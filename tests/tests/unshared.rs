@@ -505,13 +505,10 @@ fn nothing_is_asked_for_after_the_reply_to_a_reset_while_an_event_is_captured() 
         stream.set_state(State::Run)?;
         // The first event is in its slot by then.
         let second = stream.slot_iova(1);
-        client.behave(move |request| match request.command == WRITE && request.touches(second, STRIDE as usize) {
-            true => Answer::Hold,
-            false => Answer::Serve,
-        });
+        let writes = move |request: &Request| request.command == WRITE && request.touches(second, STRIDE as usize);
+        client.behave(move |request| if writes(request) { Answer::Hold } else { Answer::Serve });
         let before = client.seen().len();
         stream.grant(song.duration().0);
-        let writes = |request: &Request| request.command == WRITE && request.touches(second, STRIDE as usize);
         client.await_seen(before, |seen| matches!(seen, Seen::Request(request) if writes(request)))?;
         end.come(&client, &stream);
         let seen = client.seen();
