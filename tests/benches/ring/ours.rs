@@ -65,10 +65,12 @@ fn due(
         let stream = &stream;
         let allocator = stream.allocator();
         let before = allocator.counts().presented;
+        let mut number = 0;
         let started = Instant::now();
-        for round in 0..events / batch {
-            for number in round * batch..(round + 1) * batch {
+        for _ in 0..events / batch {
+            for _ in 0..batch {
                 send(stream, number)?;
+                number += 1;
             }
             stream.flush();
             // Completed slots are the next free slots.
