@@ -247,6 +247,8 @@ impl Core {
             if section.epoch() != self.epoch {
                 self.reset(section);
             }
+            // Before the page is polled: what was submitted before a request is there before it is carried out.
+            section.take_requests(&mut self.requests);
         }
         match section.shared().deviations() {
             None => self.take_turn::<false>(section),
@@ -257,19 +259,17 @@ impl Core {
     #[inline(always)]
     fn take_turn<const DEVIATES: bool>(&mut self, section: &mut Section<'_>) -> Turn {
         let shared = section.shared();
-        // Before the page is polled: what was submitted before a request is there before it is carried out.
-        section.take_requests(&mut self.requests);
         let poll = self.poll(section);
         let Some(Fetched { mut worked, mut held }) = self.fetch(section, poll) else {
             return Turn::Worked;
         };
         if self.requests.any && self.may_answer(shared) {
-            (worked, held) = (true, true);
             if !self.answer_requests(section) {
                 return Turn::Worked;
             }
+            (worked, held) = (true, self.held());
         }
-        if (held || self.clock.ahead() > 0) && self.has_to_render(shared) {
+        if (held > 0 || self.clock.ahead() > 0) && self.has_to_render(shared) {
             let frames = section.unlocked(|| self.render(shared));
             worked |= frames > 0 || self.presenting;
             if !section.is_of(self.epoch) {

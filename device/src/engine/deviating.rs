@@ -25,8 +25,7 @@ impl Core {
     pub(super) fn turn_deviating(&mut self, section: &mut Section<'_>, deviations: &Deviations) -> Turn {
         // What a replay finds, and when, is recorded.
         let is_live = section.shared().replay_log().is_none_or(|log| log.recording().is_some());
-        let is_idle =
-            !self.requests.any && !section.has_requests() && !self.clock.has_moved() && self.clock.ahead() == 0;
+        let is_idle = !self.requests.any && !self.clock.has_moved() && self.clock.ahead() == 0;
         // The card may sleep after a turn that does nothing, and nobody rings for what it has kept itself. A vector
         // that the sleep raises is in no turn, where a replay looks for it.
         let owes = self.keeps() || deviations.has_deferred() || self.library.downloads.is_unloading();

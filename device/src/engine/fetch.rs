@@ -5,6 +5,7 @@
 use super::{Core, Streams, captures};
 use crate::replay_log::Unusual;
 use crate::shared::Section;
+use crate::stream::RenderStream;
 use dmus_interface::protocol::card::Poll;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ const LOOK: Duration = Duration::from_micros(100);
 pub(super) struct Fetched {
     /// Something was submitted.
     pub(super) worked: bool,
-    /// Some stream holds an event that waits for its time.
-    pub(super) held: bool,
+    /// Slots whose events wait for their time.
+    pub(super) held: u32,
 }
 
 impl Core {
@@ -42,7 +43,7 @@ impl Core {
     /// is granted is fetched. `None` if a reset has made the turn void, or a ring is away for a moment.
     #[inline(always)]
     pub(super) fn fetch(&mut self, section: &mut Section<'_>, poll: Poll) -> Option<Fetched> {
-        let (mut worked, mut held) = (false, false);
+        let (mut worked, mut held) = (false, 0);
         for stream in &mut self.streams.render {
             if stream.queues.poll(poll, section) {
                 worked = true;
@@ -50,7 +51,7 @@ impl Core {
                     return self.fetch_all(section, poll);
                 }
             }
-            held |= stream.has_held();
+            held += stream.held();
         }
         for stream in &mut self.streams.capture {
             if stream.queues.poll(poll, section) {
@@ -75,7 +76,12 @@ impl Core {
         for stream in &mut self.streams.capture {
             stream.queues.poll_again(poll, section);
         }
-        self.fetch_rest(section).then_some(Fetched { worked: true, held: true })
+        self.fetch_rest(section).then(|| Fetched { worked: true, held: self.held() })
+    }
+
+    /// Slots of all streams whose events wait for their time.
+    pub(super) fn held(&self) -> u32 {
+        self.streams.render.iter().map(RenderStream::held).sum()
     }
 
     /// Goes on fetching, section by section. False as in [`Self::fetch`].

@@ -79,10 +79,10 @@ pub(crate) struct Span {
 }
 
 impl RenderStream {
-    /// Whether an event waits for its time.
+    /// Slots whose events wait for their time.
     #[inline]
-    pub(crate) fn has_held(&self) -> bool {
-        self.in_flight.owned() > 0
+    pub(crate) fn held(&self) -> u32 {
+        self.in_flight.owned()
     }
 
     /// Whether an event waits that is due at master time `due` or before.

@@ -131,13 +131,7 @@ impl<'s> Section<'s> {
         self.take_accesses();
     }
 
-    /// Whether anything has been asked since the last time.
-    pub(crate) fn has_requests(&self) -> bool {
-        self.inner.requests.any
-    }
-
-    /// Takes what has been asked since the last time.
-    #[inline(always)]
+    /// Takes what has been asked since the last time, which has woken the engine.
     pub(crate) fn take_requests(&mut self, requests: &mut Requests) {
         if self.inner.requests.any {
             requests.append(&mut self.inner.requests);
