@@ -62,7 +62,8 @@ impl<'c, P: Platform> RenderStream<'c, P> {
         Ok(fragments.bytes_put())
     }
 
-    /// Makes all messages put so far visible to the card.
+    /// Makes all messages put so far visible to the card. Of many that are due at once, flush a few at a time: the card
+    /// works on them while more are put.
     #[inline]
     pub fn flush(&self) {
         self.core.flush();

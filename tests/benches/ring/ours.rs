@@ -3,7 +3,7 @@
 //! Fed by the benchmark with numbers of events. Most are SysEx, which the synthesizer passes over; some are
 //! controllers, which it hears.
 
-use crate::{Lane, controller, payload, windowed};
+use crate::{Lane, WINDOW, controller, payload, windowed};
 use anyhow::ensure;
 use dmus_card::SAMPLE_RATE;
 use dmus_card::bank::Bank;
@@ -150,15 +150,20 @@ fn run_until_idle(engine: &mut Engine) {
     while engine.turn() == Turn::Worked {}
 }
 
-/// The driver here, the card's engine in a thread of its own.
+/// The driver here, the card's engine in a thread of its own. A quarter of what may be in flight is flushed at a time,
+/// so that the card works on it while more is sent: after a whole window, each would wait for the other.
 pub(crate) fn two_threads(bytes: usize) -> anyhow::Result<Lane> {
     let (_, stream, _) = open(Watched::No, |card| card.platform().spawn_engine().map(drop))?;
     let data = payload(bytes);
     Ok(Box::new(move |events| {
         let allocator = stream.allocator();
+        let quarter = WINDOW / 4;
         windowed(
             events,
-            |count| send_at(&stream, RefTime::ZERO, &data, count),
+            |count| {
+                let mut sizes = (0..count).step_by(quarter as usize).map(|sent| quarter.min(count - sent));
+                sizes.try_for_each(|size| send_at(&stream, RefTime::ZERO, &data, size))
+            },
             || {
                 let before = allocator.in_flight();
                 allocator.reclaim()?;
