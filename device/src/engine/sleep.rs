@@ -7,6 +7,7 @@ use super::{Core, deviating};
 use crate::shared::{Section, Shared};
 use dmus_interface::pci::STREAMS;
 use dmus_interface::protocol::card::{self, Poll};
+use dmus_interface::time::SampleTime;
 use std::time::{Duration, Instant};
 
 /// How long a card with nothing to do looks again at once, and how long in timed sleeps, before it arms the trapped
@@ -25,12 +26,19 @@ pub(super) struct Sleeper {
     quiet_since: Option<Instant>,
     /// How long looking again at once is worth it here: on one core the guest could do nothing meanwhile.
     spin: Duration,
-    /// Since when virtual time has waited for a slot, and whether the log says so.
-    stalled: Option<(Instant, bool)>,
+    /// Virtual time waits for a slot.
+    stalled: Option<Stall>,
     /// The tails of closed streams that were reported, as they were.
     reported: [u32; STREAMS],
     /// Samples that were rendered at the last quiet turn.
     quiet_at: u64,
+}
+
+/// Virtual time has waited for a slot since then.
+struct Stall {
+    position: SampleTime,
+    since: Instant,
+    logged: bool,
 }
 
 impl Sleeper {
@@ -102,7 +110,7 @@ impl Core {
         }
         self.report_closed(&mut section);
         // In realtime a granted time is an alarm, and a stall is logged in time.
-        let stall = self.sleeper.stalled.filter(|(_, logged)| !logged).map(|_| STALL);
+        let stall = self.sleeper.stalled.as_ref().filter(|stall| !stall.logged).map(|_| STALL);
         let alarm = self.clock.alarm().or(stall);
         // A guest that is held at mistakes waits for each judgement, before it rings.
         let holds = shared.checker().is_some_and(|checker| checker.stops());
@@ -157,16 +165,20 @@ impl Core {
         }
     }
 
-    /// The log names the stream that virtual time has waited for, once a stall.
+    /// The log names the stream that virtual time has waited for, once a sample at which it does.
     fn log_stall(&mut self) {
         let stalled = self.clock.is_virtual().then(|| self.streams.capture.iter().find(|stream| stream.is_stalled()));
         let Some(stream) = stalled.flatten() else {
             self.sleeper.stalled = None;
             return;
         };
-        let (since, logged) = self.sleeper.stalled.get_or_insert_with(|| (Instant::now(), false));
-        if !*logged && since.elapsed() >= STALL {
-            *logged = true;
+        let position = self.clock.now().position;
+        let stall = match &mut self.sleeper.stalled {
+            Some(stall) if stall.position == position => stall,
+            other => other.insert(Stall { position, since: Instant::now(), logged: false }),
+        };
+        if !stall.logged && stall.since.elapsed() >= STALL {
+            stall.logged = true;
             tracing::warn!(
                 stream = stream.queues.stream,
                 "virtual time stands still: this stream has something captured and no posted slot"
