@@ -34,10 +34,11 @@ pub(super) struct Sleeper {
     quiet_at: u64,
 }
 
-/// Virtual time has waited for a slot since then.
+/// Virtual time has waited for a slot at a sample since then.
 struct Stall {
     position: SampleTime,
     since: Instant,
+    /// The log says so.
     logged: bool,
 }
 
